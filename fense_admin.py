@@ -1,0 +1,542 @@
+"""Fense's Dispute Integration API as a small service: the HTTP door.
+
+`create_app`, at the end, lists the routes: the API at a glance.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from http.client import responses as REASONS
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, quote
+
+import bottle
+from bottle import request, response
+
+# In a checkout this file is the whole of the package; its siblings are the package's modules.
+__path__ = [os.path.dirname(os.path.abspath(__file__))]
+
+from fense_admin import models
+from fense_admin.models import Database
+
+__version__ = "0.1.0"
+
+log = logging.getLogger("fense_admin")
+
+MAX_BODY = 64 * 1024  # bytes
+DEVELOPMENT_KEY = "local-dev-key"  # on a loopback address, where no key was configured
+OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
+
+
+# --- Errors -----------------------------------------------------------------------------------
+
+# The reason phrase in snake case, but for this one: its phrase differs between versions of Python.
+CODES = {413: "payload_too_large"}
+
+
+class ApiError(bottle.HTTPError):
+    """An answer in the error shape: raise it anywhere below a handler.
+
+    `details` are the (field, message) pairs to blame; further keywords are headers of the answer.
+    """
+
+    def __init__(
+        self, status: int, message: str, details: Iterable[tuple[str, str]] = (), **headers: str
+    ) -> None:
+        super().__init__(status, message, **headers)
+        self.details = details
+
+
+class Faults(list):
+    """All that is wrong with one request: (field, message) pairs, raised together as one 400.
+
+    The field is None where none is to blame. Use it as a context.
+    """
+
+    def __enter__(self) -> Faults:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None and self:
+            raise self.error()
+
+    def error(self) -> ApiError:
+        told = (text if field is None else f"{_legible(field)} {text}" for field, text in self)
+        return ApiError(400, "; ".join(told), [fault for fault in self if fault[0] is not None])
+
+    def check(self, field: str | None, check: Callable[[Any], Any], value: object) -> Any:
+        """What `check` makes of the value; its ValueError is noted, and then None comes back."""
+        try:
+            return check(value)
+        except ValueError as error:
+            self.append((field, str(error)))
+
+
+def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = ()) -> bytes:
+    """The error shape, serialised. The one place that knows it."""
+    reason = REASONS.get(status, "Error")
+    code = CODES.get(status) or re.sub("[^a-z]+", "_", reason.lower())
+    shown = [{"field": field, "message": text} for field, text in details]
+    return json.dumps({"error": {"code": code, "message": message, "details": shown}}).encode()
+
+
+def _legible(field: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in field) or '""'
+
+
+# --- Accounts: the rules for each field --------------------------------------------------------
+
+CONTROL = r"\x00-\x1f\x7f-\x9f"
+CONTROL_CHARACTER = re.compile(f"[{CONTROL}]")
+API_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+EMAIL = re.compile(rf"[^@\s{CONTROL}]+@[^@\s{CONTROL}]+")
+UUID = re.compile("[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
+
+
+def check_string(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be Unicode text: it has half of a surrogate pair") from None
+    return value
+
+
+def check_api_key(value: object) -> str:
+    if not API_KEY.fullmatch(check_string(value)):
+        raise ValueError("must be 1 to 255 visible ASCII characters")
+    return value
+
+
+def check_name(value: object) -> str:
+    if CONTROL_CHARACTER.search(check_string(value)):
+        raise ValueError("must have no control characters, nor line breaks")
+    if not 1 <= len(name := value.strip()) <= 255:
+        raise ValueError("must be 1 to 255 characters, not counting white space around it")
+    return name
+
+
+def check_email(value: object) -> str:
+    if not EMAIL.fullmatch(check_string(value)) or len(value) > 254:
+        raise ValueError("must be an address as local@domain, at most 254 characters")
+    return value
+
+
+def check_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def check_uuid(value: object) -> str | None:
+    if value is None:
+        return None
+    if not UUID.fullmatch(check_string(value)):
+        raise ValueError("must be a UUID of 8-4-4-4-12 hex digits, or null")
+    return value.lower()
+
+
+REQUIRED, OPTIONAL, REFUSED = "required", "optional", "refused"
+
+
+class Field(NamedTuple):
+    check: Callable[[object], Any]
+    create: str
+    update: str
+
+
+ACCOUNT_FIELDS = {
+    "api_key": Field(check_api_key, create=REQUIRED, update=OPTIONAL),
+    "name": Field(check_name, create=REQUIRED, update=OPTIONAL),
+    "email": Field(check_email, create=REQUIRED, update=REFUSED),
+    "suppress_notifications": Field(check_flag, create=OPTIONAL, update=OPTIONAL),
+    "suppress_billing": Field(check_flag, create=OPTIONAL, update=OPTIONAL),
+    "is_active": Field(check_flag, create=REFUSED, update=OPTIONAL),
+    "dispute_account_id": Field(check_uuid, create=OPTIONAL, update=OPTIONAL),
+}
+
+
+def check_account(sent: JsonObject, operation: str, faults: Faults) -> dict[str, Any]:
+    """The fields that were sent for "create" or "update", each as its rule gives it back."""
+    checked = {}
+    for name, field in ACCOUNT_FIELDS.items():
+        use = getattr(field, operation)
+        if name in sent and use != REFUSED:
+            checked[name] = faults.check(name, field.check, sent[name])
+        elif name in sent:
+            faults.append((name, "is not accepted here"))
+        elif use == REQUIRED:
+            faults.append((name, "is required"))
+    faults += [(name, "is not accepted here") for name in sent if name not in ACCOUNT_FIELDS]
+    faults += [(name, "is given twice") for name in sent.doubled]
+    return checked
+
+
+# --- What a request brings ---------------------------------------------------------------------
+
+
+class JsonObject(dict):
+    """An object of a JSON text, which remembers the names that it was given twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        seen: set[str] = set()
+        self.doubled = []
+        if len(self) < len(pairs):
+            self.doubled = sorted({name for name, _ in pairs if name in seen or seen.add(name)})
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value of a JSON text, objects as `JsonObject`. Raises `ValueError`: "is not ..."."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number there")
+
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=JsonObject, parse_constant=refuse)
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"is not valid JSON: {error}") from None
+
+
+def read_body(faults: Faults) -> JsonObject | None:
+    """The request's body, a JSON object; None where it is none, which is noted."""
+    environ = request.environ
+    # A server that ends the input itself (a chunked body has no length) says so.
+    length = MAX_BODY + 1
+    if not environ.get("wsgi.input_terminated"):
+        declared = environ.get("CONTENT_LENGTH", "")
+        length = min(length, int(declared) if declared.isdecimal() else 0)
+    raw = environ["wsgi.input"].read(length)
+    if len(raw) > MAX_BODY:
+        raise ApiError(413, f"the body is over {MAX_BODY} bytes")
+    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
+        faults.append((None, "the body must be sent with Content-Type: application/json"))
+    try:
+        body = parse_json(raw)
+    except ValueError as error:
+        faults.append((None, f"the body {error}"))
+        return None
+    if not isinstance(body, JsonObject):
+        faults.append((None, "the body must be a JSON object"))
+        return None
+    return body
+
+
+def read_fields(operation: str, faults: Faults) -> dict[str, Any]:
+    """The account's fields in the body, checked for "create" or "update"."""
+    body = read_body(faults)
+    return {} if body is None else check_account(body, operation, faults)
+
+
+def read_query(faults: Faults, *documented: str) -> dict[str, str | None]:
+    """The query's parameters by name; None for one whose value can't be used, which is noted."""
+    query = request.environ.get("QUERY_STRING", "")
+    if not query.isascii():
+        query = query.encode("latin-1").decode(errors="replace")
+    sent: dict[str, str | None] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in documented:
+            fault = "is not accepted here"
+        elif name in sent:
+            fault = "is given twice"
+        elif not value:
+            fault = "is empty"
+        else:
+            sent[name] = value
+            continue
+        sent[name] = None
+        if (name, fault) not in faults:
+            faults.append((name, fault))
+    return sent
+
+
+def read_usage_query(
+    faults: Faults, path_id: str | None
+) -> tuple[int | None, str | None, str | None]:
+    """The account asked for (None: all of them), from the path or the query; start and end."""
+    query = read_query(faults, "start_date", "end_date", "fense_account_id")
+    ids = [
+        faults.check("fense_account_id", check_id, text)
+        for text in (path_id, query.get("fense_account_id"))
+        if text is not None
+    ]
+    if len(ids) == 2 and None not in ids and ids[0] != ids[1]:
+        faults.append(("fense_account_id", "differs between path and query: give it once"))
+    start, end = (
+        faults.check(name, models.check_date, query[name]) if query.get(name) else None
+        for name in ("start_date", "end_date")
+    )
+    if "start_date" in query and "end_date" not in query:
+        faults.append(("end_date", "is required with start_date"))
+    elif start and end and start > end:
+        faults.append(("start_date", "must not be after end_date"))
+    return (ids[0] if ids else None), start, end
+
+
+def check_id(text: str) -> int:
+    if not re.fullmatch("-?[0-9]+", text):
+        raise ValueError("must be an integer")
+    return int(Decimal(text))  # int() alone refuses a text of more than 4,300 digits
+
+
+def check_path_id(text: str, faults: Faults) -> int:
+    """The account's id in the path; 0, which names none, where it can't be used."""
+    return faults.check("fense_account_id", check_id, text) or 0
+
+
+# --- Who may call ------------------------------------------------------------------------------
+
+
+class ApiKeyPlugin:
+    """Lets the master key and the service keys in: 401 for a stranger, 403 for a merchant."""
+
+    name = "api_key"
+    api = 2
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.digests = [models.digest(key) for key in keys]
+
+    def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        def guarded(db: Database, **kwargs: Any) -> Any:
+            key = request.environ.get("HTTP_X_API_KEY", "")
+            if not self.knows(key):
+                if key and db.is_merchant_key(key):
+                    raise ApiError(403, "a merchant's key does not open these endpoints")
+                message = (
+                    "x-api-key is not a known key" if key else "the header x-api-key is missing"
+                )
+                raise ApiError(401, message, WWW_Authenticate='ApiKey header="x-api-key"')
+            return callback(db=db, **kwargs)
+
+        return guarded
+
+    def knows(self, key: str) -> bool:
+        """Whether it is one of the keys. Takes as long whichever it is, or if it is none."""
+        sent = models.digest(key)
+        return True in [hmac.compare_digest(sent, known) for known in self.digests]
+
+
+def check_key(key: str) -> str:
+    """A key as a header brings it. Raises `ValueError` for one that no header could."""
+    if not API_KEY.fullmatch(key.strip()):
+        raise ValueError("must be 1 to 255 visible ASCII characters")
+    return key.strip()
+
+
+# --- The database in a request -----------------------------------------------------------------
+
+
+class DatabasePlugin:
+    """Gives each handler `db`, and tells the client in the contract's words what that refuses."""
+
+    name = "database"
+    api = 2
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def close(self) -> None:
+        self.db.close_all()
+
+    def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        def served(**kwargs: Any) -> Any:
+            try:
+                return callback(db=self.db, **kwargs)
+            except models.NoSuchAccount:
+                raise ApiError(404, "no account has this fense_account_id") from None
+            except models.ApiKeyTaken:
+                raise Faults([("api_key", "belongs to another account")]).error() from None
+            except models.DatabaseError as error:
+                if not models.is_unavailable(error):
+                    raise
+                log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
+                raise ApiError(
+                    503, "the database can't be used just now; nothing was changed", Retry_After="1"
+                ) from None
+
+        return served
+
+
+# --- Handlers ----------------------------------------------------------------------------------
+
+
+def create_account(db: Database) -> dict[str, Any]:
+    with Faults() as faults:
+        read_query(faults)
+        fields = read_fields("create", faults)
+    account = db.create_account(fields)
+    response.status = 201
+    response.set_header("Location", f"{request.path}/{account['fense_account_id']}")
+    return account
+
+
+def get_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+    with Faults() as faults:
+        account_id = check_path_id(fense_account_id, faults)
+        read_query(faults)
+    return db.get_account(account_id)
+
+
+def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+    with Faults() as faults:
+        account_id = check_path_id(fense_account_id, faults)
+        read_query(faults)
+        fields = read_fields("update", faults)
+    return db.update_account(account_id, fields)
+
+
+def get_usage(db: Database, fense_account_id: str | None = None) -> dict[str, Any]:
+    with Faults() as faults:
+        account_id, start_date, end_date = read_usage_query(faults, fense_account_id)
+    if account_id is None:
+        return db.all_usage(start_date, end_date)
+    return db.account_usage(account_id, start_date, end_date)
+
+
+def get_health(db: Database) -> dict[str, Any]:
+    db.check()
+    return {"status": "ok"}
+
+
+# --- The application ---------------------------------------------------------------------------
+
+REQUEST_ID = "fense_admin.request_id"  # its place in the WSGI environment
+SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Application(bottle.Bottle):
+    """The routes, and around them what every response has in common."""
+
+    def __init__(self, db: Database, prefix: str) -> None:
+        super().__init__()
+        self.db = db
+        self.prefix = prefix
+        self.catchall = False  # what is raised comes out, to be dealt with in `__call__`
+
+    def endpoints(
+        self, path: str, handlers: Mapping[str, Callable[..., Any]], **options: Any
+    ) -> None:
+        """Route a path, its every other method too: a key is asked for before a method is."""
+        allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
+
+        def method_not_allowed(**kwargs: Any) -> None:
+            raise ApiError(405, f"this path takes {allow}", Allow=allow)
+
+        # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "ANY"):
+            self.route(path, method, handlers.get(method, method_not_allowed), **options)
+
+    def default_error_handler(self, error: bottle.HTTPError) -> bytes:
+        if not isinstance(error, ApiError):  # the router's own, which knows no such path
+            mend = f"; the API is under {self.prefix}" if self.prefix else ""
+            error = ApiError(404, "there is no such path" + mend)
+        response.content_type = "application/json"
+        return error_body(error.status_code, error.body, error.details)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        began = time.perf_counter()
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        request_id = environ[REQUEST_ID] = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
+        if not path.isascii():
+            # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
+            valid = path.encode("latin-1").decode(errors="replace")
+            environ["PATH_INFO"] = valid.encode().decode("latin-1")
+        status = "-"
+
+        def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal status
+            status = line[:3]
+            return start_response(line, headers + common_headers(request_id), exc_info)
+
+        try:
+            body = self.wsgi(environ, start)
+        except Exception:
+            log.exception("internal server error: %s %s id=%s", method, loggable(path), request_id)
+            raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
+            headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
+            start("500 Internal Server Error", headers, sys.exc_info())
+            body = [] if method == "HEAD" else [raw]
+        if log.isEnabledFor(logging.INFO):
+            milliseconds = (time.perf_counter() - began) * 1000
+            log.info("%s %s %s %.1fms %s", method, loggable(path), status, milliseconds, request_id)
+        return body
+
+
+def choose_request_id(sent: str | None) -> str:
+    """The request's own id, if it sent a sane one, else a new one."""
+    return sent if sent and SANE_REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+
+
+def common_headers(request_id: str) -> list[tuple[str, str]]:
+    """What every response bears beside its Content-Type."""
+    return [("Cache-Control", "no-store"), ("X-Request-Id", request_id)]
+
+
+def loggable(path: str) -> str:
+    """A path as one word of one line, at most 300 characters."""
+    return quote(path[:300].encode("latin-1"))[:300]
+
+
+def check_prefix(text: str) -> str:
+    """A prefix as "" or "/admin": "admin", "/admin/" and "/admin" are one. Raises `ValueError`."""
+    prefix = text.strip("/")
+    segments = prefix.split("/") if prefix else []
+    for segment in segments:
+        if not re.fullmatch("[A-Za-z0-9._~-]+", segment) or segment in (".", ".."):
+            raise ValueError("must be a path such as /admin, of letters, digits and . _ ~ -")
+    return "".join("/" + segment for segment in segments)
+
+
+def create_app(
+    database: str = models.MEMORY,
+    *,
+    master_key: str | None = None,
+    service_keys: Iterable[str] = (),
+    prefix: str = "",
+) -> Application:
+    """The WSGI application over a database of its own; `close()` it when done.
+
+    `database` is a file's path or ":memory:". Raises `ValueError` for a key or a prefix that
+    can't be one and where there is no key at all, `models.Unusable` for the database.
+    """
+    keys = [check_key(key) for key in ([master_key] if master_key is not None else [])]
+    keys += [check_key(key) for key in service_keys]
+    if not keys:
+        raise ValueError("give a master_key or service_keys: without a key nobody gets in")
+    prefix = check_prefix(prefix)
+    app = Application(Database(database), prefix)
+    app.install(DatabasePlugin(app.db))
+    app.install(ApiKeyPlugin(keys))
+
+    def get_openapi(db: Database) -> dict[str, Any]:
+        with open(OPENAPI_FILE, encoding="utf-8") as file:
+            return json.load(file) | {"servers": [{"url": prefix or "/"}]}
+
+    accounts = prefix + "/accounts"
+    app.endpoints(accounts, {"POST": create_account})
+    app.endpoints(accounts + "/usage", {"GET": get_usage})
+    app.endpoints(accounts + "/usage/<fense_account_id>", {"GET": get_usage})
+    app.endpoints(accounts + "/<fense_account_id>", {"GET": get_account, "POST": update_account})
+    app.endpoints("/healthz", {"GET": get_health}, skip=ApiKeyPlugin)
+    app.endpoints("/openapi.json", {"GET": get_openapi}, skip=ApiKeyPlugin)
+    return app
+
+
+if __name__ == "__main__":
+    from fense_admin.cli import main
+
+    sys.exit(main())

@@ -1,0 +1,409 @@
+"""The data: accounts, their lookups by day, and every question asked of them.
+
+Knows no HTTP. The shapes that `Database` gives back are the bodies of the contract, ready to be
+serialised; a merchant's key comes in clear, is digested, and is never seen again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from peewee import (
+    EXCLUDED,
+    AutoField,
+    BooleanField,
+    CompositeKey,
+    DatabaseError,
+    ForeignKeyField,
+    IntegerField,
+    IntegrityError,
+    Model,
+    OperationalError,
+    SqliteDatabase,
+    TextField,
+    fn,
+)
+
+log = logging.getLogger("fense_admin")
+
+MEMORY = ":memory:"
+MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it
+FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
+
+# Together they bound a write to a database that another process has locked: 3.5 s, then it fails.
+WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
+BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
+
+APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
+SCHEMA_VERSION = 1
+SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
+
+
+# --- Errors -----------------------------------------------------------------------------------
+
+
+class NoSuchAccount(LookupError):
+    """The id names no account."""
+
+
+class ApiKeyTaken(ValueError):
+    """Another account has this api_key."""
+
+
+class Unusable(Exception):
+    """The database can't be opened at all. The message is one sentence that names the mend."""
+
+
+def is_unavailable(error: DatabaseError) -> bool:
+    """Whether it means: the database can't be read or written just now, nothing was changed.
+
+    Locked, full, read-only, damaged, gone: SQLite calls that an OperationalError or a plain
+    DatabaseError. The other subclasses of DatabaseError are faults of ours.
+    """
+    return type(error) in (OperationalError, DatabaseError)
+
+
+# --- Tables: schema.sql makes them, these are for asking ---------------------------------------
+
+
+class Account(Model):
+    fense_account_id = AutoField()
+    name = TextField()
+    email = TextField()
+    api_key_sha256 = TextField(unique=True)
+    api_key_last4 = TextField(null=True)
+    suppress_notifications = BooleanField()
+    suppress_billing = BooleanField()
+    is_active = BooleanField()
+    dispute_account_id = TextField(null=True)
+    created_at = TextField()
+    updated_at = TextField()
+
+    class Meta:
+        table_name = "account"
+
+
+class Usage(Model):
+    account = ForeignKeyField(Account, column_name="fense_account_id")
+    date = TextField()
+    lookups = IntegerField()
+
+    class Meta:
+        table_name = "usage"
+        primary_key = CompositeKey("account", "date")
+
+
+# --- Queries: peewee writes each once, here; building one costs more than running it -----------
+
+
+def compiled(query: Any) -> str:
+    """The text of a query, its values left out: they are bound, in order, when it is run."""
+    return SqliteDatabase(None).get_sql_context().sql(query).query()[0]
+
+
+# The account as the contract shows it, in the contract's order.
+ACCOUNT_SHAPE = (
+    Account.fense_account_id,
+    Account.name,
+    Account.email,
+    Account.api_key_last4,
+    Account.suppress_notifications,
+    Account.suppress_billing,
+    Account.is_active,
+    Account.dispute_account_id,
+    Account.created_at,
+    Account.updated_at,
+)
+ACCOUNT_KEYS = tuple(field.name for field in ACCOUNT_SHAPE)
+ACCOUNT_FLAGS = tuple(f.name for f in ACCOUNT_SHAPE if isinstance(f, BooleanField))
+
+SELECT_ACCOUNT = compiled(Account.select(*ACCOUNT_SHAPE).where(Account.fense_account_id == 0))
+SELECT_KEY_OWNER = compiled(
+    Account.select(Account.fense_account_id).where(Account.api_key_sha256 == "")
+)
+SELECT_DAYS = compiled(
+    Usage.select(Usage.date, Usage.lookups)
+    .where(Usage.account == 0, Usage.date.between("", ""))
+    .order_by(Usage.date)
+)
+# A subquery per account: a JOIN with GROUP BY is slower, and slower still the longer the history.
+SELECT_TOTALS = compiled(
+    Account.select(
+        Account.fense_account_id,
+        Account.name,
+        Account.dispute_account_id,
+        Usage.select(fn.COALESCE(fn.SUM(Usage.lookups), 0)).where(
+            Usage.account == Account.fense_account_id, Usage.date.between("", "")
+        ),
+    ).order_by(Account.fense_account_id)
+)
+# Adding happens in SQL, in one statement: reading first and writing back would lose lookups.
+ADD_LOOKUPS = compiled(
+    Usage.insert(account=0, date="", lookups=0).on_conflict(
+        conflict_target=(Usage.account, Usage.date),
+        update={Usage.lookups: Usage.lookups + EXCLUDED.lookups},
+    )
+)
+
+
+# --- The database ------------------------------------------------------------------------------
+
+
+class Database(SqliteDatabase):
+    """One database of accounts and usage, safe to share between threads.
+
+    `path` is a file, made if it is not there, or ":memory:" for one that lives until `close_all`.
+    Every thread gets a connection of its own, which stays open. Raises `Unusable`.
+
+    Any method may raise an error that `is_unavailable` knows.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._connections: set[Any] = set()
+        self._writer = threading.Lock()
+        # A context in which a thread that waits long does its waiting; the server puts in a spare.
+        self.while_waiting = contextlib.nullcontext
+        options = {
+            "lock_type": "IMMEDIATE",  # else a transaction that reads first can't wait to write
+            "timeout": BUSY_TIMEOUT,
+            "check_same_thread": False,  # for close_all
+        }
+        if path == MEMORY:
+            # A plain ":memory:" would be a new empty database in each thread.
+            pragmas = {"foreign_keys": 1, "synchronous": "OFF"}
+            name = f"file:/{uuid.uuid4().hex}?vfs=memdb"
+            super().__init__(name, pragmas=pragmas, uri=True, **options)
+        else:
+            # FULL: what was acknowledged survives a power cut. (Absolute: a path is only a path.)
+            pragmas = {"foreign_keys": 1, "synchronous": "FULL"}
+            super().__init__(os.path.abspath(path), pragmas=pragmas, **options)
+        try:
+            self._prepare(path)
+        except DatabaseError as error:
+            self.close_all()
+            raise Unusable(_why_unusable(path, error)) from error
+        except Unusable:
+            self.close_all()
+            raise
+
+    def _prepare(self, path: str) -> None:
+        """Make the tables in a new file; refuse one that is not ours."""
+        with self.atomic():  # several processes may start at once
+            version, owner = self.user_version, self.application_id
+            if version == owner == 0 and not self.get_tables():
+                with open(SCHEMA_FILE, encoding="utf-8") as schema:
+                    for statement in schema.read().split(";\n"):
+                        self.execute_sql(statement)
+                self.user_version, self.application_id = SCHEMA_VERSION, APPLICATION_ID
+            elif owner != APPLICATION_ID:
+                raise Unusable(f"{path} is another program's SQLite database: name another file")
+            elif version > SCHEMA_VERSION:
+                raise Unusable(
+                    f"{path} was written by a newer version of fense-admin: upgrade this one"
+                )
+        if path != MEMORY:
+            self.journal_mode = "wal"  # readers and the writer don't wait for each other
+
+    # Connections. The first one, made by `__init__`, stays open until the end: it keeps a database
+    # in memory alive, and a file's write-ahead log from being folded in at every other close.
+
+    def _connect(self) -> Any:
+        connection = super()._connect()
+        self._connections.add(connection)
+        return connection
+
+    def _close(self, conn: Any) -> None:
+        self._connections.discard(conn)
+        super()._close(conn)
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, and for good."""
+        while self._connections:
+            super()._close(self._connections.pop())
+        self.dispose()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A transaction, one at a time in this process: SQLite's own queue is slow and unfair."""
+        if not self._writer.acquire(timeout=0.05):
+            with self.while_waiting():
+                if not self._writer.acquire(timeout=WRITER_TIMEOUT):
+                    raise OperationalError("other writers take too long")
+        try:
+            with self.atomic():
+                yield
+        finally:
+            self._writer.release()
+
+    def check(self) -> None:
+        """Ask it something, so that one that does not answer raises."""
+        self.execute_sql("SELECT 1 FROM account LIMIT 1").fetchone()
+
+    # Accounts
+
+    def is_merchant_key(self, key: str) -> bool:
+        """Whether it is the api_key of some account."""
+        return self.execute_sql(SELECT_KEY_OWNER, (digest(key),)).fetchone() is not None
+
+    def get_account(self, fense_account_id: int) -> dict[str, Any]:
+        """The account. Raises `NoSuchAccount`."""
+        row = None
+        if 0 < fense_account_id < 2**63:  # more can't be bound
+            row = self.execute_sql(SELECT_ACCOUNT, (fense_account_id,)).fetchone()
+        if row is None:
+            raise NoSuchAccount(fense_account_id)
+        account = dict(zip(ACCOUNT_KEYS, row, strict=True))
+        for flag in ACCOUNT_FLAGS:
+            account[flag] = bool(account[flag])
+        return account
+
+    def create_account(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Make an account of checked fields and give it back. Raises `ApiKeyTaken`."""
+        created_at = now()
+        values = _columns(fields) | {"created_at": created_at, "updated_at": created_at}
+        with self.writing(), _unique_key():
+            return self.get_account(Account.insert(values).execute(self))
+
+    def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Change the checked fields given, no others, and give the account back.
+
+        Raises `NoSuchAccount`, `ApiKeyTaken`.
+        """
+        with self.writing(), _unique_key():
+            account = self.get_account(fense_account_id)
+            if not fields:
+                return account
+            values = _columns(fields) | {"updated_at": now()}
+            this = Account.fense_account_id == fense_account_id
+            Account.update(values).where(this).execute(self)
+            return self.get_account(fense_account_id)
+
+    # Usage
+
+    def account_usage(
+        self, fense_account_id: int, start_date: str | None, end_date: str | None
+    ) -> dict[str, Any]:
+        """The lookups of one account, day by day, both ends included. Raises `NoSuchAccount`."""
+        account = self.get_account(fense_account_id)
+        bounds = (start_date or FIRST_DAY, end_date or LAST_DAY)
+        days = self.execute_sql(SELECT_DAYS, (fense_account_id, *bounds)).fetchall()
+        return {
+            "fense_account_id": fense_account_id,
+            "name": account["name"],
+            "dispute_account_id": account["dispute_account_id"],
+            "start_date": start_date,
+            "end_date": end_date,
+            "total_lookups": sum(lookups for _, lookups in days),
+            "daily": [{"date": date, "lookups": lookups} for date, lookups in days],
+        }
+
+    def all_usage(self, start_date: str | None, end_date: str | None) -> dict[str, Any]:
+        """The lookups of every account, one total each, both ends included."""
+        bounds = (start_date or FIRST_DAY, end_date or LAST_DAY)
+        accounts = [
+            {
+                "fense_account_id": fense_account_id,
+                "name": name,
+                "dispute_account_id": dispute_account_id,
+                "total_lookups": lookups,
+            }
+            for fense_account_id, name, dispute_account_id, lookups in self.execute_sql(
+                SELECT_TOTALS, bounds
+            )
+        ]
+        return {
+            "start_date": start_date,
+            "end_date": end_date,
+            "total_lookups": sum(account["total_lookups"] for account in accounts),
+            "accounts": accounts,
+        }
+
+    def record_lookups(self, fense_account_id: int, lookups: int, date: str | None = None) -> None:
+        """Add lookups to an account's UTC day (YYYY-MM-DD; today unless given).
+
+        Raises `NoSuchAccount`, and `ValueError` for a number below 0 or no number, for a day that
+        is none, and where the day's total would pass 10^12.
+        """
+        date = today() if date is None else check_date(date)
+        if type(lookups) is not int or not 0 <= lookups <= MAX_LOOKUPS:
+            raise ValueError(f"lookups must be a whole number from 0 to {MAX_LOOKUPS}")
+        with self.writing():
+            self.get_account(fense_account_id)
+            if lookups:
+                try:
+                    self.execute_sql(ADD_LOOKUPS, (fense_account_id, date, lookups))
+                except IntegrityError:
+                    raise ValueError(
+                        f"lookups would take {date} past {MAX_LOOKUPS}, a day's most"
+                    ) from None
+
+
+# --- Helpers -----------------------------------------------------------------------------------
+
+
+def now() -> str:
+    """This second, UTC, as the contract writes times."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def today() -> str:
+    """This day, UTC, as YYYY-MM-DD."""
+    return now()[:10]
+
+
+def check_date(text: object) -> str:
+    """The same text, if it is a day of the calendar as YYYY-MM-DD; else raises `ValueError`."""
+    try:
+        if isinstance(text, str) and str(datetime.date.fromisoformat(text)) == text:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
+
+
+def digest(key: str) -> str:
+    """The SHA-256 of a key in hex, which is all that is ever kept or compared of one."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def last4(key: str) -> str | None:
+    """The last four characters of a key; None where four would give too much of it away."""
+    return key[-4:] if len(key) >= 12 else None
+
+
+def _columns(fields: dict[str, Any]) -> dict[str, Any]:
+    """The contract's fields as columns: the same, but for the key."""
+    columns = dict(fields)
+    if "api_key" in columns:
+        key = columns.pop("api_key")
+        columns |= {"api_key_sha256": digest(key), "api_key_last4": last4(key)}
+    return columns
+
+
+@contextlib.contextmanager
+def _unique_key() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        # Checked fields break no other constraint; if they do, that is a fault of ours.
+        if "account.api_key_sha256" not in str(error):
+            raise
+        raise ApiKeyTaken from None
+
+
+def _why_unusable(path: str, error: Exception) -> str:
+    if os.path.isdir(path):
+        return f"{path} is a directory: name a file with --database"
+    if "not a database" in str(error):
+        return f"{path} is no SQLite database: name another file with --database"
+    if "locked" in str(error):
+        return f"{path} is locked by another program: stop that one first"
+    return f"can't open {path} ({error}): name a file in a folder that exists and can be written"

@@ -1,0 +1,295 @@
+"""How waitress serves an application: addresses, limits, errors, stop, log. Knows no route."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from waitress import channel, task, wasyncore
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+
+from fense_admin import choose_request_id, common_headers, error_body
+from fense_admin.models import Database
+
+log = logging.getLogger("fense_admin")
+
+MAX_HEADER = 16 * 1024  # bytes of request line and headers together
+MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and refuses it in its words
+IDLE_TIMEOUT = 30  # seconds a connection may be silent
+DRAIN = 10  # seconds that a stop gives the requests that were sent before it
+BACKLOG = 1024  # connections that wait to be accepted
+NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
+
+
+# --- Addresses ---------------------------------------------------------------------------------
+
+
+class CannotListen(Exception):
+    """The address can't be had. The message is one sentence that names the mend."""
+
+
+def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
+    """The addresses of a host, as `socket.getaddrinfo` gives them. Raises `CannotListen`."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise CannotListen(f"{host} is no address of this machine: mend --host") from error
+
+
+def are_loopback(addresses: list[tuple[Any, ...]]) -> bool:
+    """Whether none of them can be reached from another machine."""
+    return all(ipaddress.ip_address(to[0].partition("%")[0]).is_loopback for *_, to in addresses)
+
+
+def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
+    """A listening socket for each address, all on one port. Raises `CannotListen`."""
+    sockets: list[socket.socket] = []
+    port = 0
+    for family, kind, protocol, _, address in addresses:
+        sock = None
+        try:
+            sock = socket.socket(family, kind, protocol)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address[0], port or address[1], *address[2:]))
+            sock.listen(BACKLOG)
+        except OSError as error:
+            if sock is not None:
+                sock.close()
+            if error.errno in NO_IPV6 and address != addresses[0][-1]:
+                continue
+            for sock in sockets:
+                sock.close()
+            where = f"port {port or address[1]} of {address[0]}"
+            if error.errno == errno.EADDRINUSE:
+                mend = "is in use: stop what uses it, or choose another --port"
+            else:
+                mend = f"can't be had ({error.strerror}): mend --host or --port"
+            raise CannotListen(f"{where} {mend}") from error
+        sockets.append(sock)
+        port = sock.getsockname()[1]
+    return sockets
+
+
+# --- Workers -----------------------------------------------------------------------------------
+
+
+class Workers(task.ThreadedTaskDispatcher):
+    """waitress's threads, one more of them for as long as one only waits."""
+
+    def __init__(self, db: Database, count: int) -> None:
+        super().__init__()
+        self._db = db
+        self._wanted = count
+        self._lock = threading.Lock()
+        self._running: set[threading.Thread] = set()
+        self.set_thread_count(count)
+
+    def start_new_thread(self, target: Callable[[int], None], thread_no: int) -> None:
+        def work() -> None:
+            try:
+                target(thread_no)
+            finally:
+                self._db.close()  # this thread's connection
+                self._running.discard(threading.current_thread())
+
+        thread = threading.Thread(target=work, name=f"fense-admin-{thread_no}", daemon=True)
+        self._running.add(thread)
+        thread.start()
+
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[None]:
+        """For a worker that has nothing to do but wait: another one takes its place meanwhile."""
+        self._change(+1)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+    def _change(self, by: int) -> None:
+        with self._lock:
+            if self._wanted:
+                self._wanted += by
+                self.set_thread_count(self._wanted)
+
+    def stop(self) -> None:
+        """End them; one that is still at work is left behind after a second."""
+        with self._lock:
+            self._wanted = 0
+        self.shutdown(timeout=1)
+        for thread in list(self._running):
+            thread.join(timeout=1)
+
+
+# --- Connections -------------------------------------------------------------------------------
+
+# waitress's own words may quote the request, a key in it too; these never do.
+ERRORS = {
+    400: "the request is not valid HTTP/1.1",
+    413: f"the body is over {MAX_BODY} bytes",
+    431: f"the request line and headers are over {MAX_HEADER} bytes",
+    501: "of the transfer codings only chunked is known here",
+}
+
+
+class ErrorTask(task.ErrorTask):
+    """Answers, in the error shape, a request that waitress itself refuses. Must never raise."""
+
+    def execute(self) -> None:
+        status = self.request.error.code
+        request_id = choose_request_id(self.request.headers.get("X_REQUEST_ID"))
+        body = error_body(status, ERRORS.get(status, "a fault of this service"))
+        self.status = f"{status} {self.request.error.reason}"
+        self.response_headers += [("Content-Type", "application/json"), *common_headers(request_id)]
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        begin = self.request.header_plus or getattr(self.request, "first_line", b"")
+        self.write(b"" if begin.startswith(b"HEAD ") else body)
+        log.info("- - %d 0.0ms %s", status, request_id)
+
+
+class WSGITask(task.WSGITask):
+    """Tells a client, once the server drains, that this connection has had its last answer."""
+
+    def build_response_header(self) -> bytes:
+        if self.channel.server.draining and len(self.channel.requests) == 1:
+            self.set_close_on_finish()
+        return super().build_response_header()
+
+
+class Channel(channel.HTTPChannel):
+    task_class = WSGITask
+    error_task_class = ErrorTask
+
+
+class Listener(TcpWSGIServer):
+    channel_class = Channel
+    draining = False
+
+
+# --- The server --------------------------------------------------------------------------------
+
+
+class Server:
+    """An application served on sockets that listen already, until it is told to stop.
+
+    Takes the sockets over, and keeps every thread's connection to `db` in order.
+    """
+
+    def __init__(
+        self, app: Callable[..., Any], db: Database, sockets: list[socket.socket], threads: int
+    ) -> None:
+        self._map: dict[int, Any] = {}
+        self._workers = Workers(db, threads)
+        db.while_waiting = self._workers.spare
+        adjustments = Adjustments(
+            sockets=sockets,
+            threads=threads,
+            ident=None,
+            max_request_header_size=MAX_HEADER,
+            max_request_body_size=MAX_BODY,
+            channel_timeout=IDLE_TIMEOUT,
+            clear_untrusted_proxy_headers=False,  # nobody here looks at them
+            log_socket_errors=False,
+        )
+        # Head and body in one send: 1.8 times the throughput. As an argument it is deprecated.
+        adjustments.send_bytes = 18000
+        self._listeners = [
+            Listener(
+                app,
+                self._map,
+                _sock=sock,
+                dispatcher=self._workers,
+                adj=adjustments,
+                sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
+                bind_socket=False,
+            )
+            for sock in sockets
+        ]
+        self.port: int = sockets[0].getsockname()[1]
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve. Comes back once `stop` was called and what was sent before it is answered."""
+        try:
+            while not self._stopping:
+                self._turn(timeout=1)
+            self._drain(time.monotonic() + DRAIN)
+        finally:
+            self._workers.stop()
+            wasyncore.close_all(self._map)
+
+    def stop(self) -> None:
+        """Make `run` come to its end. From any thread, or from a signal's handler."""
+        self._stopping = True
+        with contextlib.suppress(OSError):  # it has ended already
+            self._listeners[0].pull_trigger()
+
+    def stop_on_signals(self) -> None:
+        """Stop on SIGTERM or SIGINT; a second one ends the process at once."""
+
+        def stop(*_: object) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            self.stop()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+
+    def _turn(self, timeout: float) -> None:
+        wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
+
+    def _drain(self, deadline: float) -> None:
+        for listener in self._listeners:
+            listener.draining = True
+            connections = -1
+            while connections != (connections := len(self._map)):
+                listener.handle_accept()  # until nobody waits to be let in
+            wasyncore.dispatcher.close(listener)
+        while time.monotonic() < deadline:
+            idle = not self._is_busy()
+            self._turn(timeout=0 if idle else 0.1)
+            if idle and not self._is_busy():  # nothing had come in meanwhile
+                return
+
+    def _is_busy(self) -> bool:
+        channels = [it for it in self._map.values() if isinstance(it, Channel)]
+        return any(it.requests or it.request or it.total_outbufs_len for it in channels)
+
+
+# --- The log -----------------------------------------------------------------------------------
+
+
+class LogFormatter(logging.Formatter):
+    """One line each, which nothing in it can break; a traceback is indented, so it begins none."""
+
+    converter = time.gmtime
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        return line if line.isprintable() else ascii(line)[1:-1]
+
+    def formatException(self, exc_info: Any) -> str:
+        return "\n".join("    " + line for line in super().formatException(exc_info).splitlines())
+
+
+def log_to_stderr() -> None:
+    """Send this process's log to standard error: ours whole, other libraries' warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line whenever one waits
