@@ -12,12 +12,14 @@ import hashlib
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from peewee import (
     EXCLUDED,
+    SQL,
     AutoField,
     BooleanField,
     CompositeKey,
@@ -140,7 +142,7 @@ SELECT_TOTALS = compiled(
         Account.fense_account_id,
         Account.name,
         Account.dispute_account_id,
-        Usage.select(fn.COALESCE(fn.SUM(Usage.lookups), 0)).where(
+        Usage.select(fn.COALESCE(fn.SUM(Usage.lookups), SQL("0"))).where(
             Usage.account == Account.fense_account_id, Usage.date.between("", "")
         ),
     ).order_by(Account.fense_account_id)
@@ -210,7 +212,22 @@ class Database(SqliteDatabase):
                     f"{path} was written by a newer version of fense-admin: upgrade this one"
                 )
         if path != MEMORY:
-            self.journal_mode = "wal"  # readers and the writer don't wait for each other
+            self._switch_to_wal()
+
+    def _switch_to_wal(self) -> None:
+        """Keep a write-ahead log, so that readers and the writer don't wait for each other.
+
+        Where others open a new file at the same time, SQLite refuses this without waiting.
+        """
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                self.journal_mode = "wal"
+                return
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
 
     # Connections. The first one, made by `__init__`, stays open until the end: it keeps a database
     # in memory alive, and a file's write-ahead log from being folded in at every other close.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from waitress import channel, task, wasyncore
+from waitress import channel, parser, task, wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
@@ -26,6 +26,7 @@ log = logging.getLogger("fense_admin")
 MAX_HEADER = 16 * 1024  # bytes of request line and headers together
 MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and refuses it in its words
 IDLE_TIMEOUT = 30  # seconds a connection may be silent
+LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
 BACKLOG = 1024  # connections that wait to be accepted
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
@@ -154,6 +155,7 @@ class ErrorTask(task.ErrorTask):
         self.response_headers += [("Content-Type", "application/json"), *common_headers(request_id)]
         self.set_close_on_finish()
         self.content_length = len(body)
+        self.channel.refused = True
         begin = self.request.header_plus or getattr(self.request, "first_line", b"")
         self.write(b"" if begin.startswith(b"HEAD ") else body)
         log.info("- - %d 0.0ms %s", status, request_id)
@@ -168,9 +170,45 @@ class WSGITask(task.WSGITask):
         return super().build_response_header()
 
 
+class RequestParser(parser.HTTPRequestParser):
+    """waitress's own, for which `GET http://[` is a crash and not a malformed request."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise parser.ParsingError("the target is no URI") from error
+
+
 class Channel(channel.HTTPChannel):
+    """A connection, which hears a client out that was refused in the middle of its request.
+
+    Closing on a client that still sends would reset the connection, and its answer would be lost.
+    """
+
+    parser_class = RequestParser
     task_class = WSGITask
     error_task_class = ErrorTask
+    refused = False
+    lingers_until: float | None = None
+
+    def handle_close(self) -> None:
+        if self.refused and self.lingers_until is None:
+            self.lingers_until = time.monotonic() + LINGER
+            self.will_close = False
+            with contextlib.suppress(OSError):  # it has gone
+                self.socket.shutdown(socket.SHUT_WR)
+        else:
+            super().handle_close()
+
+    def readable(self) -> bool:
+        return self.lingers_until is not None or super().readable()
+
+    def handle_read(self) -> None:
+        if self.lingers_until is None:
+            super().handle_read()
+        elif self.recv(65536) and time.monotonic() > self.lingers_until:
+            self.handle_close()
 
 
 class Listener(TcpWSGIServer):

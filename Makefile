@@ -1,0 +1,36 @@
+# make serve, make test: all that a fresh clone needs. The environment is made by itself, in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
+	@$(BIN)/fense-admin $(ARGS)
+
+test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev             ## what .ci/run holds the code against
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:                      ## forget the environment, and all that was built
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+help:
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/'
+
+# Debian's Python makes no environment with pip in it unless python3-venv is there: lend it ours.
+$(BIN)/python:
+	$(PYTHON) -m venv .venv >/dev/null || { \
+	  $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $@ install -q pip; }
+
+.venv/run: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+.venv/dev: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/run
+
+.PHONY: serve test lint clean help

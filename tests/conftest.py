@@ -1,0 +1,148 @@
+"""What the tests share: a client of the contract, in-process or, with --fense-url, over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.parse
+import uuid
+from typing import Any, NamedTuple
+
+import pytest
+from webtest import TestApp
+
+from fense_admin import create_app
+
+MASTER_KEY = "test-master-key-1a2b"
+SERVICE_KEY = "test-service-key-3c4d"
+SENT = object()  # "send the key that the client has"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fense-url",
+        metavar="URL",
+        help="run tests/contract against this deployment, prefix included; its keys are read from "
+        "DISPUTE_MASTER_KEY and DISPUTE_SERVICE_KEYS",
+    )
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Any
+    body: Any
+
+
+class Api:
+    """Calls the contract's paths as they are documented, with the master key unless told."""
+
+    def __init__(self, wsgi: Any, master_key: str, service_key: str | None, base: str = "") -> None:
+        self.client = TestApp(wsgi)
+        self.master_key, self.service_key, self.base = master_key, service_key, base
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, key: Any = SENT, headers: Any = ()
+    ) -> Answer:
+        """`body` is sent as JSON, or as it is where it is bytes; `key=None` sends none."""
+        sent = {"Content-Type": "application/json"} if body is not None else {}
+        key = self.master_key if key is SENT else key
+        sent |= {} if key is None else {"x-api-key": key}
+        sent |= dict(headers)
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = self.client.request(
+            self.base + path,
+            method=method,
+            headers={name: value for name, value in sent.items() if value is not None},
+            body=b"" if body is None else raw,
+            expect_errors=True,
+        )
+        return Answer(answer.status_code, answer.headers, answer.json if answer.body else None)
+
+    def get(self, path: str, **options: Any) -> Answer:
+        return self.call("GET", path, **options)
+
+    def post(self, path: str, body: Any, **options: Any) -> Answer:
+        return self.call("POST", path, body, **options)
+
+    def new_account(self, **fields: Any) -> dict[str, Any]:
+        """A new account, as its creation answered."""
+        answer = self.post("/accounts", account_fields(**fields))
+        assert answer.status == 201, answer.body
+        return answer.body
+
+    def everything(self) -> Any:
+        """All that the contract lets one see, to compare before and after."""
+        accounts = self.get("/accounts/usage").body["accounts"]
+        newest = accounts[-1]["fense_account_id"] if accounts else 0
+        return accounts, self.get(f"/accounts/{newest}").body
+
+
+def account_fields(**fields: Any) -> dict[str, Any]:
+    """A body that creates an account, under a key of its own."""
+    key = f"sk_test_{uuid.uuid4().hex}"
+    return {"api_key": key, "name": "Acme Ltd", "email": "owner@acme.example"} | fields
+
+
+def refusal(*details: tuple[str, str], message: str = "", code: str = "bad_request") -> Any:
+    """The error body of these (field, message) pairs, or of a message that blames no field."""
+    told = "; ".join([message] * bool(message) + [f"{field} {text}" for field, text in details])
+    shown = [{"field": field, "message": text} for field, text in details]
+    return {"error": {"code": code, "message": told, "details": shown}}
+
+
+def forward_to(url: urllib.parse.SplitResult) -> Any:
+    """A WSGI application that passes each request on to a deployment."""
+
+    def application(environ, start_response):
+        secure = url.scheme == "https"
+        connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = connect(url.netloc, timeout=30)
+        path = urllib.parse.quote(environ["PATH_INFO"].encode("latin-1"))
+        headers = {k[5:].replace("_", "-"): v for k, v in environ.items() if k.startswith("HTTP_")}
+        headers |= {"Content-Type": environ["CONTENT_TYPE"]} if environ.get("CONTENT_TYPE") else {}
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        query = "?" + environ["QUERY_STRING"] if environ.get("QUERY_STRING") else ""
+        headers["Host"] = url.netloc
+        connection.request(environ["REQUEST_METHOD"], path + query, body or None, headers)
+        answer = connection.getresponse()
+        hop_by_hop = ("connection", "transfer-encoding", "keep-alive")
+        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in hop_by_hop]
+        start_response(f"{answer.status} {answer.reason}", kept)
+        content = answer.read()
+        connection.close()
+        return [content]
+
+    return application
+
+
+@pytest.fixture
+def app():
+    """The application itself, over an empty database."""
+    app = create_app(master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def api(request):
+    """A client of the contract."""
+    url = request.config.getoption("--fense-url")
+    if url is None:
+        return Api(request.getfixturevalue("app"), MASTER_KEY, SERVICE_KEY)
+    parts = urllib.parse.urlsplit(url)
+    services = os.environ.get("DISPUTE_SERVICE_KEYS")
+    return Api(
+        forward_to(parts),
+        os.environ["DISPUTE_MASTER_KEY"],
+        services.split(",")[0] if services else None,
+        base=parts.path.rstrip("/"),
+    )
+
+
+@pytest.fixture
+def inside(request):
+    """The application that `api` calls, for what no endpoint of the contract can do."""
+    if request.config.getoption("--fense-url"):
+        pytest.skip("needs the inside of the service, which --fense-url does not give")
+    return request.getfixturevalue("app")

@@ -1,0 +1,81 @@
+"""Who may call: 401 for a stranger, 403 for a merchant, before anything else is looked at."""
+
+import pytest
+from conftest import account_fields, refusal
+
+MISSING = refusal(code="unauthorized", message="the header x-api-key is missing")
+UNKNOWN = refusal(code="unauthorized", message="x-api-key is not a known key")
+MERCHANT = refusal(code="forbidden", message="a merchant's key does not open these endpoints")
+
+ENDPOINTS = [
+    ("POST", "/accounts"),
+    ("GET", "/accounts/1"),
+    ("HEAD", "/accounts/1"),
+    ("POST", "/accounts/1"),
+    ("GET", "/accounts/usage"),
+    ("GET", "/accounts/usage/1"),
+]
+# A known path, and a fault that must not be told to who has no key.
+BEHIND_THE_KEY = [
+    ("DELETE", "/accounts/1"),
+    ("PATCH", "/accounts"),
+    ("POST", "/accounts/usage"),
+    ("OPTIONS", "/accounts/usage/1"),
+    ("GET", "/accounts/nonsense"),
+    ("GET", "/accounts/999999999"),
+    ("GET", "/accounts/usage?start_date=nonsense"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS + BEHIND_THE_KEY)
+@pytest.mark.parametrize("body", [b"", b"{nonsense", b"x" * 70_000])
+def test_no_path_opens_without_a_known_key(api, method, path, body):
+    before = api.everything()
+    head = method == "HEAD"
+    for key, expected in ((None, MISSING), ("", MISSING), ("who-knows", UNKNOWN)):
+        answer = api.call(method, path, body, key=key)
+        assert (answer.status, answer.body) == (401, None if head else expected)
+        assert answer.headers["WWW-Authenticate"] == 'ApiKey header="x-api-key"'
+    assert api.everything() == before
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS + BEHIND_THE_KEY)
+def test_a_merchants_key_is_known_and_refused(api, method, path):
+    fields = account_fields()
+    assert api.post("/accounts", fields).status == 201
+    answer = api.call(method, path, b"{nonsense", key=fields["api_key"])
+    assert (answer.status, answer.body) == (403, None if method == "HEAD" else MERCHANT)
+
+
+def test_a_merchants_new_key_is_known_and_the_old_one_no_more(api):
+    old, new = account_fields()["api_key"], account_fields()["api_key"]
+    account = api.new_account(api_key=old)
+    api.post(f"/accounts/{account['fense_account_id']}", {"api_key": new, "is_active": False})
+    assert api.get("/accounts/1", key=old).status == 401
+    assert api.get("/accounts/1", key=new).status == 403
+
+
+def test_a_service_key_opens_every_endpoint(api):
+    if api.service_key is None:
+        pytest.skip("needs a service key in DISPUTE_SERVICE_KEYS")
+    account = api.post("/accounts", account_fields(), key=api.service_key)
+    assert account.status == 201
+    number = account.body["fense_account_id"]
+    assert api.get(f"/accounts/{number}", key=api.service_key).body == account.body
+    assert api.post(f"/accounts/{number}", {}, key=api.service_key).body == account.body
+    for path in ("/accounts/usage", f"/accounts/usage/{number}"):
+        assert api.get(path, key=api.service_key).status == 200
+
+
+@pytest.mark.parametrize(
+    "key", ["{} ", " {}", "{}\t"], ids=["space after", "space before", "tab after"]
+)
+def test_a_key_with_something_around_it_is_no_key(api, inside, key):
+    # In-process only: over HTTP the white space around a header's value is not part of it.
+    assert api.get("/accounts/usage", key=key.format(api.master_key)).status == 401
+
+
+@pytest.mark.parametrize("key", ["\xe4\xf6\xfc", "sk_test_\xff", "x" * 5_000, "a, b", '"'])
+def test_a_strange_key_is_an_unknown_key(api, key):
+    answer = api.get("/accounts/usage", key=key)
+    assert (answer.status, answer.body) == (401, UNKNOWN)

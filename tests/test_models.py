@@ -1,0 +1,305 @@
+"""The data, past the front door: recording lookups, threads, and what a file may be."""
+
+import os
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from fense_admin import create_app, models
+from fense_admin.models import Account, ApiKeyTaken, Database, NoSuchAccount, Unusable, Usage
+
+FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
+
+
+@pytest.fixture(params=["memory", "file"])
+def db(request, tmp_path):
+    db = Database(":memory:" if request.param == "memory" else str(tmp_path / "fense.sqlite3"))
+    yield db
+    db.close_all()
+
+
+def in_threads(count, work):
+    """Run it so many times at once; gives what each raised or returned."""
+    results = []
+    go = threading.Barrier(count)
+
+    def run():
+        go.wait()
+        try:
+            results.append(work())
+        except Exception as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def daily(db):
+    return {d["date"]: d["lookups"] for d in db.account_usage(1, None, None)["daily"]}
+
+
+# --- Lookups -----------------------------------------------------------------------------------
+
+
+def test_lookups_add_up_by_day(db):
+    db.create_account(FIELDS)
+    for lookups in (5, 7, 0):
+        db.record_lookups(1, lookups, "2026-11-03")
+    db.record_lookups(1, 0, "2026-11-04")
+    assert daily(db) == {"2026-11-03": 12}
+
+
+def test_lookups_are_of_today_unless_told(db):
+    db.create_account(FIELDS)
+    before = models.today()
+    db.record_lookups(1, 3)
+    assert daily(db) in ({before: 3}, {models.today(): 3})
+
+
+def test_lookups_of_concurrent_callers_are_all_counted(db):
+    db.create_account(FIELDS)
+
+    def record():
+        for _ in range(25):
+            db.record_lookups(1, 1, "2026-11-03")
+
+    assert in_threads(8, record) == [None] * 8
+    assert daily(db) == {"2026-11-03": 200}
+
+
+@pytest.mark.parametrize("lookups", [-1, 10**12 + 1, 2**63, True, 1.0, "1", None])
+def test_a_number_that_counts_no_lookups_is_refused(db, lookups):
+    db.create_account(FIELDS)
+    with pytest.raises(ValueError, match="lookups must be a whole number from 0 to 10"):
+        db.record_lookups(1, lookups, "2026-11-03")
+    assert daily(db) == {}
+
+
+def test_a_day_holds_ten_to_the_twelve_and_no_more(db):
+    db.create_account(FIELDS)
+    db.record_lookups(1, 10**12 - 1, "2026-11-03")
+    db.record_lookups(1, 1, "2026-11-03")
+    with pytest.raises(ValueError, match="lookups would take 2026-11-03 past 1000000000000"):
+        db.record_lookups(1, 1, "2026-11-03")
+    assert daily(db) == {"2026-11-03": 10**12}
+
+
+@pytest.mark.parametrize("date", ["2026-02-30", "2026-1-1", "", "today", 20261101, "2026-11-01 "])
+def test_lookups_need_a_day_of_the_calendar(db, date):
+    db.create_account(FIELDS)
+    with pytest.raises(ValueError, match="day of the calendar"):
+        db.record_lookups(1, 1, date)
+    assert daily(db) == {}
+
+
+@pytest.mark.parametrize("number", [0, 2, -1, 2**63, 10**30])
+@pytest.mark.parametrize("lookups", [0, 1])
+def test_lookups_of_an_unknown_account_are_refused(db, number, lookups):
+    db.create_account(FIELDS)
+    with pytest.raises(NoSuchAccount):
+        db.record_lookups(number, lookups, "2026-11-03")
+
+
+# --- What the tables hold ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [Account, Usage])
+def test_the_models_have_the_columns_of_the_schema(db, model):
+    columns = {column.name: column.null for column in db.get_columns(model._meta.table_name)}
+    fields = {field.column_name: field.null for field in model._meta.sorted_fields}
+    assert {name: null or name == "fense_account_id" for name, null in fields.items()} == {
+        name: null or name == "fense_account_id" for name, null in columns.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE account SET name = ''",
+        "UPDATE account SET name = NULL",
+        "UPDATE account SET email = 'ab'",
+        "UPDATE account SET is_active = 2",
+        "UPDATE account SET suppress_billing = 'true'",
+        "UPDATE account SET suppress_notifications = NULL",
+        "UPDATE account SET api_key_sha256 = 'short'",
+        "UPDATE account SET api_key_last4 = '12345'",
+        "UPDATE account SET dispute_account_id = 'short'",
+        "UPDATE account SET created_at = '2026-02-30T00:00:00Z'",
+        "UPDATE account SET updated_at = 'soon'",
+        "UPDATE usage SET lookups = 0",
+        "UPDATE usage SET lookups = -1",
+        "UPDATE usage SET lookups = 1.5",
+        "UPDATE usage SET lookups = 1000000000001",
+        "UPDATE usage SET date = '2026-02-30'",
+        "UPDATE usage SET date = '2026-2-3'",
+        "UPDATE usage SET fense_account_id = 2",
+        "INSERT INTO usage SELECT * FROM usage",
+        "DELETE FROM account",
+    ],
+)
+def test_the_schema_itself_refuses_what_the_contract_excludes(db, statement):
+    db.create_account(FIELDS)
+    db.record_lookups(1, 1, "2026-11-03")
+    with pytest.raises(models.IntegrityError):
+        db.execute_sql(statement)
+
+
+def test_a_key_is_stored_as_a_digest(tmp_path):
+    path = tmp_path / "fense.sqlite3"
+    db = Database(str(path))
+    db.create_account(FIELDS)
+    db.close_all()
+    assert FIELDS["api_key"].encode() not in path.read_bytes()
+    assert models.digest(FIELDS["api_key"]).encode() in path.read_bytes()
+
+
+def test_an_id_is_never_used_twice(db):
+    db.create_account(FIELDS)
+    with pytest.raises(ApiKeyTaken):
+        db.create_account(FIELDS)
+    db.execute_sql("DELETE FROM account")
+    assert db.create_account(FIELDS)["fense_account_id"] == 2
+
+
+# --- Threads and databases ---------------------------------------------------------------------
+
+
+def test_two_apps_in_one_process_never_see_each_others_rows(tmp_path):
+    apps = [create_app(master_key="k"), create_app(master_key="k")]
+    apps += [create_app(str(tmp_path / name), master_key="k") for name in ("a", "b")]
+
+    def fill(app, number):
+        for i in range(20):
+            app.db.create_account(FIELDS | {"api_key": f"{number}-{i}", "name": f"of {number}"})
+        return {account["name"] for account in app.db.all_usage(None, None)["accounts"]}
+
+    todo = list(enumerate(apps))
+    results = in_threads(4, lambda: (lambda n, app: (n, fill(app, n)))(*todo.pop()))
+    assert sorted(results) == [(n, {f"of {n}"}) for n in range(4)]
+    for app in apps:
+        app.close()
+
+
+def test_a_database_in_memory_outlives_the_thread_that_made_it():
+    made = []
+    thread = threading.Thread(target=lambda: made.append(Database(":memory:")))
+    thread.start()
+    thread.join()
+    made[0].create_account(FIELDS)
+    assert in_threads(2, lambda: made[0].get_account(1)["name"]) == ["Acme Ltd"] * 2
+    made[0].close_all()
+
+
+def test_closing_leaves_no_connection_and_no_file_beside_the_database(tmp_path):
+    db = Database(str(tmp_path / "fense.sqlite3"))
+    in_threads(4, lambda: db.all_usage(None, None))
+    db.close_all()
+    assert os.listdir(tmp_path) == ["fense.sqlite3"]
+    assert not [name for name in open_files() if name.startswith(str(tmp_path))]
+
+
+def open_files():
+    links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+    return [os.readlink(link) for link in links if os.path.lexists(link)]
+
+
+def test_a_file_is_written_so_that_it_survives_a_power_cut(tmp_path):
+    db = Database(str(tmp_path / "fense.sqlite3"))
+    for look in (lambda: (db.journal_mode, db.synchronous, db.foreign_keys),):
+        assert [look(), *in_threads(2, look)] == [("wal", 2, 1)] * 3
+    db.close_all()
+
+
+def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(tmp_path):
+    db = Database(str(tmp_path / "fense.sqlite3"))
+    db.create_account(FIELDS)
+    other = sqlite3.connect(tmp_path / "fense.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    errors = in_threads(4, lambda: db.record_lookups(1, 1))
+    assert time.monotonic() - began < 4
+    assert all(models.is_unavailable(error) for error in errors)
+    assert db.get_account(1)["name"] == "Acme Ltd"
+    other.execute("ROLLBACK")
+    db.record_lookups(1, 1)
+    other.close()
+    db.close_all()
+
+
+# --- What a file may be ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["100%.db", "what?.db", "a#b.db", "my file", "ü.db", "file:x", "%41"]
+)
+def test_any_file_name_is_a_file_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    db = Database(name)
+    db.create_account(FIELDS)
+    db.close_all()
+    assert os.listdir(tmp_path) == [name]
+    again = Database(name)
+    assert again.get_account(1)["name"] == "Acme Ltd"
+    again.close_all()
+
+
+def make_text(path):
+    path.write_text("these are no accounts\n" * 100)
+
+
+def make_other_program(path):
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE account (id INTEGER)")
+    other.close()
+
+
+def make_newer(path):
+    Database(str(path)).close_all()
+    with sqlite3.connect(path) as newer:
+        newer.execute(f"PRAGMA user_version = {models.SCHEMA_VERSION + 1}")
+    newer.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (make_text, "is no SQLite database"),
+        (make_other_program, "is another program's SQLite database"),
+        (make_newer, "was written by a newer version of fense-admin"),
+        (lambda path: path.mkdir(), "is a directory"),
+        (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
+    ],
+)
+def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make, told):
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "fense.sqlite3"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(Unusable, match=told) as caught:
+        Database(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_an_empty_file_becomes_a_database(tmp_path):
+    path = tmp_path / "fense.sqlite3"
+    path.touch()
+    db = Database(str(path))
+    assert db.create_account(FIELDS)["fense_account_id"] == 1
+    db.close_all()
+
+
+def test_several_may_open_a_new_file_at_once(tmp_path):
+    path = str(tmp_path / "fense.sqlite3")
+    databases = in_threads(6, lambda: Database(path))
+    assert [type(db) for db in databases] == [Database] * 6
+    for i, db in enumerate(databases):
+        db.create_account(FIELDS | {"api_key": f"key-{i}"})
+        db.close_all()

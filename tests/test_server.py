@@ -1,0 +1,308 @@
+"""A real socket: what only waitress decides, what happens under load, and how it stops."""
+
+import http.client
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+
+import pytest
+from conftest import MASTER_KEY, account_fields, refusal
+
+from fense_admin import create_app, server
+
+KEY = f"x-api-key: {MASTER_KEY}\r\n".encode()
+
+
+class Served:
+    """An application on a free port, in a thread of this process."""
+
+    def __init__(self, app, threads=4):
+        self.app = app
+        sockets = server.listen(server.resolve("127.0.0.1", 0))
+        self.server = server.Server(app, app.db, sockets, threads)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+
+    def talk(self, raw):
+        """Send these bytes on a connection; all that comes back until it is closed."""
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as sock:
+            sock.sendall(raw)
+            answer = b""
+            while chunk := sock.recv(65536):
+                answer += chunk
+        return answer
+
+    def call(self, method, path, body=None, timeout=10):
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=timeout)
+        headers = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, json.loads(content)
+
+    def stop(self):
+        self.server.stop()
+        self.thread.join()
+
+
+@pytest.fixture
+def app(tmp_path):
+    app = create_app(str(tmp_path / "fense.sqlite3"), master_key=MASTER_KEY)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def served(app):
+    served = Served(app)
+    yield served
+    served.stop()
+
+
+def parse(answer):
+    """Status, headers and JSON of one raw answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *headers = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in headers)
+    assert "Server" not in headers
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Request-Id"]
+    return int(status.split()[1]), headers, json.loads(body) if body else None
+
+
+# --- waitress's own errors ---------------------------------------------------------------------
+
+NOT_HTTP = (400, "bad_request", "the request is not valid HTTP/1.1")
+LONG_HEADER = "the request line and headers are over 16384 bytes"
+TOO_LARGE = (413, "payload_too_large", "the body is over 131072 bytes")
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"nonsense\r\n\r\n", NOT_HTTP),
+        (b"get / HTTP/1.1\r\n\r\n", NOT_HTTP),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", NOT_HTTP),
+        (b"GET / HTTP/1.1\r\nx-api-key: se\rcret\r\n\r\n", NOT_HTTP),
+        (b"GET / HTTP/1.1\r\n leading: space\r\n\r\n", NOT_HTTP),
+        (b"GET /\xff HTTP/1.1\r\nA: b\r\n c\n\r\n\r\n", NOT_HTTP),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nContent-Length: 131072\r\n\r\n", TOO_LARGE),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 100 + b"\r\n\r\n", TOO_LARGE),
+        (
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+            (501, "not_implemented", "of the transfer codings only chunked is known here"),
+        ),
+        (
+            b"GET / HTTP/1.1\r\nX: " + b"x" * 16_384 + b"\r\n\r\n",
+            (431, "request_header_fields_too_large", LONG_HEADER),
+        ),
+    ],
+    ids=lambda value: ascii(value[:60]) if isinstance(value, bytes) else "",
+)
+def test_what_waitress_refuses_is_refused_in_the_error_shape(served, raw, expected):
+    status, code, message = expected
+    answer = parse(served.talk(raw))
+    assert (answer[0], answer[2]) == (status, refusal(code=code, message=message))
+    assert answer[1]["Connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    "header", [b"no colon", b"X: " + b"x" * 20_000, b"Transfer-Encoding: gzip"], ids=len
+)
+def test_a_refused_head_has_no_body(served, header):
+    status, headers, body = parse(served.talk(b"HEAD / HTTP/1.1\r\n" + header + b"\r\n\r\n"))
+    assert status in (400, 431, 501)
+    assert body is None
+    assert int(headers["Content-Length"]) > 0
+
+
+def test_a_refused_request_keeps_its_id(served):
+    raw = b"POST / HTTP/1.1\r\nX-Request-Id: mine\r\nContent-Length: 999999\r\n\r\n"
+    assert parse(served.talk(raw))[1]["X-Request-Id"] == "mine"
+
+
+@pytest.mark.parametrize("size", [70_000, 200_000, 5_000_000])
+def test_a_client_that_sends_too_large_a_body_reads_its_answer(served, size):
+    # Closing on a client that still sends would reset the connection, and the answer with it.
+    for _ in range(5):
+        connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+        headers = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
+        connection.request("POST", "/accounts", b"x" * size, headers)
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)["error"]["code"]) == (413, "payload_too_large")
+        connection.close()
+
+
+# --- Bodies and paths as a socket brings them --------------------------------------------------
+
+
+def post(path, body, *headers):
+    head = b"POST %s HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close\r\n" % path
+    return head + KEY + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body
+
+
+def test_a_chunked_body_is_a_body(served):
+    body = json.dumps(account_fields()).encode()
+    chunks = b"%x\r\n%s\r\n5\r\n     \r\n0\r\n\r\n" % (len(body), body)
+    raw = post(b"/accounts", chunks, b"Transfer-Encoding: chunked")
+    assert parse(served.talk(raw))[0] == 201
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (65_537, b"x" * 65_537)
+    raw = post(b"/accounts", chunks, b"Transfer-Encoding: chunked")
+    assert parse(served.talk(raw))[0] == 413
+
+
+def test_of_a_body_longer_than_it_says_the_rest_is_no_part_of_it(served):
+    body = json.dumps(account_fields()).encode()
+    raw = post(b"/accounts", body + b', "more": 1}', b"Content-Length: %d" % len(body))
+    assert parse(served.talk(raw))[0] == 201
+    keep = raw.replace(b"Connection: close\r\n", b"").replace(b"sk_test_", b"sk_next_")
+    answers = served.talk(keep + b"\r\n\r\n")
+    assert answers.startswith(b"HTTP/1.1 201")
+    assert parse(answers[answers.rindex(b"HTTP/1.0 4") :])[0] == 400
+
+
+def test_a_body_shorter_than_it_says_is_never_acted_on(served):
+    body = json.dumps(account_fields()).encode()
+    raw = post(b"/accounts", body, b"Content-Length: %d" % (len(body) + 1))
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
+        sock.sendall(raw)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b""
+    assert served.call("GET", "/accounts/usage")[1]["accounts"] == []
+
+
+def test_a_client_that_waits_for_100_continue_is_told_to(served):
+    body = json.dumps(account_fields()).encode()
+    raw = post(b"/accounts", b"", b"Content-Length: %d" % len(body), b"Expect: 100-continue")
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
+        sock.sendall(raw)
+        assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(body)
+        assert sock.recv(100).startswith(b"HTTP/1.1 201")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"GET /accounts/1%FF HTTP/1.1", 400),
+        (b"GET /accounts/1\xff HTTP/1.1", 400),
+        (b"GET /accounts/1%0A HTTP/1.1", 400),
+        (b"GET /accounts/%D9%A1 HTTP/1.1", 400),
+        (b"GET /accounts/1%00 HTTP/1.1", 400),
+        (b"GET /accounts/1?x=\xff HTTP/1.1", 400),
+        (b"GET /accounts/999999 HTTP/1.1", 404),
+        (b"GET //accounts/999999 HTTP/1.1", 404),
+        (b"GET http://elsewhere/accounts/999999 HTTP/1.1", 404),
+        (b"GET /accounts%FF HTTP/1.1", 404),
+        (b"OPTIONS * HTTP/1.1", 404),
+        (b"PRI * HTTP/2.0", 404),
+        (b"BREW /accounts/1 HTTP/1.1", 405),
+        (b"BREW /brew HTTP/1.1", 404),
+        (b"GET /accounts/usage", 200),
+    ],
+)
+def test_a_strange_request_line_is_answered_in_words(served, line, status):
+    answer = parse(served.talk(line + b"\r\nConnection: close\r\n" + KEY + b"\r\n"))
+    assert (answer[0], "error" in answer[2]) == (status, status >= 400)
+
+
+@pytest.mark.parametrize(
+    "key", [b"\xff\xfe", b"\xc3\xa4", b"a, b", b"x" * 10_000, b"\x7f", b"\x00"]
+)
+def test_a_key_of_strange_bytes_is_unknown(served, key):
+    raw = b"GET /accounts/1 HTTP/1.1\r\nConnection: close\r\nx-api-key: " + key + b"\r\n\r\n"
+    assert parse(served.talk(raw))[0] in (400, 401)
+
+
+def test_requests_on_one_connection_are_answered_in_order(served):
+    raw = b"".join(
+        b"GET /accounts/%d HTTP/1.1\r\nX-Request-Id: %d\r\n%s\r\n" % (number, number, KEY)
+        for number in range(1, 30)
+    )
+    answer = served.talk(raw + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").decode()
+    ids = [line[14:] for line in answer.split("\r\n") if line.startswith("X-Request-Id: ")]
+    assert ids[:-1] == [str(number) for number in range(1, 30)]
+
+
+# --- While the database is locked elsewhere --------------------------------------------------
+
+
+def test_writers_that_wait_hold_up_nobody_else(served, tmp_path):
+    served.call("POST", "/accounts", account_fields())
+    other = sqlite3.connect(tmp_path / "fense.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    took, statuses = [], []
+
+    def write():
+        began = time.monotonic()
+        statuses.append(served.call("POST", "/accounts", account_fields())[0])
+        took.append(time.monotonic() - began)
+
+    writers = [threading.Thread(target=write) for _ in range(12)]
+    for writer in writers:
+        writer.start()
+    time.sleep(0.5)
+    for path in ("/healthz", "/accounts/1", "/accounts/usage"):
+        began = time.monotonic()
+        assert served.call("GET", path)[0] == 200
+        assert time.monotonic() - began < 0.5
+    for writer in writers:
+        writer.join()
+    assert statuses == [503] * 12
+    assert max(took) < 4
+    other.execute("ROLLBACK")
+    other.close()
+    assert served.call("POST", "/accounts", account_fields())[0] == 201
+    assert len(served.call("GET", "/accounts/usage")[1]["accounts"]) == 2
+
+
+# --- Stop --------------------------------------------------------------------------------------
+
+
+def test_a_stop_answers_every_request_that_was_sent(app):
+    served = Served(app, threads=2)
+    get_account = app.db.get_account
+
+    def slowly(number):
+        time.sleep(0.05)
+        return get_account(number)
+
+    app.db.get_account = slowly
+    sockets = []
+    for _ in range(20):
+        sock = socket.create_connection(("127.0.0.1", served.server.port), timeout=10)
+        sock.sendall(b"GET /accounts/1 HTTP/1.1\r\n" + KEY + b"\r\n")
+        sockets.append(sock)
+    served.stop()
+    for sock in sockets:
+        answer = b""
+        while chunk := sock.recv(65536):
+            answer += chunk
+        assert parse(answer)[0] == 404
+        sock.close()
+    with pytest.raises(ConnectionRefusedError):
+        served.talk(b"")
+
+
+def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):
+    def count():
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    for _ in range(10):
+        app = create_app(str(tmp_path / "fense.sqlite3"), master_key=MASTER_KEY)
+        served = Served(app)
+        assert served.call("GET", "/accounts/usage")[0] == 200
+        served.stop()
+        app.close()
+    assert count() == before
