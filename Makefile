@@ -22,15 +22,19 @@ help:
 
 # Debian's Python makes no environment with pip in it unless python3-venv is there: lend it ours.
 $(BIN)/python:
-	$(PYTHON) -m venv .venv >/dev/null || { \
+	@echo "making the environment in .venv, once"
+	@$(PYTHON) -m venv .venv >/dev/null || { \
 	  $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $@ install -q pip; }
 
+# (The warning that is left out says of an editable install that it is one.)
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check
+
 .venv/run: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@$(PIP) -e .
 	@touch $@
 
 .venv/dev: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@$(PIP) -e '.[test]'
 	@touch $@ .venv/run
 
 .PHONY: serve test lint clean help

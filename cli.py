@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import logging
 import os
 import re
+import signal
+import subprocess
 import sys
+import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 from fense_admin import (
     DEVELOPMENT_KEY,
     __version__,
+    check_id,
     check_key,
     check_prefix,
     create_app,
@@ -25,12 +33,23 @@ OF_NO_COMMAND = ("-h", "--help", "--version")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `fense-admin`. Gives the exit code: 0, or 1 where it can't start; 2 is usage."""
+    """The command `fense-admin`. Gives the exit code: 0, or 1 where it can't; 2 is wrong usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in OF_NO_COMMAND):
         arguments = ["serve", *arguments]
     options = build_parser().parse_args(arguments)
-    return options.run(options)
+    try:
+        return options.run(options)
+    except Failed as error:
+        print(f"fense-admin: {error}", file=sys.stderr)
+        return 1
+
+
+class Failed(Exception):
+    """It can't be done. The message is one sentence that names the mend."""
+
+
+# --- Flags -------------------------------------------------------------------------------------
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,20 +61,68 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fense-admin {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    command = commands.add_parser(
+    def command(name: str, run: Callable[..., int], help: str, more: str = "") -> Any:
+        added = commands.add_parser(name, help=help, description=more or help, allow_abbrev=False)
+        added.set_defaults(run=run, parser=added)
+        return added
+
+    database = ("database", "fense-admin.sqlite3", check_database, "a file, or :memory:")
+    prefix = ("prefix", "", check_prefix, "path to serve the API under, such as /admin")
+    seed = ("seed", "", str, "state document to fill an empty database with")
+
+    it = command(
         "serve",
-        help="serve until told to stop (the default)",
-        description="Serve until told to stop. Keys come from the environment alone: "
-        "DISPUTE_MASTER_KEY, and DISPUTE_SERVICE_KEYS, separated by commas.",
-        allow_abbrev=False,
+        serve,
+        "serve until told to stop (the default)",
+        "Serve until told to stop. Keys come from the environment alone: DISPUTE_MASTER_KEY, and "
+        "DISPUTE_SERVICE_KEYS, separated by commas.",
     )
-    command.set_defaults(run=serve, parser=command)
-    add_option(command, "host", "127.0.0.1", check_host, "address or name to listen on")
-    add_option(command, "port", "8642", check_port, "port to listen on, 0 for any free one")
-    add_option(command, "database", "fense-admin.sqlite3", check_database, "a file, or :memory:")
-    add_option(command, "prefix", "", check_prefix, "path to serve the API under, such as /admin")
-    add_option(command, "threads", "4", check_threads, "requests worked on at the same time")
+    add_option(it, "host", "127.0.0.1", check_host, "address or name to listen on")
+    add_option(it, "port", "8642", check_port, "port to listen on, 0 for any free one")
+    add_option(it, *database)
+    add_option(it, *prefix)
+    add_option(it, "threads", "4", check_threads, "requests worked on at the same time")
+    add_option(it, *seed)
+    it.add_argument(
+        "--standin",
+        action=argparse.BooleanOptionalAction,
+        help="the control plane for tests under /_standin (default: with the development key only)",
+    )
+
+    it = command(
+        "exec",
+        run_beside,
+        "run a command beside a service of its own",
+        "Run a command beside a service of its own, in memory, on a free port. The command finds "
+        "it by FENSE_BASE_URL, FENSE_API_KEY and FENSE_STANDIN_URL.",
+    )
+    add_option(it, *prefix)
+    add_option(it, *seed)
+    it.add_argument("command", nargs="+", metavar="COMMAND", help="after --, with its arguments")
+
+    it = command("health", health, "exit with 0 once a service answers, or 1")
+    it.add_argument("--wait", type=typed(check_seconds), default=0, help="seconds to wait for it")
+    it.add_argument("url", nargs="?", type=typed(check_url), help="default: that of serve")
+
+    it = command("record", record, "add lookups to an account's day in a database file")
+    it.add_argument("id", type=typed(check_id), help="the fense_account_id")
+    it.add_argument("lookups", type=typed(check_lookups), help="how many")
+    it.add_argument("--date", type=typed(models.check_date), help="YYYY-MM-DD (today, UTC)")
+    add_option(it, *database)
     return parser
+
+
+def typed(check: Callable[[str], Any], variable: str = "") -> Callable[[str], Any]:
+    """A check as argparse wants it, which tells what was given, and where it may stand."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except ValueError as error:
+            where = f" (or set in {variable})" if variable else ""
+            raise argparse.ArgumentTypeError(f"{error}, not {text!r}{where}") from None
+
+    return convert
 
 
 def add_option(
@@ -67,21 +134,15 @@ def add_option(
 ) -> None:
     """A flag with its environment variable; what either gives has to pass the check."""
     variable = f"FENSE_ADMIN_{name.upper()}"
-
-    def checked(text: str) -> Any:
-        try:
-            return check(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{error}, not {text!r} (or set in {variable})"
-            ) from None
-
     parser.add_argument(
         f"--{name}",
-        type=checked,
+        type=typed(check, variable),
         default=os.environ.get(variable, default),
         help=f"{help} (${variable}; default: {default or 'none'})",
     )
+
+
+# What a flag has to be. Each raises `ValueError`.
 
 
 def check_host(text: str) -> str:
@@ -108,6 +169,26 @@ def check_threads(text: str) -> int:
     return int(text)
 
 
+def check_lookups(text: str) -> int:
+    return models.check_lookups(int(text) if re.fullmatch("-?[0-9]{1,18}", text) else text)
+
+
+def check_seconds(text: str) -> float:
+    if not re.fullmatch("[0-9]{1,6}(\\.[0-9]+)?", text):
+        raise ValueError("must be a number of seconds")
+    return float(text)
+
+
+def check_url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as http://127.0.0.1:8642")
+    return text
+
+
+# --- serve -------------------------------------------------------------------------------------
+
+
 def keys_from_environment() -> tuple[str | None, list[str]]:
     """The master key and the service keys. Raises `ValueError`, which never tells a key."""
 
@@ -131,16 +212,10 @@ def serve(options: argparse.Namespace) -> int:
 
     server.log_to_stderr()
     try:
-        master_key, service_keys = keys_from_environment()
         addresses = server.resolve(options.host, options.port)
-        if master_key is None and not service_keys:
-            if not server.are_loopback(addresses):
-                raise ValueError(
-                    f"{options.host} can be reached from outside, so it needs a key: "
-                    "set DISPUTE_MASTER_KEY"
-                )
-            master_key = DEVELOPMENT_KEY
-            log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", DEVELOPMENT_KEY)
+        on_loopback = server.are_loopback(addresses)
+        master_key, service_keys, has_control_plane = choose_keys(options, on_loopback)
+        seed = read_seed(options.seed)
         sockets = server.listen(addresses)
         app = create_app(
             options.database,
@@ -148,16 +223,128 @@ def serve(options: argparse.Namespace) -> int:
             service_keys=service_keys,
             prefix=options.prefix,
         )
+        served, server_options = app, {}
+        if has_control_plane:
+            from fense_admin.control import ControlPlane
+
+            served = ControlPlane(app, master_key, service_keys, seed=seed, on_loopback=on_loopback)
+            server_options = served.server_options
     except ValueError as error:
         options.parser.error(str(error))
     except (server.CannotListen, models.Unusable) as error:
-        print(f"fense-admin: {error}", file=sys.stderr)
-        return 1
-    running = server.Server(app, app.db, sockets, options.threads)
+        raise Failed(error) from error
+    if seed is not None and app.db.has_accounts():
+        log.warning("the database has accounts already: %s is left out", options.seed)
+    elif seed is not None:
+        app.db.replace(*seed)
+    running = server.Server(served, app.db, sockets, options.threads, **server_options)
     running.stop_on_signals()
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{running.port}{options.prefix}"
-    print(f"fense-admin ready url={url} version={__version__}", flush=True)
+    try:
+        print(f"fense-admin ready url={url} version={__version__}", flush=True)
+    except OSError as error:
+        raise Failed(f"can't write to standard output: {error.strerror}") from error
     running.run()
     app.close()
+    return 0
+
+
+def choose_keys(
+    options: argparse.Namespace, on_loopback: bool
+) -> tuple[str | None, list[str], bool]:
+    """The master key, the service keys, and whether the control plane is on.
+
+    Raises `ValueError` where these are none to serve under.
+    """
+    master_key, service_keys = keys_from_environment()
+    if master_key is None and not service_keys:
+        if not on_loopback:
+            raise ValueError(
+                f"{options.host} can be reached from outside, so it needs a key: "
+                "set DISPUTE_MASTER_KEY"
+            )
+        log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", DEVELOPMENT_KEY)
+        return DEVELOPMENT_KEY, [], options.standin is not False
+    if options.standin and master_key is None:
+        raise ValueError("--standin takes the master key alone: set DISPUTE_MASTER_KEY")
+    return master_key, service_keys, bool(options.standin)
+
+
+def read_seed(path: str) -> Any:
+    """The rows of a seed file; None where none is named. Raises `Failed`."""
+    if not path:
+        return None
+    from fense_admin.state import read_state
+
+    try:
+        return read_state(path)
+    except OSError as error:
+        raise Failed(f"can't read the seed {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise Failed(f"the seed {path}: {error}") from error
+
+
+# --- exec, health, record ----------------------------------------------------------------------
+
+
+def run_beside(options: argparse.Namespace) -> int:
+    """Run the command, and end as it ends: with its exit code, or 128 + n for a signal."""
+    from fense_admin.standin import StandIn
+
+    read_seed(options.seed)  # for its words, should it be a bad one
+    with StandIn(seed=options.seed or None, prefix=options.prefix) as fense:
+        environment = os.environ | {
+            "FENSE_BASE_URL": fense.url,
+            "FENSE_API_KEY": fense.master_key,
+            "FENSE_STANDIN_URL": fense.standin_url,
+        }
+        try:
+            process = subprocess.Popen(options.command, env=environment)
+        except FileNotFoundError:
+            print(f"fense-admin: {options.command[0]}: no such command", file=sys.stderr)
+            return 127
+        except OSError as error:
+            print(f"fense-admin: {options.command[0]}: {error.strerror}", file=sys.stderr)
+            return 126
+
+        def pass_on(signum: int, _: object) -> None:
+            # A terminal sends its own to the command, too: once is enough.
+            if signum == signal.SIGTERM or not os.isatty(0):
+                process.send_signal(signum)
+
+        signal.signal(signal.SIGTERM, pass_on)
+        signal.signal(signal.SIGINT, pass_on)
+        code = process.wait()
+        return code if code >= 0 else 128 - code
+
+
+def health(options: argparse.Namespace) -> int:
+    environment = os.environ.get
+    host = environment("FENSE_ADMIN_HOST", "127.0.0.1")
+    url = options.url or f"http://{host}:{environment('FENSE_ADMIN_PORT', '8642')}"
+    parts = urllib.parse.urlsplit(url)
+    url = f"{parts.scheme}://{parts.netloc}/healthz"  # outside any prefix
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + options.wait
+    while True:
+        try:
+            with opener.open(url, timeout=max(0.5, deadline - time.monotonic())):
+                return 0
+        except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() >= deadline:
+                raise Failed(f"{url} does not answer: {error}") from error
+        time.sleep(0.05)
+
+
+def record(options: argparse.Namespace) -> int:
+    if options.database == models.MEMORY or not os.path.exists(options.database):
+        raise Failed(f"there is no database file {options.database}: name it with --database")
+    try:
+        with contextlib.closing(models.Database(options.database)) as db:
+            db.record_lookups(options.id, options.lookups, options.date)
+    except models.NoSuchAccount:
+        raise Failed(f"no account has the fense_account_id {options.id}") from None
+    except (ValueError, models.Unusable, models.DatabaseError) as error:
+        raise Failed(error) from error
     return 0

@@ -56,13 +56,13 @@ class ApiError(bottle.HTTPError):
         self.details = details
 
 
-class Faults(list):
+class Problems(list):
     """All that is wrong with one request: (field, message) pairs, raised together as one 400.
 
     The field is None where none is to blame. Use it as a context.
     """
 
-    def __enter__(self) -> Faults:
+    def __enter__(self) -> Problems:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -71,7 +71,8 @@ class Faults(list):
 
     def error(self) -> ApiError:
         told = (text if field is None else f"{_legible(field)} {text}" for field, text in self)
-        return ApiError(400, "; ".join(told), [fault for fault in self if fault[0] is not None])
+        details = [(field, text) for field, text in self if field is not None]
+        return ApiError(400, "; ".join(told), details)
 
     def check(self, field: str | None, check: Callable[[Any], Any], value: object) -> Any:
         """What `check` makes of the value; its ValueError is noted, and then None comes back."""
@@ -146,39 +147,43 @@ def check_uuid(value: object) -> str | None:
     return value.lower()
 
 
-REQUIRED, OPTIONAL, REFUSED = "required", "optional", "refused"
+class Rule(NamedTuple):
+    """What a field has to be: `check` gives the value to keep, or raises `ValueError`."""
+
+    check: Callable[[Any], Any]
+    required: bool = False
 
 
-class Field(NamedTuple):
-    check: Callable[[object], Any]
-    create: str
-    update: str
-
-
-ACCOUNT_FIELDS = {
-    "api_key": Field(check_api_key, create=REQUIRED, update=OPTIONAL),
-    "name": Field(check_name, create=REQUIRED, update=OPTIONAL),
-    "email": Field(check_email, create=REQUIRED, update=REFUSED),
-    "suppress_notifications": Field(check_flag, create=OPTIONAL, update=OPTIONAL),
-    "suppress_billing": Field(check_flag, create=OPTIONAL, update=OPTIONAL),
-    "is_active": Field(check_flag, create=REFUSED, update=OPTIONAL),
-    "dispute_account_id": Field(check_uuid, create=OPTIONAL, update=OPTIONAL),
+CREATE = {
+    "api_key": Rule(check_api_key, required=True),
+    "name": Rule(check_name, required=True),
+    "email": Rule(check_email, required=True),
+    "suppress_notifications": Rule(check_flag),
+    "suppress_billing": Rule(check_flag),
+    "dispute_account_id": Rule(check_uuid),
+}
+UPDATE = {
+    "api_key": Rule(check_api_key),
+    "name": Rule(check_name),
+    "suppress_notifications": Rule(check_flag),
+    "suppress_billing": Rule(check_flag),
+    "is_active": Rule(check_flag),
+    "dispute_account_id": Rule(check_uuid),
 }
 
 
-def check_account(sent: JsonObject, operation: str, faults: Faults) -> dict[str, Any]:
-    """The fields that were sent for "create" or "update", each as its rule gives it back."""
+def check_fields(
+    sent: JsonObject, rules: Mapping[str, Rule], problems: Problems, place: str = ""
+) -> dict[str, Any]:
+    """The fields that were sent, each as its rule gives it back; `place` is put before names."""
     checked = {}
-    for name, field in ACCOUNT_FIELDS.items():
-        use = getattr(field, operation)
-        if name in sent and use != REFUSED:
-            checked[name] = faults.check(name, field.check, sent[name])
-        elif name in sent:
-            faults.append((name, "is not accepted here"))
-        elif use == REQUIRED:
-            faults.append((name, "is required"))
-    faults += [(name, "is not accepted here") for name in sent if name not in ACCOUNT_FIELDS]
-    faults += [(name, "is given twice") for name in sent.doubled]
+    for name, rule in rules.items():
+        if name in sent:
+            checked[name] = problems.check(place + name, rule.check, sent[name])
+        elif rule.required:
+            problems.append((place + name, "is required"))
+    problems += [(place + name, "is not accepted here") for name in sent if name not in rules]
+    problems += [(place + name, "is given twice") for name in sent.doubled]
     return checked
 
 
@@ -209,40 +214,47 @@ def parse_json(raw: bytes) -> Any:
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"is not valid JSON: {error}") from None
+        told = str(error).partition(";")[0]  # what follows is advice to a programmer
+        raise ValueError(f"is not valid JSON: {told}") from None
 
 
-def read_body(faults: Faults) -> JsonObject | None:
-    """The request's body, a JSON object; None where it is none, which is noted."""
-    environ = request.environ
+def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
+    """The request's body, up to a byte more than the limit."""
+    length = limit + 1
     # A server that ends the input itself (a chunked body has no length) says so.
-    length = MAX_BODY + 1
     if not environ.get("wsgi.input_terminated"):
         declared = environ.get("CONTENT_LENGTH", "")
         length = min(length, int(declared) if declared.isdecimal() else 0)
-    raw = environ["wsgi.input"].read(length)
-    if len(raw) > MAX_BODY:
-        raise ApiError(413, f"the body is over {MAX_BODY} bytes")
-    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
-        faults.append((None, "the body must be sent with Content-Type: application/json"))
+    return environ["wsgi.input"].read(length)
+
+
+def read_json(problems: Problems, kind: type, limit: int = MAX_BODY) -> Any:
+    """The body, a `JsonObject` or a `list`, whichever is asked for; None if it isn't, and noted."""
+    raw = read_input(request.environ, limit)
+    if len(raw) > limit:
+        raise ApiError(413, f"the body is over {limit} bytes")
+    sent_as = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if sent_as != "application/json":
+        problems.append((None, "the body must be sent with Content-Type: application/json"))
     try:
         body = parse_json(raw)
     except ValueError as error:
-        faults.append((None, f"the body {error}"))
+        problems.append((None, f"the body {error}"))
         return None
-    if not isinstance(body, JsonObject):
-        faults.append((None, "the body must be a JSON object"))
+    if not isinstance(body, kind):
+        name = "object" if kind is JsonObject else "array"
+        problems.append((None, f"the body must be a JSON {name}"))
         return None
     return body
 
 
-def read_fields(operation: str, faults: Faults) -> dict[str, Any]:
-    """The account's fields in the body, checked for "create" or "update"."""
-    body = read_body(faults)
-    return {} if body is None else check_account(body, operation, faults)
+def read_fields(rules: Mapping[str, Rule], problems: Problems) -> dict[str, Any]:
+    """The account's fields in the body, checked."""
+    body = read_json(problems, JsonObject)
+    return {} if body is None else check_fields(body, rules, problems)
 
 
-def read_query(faults: Faults, *documented: str) -> dict[str, str | None]:
+def read_query(problems: Problems, *documented: str) -> dict[str, str | None]:
     """The query's parameters by name; None for one whose value can't be used, which is noted."""
     query = request.environ.get("QUERY_STRING", "")
     if not query.isascii():
@@ -259,31 +271,31 @@ def read_query(faults: Faults, *documented: str) -> dict[str, str | None]:
             sent[name] = value
             continue
         sent[name] = None
-        if (name, fault) not in faults:
-            faults.append((name, fault))
+        if (name, fault) not in problems:
+            problems.append((name, fault))
     return sent
 
 
 def read_usage_query(
-    faults: Faults, path_id: str | None
+    problems: Problems, path_id: str | None
 ) -> tuple[int | None, str | None, str | None]:
     """The account asked for (None: all of them), from the path or the query; start and end."""
-    query = read_query(faults, "start_date", "end_date", "fense_account_id")
+    query = read_query(problems, "start_date", "end_date", "fense_account_id")
     ids = [
-        faults.check("fense_account_id", check_id, text)
+        problems.check("fense_account_id", check_id, text)
         for text in (path_id, query.get("fense_account_id"))
         if text is not None
     ]
     if len(ids) == 2 and None not in ids and ids[0] != ids[1]:
-        faults.append(("fense_account_id", "differs between path and query: give it once"))
+        problems.append(("fense_account_id", "differs between path and query: give it once"))
     start, end = (
-        faults.check(name, models.check_date, query[name]) if query.get(name) else None
+        problems.check(name, models.check_date, query[name]) if query.get(name) else None
         for name in ("start_date", "end_date")
     )
     if "start_date" in query and "end_date" not in query:
-        faults.append(("end_date", "is required with start_date"))
+        problems.append(("end_date", "is required with start_date"))
     elif start and end and start > end:
-        faults.append(("start_date", "must not be after end_date"))
+        problems.append(("start_date", "must not be after end_date"))
     return (ids[0] if ids else None), start, end
 
 
@@ -293,9 +305,9 @@ def check_id(text: str) -> int:
     return int(Decimal(text))  # int() alone refuses a text of more than 4,300 digits
 
 
-def check_path_id(text: str, faults: Faults) -> int:
+def check_path_id(text: str, problems: Problems) -> int:
     """The account's id in the path; 0, which names none, where it can't be used."""
-    return faults.check("fense_account_id", check_id, text) or 0
+    return problems.check("fense_account_id", check_id, text) or 0
 
 
 # --- Who may call ------------------------------------------------------------------------------
@@ -359,7 +371,7 @@ class DatabasePlugin:
             except models.NoSuchAccount:
                 raise ApiError(404, "no account has this fense_account_id") from None
             except models.ApiKeyTaken:
-                raise Faults([("api_key", "belongs to another account")]).error() from None
+                raise Problems([("api_key", "belongs to another account")]).error() from None
             except models.DatabaseError as error:
                 if not models.is_unavailable(error):
                     raise
@@ -375,9 +387,9 @@ class DatabasePlugin:
 
 
 def create_account(db: Database) -> dict[str, Any]:
-    with Faults() as faults:
-        read_query(faults)
-        fields = read_fields("create", faults)
+    with Problems() as problems:
+        read_query(problems)
+        fields = read_fields(CREATE, problems)
     account = db.create_account(fields)
     response.status = 201
     response.set_header("Location", f"{request.path}/{account['fense_account_id']}")
@@ -385,30 +397,30 @@ def create_account(db: Database) -> dict[str, Any]:
 
 
 def get_account(db: Database, fense_account_id: str) -> dict[str, Any]:
-    with Faults() as faults:
-        account_id = check_path_id(fense_account_id, faults)
-        read_query(faults)
+    with Problems() as problems:
+        account_id = check_path_id(fense_account_id, problems)
+        read_query(problems)
     return db.get_account(account_id)
 
 
 def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
-    with Faults() as faults:
-        account_id = check_path_id(fense_account_id, faults)
-        read_query(faults)
-        fields = read_fields("update", faults)
+    with Problems() as problems:
+        account_id = check_path_id(fense_account_id, problems)
+        read_query(problems)
+        fields = read_fields(UPDATE, problems)
     return db.update_account(account_id, fields)
 
 
 def get_usage(db: Database, fense_account_id: str | None = None) -> dict[str, Any]:
-    with Faults() as faults:
-        account_id, start_date, end_date = read_usage_query(faults, fense_account_id)
+    with Problems() as problems:
+        account_id, start_date, end_date = read_usage_query(problems, fense_account_id)
     if account_id is None:
         return db.all_usage(start_date, end_date)
     return db.account_usage(account_id, start_date, end_date)
 
 
 def get_health(db: Database) -> dict[str, Any]:
-    db.check()
+    db.has_accounts()  # anything, for it to answer
     return {"status": "ok"}
 
 
@@ -437,7 +449,7 @@ class Application(bottle.Bottle):
             raise ApiError(405, f"this path takes {allow}", Allow=allow)
 
         # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "ANY"):
+        for method in {"GET", "POST", "ANY", *handlers}:
             self.route(path, method, handlers.get(method, method_not_allowed), **options)
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:

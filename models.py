@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from peewee import (
@@ -33,6 +33,7 @@ from peewee import (
     TextField,
     fn,
 )
+from peewee import __exception_wrapper__ as peewee_errors
 
 log = logging.getLogger("fense_admin")
 
@@ -147,6 +148,12 @@ SELECT_TOTALS = compiled(
         ),
     ).order_by(Account.fense_account_id)
 )
+# All of an account and all usage, to be written again elsewhere as they are.
+STATE_COLUMNS = (*ACCOUNT_SHAPE[:3], Account.api_key_sha256, *ACCOUNT_SHAPE[3:])
+STATE_KEYS = tuple(field.name for field in STATE_COLUMNS)
+SELECT_STATE = compiled(Account.select(*STATE_COLUMNS).order_by(Account.fense_account_id))
+SELECT_ALL_DAYS = compiled(Usage.select().order_by(Usage.account, Usage.date))
+
 # Adding happens in SQL, in one statement: reading first and writing back would lose lookups.
 ADD_LOOKUPS = compiled(
     Usage.insert(account=0, date="", lookups=0).on_conflict(
@@ -260,11 +267,11 @@ class Database(SqliteDatabase):
         finally:
             self._writer.release()
 
-    def check(self) -> None:
-        """Ask it something, so that one that does not answer raises."""
-        self.execute_sql("SELECT 1 FROM account LIMIT 1").fetchone()
-
     # Accounts
+
+    def has_accounts(self) -> bool:
+        """Whether there is any account at all."""
+        return self.execute_sql("SELECT 1 FROM account LIMIT 1").fetchone() is not None
 
     def is_merchant_key(self, key: str) -> bool:
         """Whether it is the api_key of some account."""
@@ -277,15 +284,12 @@ class Database(SqliteDatabase):
             row = self.execute_sql(SELECT_ACCOUNT, (fense_account_id,)).fetchone()
         if row is None:
             raise NoSuchAccount(fense_account_id)
-        account = dict(zip(ACCOUNT_KEYS, row, strict=True))
-        for flag in ACCOUNT_FLAGS:
-            account[flag] = bool(account[flag])
-        return account
+        return _account(ACCOUNT_KEYS, row)
 
     def create_account(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Make an account of checked fields and give it back. Raises `ApiKeyTaken`."""
         created_at = now()
-        values = _columns(fields) | {"created_at": created_at, "updated_at": created_at}
+        values = as_columns(fields) | {"created_at": created_at, "updated_at": created_at}
         with self.writing(), _unique_key():
             return self.get_account(Account.insert(values).execute(self))
 
@@ -298,7 +302,7 @@ class Database(SqliteDatabase):
             account = self.get_account(fense_account_id)
             if not fields:
                 return account
-            values = _columns(fields) | {"updated_at": now()}
+            values = as_columns(fields) | {"updated_at": now()}
             this = Account.fense_account_id == fense_account_id
             Account.update(values).where(this).execute(self)
             return self.get_account(fense_account_id)
@@ -349,18 +353,51 @@ class Database(SqliteDatabase):
         Raises `NoSuchAccount`, and `ValueError` for a number below 0 or no number, for a day that
         is none, and where the day's total would pass 10^12.
         """
+        if type(fense_account_id) is not int:
+            raise ValueError("fense_account_id must be an integer")
         date = today() if date is None else check_date(date)
-        if type(lookups) is not int or not 0 <= lookups <= MAX_LOOKUPS:
-            raise ValueError(f"lookups must be a whole number from 0 to {MAX_LOOKUPS}")
+        check_lookups(lookups)
         with self.writing():
-            self.get_account(fense_account_id)
-            if lookups:
-                try:
-                    self.execute_sql(ADD_LOOKUPS, (fense_account_id, date, lookups))
-                except IntegrityError:
-                    raise ValueError(
-                        f"lookups would take {date} past {MAX_LOOKUPS}, a day's most"
-                    ) from None
+            self.add_lookups(fense_account_id, lookups, date)
+
+    def add_lookups(self, fense_account_id: int, lookups: int, date: str) -> None:
+        """`record_lookups` of checked values, within a transaction of the caller's."""
+        self.get_account(fense_account_id)
+        if lookups:
+            try:
+                self.execute_sql(ADD_LOOKUPS, (fense_account_id, date, lookups))
+            except IntegrityError:
+                raise ValueError(f"would take {date} past {MAX_LOOKUPS}, a day's most") from None
+
+    # All of it
+
+    def dump(self) -> dict[str, Any]:
+        """Every account with its usage by day, in order of id: what `replace` makes again."""
+        with self.atomic("DEFERRED"):  # one moment of both tables
+            accounts = self.execute_sql(SELECT_STATE).fetchall()
+            days = self.execute_sql(SELECT_ALL_DAYS).fetchall()
+        usage: dict[int, dict[str, int]] = {row[0]: {} for row in accounts}
+        for fense_account_id, date, lookups in days:
+            usage[fense_account_id][date] = lookups
+        shown = [_account(STATE_KEYS, row) | {"usage": usage[row[0]]} for row in accounts]
+        return {"accounts": shown}
+
+    def replace(
+        self, accounts: Iterable[dict[str, Any]], usage: Iterable[tuple[int, str, int]]
+    ) -> None:
+        """Forget everything and write this: accounts by column, usage as (id, date, lookups).
+
+        The next id follows the highest.
+        """
+        with self.writing():
+            for table in ("usage", "account", "sqlite_sequence"):
+                self.execute_sql(f"DELETE FROM {table}")
+            for account in accounts:
+                marks = ", ".join("?" * len(account))
+                insert = f"INSERT INTO account ({', '.join(account)}) VALUES ({marks})"
+                self.execute_sql(insert, tuple(account.values()))
+            with peewee_errors:
+                self.cursor().executemany(ADD_LOOKUPS, usage)
 
 
 # --- Helpers -----------------------------------------------------------------------------------
@@ -386,6 +423,13 @@ def check_date(text: object) -> str:
     raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
 
 
+def check_lookups(number: object) -> int:
+    """The same number, if one day can hold so many; else raises `ValueError`."""
+    if type(number) is not int or not 0 <= number <= MAX_LOOKUPS:
+        raise ValueError(f"must be a whole number of lookups from 0 to {MAX_LOOKUPS}")
+    return number
+
+
 def digest(key: str) -> str:
     """The SHA-256 of a key in hex, which is all that is ever kept or compared of one."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -396,13 +440,20 @@ def last4(key: str) -> str | None:
     return key[-4:] if len(key) >= 12 else None
 
 
-def _columns(fields: dict[str, Any]) -> dict[str, Any]:
+def as_columns(fields: dict[str, Any]) -> dict[str, Any]:
     """The contract's fields as columns: the same, but for the key."""
     columns = dict(fields)
     if "api_key" in columns:
         key = columns.pop("api_key")
         columns |= {"api_key_sha256": digest(key), "api_key_last4": last4(key)}
     return columns
+
+
+def _account(keys: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
+    account = dict(zip(keys, row, strict=True))
+    for flag in ACCOUNT_FLAGS:
+        account[flag] = bool(account[flag])
+    return account
 
 
 @contextlib.contextmanager

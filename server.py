@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from waitress import channel, parser, task, wasyncore
@@ -25,6 +25,8 @@ log = logging.getLogger("fense_admin")
 
 MAX_HEADER = 16 * 1024  # bytes of request line and headers together
 MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and refuses it in its words
+CONNECTIONS = 500  # open at the same time; those beyond wait to be accepted
+THREADS = 4  # requests worked on at the same time
 IDLE_TIMEOUT = 30  # seconds a connection may be silent
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
@@ -89,6 +91,8 @@ def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
 class Workers(task.ThreadedTaskDispatcher):
     """waitress's threads, one more of them for as long as one only waits."""
 
+    queue_logger = logging.Logger("waitress.queue", logging.ERROR)  # else a line for each wait
+
     def __init__(self, db: Database, count: int) -> None:
         super().__init__()
         self._db = db
@@ -138,8 +142,8 @@ class Workers(task.ThreadedTaskDispatcher):
 # waitress's own words may quote the request, a key in it too; these never do.
 ERRORS = {
     400: "the request is not valid HTTP/1.1",
-    413: f"the body is over {MAX_BODY} bytes",
-    431: f"the request line and headers are over {MAX_HEADER} bytes",
+    413: "the body is over {body} bytes",
+    431: "the request line and headers are over {header} bytes",
     501: "of the transfer codings only chunked is known here",
 }
 
@@ -150,9 +154,11 @@ class ErrorTask(task.ErrorTask):
     def execute(self) -> None:
         status = self.request.error.code
         request_id = choose_request_id(self.request.headers.get("X_REQUEST_ID"))
-        body = error_body(status, ERRORS.get(status, "a fault of this service"))
+        limits = {"header": MAX_HEADER, "body": self.channel.adj.max_request_body_size - 1}
+        body = error_body(status, ERRORS.get(status, "a fault of this service").format(**limits))
         self.status = f"{status} {self.request.error.reason}"
         self.response_headers += [("Content-Type", "application/json"), *common_headers(request_id)]
+        self.response_headers += self.channel.server.headers
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
@@ -214,6 +220,7 @@ class Channel(channel.HTTPChannel):
 class Listener(TcpWSGIServer):
     channel_class = Channel
     draining = False
+    headers: Iterable[tuple[str, str]] = ()
 
 
 # --- The server --------------------------------------------------------------------------------
@@ -222,11 +229,21 @@ class Listener(TcpWSGIServer):
 class Server:
     """An application served on sockets that listen already, until it is told to stop.
 
-    Takes the sockets over, and keeps every thread's connection to `db` in order.
+    Takes the sockets over, and keeps every thread's connection to `db` in order. `max_body` is in
+    bytes; `headers` are those the application has on all its answers, for the answers that waitress
+    gives without it; `before_drain` lets go of requests that wait for something.
     """
 
     def __init__(
-        self, app: Callable[..., Any], db: Database, sockets: list[socket.socket], threads: int
+        self,
+        app: Callable[..., Any],
+        db: Database,
+        sockets: list[socket.socket],
+        threads: int = THREADS,
+        *,
+        max_body: int = MAX_BODY,
+        headers: Iterable[tuple[str, str]] = (),
+        before_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._map: dict[int, Any] = {}
         self._workers = Workers(db, threads)
@@ -236,7 +253,8 @@ class Server:
             threads=threads,
             ident=None,
             max_request_header_size=MAX_HEADER,
-            max_request_body_size=MAX_BODY,
+            max_request_body_size=max_body + 1,  # waitress refuses from there on
+            connection_limit=CONNECTIONS,
             channel_timeout=IDLE_TIMEOUT,
             clear_untrusted_proxy_headers=False,  # nobody here looks at them
             log_socket_errors=False,
@@ -255,17 +273,26 @@ class Server:
             )
             for sock in sockets
         ]
+        for listener in self._listeners:
+            listener.headers = headers
+        self._before_drain = before_drain
         self.port: int = sockets[0].getsockname()[1]
         self._stopping = False
 
-    def run(self) -> None:
-        """Serve. Comes back once `stop` was called and what was sent before it is answered."""
+    def run(self, drain: float = DRAIN) -> None:
+        """Serve. Comes back once `stop` was called and what was sent before it is answered.
+
+        `drain` is how many seconds that may take.
+        """
         try:
             while not self._stopping:
                 self._turn(timeout=1)
-            self._drain(time.monotonic() + DRAIN)
+            self._drain(time.monotonic() + drain)
         finally:
             self._workers.stop()
+            for it in self._channels():
+                it.refused = False  # nobody is listened to any more
+                it.handle_close()  # with the files that large answers are kept in
             wasyncore.close_all(self._map)
 
     def stop(self) -> None:
@@ -289,21 +316,24 @@ class Server:
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
 
     def _drain(self, deadline: float) -> None:
+        self._before_drain()
         for listener in self._listeners:
             listener.draining = True
             connections = -1
             while connections != (connections := len(self._map)):
                 listener.handle_accept()  # until nobody waits to be let in
             wasyncore.dispatcher.close(listener)
-        while time.monotonic() < deadline:
+        while self._channels() and time.monotonic() < deadline:
             idle = not self._is_busy()
-            self._turn(timeout=0 if idle else 0.1)
-            if idle and not self._is_busy():  # nothing had come in meanwhile
+            self._turn(timeout=0.05)  # a client that keeps asking is told that it was the last
+            if idle and not self._is_busy():
                 return
 
+    def _channels(self) -> list[Channel]:
+        return [it for it in self._map.values() if isinstance(it, Channel)]
+
     def _is_busy(self) -> bool:
-        channels = [it for it in self._map.values() if isinstance(it, Channel)]
-        return any(it.requests or it.request or it.total_outbufs_len for it in channels)
+        return any(it.requests or it.request or it.total_outbufs_len for it in self._channels())
 
 
 # --- The log -----------------------------------------------------------------------------------
@@ -330,4 +360,3 @@ def log_to_stderr() -> None:
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line whenever one waits

@@ -9,7 +9,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 PACKAGE = "fense_admin"
-SIBLINGS = ["cli", "models", "server"]
+SIBLINGS = ["cli", "control", "journal", "models", "server", "standin", "state"]
+PLUGIN = "pytest_fense_admin"  # beside the package, so that loading it loads nothing else
 DATA = ["openapi.json", "schema.sql"]
 
 
@@ -25,8 +26,8 @@ class BuildPackage(build_py):
         return modules + [(package, name, f"{name}.py") for name in SIBLINGS]
 
     def find_modules(self):
-        return []  # what py_modules names is in the package
+        return [("", PLUGIN, f"{PLUGIN}.py")]  # all else that py_modules names is in the package
 
 
 # py_modules is for `pip install -e`, which links to the file here, itself a package (`__path__`).
-setup(cmdclass={"build_py": BuildPackage}, py_modules=[PACKAGE])
+setup(cmdclass={"build_py": BuildPackage}, py_modules=[PACKAGE, PLUGIN])

@@ -5,17 +5,27 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
 import urllib.parse
+import urllib.request
 import uuid
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from webtest import TestApp
 
-from fense_admin import create_app
+from fense_admin import __version__, create_app
 
 MASTER_KEY = "test-master-key-1a2b"
 SERVICE_KEY = "test-service-key-3c4d"
+COMMAND = Path(sys.executable).with_name("fense-admin")
+CHECKOUT = Path(__file__).parent.parent
+OURS = ("FENSE_ADMIN_", "DISPUTE_")
 SENT = object()  # "send the key that the client has"
 
 
@@ -114,6 +124,69 @@ def forward_to(url: urllib.parse.SplitResult) -> Any:
         return [content]
 
     return application
+
+
+class Process:
+    """The command in a folder of its own, without the settings of whoever runs the tests."""
+
+    def __init__(self, folder, *arguments, command=(COMMAND,), **environment):
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
+        self.errors = folder / "stderr"
+        with open(self.errors, "w") as errors:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=folder,
+                env=inherited | environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def ready(self):
+        """Wait for the ready line; gives its url."""
+        self.line = self.process.stdout.readline()
+        matched = re.fullmatch(r"fense-admin ready url=(\S+) version=(\S+)\n", self.line)
+        assert matched, self.errors.read_text()
+        assert matched[2] == __version__
+        self.url = matched[1]
+        return self.url
+
+    def call(self, path, body=None, key="local-dev-key", **headers):
+        headers = {"x-api-key": key, "Content-Type": "application/json"} | headers
+        data = json.dumps(body).encode() if body is not None else None
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(self.url + path, data, headers), timeout=10
+            ) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def end(self, signum=signal.SIGTERM):
+        """Stop it; gives exit code, what else it printed, and its log."""
+        if signum is not None:
+            self.process.send_signal(signum)
+        rest, _ = self.process.communicate(timeout=20)
+        return self.process.returncode, rest, self.errors.read_text()
+
+
+def run_pytest(
+    folder: Path, *arguments: Any, plugins: Any = ("pytest_fense_admin",), **environment: str
+) -> str:
+    """What a run of pytest of its own told; `plugins=None` loads all that are installed."""
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    if plugins is not None:  # the others take longer to load than the run takes
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        command += [part for plugin in plugins for part in ("-p", plugin)]
+    result = subprocess.run(
+        [*command, *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    return result.stdout + result.stderr
 
 
 @pytest.fixture

@@ -1,69 +1,16 @@
 """The command: flags, environment, the ready line, the log, exit codes. Each in a process."""
 
-import json
 import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import account_fields
+from conftest import CHECKOUT, Process, account_fields, run_pytest
 
 from fense_admin import __version__
-
-COMMAND = Path(sys.executable).with_name("fense-admin")
-CHECKOUT = Path(__file__).parent.parent
-OURS = ("FENSE_ADMIN_", "DISPUTE_")
-
-
-class Process:
-    """The command in a folder of its own, without the settings of whoever runs the tests."""
-
-    def __init__(self, folder, *arguments, command=(COMMAND,), **environment):
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
-        self.errors = folder / "stderr"
-        with open(self.errors, "w") as errors:
-            self.process = subprocess.Popen(
-                [*command, *arguments],
-                cwd=folder,
-                env=inherited | environment,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-
-    def ready(self):
-        """Wait for the ready line; gives its url."""
-        self.line = self.process.stdout.readline()
-        matched = re.fullmatch(r"fense-admin ready url=(\S+) version=(\S+)\n", self.line)
-        assert matched, self.errors.read_text()
-        assert matched[2] == __version__
-        self.url = matched[1]
-        return self.url
-
-    def call(self, path, body=None, key="local-dev-key", **headers):
-        headers = {"x-api-key": key, "Content-Type": "application/json"} | headers
-        data = json.dumps(body).encode() if body is not None else None
-        try:
-            with urllib.request.urlopen(
-                urllib.request.Request(self.url + path, data, headers), timeout=10
-            ) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-
-    def end(self, signum=signal.SIGTERM):
-        """Stop it; gives exit code, what else it printed, and its log."""
-        if signum is not None:
-            self.process.send_signal(signum)
-        rest, _ = self.process.communicate(timeout=20)
-        return self.process.returncode, rest, self.errors.read_text()
 
 
 @pytest.fixture
@@ -144,6 +91,8 @@ def test_service_keys_alone_are_keys(start):
 
 @pytest.mark.parametrize(("host", "url"), [("localhost", "localhost"), ("::1", "[::1]")])
 def test_it_listens_where_it_is_told(start, host, url):
+    if ":" in host and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("needs IPv6, which this machine has not")
     service = start("--host", host, "--port=0")
     assert re.fullmatch(rf"http://{re.escape(url)}:\d+", service.ready())
     assert service.call("/healthz") == (200, {"status": "ok"})
@@ -177,16 +126,8 @@ def test_it_tells_its_version(start):
 def test_the_contract_holds_over_http(start):
     keys = {"DISPUTE_MASTER_KEY": "a-master-key", "DISPUTE_SERVICE_KEYS": "a-service-key"}
     url = start("--port=0", "--prefix=/admin", **keys).ready()
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    result = subprocess.run(
-        [*pytest_command, "--fense-url", url, "tests/contract"],
-        cwd=CHECKOUT,
-        env=os.environ | keys,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout
-    assert re.search(r"\n[5-9]\d\d passed, [1-9]\d skipped in ", result.stdout)
+    told = run_pytest(CHECKOUT, "tests/contract", "--fense-url", url, **keys)
+    assert re.search(r"\n[5-9]\d\d passed, [1-9]\d skipped in ", told), told
 
 
 # --- The log -----------------------------------------------------------------------------------
@@ -325,3 +266,160 @@ def test_without_a_key_it_serves_on_loopback_only(start, host):
     code, out, log = start("--host", host, "--port=0").end(None)
     assert (code, out) == (2, "")
     assert "set DISPUTE_MASTER_KEY" in log
+
+
+# --- The seed ----------------------------------------------------------------------------------
+
+SEED = CHECKOUT / "examples" / "seed.json"
+
+
+def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
+    service = start("--port=0", "--seed", SEED)
+    service.ready()
+    assert service.call("/accounts/usage/1")[1]["total_lookups"] == 19
+    service.call("/accounts/1", {"name": "Changed"})
+    assert service.end()[0] == 0
+    again = start("--port=0", FENSE_ADMIN_SEED=str(SEED))
+    again.ready()
+    assert again.call("/accounts/1")[1]["name"] == "Changed"
+    assert f"the database has accounts already: {SEED} is left out" in again.end()[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"accounts": [{"name": 1, "api_key": "k", "email": "a@b"}]}', "accounts[0].name must be"),
+        ("{", "is not valid JSON"),
+        ("[" * 50_000, "is nested too deeply"),
+        ("[]", "must be an object"),
+        (None, "No such file or directory"),
+    ],
+)
+@pytest.mark.parametrize("command", [["--port=0"], ["exec", "--", "true"]])
+def test_a_bad_seed_is_named_by_file_and_place(start, tmp_path, command, text, told):
+    if text is not None:
+        (tmp_path / "bad.json").write_text(text)
+    at = -2 if "--" in command else len(command)
+    arguments = [*command[:at], "--seed=bad.json", *command[at:]]
+    line = sentence(start(*arguments).end(None))
+    assert "bad.json" in line
+    assert told in line
+    assert "fense-admin.sqlite3" not in os.listdir(tmp_path)
+
+
+# --- The control plane -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "status"),
+    [
+        ([], {}, 200),
+        (["--no-standin"], {}, 404),
+        ([], {"DISPUTE_MASTER_KEY": "local-dev-key"}, 404),
+        (["--standin"], {"DISPUTE_MASTER_KEY": "local-dev-key"}, 200),
+        (["--standin", "--host=0.0.0.0"], {"DISPUTE_MASTER_KEY": "local-dev-key"}, 200),
+    ],
+)
+def test_the_control_plane_is_on_under_the_development_key_or_when_told(
+    start, arguments, environment, status
+):
+    service = start("--port=0", *arguments, **environment)
+    service.ready()
+    service.url = service.url.replace("0.0.0.0", "127.0.0.1")
+    assert service.call("/_standin/state")[0] == status
+    if "--host=0.0.0.0" in arguments:
+        assert service.call("/_standin/state", Host="fense.example")[0] == status
+
+
+def test_the_control_plane_needs_a_master_key(start):
+    code, _, log = start("--standin", "--port=0", DISPUTE_SERVICE_KEYS="only").end(None)
+    assert code == 2
+    assert "set DISPUTE_MASTER_KEY" in log
+
+
+# --- exec --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+)
+def test_exec_ends_as_the_command_does(start, tmp_path, script, code):
+    assert start("exec", "--", "sh", "-c", f"echo out; {script}").end(None) == (code, "out\n", "")
+    assert os.listdir(tmp_path) == ["stderr"]
+
+
+def test_exec_tells_the_command_where_the_service_is(start):
+    script = (
+        'curl -s $FENSE_BASE_URL/accounts/usage -H "x-api-key: $FENSE_API_KEY";'
+        'curl -s $FENSE_STANDIN_URL/faults -H "x-api-key: $FENSE_API_KEY"; echo $FENSE_BASE_URL'
+    )
+    code, out, _ = start("exec", "--prefix=/admin", "--seed", SEED, "--", "sh", "-c", script).end(
+        None
+    )
+    assert code == 0
+    assert '"total_lookups": 19' in out
+    assert '{"faults": []}' in out
+    assert out.endswith("/admin\n")
+
+
+def test_exec_of_no_command_and_of_none_that_runs(start, tmp_path):
+    (tmp_path / "text").write_text("no program")
+    for command, code in (("no-such-command", 127), ("./text", 126), (".", 126)):
+        result = start("exec", "--", command, "--flag").end(None)
+        assert result[:2] == (code, "")
+        assert result[2].startswith(f"fense-admin: {command}: ")
+        assert result[2].count("\n") == 1
+    assert start("exec").end(None)[0] == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_exec_passes_a_signal_on(start, signum):
+    script = "import signal, time; print('up', flush=True); time.sleep(30)"
+    trap = f"import signal; signal.signal({int(signum)}, lambda *_: exit(9)); " + script
+    for code, source in ((9, trap), (128 + signum, script)):
+        if signum == signal.SIGINT and source == script:
+            continue  # Python makes it a KeyboardInterrupt
+        service = start("exec", "--", sys.executable, "-c", source)
+        assert service.process.stdout.readline() == "up\n"
+        assert service.end(signum)[0] == code
+
+
+# --- health and record -------------------------------------------------------------------------
+
+
+def test_health_waits_until_a_service_answers(start):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    assert f"{url}/healthz does not answer" in sentence(start("health", url).end(None))
+    assert "does not answer" in sentence(start("health", "--wait=0.3", url + "/admin").end(None))
+    waiting = start("health", "--wait=20", url + "/admin", http_proxy="http://127.0.0.1:9")
+    service = start("--port", str(port), "--prefix=/admin")
+    service.ready()
+    assert waiting.end(None)[:2] == (0, "")
+    assert start("health", FENSE_ADMIN_PORT=str(port)).end(None)[:2] == (0, "")
+    for bad in (["--wait=x"], ["--wait=-1"], ["127.0.0.1"], ["ftp://x"], ["http://"]):
+        assert start("health", *bad).end(None)[0] == 2
+
+
+def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start):
+    service = start("--port=0")
+    service.ready()
+    service.call("/accounts", account_fields())
+    assert start("record", "1", "12", "--date=2026-11-01").end(None) == (0, "", "")
+    assert service.call("/accounts/usage/1")[1]["total_lookups"] == 12
+    service.end()
+    assert start("record", "1", "5").end(None) == (0, "", "")
+    assert "no account has the fense_account_id 2" in sentence(start("record", "2", "5").end(None))
+    full = start("record", "1", "1000000000000", "--date=2026-11-01").end(None)
+    assert "a day's most" in sentence(full)
+    nowhere = start("record", "1", "5", "--database=nowhere").end(None)
+    assert "there is no database file nowhere" in sentence(nowhere)
+    assert "there is no database" in sentence(
+        start("record", "1", "5", "--database=:memory:").end(None)
+    )
+    for bad in (["x", "1"], ["1", "-1"], ["1", "1.5"], ["1", "1", "--date=2026-02-30"], ["1"]):
+        assert start("record", *bad).end(None)[0] == 2
+    again = start("--port=0")
+    again.ready()
+    assert again.call("/accounts/usage/1")[1]["total_lookups"] == 17

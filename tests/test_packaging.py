@@ -20,14 +20,9 @@ CHECKOUT = Path(__file__).parent.parent
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
 LENT = ["bottle.py", "peewee.py", "waitress", "setuptools*", "_distutils_hack"]
-PACKAGE = {
-    "fense_admin/__init__.py",
-    "fense_admin/cli.py",
-    "fense_admin/models.py",
-    "fense_admin/openapi.json",
-    "fense_admin/schema.sql",
-    "fense_admin/server.py",
-}
+MODULES = "__init__ cli control journal models server standin state".split()
+PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
+PACKAGE |= {"fense_admin/openapi.json", "fense_admin/schema.sql", "pytest_fense_admin.py"}
 
 
 def run(*command, cwd):
@@ -97,7 +92,7 @@ def installed(request, source, wheel, tmp_path_factory):
 
 def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
     # Somebody else's modules of the same names lie in the way.
-    for name in ("models", "server", "cli", "schema"):
+    for name in ("models", "server", "cli", "state", "control"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not ours')")
     command = [installed.with_name("fense-admin"), "--port=0", "--database=:memory:"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "DISPUTE_"))}

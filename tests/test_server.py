@@ -96,7 +96,7 @@ TOO_LARGE = (413, "payload_too_large", "the body is over 131072 bytes")
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", NOT_HTTP),
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", NOT_HTTP),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", NOT_HTTP),
-        (b"POST / HTTP/1.1\r\nContent-Length: 131072\r\n\r\n", TOO_LARGE),
+        (b"POST / HTTP/1.1\r\nContent-Length: 131073\r\n\r\n", TOO_LARGE),
         (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 100 + b"\r\n\r\n", TOO_LARGE),
         (
             b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
@@ -292,6 +292,33 @@ def test_a_stop_answers_every_request_that_was_sent(app):
         sock.close()
     with pytest.raises(ConnectionRefusedError):
         served.talk(b"")
+
+
+def test_a_busy_client_does_not_hold_up_a_stop(app):
+    served = Served(app)
+    answered = []
+
+    def keep_asking():
+        connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+        while True:
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            answer.read()
+            answered.append(answer.status)
+            if answer.headers["Connection"] == "close":
+                connection.close()
+                return
+
+    clients = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for client in clients:
+        client.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    served.stop()
+    assert time.monotonic() - began < 2
+    for client in clients:
+        client.join()
+    assert set(answered) == {200}
 
 
 def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):

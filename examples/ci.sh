@@ -1,0 +1,11 @@
+#!/bin/sh
+# CI without containers: a service beside the tests, ready before they start, stopped after them.
+set -eu
+here=$(dirname "$0")
+
+fense-admin --port 8643 --database :memory: --seed "$here/seed.json" &
+trap 'kill $!' EXIT
+fense-admin health --wait 30 http://127.0.0.1:8643
+
+# ... here stands what runs the tests, in whatever language:
+curl --fail --silent --show-error http://127.0.0.1:8643/accounts/1 -H 'x-api-key: local-dev-key'

@@ -1,0 +1,57 @@
+"""The pytest plugin: `fense`, a stand-in for Fense's API that is clean before each test.
+
+It imports no part of the service until a fixture is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from fense_admin.standin import StandIn
+
+
+@pytest.fixture(scope="session")
+def fense_options() -> dict[str, Any]:
+    """The keyword arguments of the session's `StandIn`; override it to change them."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def _fense_servers() -> Iterator[Callable[[dict[str, Any]], StandIn]]:
+    """The session's `StandIn` for some options: one each, should folders override them apart."""
+    started: list[tuple[dict[str, Any], StandIn]] = []
+    with contextlib.ExitStack() as stack:
+
+        def server(options: dict[str, Any]) -> StandIn:
+            for known, running in started:
+                if known == options:
+                    return running
+            from fense_admin.standin import StandIn
+
+            started.append((options, stack.enter_context(StandIn(**options))))
+            return started[-1][1]
+
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fense_server(
+    _fense_servers: Callable[[dict[str, Any]], StandIn], fense_options: dict[str, Any]
+) -> StandIn:
+    """One `StandIn` for the session (for each worker, under pytest-xdist)."""
+    return _fense_servers(fense_options)
+
+
+@pytest.fixture
+def fense(
+    _fense_servers: Callable[[dict[str, Any]], StandIn], fense_options: dict[str, Any]
+) -> StandIn:
+    """The session's `StandIn`, reset before the test."""
+    server = _fense_servers(fense_options)
+    server.reset()
+    return server

@@ -1,0 +1,137 @@
+"""Fense's API as a stand-in for tests in Python: served from a thread, or in-process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from typing import Any
+
+from fense_admin import CREATE, Rule, check_fields, check_flag, create_app, models
+from fense_admin.control import ROOT, ControlPlane, check_fault
+from fense_admin.state import as_json, as_value_errors, read_state
+
+DRAIN = 1  # seconds that leaving the block gives a client that is still sending or reading
+
+
+class StandIn:
+    """Fense's API with its control plane, in this process, over a database of its own in memory.
+
+    Use it as a context: it serves on a free port of 127.0.0.1 from a thread, and leaves nothing
+    behind. With `serve=False` it opens no socket, and is called through `app`. `seed` is a state
+    document or the path of one, `prefix` such as "/admin"; keys that are not given are made up.
+    Raises `ValueError` for what can't be one of these, `OSError` for a seed that can't be read.
+    """
+
+    def __init__(
+        self,
+        seed: dict[str, Any] | str | os.PathLike[str] | None = None,
+        prefix: str = "",
+        master_key: str | None = None,
+        service_key: str | None = None,
+        serve: bool = True,
+    ) -> None:
+        state = None if seed is None else read_state(seed)
+        self.master_key = made_up("master") if master_key is None else master_key
+        self.service_key = made_up("service") if service_key is None else service_key
+        self.headers = {"x-api-key": self.master_key, "Content-Type": "application/json"}
+        contract = create_app(
+            master_key=self.master_key, service_keys=[self.service_key], prefix=prefix
+        )
+        self._prefix = contract.prefix
+        self._db = contract.db
+        self._serves = serve
+        try:
+            # The WSGI application, for WebTest or an in-process HTTP client.
+            self.app = ControlPlane(contract, self.master_key, [self.service_key], seed=state)
+            self.reset()
+        except ValueError:
+            contract.close()
+            raise
+        self._locate("http://localhost")
+
+    def __enter__(self) -> StandIn:
+        if self._serves:
+            from fense_admin import server  # late: in-process it takes no waitress
+
+            sockets = server.listen(server.resolve("127.0.0.1", 0))
+            self._server = server.Server(self.app, self._db, sockets, **self.app.server_options)
+            self._thread = threading.Thread(target=self._server.run, args=(DRAIN,))
+            self._thread.start()
+            self._locate(f"http://127.0.0.1:{self._server.port}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.app.faults.disarm()
+        if self._serves:
+            self._server.stop()
+            self._thread.join()
+        self._db.close_all()
+
+    def _locate(self, origin: str) -> None:
+        self.url = origin + self._prefix
+        self.standin_url = origin + ROOT
+
+    def create_account(self, **fields: Any) -> dict[str, Any]:
+        """Make an account, past faults and journal, and give it as the contract does.
+
+        Takes the fields of a creation and `is_active`; what is required and left out is made up.
+        Raises `ValueError` in the contract's words for what the contract would refuse.
+        """
+        name = made_up("merchant")
+        least = {"api_key": made_up("sk_test"), "name": name, "email": f"owner@{name}.example"}
+        rules = CREATE | {"is_active": Rule(check_flag)}
+        with as_value_errors() as problems:
+            checked = check_fields(as_json(least | fields), rules, problems)
+        try:
+            return self._db.create_account(checked)
+        except models.ApiKeyTaken:
+            raise ValueError("api_key belongs to another account") from None
+
+    def record_lookups(self, fense_account_id: int, lookups: int, date: str | None = None) -> None:
+        """Add lookups to an account's UTC day (YYYY-MM-DD; today unless given).
+
+        Past faults and journal. Raises `ValueError` for what can't be recorded.
+        """
+        try:
+            self._db.record_lookups(fense_account_id, lookups, date)
+        except models.NoSuchAccount:
+            raise ValueError(f"no account has the fense_account_id {fense_account_id}") from None
+
+    def fail(self, status: int | None = None, **keys: Any) -> dict[str, Any]:
+        """Arm a fault (`method`, `path`, `times`, `delay_ms`, `drop`, `headers`, `message`).
+
+        Gives it back with its `id`. Raises `ValueError` for one that can't be.
+        """
+        sent = keys if status is None else {"status": status} | keys
+        with as_value_errors() as problems:
+            fields = check_fault(as_json(sent), problems)
+        return self.app.faults.arm(fields)
+
+    def disarm(self) -> None:
+        """Disarm every fault; requests that wait for the delay of one go on."""
+        self.app.faults.disarm()
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The journal: the newest 1,000 requests, oldest first."""
+        return list(self.app.journal)
+
+    def state(self) -> dict[str, Any]:
+        """The state document: all accounts with their usage."""
+        return self._db.dump()
+
+    def load(self, state: dict[str, Any] | str | os.PathLike[str]) -> None:
+        """Replace everything with a state document, given itself or as the path of its file.
+
+        Raises `ValueError`, and then nothing has changed.
+        """
+        self._db.replace(*read_state(state))
+
+    def reset(self) -> None:
+        """Back to the seed: accounts, usage, ids, faults, journal."""
+        self.app.reset()
+
+
+def made_up(kind: str) -> str:
+    """A name or a key that nothing else has."""
+    return f"{kind}-{secrets.token_hex(8)}"

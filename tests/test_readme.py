@@ -1,0 +1,88 @@
+"""README.md, word by word: what it shows is what happens."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT, Process, run_pytest
+
+README = (CHECKOUT / "README.md").read_text()
+URL = "http://127.0.0.1:8642"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def timeless(text):
+    """The text without what differs from one run to the next."""
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>", text)
+    text = re.sub(r"Date: .* GMT", "Date: <date>", text)
+    return re.sub(r"X-Request-Id: \w{16}", "X-Request-Id: <id>", text).replace("\r", "")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    process = Process(tmp_path_factory.mktemp("readme"), "--port=0", "--database=:memory:")
+    process.ready()
+    yield process
+    process.end()
+
+
+def test_every_curl_answers_what_is_shown(service):
+    shown = re.findall(r"^\$ (curl .*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.M)
+    assert len(shown) >= 9
+    for command, expected in shown:
+        command = command.replace(URL, service.url)
+        if "| head" not in command:
+            command = shlex.join([*shlex.split(command), "-s"])
+        result = subprocess.run(command, shell=True, capture_output=True, text=True)
+        assert timeless(result.stdout).strip() == timeless(expected).strip()
+
+
+def test_the_ten_lines_of_python_run(service):
+    (client,) = (block for block in blocks("python") if "def fense(" in block)
+    client = client.replace(URL, service.url)
+    result = subprocess.run([sys.executable, "-c", client], capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("Acme Limited\n", "")
+
+
+def test_the_example_of_a_test_passes(tmp_path):
+    (example,) = (block for block in blocks("python") if "import pytest" in block)
+    (tmp_path / "test_example.py").write_text(example)
+    assert "2 passed" in run_pytest(tmp_path)
+
+
+def test_the_example_of_a_stand_in_runs():
+    (example,) = (block for block in blocks("python") if "with StandIn" in block)
+    command = [sys.executable, "-c", example]
+    result = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "/admin master-" in result.stdout
+
+
+def test_the_commands_for_any_language_are_those_of_the_examples():
+    shown = "".join(blocks("sh"))
+    assert "fense-admin exec --seed examples/seed.json -- node examples/billing.mjs" in shown
+    script = (CHECKOUT / "examples" / "ci.sh").read_text().replace('"$here/', "examples/")
+    for line in ("--port 8643 --database :memory: --seed examples/seed.json", "health --wait 30"):
+        assert line in shown
+        assert line in script.replace('.json"', ".json")
+
+
+def test_the_table_of_settings_is_the_commands(tmp_path):
+    rows = re.findall(r"^\| `--(\w+)` \| `(\w+)` \| (\S+) \|", README, re.M)
+    told, _, _ = Process(tmp_path, "serve", "--help").end(None)[1].partition("\0")
+    told = " ".join(told.split())
+    assert [name for name, _, _ in rows] == re.findall(r" --(\w+) [A-Z]+ ", told)
+    for _, variable, default in rows:
+        assert f"(${variable}; default: {default.strip('`')})" in told
+
+
+def test_every_file_it_names_is_there():
+    for name in re.findall(r"`([\w./]+\.(?:py|sql|json|md))`", README):
+        assert (CHECKOUT / name).exists(), name
+    assert Path(CHECKOUT / "tests" / "contract").is_dir()
