@@ -418,35 +418,35 @@ def basic_password(environ: dict[str, Any]) -> str:
 
 # --- The page ----------------------------------------------------------------------------------
 
-
+ROWS_SHOWN = 100  # of each table
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(
     accounts: list[dict[str, Any]], faults: list[dict[str, Any]], journal: list[dict[str, Any]]
 ) -> str:
-    """What there is, for people: accounts, armed faults, the newest requests."""
-    requests = [
-        {name: entry[name] for name in ("at", "method", "path", "query", "status", "fault", "body")}
-        for entry in reversed(journal[-100:])
-    ]
+    """What there is, for people: armed faults, the newest requests, the newest accounts."""
+    columns = ("at", "method", "path", "query", "body", "status", "fault")
+    requests = [{name: entry[name] for name in columns} for entry in journal]
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>fense-admin</title>"
-        "<style>body{font:15px/1.5 system-ui;margin:2em}td,th{text-align:left;vertical-align:top;"
-        "padding:.2em 1em .2em 0;border-top:1px solid #ddd}</style>"
+        "<style>body{font:15px/1.5 system-ui;margin:2em}th,td{text-align:left;vertical-align:top;"
+        "padding:.2em 1em .2em 0;border-bottom:1px solid #ddd}td{overflow-wrap:anywhere}</style>"
         f"<h1>fense-admin {fense_admin.__version__}</h1>"
         "<p>A stand-in for Fense's Dispute Integration API, not the real one.</p>"
-        + table("Accounts", accounts)
         + table("Armed faults", faults)
-        + table("Newest requests", requests)
+        + table("Requests", requests)
+        + table("Accounts", accounts)
     )
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [columns, *([row.get(name) for name in columns] for row in rows)]
-    cells = (
-        "".join(f"<td>{html.escape('' if value is None else str(value))}" for value in line)
-        for line in lines
-    )
-    return f"<h2>{title}: {len(rows)}</h2><table><tr>{'<tr>'.join(cells)}</table>"
+    """The newest of them, the newest first."""
+    shown = rows[: -ROWS_SHOWN - 1 : -1]
+    columns = list(dict.fromkeys(name for row in shown for name in row))
+    lines = [
+        "".join(f"<td>{html.escape(str('' if row.get(k) is None else row[k]))}" for k in columns)
+        for row in shown
+    ]
+    head = "".join(f"<th>{html.escape(name)}" for name in columns)
+    return f"<h2>{title}: {len(rows)}</h2><table><tr>{'<tr>'.join([head, *lines])}</table>"

@@ -157,6 +157,16 @@ def test_the_page_shows_what_there_is_and_runs_nothing(fense, api):
     assert not re.search("<script|<b>|sk_secret_12345", page.text)
 
 
+def test_the_page_shows_the_newest_hundred_of_each(fense, api):
+    for number in range(8, 130):
+        fense.create_account(name=f"Merchant no. {number}")
+    text = api.client.get("/_standin/", headers={"x-api-key": KEY}).text
+    assert "<h2>Accounts: 124</h2>" in text
+    assert "Merchant no. 129" in text
+    assert "Merchant no. 30<" in text
+    assert "Merchant no. 29<" not in text
+
+
 def test_every_answer_says_that_it_is_none_of_fenses(api):
     for method, path, key in (
         ("GET", "/accounts/1", KEY),
