@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import logging
 import os
 import threading
 import time
@@ -34,8 +33,6 @@ from peewee import (
     fn,
 )
 from peewee import __exception_wrapper__ as peewee_errors
-
-log = logging.getLogger("fense_admin")
 
 MEMORY = ":memory:"
 MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it
