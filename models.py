@@ -201,20 +201,21 @@ class Database(SqliteDatabase):
             raise
 
     def _prepare(self, path: str) -> None:
-        """Make the tables in a new file; refuse one that is not ours."""
+        """Make the tables in a new file; refuse one that is not ours, or can't be written."""
         with self.atomic():  # several processes may start at once
             version, owner = self.user_version, self.application_id
             if version == owner == 0 and not self.get_tables():
                 with open(SCHEMA_FILE, encoding="utf-8") as schema:
                     for statement in schema.read().split(";\n"):
                         self.execute_sql(statement)
-                self.user_version, self.application_id = SCHEMA_VERSION, APPLICATION_ID
+                self.application_id = APPLICATION_ID
             elif owner != APPLICATION_ID:
                 raise Unusable(f"{path} is another program's SQLite database: name another file")
             elif version > SCHEMA_VERSION:
                 raise Unusable(
                     f"{path} was written by a newer version of fense-admin: upgrade this one"
                 )
+            self.user_version = SCHEMA_VERSION  # a write: a file that takes none is found here
         if path != MEMORY:
             self._switch_to_wal()
 

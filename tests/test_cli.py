@@ -2,15 +2,18 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT, Process, account_fields, run_pytest
 
 from fense_admin import __version__
+from fense_admin.models import Database
 
 
 @pytest.fixture
@@ -202,6 +205,31 @@ def test_what_stands_in_the_way_is_named(start, tmp_path, arguments, told):
         arguments, told = ["--database=text"], "text is no SQLite database"
     environment = {"DISPUTE_MASTER_KEY": "a-key"}
     assert told in sentence(start("--port=0", *arguments, **environment).end(None))
+
+
+AS_SOMEBODY_ELSE = """
+import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
+from fense_admin import cli, server
+if os.geteuid() == 0:  # whom no mode of a file holds back
+    os.setuid(65534)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("folder_mode", [0o777, 0o555])
+def test_a_database_that_can_not_be_written_is_named(tmp_path, start, folder_mode):
+    folder = Path(tempfile.mkdtemp())  # tmp_path is closed to everybody else
+    file = folder / "fense.sqlite3"
+    Database(str(file)).close_all()
+    before = file.read_bytes()
+    file.chmod(0o444)
+    folder.chmod(folder_mode)
+    command = (sys.executable, "-c", AS_SOMEBODY_ELSE)
+    told = sentence(start("--port=0", "--database", str(file), command=command).end(None))
+    assert told.startswith(f"fense-admin: can't open {file} (")
+    assert file.read_bytes() == before
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
 
 
 # --- Wrong usage: exit code 2 ------------------------------------------------------------------
