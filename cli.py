@@ -229,14 +229,14 @@ def serve(options: argparse.Namespace) -> int:
 
             served = ControlPlane(app, master_key, service_keys, seed=seed, on_loopback=on_loopback)
             server_options = served.server_options
+        if seed is not None and app.db.has_accounts():
+            log.warning("the database has accounts already: %s is left out", options.seed)
+        elif seed is not None:
+            app.db.replace(*seed)
     except ValueError as error:
         options.parser.error(str(error))
-    except (server.CannotListen, models.Unusable) as error:
+    except (server.CannotListen, models.Unusable, models.DatabaseError) as error:
         raise Failed(error) from error
-    if seed is not None and app.db.has_accounts():
-        log.warning("the database has accounts already: %s is left out", options.seed)
-    elif seed is not None:
-        app.db.replace(*seed)
     running = server.Server(served, app.db, sockets, options.threads, **server_options)
     running.stop_on_signals()
     host = f"[{options.host}]" if ":" in options.host else options.host

@@ -26,7 +26,6 @@ log = logging.getLogger("fense_admin")
 MAX_HEADER = 16 * 1024  # bytes of request line and headers together
 MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and refuses it in its words
 CONNECTIONS = 500  # open at the same time; those beyond wait to be accepted
-THREADS = 4  # requests worked on at the same time
 IDLE_TIMEOUT = 30  # seconds a connection may be silent
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
@@ -239,7 +238,7 @@ class Server:
         app: Callable[..., Any],
         db: Database,
         sockets: list[socket.socket],
-        threads: int = THREADS,
+        threads: int,
         *,
         max_body: int = MAX_BODY,
         headers: Iterable[tuple[str, str]] = (),

@@ -11,6 +11,7 @@ from fense_admin import CREATE, Rule, check_fields, check_flag, create_app, mode
 from fense_admin.control import ROOT, ControlPlane, check_fault
 from fense_admin.state import as_json, as_value_errors, read_state
 
+THREADS = 4  # requests worked on at the same time
 DRAIN = 1  # seconds that leaving the block gives a client that is still sending or reading
 
 
@@ -55,7 +56,8 @@ class StandIn:
             from fense_admin import server  # late: in-process it takes no waitress
 
             sockets = server.listen(server.resolve("127.0.0.1", 0))
-            self._server = server.Server(self.app, self._db, sockets, **self.app.server_options)
+            options = self.app.server_options
+            self._server = server.Server(self.app, self._db, sockets, THREADS, **options)
             self._thread = threading.Thread(target=self._server.run, args=(DRAIN,))
             self._thread.start()
             self._locate(f"http://127.0.0.1:{self._server.port}")
