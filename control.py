@@ -10,6 +10,7 @@ import collections
 import fnmatch
 import html
 import ipaddress
+import json
 import re
 import socket
 import struct
@@ -271,7 +272,8 @@ class ControlPlane:
     def get_page(self, db: Database) -> str:
         response.content_type = "text/html; charset=utf-8"
         response.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-        return page(db.all_usage(None, None)["accounts"], self.faults.armed(), list(self.journal))
+        accounts = json.loads(db.all_usage(None, None))["accounts"]
+        return page(accounts, self.faults.armed(), list(self.journal))
 
     # The contract's requests
 

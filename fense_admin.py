@@ -9,8 +9,8 @@ import hmac
 import json
 import logging
 import os
+import random
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -411,10 +411,11 @@ def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
     return db.update_account(account_id, fields)
 
 
-def get_usage(db: Database, fense_account_id: str | None = None) -> dict[str, Any]:
+def get_usage(db: Database, fense_account_id: str | None = None) -> dict[str, Any] | str:
     with Problems() as problems:
         account_id, start_date, end_date = read_usage_query(problems, fense_account_id)
     if account_id is None:
+        response.content_type = "application/json"
         return db.all_usage(start_date, end_date)
     return db.account_usage(account_id, start_date, end_date)
 
@@ -490,7 +491,7 @@ class Application(bottle.Bottle):
 
 def choose_request_id(sent: str | None) -> str:
     """The request's own id, if it sent a sane one, else a new one."""
-    return sent if sent and SANE_REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+    return sent if sent and SANE_REQUEST_ID.fullmatch(sent) else f"{random.getrandbits(64):016x}"
 
 
 def common_headers(request_id: str) -> list[tuple[str, str]]:

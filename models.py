@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -18,7 +20,6 @@ from typing import Any
 
 from peewee import (
     EXCLUDED,
-    SQL,
     AutoField,
     BooleanField,
     CompositeKey,
@@ -30,7 +31,6 @@ from peewee import (
     OperationalError,
     SqliteDatabase,
     TextField,
-    fn,
 )
 from peewee import __exception_wrapper__ as peewee_errors
 
@@ -43,7 +43,7 @@ WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 
 APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 
 
@@ -101,6 +101,16 @@ class Usage(Model):
         primary_key = CompositeKey("account", "date")
 
 
+class UsageMonth(Model):
+    account = ForeignKeyField(Account, column_name="fense_account_id")
+    month = TextField()
+    lookups = IntegerField()
+
+    class Meta:
+        table_name = "usage_month"
+        primary_key = CompositeKey("account", "month")
+
+
 # --- Queries: peewee writes each once, here; building one costs more than running it -----------
 
 
@@ -134,16 +144,33 @@ SELECT_DAYS = compiled(
     .where(Usage.account == 0, Usage.date.between("", ""))
     .order_by(Usage.date)
 )
+# The accounts with their totals, as the contract shows them, written by SQLite itself: for each row
+# that comes out of it Python's lock is given up and has to be had again, which takes long in a busy
+# process. (The sum of all comes in two halves: it may pass the 64 bits that SQLite counts in.)
+SELECT_TOTALS = """
+SELECT COALESCE(SUM(total_lookups >> 32), 0), COALESCE(SUM(total_lookups & 0xffffffff), 0),
+    COALESCE(group_concat(printf(
+        '{{"fense_account_id": %d, "name": %s, "dispute_account_id": %s, "total_lookups": %d}}',
+        fense_account_id, json_quote(name), json_quote(dispute_account_id), total_lookups
+    ), ', '), '')
+FROM (
+    SELECT fense_account_id, name, dispute_account_id, {} AS total_lookups
+    FROM account ORDER BY fense_account_id
+)
+"""
 # A subquery per account: a JOIN with GROUP BY is slower, and slower still the longer the history.
-SELECT_TOTALS = compiled(
-    Account.select(
-        Account.fense_account_id,
-        Account.name,
-        Account.dispute_account_id,
-        Usage.select(fn.COALESCE(fn.SUM(Usage.lookups), SQL("0"))).where(
-            Usage.account == Account.fense_account_id, Usage.date.between("", "")
-        ),
-    ).order_by(Account.fense_account_id)
+TOTAL_OF_DAYS = """(
+    SELECT COALESCE(SUM(lookups), 0) FROM usage
+    WHERE usage.fense_account_id = account.fense_account_id AND date BETWEEN ? AND ?
+)"""
+TOTAL_OF_MONTHS = """(
+    SELECT COALESCE(SUM(lookups), 0) FROM usage_month
+    WHERE usage_month.fense_account_id = account.fense_account_id AND month > ? AND month < ?
+)"""
+SELECT_TOTALS_BY_DAY = SELECT_TOTALS.format(TOTAL_OF_DAYS)
+# The first and the last month by day, those between by month.
+SELECT_TOTALS_BY_MONTH = SELECT_TOTALS.format(
+    " + ".join([TOTAL_OF_DAYS, TOTAL_OF_MONTHS, TOTAL_OF_DAYS])
 )
 # All of an account and all usage, to be written again elsewhere as they are.
 STATE_COLUMNS = (*ACCOUNT_SHAPE[:3], Account.api_key_sha256, *ACCOUNT_SHAPE[3:])
@@ -158,6 +185,17 @@ ADD_LOOKUPS = compiled(
         update={Usage.lookups: Usage.lookups + EXCLUDED.lookups},
     )
 )
+ADD_TO_MONTH = compiled(
+    UsageMonth.insert(account=0, month="", lookups=0).on_conflict(
+        conflict_target=(UsageMonth.account, UsageMonth.month),
+        update={UsageMonth.lookups: UsageMonth.lookups + EXCLUDED.lookups},
+    )
+)
+SUM_UP_MONTHS = """
+INSERT INTO usage_month
+SELECT fense_account_id, substr(date, 1, 7) AS month, SUM(lookups) FROM usage
+GROUP BY fense_account_id, month
+"""
 
 
 # --- The database ------------------------------------------------------------------------------
@@ -201,13 +239,10 @@ class Database(SqliteDatabase):
             raise
 
     def _prepare(self, path: str) -> None:
-        """Make the tables in a new file; refuse one that is not ours, or can't be written."""
+        """Make the tables that are missing; refuse a file that is not ours, or takes no write."""
         with self.atomic():  # several processes may start at once
             version, owner = self.user_version, self.application_id
             if version == owner == 0 and not self.get_tables():
-                with open(SCHEMA_FILE, encoding="utf-8") as schema:
-                    for statement in schema.read().split(";\n"):
-                        self.execute_sql(statement)
                 self.application_id = APPLICATION_ID
             elif owner != APPLICATION_ID:
                 raise Unusable(f"{path} is another program's SQLite database: name another file")
@@ -215,6 +250,11 @@ class Database(SqliteDatabase):
                 raise Unusable(
                     f"{path} was written by a newer version of fense-admin: upgrade this one"
                 )
+            for section in _schema()[version:]:
+                for statement in section.split(";\n"):
+                    self.execute_sql(statement)
+            if version < 2:
+                self.execute_sql(SUM_UP_MONTHS)
             self.user_version = SCHEMA_VERSION  # a write: a file that takes none is found here
         if path != MEMORY:
             self._switch_to_wal()
@@ -289,7 +329,7 @@ class Database(SqliteDatabase):
         created_at = now()
         values = as_columns(fields) | {"created_at": created_at, "updated_at": created_at}
         with self.writing(), _unique_key():
-            return self.get_account(Account.insert(values).execute(self))
+            return self.get_account(self._insert_account(values))
 
     def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> dict[str, Any]:
         """Change the checked fields given, no others, and give the account back.
@@ -301,9 +341,16 @@ class Database(SqliteDatabase):
             if not fields:
                 return account
             values = as_columns(fields) | {"updated_at": now()}
-            this = Account.fense_account_id == fense_account_id
-            Account.update(values).where(this).execute(self)
+            changes = ", ".join(f"{column} = ?" for column in values)
+            update = f"UPDATE account SET {changes} WHERE fense_account_id = ?"
+            self.execute_sql(update, (*values.values(), fense_account_id))
             return self.get_account(fense_account_id)
+
+    def _insert_account(self, values: dict[str, Any]) -> int:
+        """Write these columns, the others as the schema has them; gives the id."""
+        marks = ", ".join("?" * len(values))
+        insert = f"INSERT INTO account ({', '.join(values)}) VALUES ({marks})"
+        return self.execute_sql(insert, tuple(values.values())).lastrowid
 
     # Usage
 
@@ -324,26 +371,19 @@ class Database(SqliteDatabase):
             "daily": [{"date": date, "lookups": lookups} for date, lookups in days],
         }
 
-    def all_usage(self, start_date: str | None, end_date: str | None) -> dict[str, Any]:
-        """The lookups of every account, one total each, both ends included."""
-        bounds = (start_date or FIRST_DAY, end_date or LAST_DAY)
-        accounts = [
-            {
-                "fense_account_id": fense_account_id,
-                "name": name,
-                "dispute_account_id": dispute_account_id,
-                "total_lookups": lookups,
-            }
-            for fense_account_id, name, dispute_account_id, lookups in self.execute_sql(
-                SELECT_TOTALS, bounds
-            )
-        ]
-        return {
-            "start_date": start_date,
-            "end_date": end_date,
-            "total_lookups": sum(account["total_lookups"] for account in accounts),
-            "accounts": accounts,
-        }
+    def all_usage(self, start_date: str | None, end_date: str | None) -> str:
+        """The lookups of every account, one total each, both ends included; as JSON."""
+        first, last = start_date or FIRST_DAY, end_date or LAST_DAY
+        first_month, last_month = first[:7], last[:7]
+        if _count_months(first_month, last_month) > 2:
+            bounds = (first, f"{first_month}-31", first_month, last_month, f"{last_month}-01", last)
+            row = self.execute_sql(SELECT_TOTALS_BY_MONTH, bounds).fetchone()
+        else:
+            row = self.execute_sql(SELECT_TOTALS_BY_DAY, (first, last)).fetchone()
+        high, low, accounts = row
+        total = (high << 32) + low
+        head = {"start_date": start_date, "end_date": end_date, "total_lookups": total}
+        return f'{json.dumps(head)[:-1]}, "accounts": [{accounts}]}}'
 
     def record_lookups(self, fense_account_id: int, lookups: int, date: str | None = None) -> None:
         """Add lookups to an account's UTC day (YYYY-MM-DD; today unless given).
@@ -364,6 +404,7 @@ class Database(SqliteDatabase):
         if lookups:
             try:
                 self.execute_sql(ADD_LOOKUPS, (fense_account_id, date, lookups))
+                self.execute_sql(ADD_TO_MONTH, (fense_account_id, date[:7], lookups))
             except IntegrityError:
                 raise ValueError(f"would take {date} past {MAX_LOOKUPS}, a day's most") from None
 
@@ -388,14 +429,13 @@ class Database(SqliteDatabase):
         The next id follows the highest.
         """
         with self.writing():
-            for table in ("usage", "account", "sqlite_sequence"):
+            for table in ("usage_month", "usage", "account", "sqlite_sequence"):
                 self.execute_sql(f"DELETE FROM {table}")
             for account in accounts:
-                marks = ", ".join("?" * len(account))
-                insert = f"INSERT INTO account ({', '.join(account)}) VALUES ({marks})"
-                self.execute_sql(insert, tuple(account.values()))
+                self._insert_account(account)
             with peewee_errors:
                 self.cursor().executemany(ADD_LOOKUPS, usage)
+            self.execute_sql(SUM_UP_MONTHS)
 
 
 # --- Helpers -----------------------------------------------------------------------------------
@@ -419,6 +459,11 @@ def check_date(text: object) -> str:
     except ValueError:
         pass
     raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
+
+
+def _count_months(first: str, last: str) -> int:
+    """How many months there are from YYYY-MM to YYYY-MM, both included."""
+    return (int(last[:4]) - int(first[:4])) * 12 + int(last[5:]) - int(first[5:]) + 1
 
 
 def check_lookups(number: object) -> int:
@@ -445,6 +490,12 @@ def as_columns(fields: dict[str, Any]) -> dict[str, Any]:
         key = columns.pop("api_key")
         columns |= {"api_key_sha256": digest(key), "api_key_last4": last4(key)}
     return columns
+
+
+def _schema() -> list[str]:
+    """The schema's sections, one for each version."""
+    with open(SCHEMA_FILE, encoding="utf-8") as schema:
+        return re.split("-- version [0-9]+\n", schema.read())[1:]
 
 
 def _account(keys: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
--- The tables. A column, its limits and its default are decided here and nowhere else.
+-- The tables. A column, its limits and its default are decided here and nowhere else. A database of
+-- an earlier version gets the sections of the later ones; a new one gets them all.
+
+-- version 1
 
 CREATE TABLE account (
     -- AUTOINCREMENT: an id is never used twice, not even after its account is gone.
@@ -25,4 +28,15 @@ CREATE TABLE usage (
     -- 10^12 a day keeps every sum of days within 64 bits; a day of 0 is not kept.
     lookups                INTEGER NOT NULL CHECK (typeof(lookups) = 'integer' AND lookups BETWEEN 1 AND 1000000000000),
     PRIMARY KEY (fense_account_id, date)
+) WITHOUT ROWID;
+
+-- version 2
+
+-- The sums of the days, so that a long history is not added up anew for every question. Whatever
+-- writes usage keeps them, in the same transaction.
+CREATE TABLE usage_month (
+    fense_account_id       INTEGER NOT NULL REFERENCES account,
+    month                  TEXT NOT NULL CHECK (month IS strftime('%Y-%m', month || '-01', '+0 days')),
+    lookups                INTEGER NOT NULL CHECK (typeof(lookups) = 'integer' AND lookups > 0),
+    PRIMARY KEY (fense_account_id, month)
 ) WITHOUT ROWID;

@@ -1,14 +1,26 @@
 """The data, past the front door: recording lookups, threads, and what a file may be."""
 
+import datetime
+import json
 import os
+import random
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from fense_admin import create_app, models
-from fense_admin.models import Account, ApiKeyTaken, Database, NoSuchAccount, Unusable, Usage
+from fense_admin.models import (
+    Account,
+    ApiKeyTaken,
+    Database,
+    NoSuchAccount,
+    Unusable,
+    Usage,
+    UsageMonth,
+)
 
 FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
 
@@ -106,10 +118,75 @@ def test_lookups_of_an_unknown_account_are_refused(db, number, lookups):
         db.record_lookups(number, lookups, "2026-11-03")
 
 
+# --- Totals: from months and days --------------------------------------------------------------
+
+
+def totals(db, start, end):
+    answer = json.loads(db.all_usage(start, end))
+    each = {row["fense_account_id"]: row["total_lookups"] for row in answer["accounts"]}
+    return answer["total_lookups"], each
+
+
+def a_day(rng):
+    # Years near the ends of the calendar, too; and often the first or the last day of a month.
+    day = datetime.date(rng.choice([1, 2023, 2024, 2025, 2026, 9999]), rng.randint(1, 12), 1)
+    ends = [0, 1, 27, 28, 29, 30]
+    return str(
+        day + datetime.timedelta(rng.choice(ends) if day.year < 9999 else rng.randint(0, 30))
+    )
+
+
+def test_totals_are_plain_sums_whatever_the_range_and_whoever_wrote(db):
+    rng = random.Random(4)
+    for number in (1, 2, 3):
+        db.create_account(FIELDS | {"api_key": f"key-{number}"})
+    days = []
+
+    def record(count):
+        for _ in range(count):
+            row = (rng.randint(1, 2), a_day(rng), rng.randint(0, 99))  # 3 stays without any
+            days.append(row)
+            db.record_lookups(row[0], row[2], row[1])
+
+    def compare(count):
+        for _ in range(count):
+            start, end = sorted([a_day(rng), a_day(rng)])
+            start, end = rng.choice([(start, end), (start, end), (None, end), (None, None)])
+            inside = [row for row in days if (start or "") <= row[1] <= (end or "a")]
+            each = {n: sum(row[2] for row in inside if row[0] == n) for n in (1, 2, 3)}
+            assert totals(db, start, end) == (sum(each.values()), each), (start, end)
+
+    record(300)
+    compare(1000)
+    accounts = db.dump()["accounts"]
+    shown = [{k: v for k, v in account.items() if k != "usage"} for account in accounts]
+    db.replace(
+        shown, [(a["fense_account_id"], *day) for a in accounts for day in a["usage"].items()]
+    )
+    compare(1000)
+    record(300)
+    compare(1000)
+
+
+def test_a_write_that_fails_leaves_days_and_months_alike(db):
+    db.create_account(FIELDS)
+    db.record_lookups(1, 10**12, "2026-11-03")
+    with pytest.raises(ValueError, match="past"):
+        db.record_lookups(1, 1, "2026-11-03")
+    assert totals(db, None, None) == (10**12, {1: 10**12})
+
+
+def test_the_total_of_all_may_pass_64_bits(db):
+    for number in (1, 2, 3):
+        db.create_account(FIELDS | {"api_key": f"key-{number}"})
+        db.execute_sql("INSERT INTO usage_month VALUES (?, '2026-11', ?)", (number, 2**63 - 1))
+    assert totals(db, None, None)[0] == 3 * (2**63 - 1)
+
+
 # --- What the tables hold ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [Account, Usage])
+@pytest.mark.parametrize("model", [Account, Usage, UsageMonth])
 def test_the_models_have_the_columns_of_the_schema(db, model):
     columns = {column.name: column.null for column in db.get_columns(model._meta.table_name)}
     fields = {field.column_name: field.null for field in model._meta.sorted_fields}
@@ -140,6 +217,13 @@ def test_the_models_have_the_columns_of_the_schema(db, model):
         "UPDATE usage SET date = '2026-2-3'",
         "UPDATE usage SET fense_account_id = 2",
         "INSERT INTO usage SELECT * FROM usage",
+        "UPDATE usage_month SET lookups = 0",
+        "UPDATE usage_month SET lookups = 1.5",
+        "UPDATE usage_month SET month = '2026-13'",
+        "UPDATE usage_month SET month = '2026-1'",
+        "UPDATE usage_month SET month = '2026-11-01'",
+        "UPDATE usage_month SET fense_account_id = 2",
+        "INSERT INTO usage_month SELECT * FROM usage_month",
         "DELETE FROM account",
     ],
 )
@@ -177,7 +261,7 @@ def test_two_apps_in_one_process_never_see_each_others_rows(tmp_path):
     def fill(app, number):
         for i in range(20):
             app.db.create_account(FIELDS | {"api_key": f"{number}-{i}", "name": f"of {number}"})
-        return {account["name"] for account in app.db.all_usage(None, None)["accounts"]}
+        return {account["name"] for account in json.loads(app.db.all_usage(None, None))["accounts"]}
 
     todo = list(enumerate(apps))
     results = in_threads(4, lambda: (lambda n, app: (n, fill(app, n)))(*todo.pop()))
@@ -247,6 +331,40 @@ def test_any_file_name_is_a_file_name(tmp_path, monkeypatch, name):
     again = Database(name)
     assert again.get_account(1)["name"] == "Acme Ltd"
     again.close_all()
+
+
+def make_version_1(path):
+    """A database as version 1 of the schema made it, with an account and its days."""
+    old = sqlite3.connect(path)
+    old.executescript(Path(__file__).with_name("schema-1.sql").read_text())
+    old.execute("PRAGMA journal_mode = wal")
+    old.execute(f"PRAGMA application_id = {models.APPLICATION_ID}")
+    old.execute("PRAGMA user_version = 1")
+    old.execute(
+        "INSERT INTO account (name, email, api_key_sha256, created_at, updated_at)"
+        " VALUES ('Acme Ltd', 'owner@acme.example', ?, ?, ?)",
+        (models.digest(FIELDS["api_key"]), *["2026-11-01T00:00:00Z"] * 2),
+    )
+    days = [(f"2026-{month:02}-{day:02}", month * day) for month in range(1, 12) for day in (1, 28)]
+    old.executemany("INSERT INTO usage VALUES (1, ?, ?)", days)
+    old.commit()
+    old.close()
+    return dict(days)
+
+
+def test_a_database_of_version_1_is_brought_up_to_date(tmp_path):
+    days = make_version_1(tmp_path / "old")
+    db = Database(str(tmp_path / "old"))
+    assert daily(db) == days
+    assert totals(db, None, None) == (sum(days.values()), {1: sum(days.values())})
+    db.record_lookups(1, 5, "2026-03-28")
+    assert totals(db, None, None)[0] == sum(days.values()) + 5
+    new = Database(str(tmp_path / "new"))
+    schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+    assert db.execute_sql(schema).fetchall() == new.execute_sql(schema).fetchall()
+    assert db.user_version == new.user_version == models.SCHEMA_VERSION
+    for it in (db, new):
+        it.close_all()
 
 
 def make_text(path):

@@ -86,6 +86,13 @@ def test_a_new_account_has_no_usage_and_is_listed(api):
     assert ids == sorted(ids)
 
 
+@pytest.mark.parametrize("name", ['"quoted" \\ back', "%d %s {}", "Łódź \u2028 😀", "</script>"])
+def test_any_name_is_listed_as_it_is(api, name):
+    number = api.new_account(name=name)["fense_account_id"]
+    assert api.get(f"/accounts/usage/{number}").body["name"] == name
+    assert api.get("/accounts/usage").body["accounts"][-1]["name"] == name
+
+
 def test_sums_reach_past_a_days_most(api, inside):
     number = api.new_account()["fense_account_id"]
     for day in range(1, 29):
