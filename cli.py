@@ -9,11 +9,9 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -223,7 +221,7 @@ def serve(options: argparse.Namespace) -> int:
             service_keys=service_keys,
             prefix=options.prefix,
         )
-        served, server_options = app, {}
+        served, server_options = app, {"is_quick": app.is_quick}
         if has_control_plane:
             from fense_admin.control import ControlPlane
 
@@ -290,6 +288,8 @@ def read_seed(path: str) -> Any:
 
 def run_beside(options: argparse.Namespace) -> int:
     """Run the command, and end as it ends: with its exit code, or 128 + n for a signal."""
+    import subprocess
+
     from fense_admin.standin import StandIn
 
     read_seed(options.seed)  # for its words, should it be a bad one
@@ -320,6 +320,8 @@ def run_beside(options: argparse.Namespace) -> int:
 
 
 def health(options: argparse.Namespace) -> int:
+    import urllib.request
+
     environment = os.environ.get
     host = environment("FENSE_ADMIN_HOST", "127.0.0.1")
     url = options.url or f"http://{host}:{environment('FENSE_ADMIN_PORT', '8642')}"

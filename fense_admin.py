@@ -453,6 +453,11 @@ class Application(bottle.Bottle):
         for method in {"GET", "POST", "ANY", *handlers}:
             self.route(path, method, handlers.get(method, method_not_allowed), **options)
 
+    def is_quick(self, method: str, path: str) -> bool:
+        """Whether the answer takes next to no time: a read of one account, or of its usage."""
+        one = self.prefix + "/accounts/"
+        return method in ("GET", "HEAD") and path.startswith(one) and path != one + "usage"
+
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             mend = f"; the API is under {self.prefix}" if self.prefix else ""

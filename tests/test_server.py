@@ -22,7 +22,7 @@ class Served:
     def __init__(self, app, threads=4):
         self.app = app
         sockets = server.listen(server.resolve("127.0.0.1", 0))
-        self.server = server.Server(app, app.db, sockets, threads)
+        self.server = server.Server(app, app.db, sockets, threads, is_quick=app.is_quick)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
 
@@ -234,6 +234,59 @@ def test_requests_on_one_connection_are_answered_in_order(served):
     assert ids[:-1] == [str(number) for number in range(1, 30)]
 
 
+def test_a_pipeline_of_quick_and_other_requests_is_answered_in_order(served):
+    served.call("POST", "/accounts", account_fields())
+    paths = ["/accounts/1", "/accounts/usage", "/accounts/usage/1", "/healthz", "/nothing"] * 8
+    raw = b"".join(
+        b"GET %s HTTP/1.1\r\nX-Request-Id: %d\r\n%s\r\n" % (path.encode(), number, KEY)
+        for number, path in enumerate(paths)
+    )
+    answer = served.talk(raw + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").decode()
+    ids = [line[14:] for line in answer.split("\r\n") if line.startswith("X-Request-Id: ")]
+    assert ids[:-1] == [str(number) for number in range(len(paths))]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "quick"),
+    [
+        ("GET", "/admin/accounts/1", True),
+        ("HEAD", "/admin/accounts/1", True),
+        ("GET", "/admin/accounts/usage/1", True),
+        ("POST", "/admin/accounts/1", False),
+        ("POST", "/admin/accounts", False),
+        ("GET", "/admin/accounts/usage", False),
+        ("GET", "/healthz", False),
+        ("GET", "/accounts/1", False),
+    ],
+)
+def test_reads_of_one_account_are_quick(method, path, quick):
+    app = create_app(master_key=MASTER_KEY, prefix="/admin")
+    assert app.is_quick(method, path) is quick
+    app.close()
+
+
+def test_one_account_is_read_while_every_worker_is_at_work(app):
+    served = Served(app, threads=1)
+    served.call("POST", "/accounts", account_fields())
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def all_usage(*_):
+        at_work.set()
+        assert go_on.wait(10)
+        return "{}"
+
+    app.db.all_usage = all_usage
+    slow = threading.Thread(target=served.call, args=("GET", "/accounts/usage"))
+    slow.start()
+    assert at_work.wait(10)
+    assert served.call("GET", "/accounts/1")[0] == 200
+    assert served.call("GET", "/accounts/usage/1")[0] == 200
+    assert not go_on.is_set()
+    go_on.set()
+    slow.join()
+    served.stop()
+
+
 # --- While the database is locked elsewhere --------------------------------------------------
 
 
@@ -271,25 +324,23 @@ def test_writers_that_wait_hold_up_nobody_else(served, tmp_path):
 
 def test_a_stop_answers_every_request_that_was_sent(app):
     served = Served(app, threads=2)
+    app.db.all_usage = lambda *_: time.sleep(0.05) or "{}"
     get_account = app.db.get_account
-
-    def slowly(number):
-        time.sleep(0.05)
-        return get_account(number)
-
-    app.db.get_account = slowly
+    app.db.get_account = lambda number: time.sleep(0.05) or get_account(number)
     sockets = []
-    for _ in range(20):
+    for path in (b"/accounts/1", b"/accounts/usage") * 10:
         sock = socket.create_connection(("127.0.0.1", served.server.port), timeout=10)
-        sock.sendall(b"GET /accounts/1 HTTP/1.1\r\n" + KEY + b"\r\n")
+        sock.sendall(b"GET " + path + b" HTTP/1.1\r\n" + KEY + b"\r\n")
         sockets.append(sock)
     served.stop()
+    statuses = []
     for sock in sockets:
         answer = b""
         while chunk := sock.recv(65536):
             answer += chunk
-        assert parse(answer)[0] == 404
+        statuses.append(parse(answer)[0])
         sock.close()
+    assert statuses == [404, 200] * 10
     with pytest.raises(ConnectionRefusedError):
         served.talk(b"")
 
