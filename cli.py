@@ -81,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_option(it, *prefix)
     add_option(it, "threads", "4", check_threads, "requests worked on at the same time")
     add_option(it, *seed)
+    add_option(
+        it, "drain", "10", check_seconds, "seconds that a stop gives requests sent before it"
+    )
     it.add_argument(
         "--standin",
         action=argparse.BooleanOptionalAction,
@@ -106,6 +109,10 @@ def build_parser() -> argparse.ArgumentParser:
     it.add_argument("id", type=typed(check_id), help="the fense_account_id")
     it.add_argument("lookups", type=typed(check_lookups), help="how many")
     it.add_argument("--date", type=typed(models.check_date), help="YYYY-MM-DD (today, UTC)")
+    add_option(it, *database)
+
+    it = command("backup", backup, "copy the database file, while it is served or not")
+    it.add_argument("target", help="the copy, a file that is not there yet")
     add_option(it, *database)
     return parser
 
@@ -210,11 +217,16 @@ def serve(options: argparse.Namespace) -> int:
 
     server.log_to_stderr()
     try:
-        addresses = server.resolve(options.host, options.port)
+        host, sockets = options.host, server.inherited()
+        if sockets:
+            host = sockets[0].getsockname()[0]
+            addresses = [(sock.getsockname(),) for sock in sockets]
+        else:
+            addresses = server.resolve(options.host, options.port)
         on_loopback = server.are_loopback(addresses)
         master_key, service_keys, has_control_plane = choose_keys(options, on_loopback)
         seed = read_seed(options.seed)
-        sockets = server.listen(addresses)
+        sockets = sockets or server.listen(addresses)
         app = create_app(
             options.database,
             master_key=master_key,
@@ -237,13 +249,14 @@ def serve(options: argparse.Namespace) -> int:
         raise Failed(error) from error
     running = server.Server(served, app.db, sockets, options.threads, **server_options)
     running.stop_on_signals()
-    host = f"[{options.host}]" if ":" in options.host else options.host
+    log.info("fense-admin %s, %s with SQLite %s", __version__, options.database, models.SQLITE)
+    host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{running.port}{options.prefix}"
     try:
         print(f"fense-admin ready url={url} version={__version__}", flush=True)
     except OSError as error:
         raise Failed(f"can't write to standard output: {error.strerror}") from error
-    running.run()
+    running.run(options.drain)
     app.close()
     return 0
 
@@ -283,7 +296,7 @@ def read_seed(path: str) -> Any:
         raise Failed(f"the seed {path}: {error}") from error
 
 
-# --- exec, health, record ----------------------------------------------------------------------
+# --- exec, health, record, backup --------------------------------------------------------------
 
 
 def run_beside(options: argparse.Namespace) -> int:
@@ -340,8 +353,7 @@ def health(options: argparse.Namespace) -> int:
 
 
 def record(options: argparse.Namespace) -> int:
-    if options.database == models.MEMORY or not os.path.exists(options.database):
-        raise Failed(f"there is no database file {options.database}: name it with --database")
+    check_exists(options.database)
     try:
         with contextlib.closing(models.Database(options.database)) as db:
             db.record_lookups(options.id, options.lookups, options.date)
@@ -350,3 +362,19 @@ def record(options: argparse.Namespace) -> int:
     except (ValueError, models.Unusable, models.DatabaseError) as error:
         raise Failed(error) from error
     return 0
+
+
+def backup(options: argparse.Namespace) -> int:
+    check_exists(options.database)
+    try:
+        models.backup(options.database, options.target)
+    except OSError as error:
+        raise Failed(f"can't write {options.target}: {error.strerror}") from error
+    except (models.Unusable, models.DatabaseError) as error:
+        raise Failed(error) from error
+    return 0
+
+
+def check_exists(database: str) -> None:
+    if database == models.MEMORY or not os.path.exists(database):
+        raise Failed(f"there is no database file {database}: name it with --database")

@@ -367,6 +367,7 @@ class DatabasePlugin:
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         def served(**kwargs: Any) -> Any:
             try:
+                self.db.check_place()
                 return callback(db=self.db, **kwargs)
             except models.NoSuchAccount:
                 raise ApiError(404, "no account has this fense_account_id") from None
@@ -376,6 +377,7 @@ class DatabasePlugin:
                 if not models.is_unavailable(error):
                     raise
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
+                self.db.close()  # this thread's connection may remember what is mended by now
                 raise ApiError(
                     503, "the database can't be used just now; nothing was changed", Retry_After="1"
                 ) from None
@@ -421,7 +423,7 @@ def get_usage(db: Database, fense_account_id: str | None = None) -> dict[str, An
 
 
 def get_health(db: Database) -> dict[str, Any]:
-    db.has_accounts()  # anything, for it to answer
+    db.check()
     return {"status": "ok"}
 
 

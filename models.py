@@ -33,6 +33,7 @@ from peewee import (
     TextField,
 )
 from peewee import __exception_wrapper__ as peewee_errors
+from peewee import sqlite3 as dbapi
 
 MEMORY = ":memory:"
 MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it
@@ -41,7 +42,9 @@ FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 # Together they bound a write to a database that another process has locked: 3.5 s, then it fails.
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
+START_TIMEOUT = 30  # seconds, as another process may be bringing the file up to date
 
+SQLITE = dbapi.sqlite_version  # of the library that peewee uses: pysqlite3's, where there is one
 APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
 SCHEMA_VERSION = 2
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
@@ -217,20 +220,26 @@ class Database(SqliteDatabase):
         self.while_waiting = contextlib.nullcontext
         options = {
             "lock_type": "IMMEDIATE",  # else a transaction that reads first can't wait to write
-            "timeout": BUSY_TIMEOUT,
+            "timeout": START_TIMEOUT,
             "check_same_thread": False,  # for close_all
         }
         if path == MEMORY:
             # A plain ":memory:" would be a new empty database in each thread.
+            self._path = None
             pragmas = {"foreign_keys": 1, "synchronous": "OFF"}
             name = f"file:/{uuid.uuid4().hex}?vfs=memdb"
             super().__init__(name, pragmas=pragmas, uri=True, **options)
         else:
             # FULL: what was acknowledged survives a power cut. (Absolute: a path is only a path.)
+            self._path = os.path.abspath(path)
             pragmas = {"foreign_keys": 1, "synchronous": "FULL"}
-            super().__init__(os.path.abspath(path), pragmas=pragmas, **options)
+            super().__init__(self._path, pragmas=pragmas, **options)
+        self._file = None
         try:
             self._prepare(path)
+            self._file = self._find_file()
+            self._connect()  # no thread's, so that there is one until the end
+            self.timeout = BUSY_TIMEOUT
         except DatabaseError as error:
             self.close_all()
             raise Unusable(_why_unusable(path, error)) from error
@@ -274,10 +283,11 @@ class Database(SqliteDatabase):
                     raise
                 time.sleep(0.005)
 
-    # Connections. The first one, made by `__init__`, stays open until the end: it keeps a database
-    # in memory alive, and a file's write-ahead log from being folded in at every other close.
+    # Connections. One is kept open until the end, whatever the threads do with theirs: it keeps a
+    # database in memory alive, and a file's write-ahead log from being folded in at every close.
 
     def _connect(self) -> Any:
+        self.check_place()  # else SQLite would make a new and empty one
         connection = super()._connect()
         self._connections.add(connection)
         return connection
@@ -292,6 +302,33 @@ class Database(SqliteDatabase):
             super()._close(self._connections.pop())
         self.dispose()
 
+    # A file that is moved, deleted or replaced while it is open would be written on, and what is
+    # written there is lost: so each request asks first. (For one put in its place, the write-ahead
+    # log of the old one would be taken for its own: that takes a stop.)
+
+    def check_place(self) -> None:
+        """Raise an error that `is_unavailable` knows if the file is not where it was opened."""
+        if self._file is not None and self._file != self._find_file():
+            raise OperationalError("the database file was replaced: start anew")
+
+    def _find_file(self) -> tuple[int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            raise OperationalError(f"the database file is gone: {error.strerror}") from error
+        return status.st_dev, status.st_ino
+
+    def check(self) -> None:
+        """Raise an error that `is_unavailable` knows if the database can't be opened and read."""
+        self.close()  # this thread's connection, which would answer from what it remembers
+        self.execute_sql("SELECT * FROM account LIMIT 1").fetchone()
+
+    def rollback(self) -> None:
+        if self.connection().in_transaction:  # else SQLite has done it: the disk is full
+            super().rollback()
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction, one at a time in this process: SQLite's own queue is slow and unfair."""
@@ -300,6 +337,7 @@ class Database(SqliteDatabase):
                 if not self._writer.acquire(timeout=WRITER_TIMEOUT):
                     raise OperationalError("other writers take too long")
         try:
+            self.check_place()
             with self.atomic():
                 yield
         finally:
@@ -436,6 +474,25 @@ class Database(SqliteDatabase):
             with peewee_errors:
                 self.cursor().executemany(ADD_LOOKUPS, usage)
             self.execute_sql(SUM_UP_MONTHS)
+
+
+def backup(path: str, target: str) -> None:
+    """Copy the database file at `path`, as it is at one moment, into a new file.
+
+    In one go, while others read and write. Raises `OSError` for the target, `DatabaseError`, and
+    `Unusable` for a file that is not ours.
+    """
+    source = SqliteDatabase(os.path.abspath(path), timeout=START_TIMEOUT)
+    with contextlib.closing(source):
+        if source.application_id != APPLICATION_ID:
+            raise Unusable(f"{path} is no database of fense-admin: name it with --database")
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            with peewee_errors, contextlib.closing(dbapi.connect(target)) as copy:
+                source.connection().backup(copy)
+        except BaseException:
+            os.unlink(target)
+            raise
 
 
 # --- Helpers -----------------------------------------------------------------------------------

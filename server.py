@@ -7,6 +7,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -27,10 +28,11 @@ log = logging.getLogger("fense_admin")
 MAX_HEADER = 16 * 1024  # bytes of request line and headers together
 MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and refuses it in its words
 CONNECTIONS = 500  # open at the same time; those beyond wait to be accepted
-IDLE_TIMEOUT = 30  # seconds a connection may be silent
+IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to take some of an answer
 PATIENCE = 0.005  # seconds a request waits for the worker at work before another one is woken
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
+SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
 BACKLOG = 1024  # connections that wait to be accepted
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
 
@@ -48,6 +50,17 @@ def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise CannotListen(f"{host} is no address of this machine: mend --host") from error
+
+
+def inherited() -> list[socket.socket]:
+    """The listening sockets that systemd has opened for this process, if it has.
+
+    They outlive it: who calls during a restart waits, and is not refused.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    return [socket.socket(fileno=SD_LISTEN_FDS_START + number) for number in range(count)]
 
 
 def are_loopback(addresses: list[tuple[Any, ...]]) -> bool:
@@ -202,7 +215,7 @@ class WSGITask(task.WSGITask):
     """Tells a client, once the server drains, that this connection has had its last answer."""
 
     def build_response_header(self) -> bytes:
-        if self.channel.server.draining and len(self.channel.requests) == 1:
+        if self.channel.server.draining and not self.channel.has_sent_more():
             self.set_close_on_finish()
         return super().build_response_header()
 
@@ -228,6 +241,22 @@ class Channel(channel.HTTPChannel):
     error_task_class = ErrorTask
     refused = False
     lingers_until: float | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.waits_since = time.monotonic()  # for a whole request: each byte of it is not enough
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        self.waits_since = time.monotonic()
+        return super().send(data, do_close)
+
+    def has_sent_more(self) -> bool:
+        """Whether the client has sent anything beyond the request that is being answered."""
+        if len(self.requests) > 1 or self.request:
+            return True
+        with contextlib.suppress(OSError):
+            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return False
 
     def handle_close(self) -> None:
         if self.refused and self.lingers_until is None:
@@ -288,7 +317,7 @@ class Server:
             max_request_header_size=MAX_HEADER,
             max_request_body_size=max_body + 1,  # waitress refuses from there on
             connection_limit=CONNECTIONS,
-            channel_timeout=IDLE_TIMEOUT,
+            channel_timeout=10**9,  # never: by its clock, which may jump. `_close_late` is ours
             clear_untrusted_proxy_headers=False,  # nobody here looks at them
             log_socket_errors=False,
         )
@@ -312,6 +341,7 @@ class Server:
         self._before_drain = before_drain
         self.port: int = sockets[0].getsockname()[1]
         self._stopping = False
+        self._looked_at = 0.0
 
     def run(self, drain: float = DRAIN) -> None:
         """Serve. Comes back once `stop` was called and what was sent before it is answered.
@@ -353,6 +383,17 @@ class Server:
         while workers.quick:
             workers.quick.popleft().service()
         workers.look_after_queue()
+        self._close_late()
+
+    def _close_late(self) -> None:
+        """Once a second: close those that kept silent, or sent so slowly, for too long."""
+        now = time.monotonic()
+        if now < self._looked_at + 1:
+            return
+        self._looked_at = now
+        for it in self._channels():
+            if not it.requests and it.waits_since < now - IDLE_TIMEOUT:
+                it.will_close = True
 
     def _drain(self, deadline: float) -> None:
         self._before_drain()

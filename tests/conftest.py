@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 from webtest import TestApp
 
-from fense_admin import __version__, create_app
+from fense_admin import __version__, create_app, server
 
 MASTER_KEY = "test-master-key-1a2b"
 SERVICE_KEY = "test-service-key-3c4d"
@@ -27,6 +30,32 @@ COMMAND = Path(sys.executable).with_name("fense-admin")
 CHECKOUT = Path(__file__).parent.parent
 OURS = ("FENSE_ADMIN_", "DISPUTE_")
 SENT = object()  # "send the key that the client has"
+
+KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
+TOLD: list[str] = []  # whatever a service told meanwhile: answers, logs, the journal
+
+
+class Listening(logging.Handler):
+    """Hears this process's log, tracebacks too."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        TOLD.append(self.format(record))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_key_is_told():
+    """At the end, looks for every key that was used in everything that was told."""
+    handler = Listening()
+    logging.getLogger().addHandler(handler)
+    yield
+    logging.getLogger().removeHandler(handler)
+    assert keys_told() == set()
+
+
+def keys_told() -> set[str]:
+    told = "\n".join(TOLD)
+    words = set(re.findall("sk_[A-Za-z0-9_]+", told))
+    return {key for key in KEYS if key in words or (key[:3] != "sk_" and key in told)}
 
 
 def pytest_addoption(parser):
@@ -67,6 +96,7 @@ class Api:
             body=b"" if body is None else raw,
             expect_errors=True,
         )
+        TOLD.append(f"{answer.headers} {answer.text}")
         return Answer(answer.status_code, answer.headers, answer.json if answer.body else None)
 
     def get(self, path: str, **options: Any) -> Answer:
@@ -91,6 +121,7 @@ class Api:
 def account_fields(**fields: Any) -> dict[str, Any]:
     """A body that creates an account, under a key of its own."""
     key = f"sk_test_{uuid.uuid4().hex}"
+    KEYS.add(key)
     return {"api_key": key, "name": "Acme Ltd", "email": "owner@acme.example"} | fields
 
 
@@ -129,14 +160,17 @@ def forward_to(url: urllib.parse.SplitResult) -> Any:
 class Process:
     """The command in a folder of its own, without the settings of whoever runs the tests."""
 
-    def __init__(self, folder, *arguments, command=(COMMAND,), **environment):
+    def __init__(
+        self, folder, *arguments, command=(COMMAND,), close_fds=True, name="stderr", **environment
+    ):
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
-        self.errors = folder / "stderr"
+        self.errors = folder / name
         with open(self.errors, "w") as errors:
             self.process = subprocess.Popen(
                 [*command, *arguments],
                 cwd=folder,
                 env=inherited | environment,
+                close_fds=close_fds,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -168,7 +202,43 @@ class Process:
         if signum is not None:
             self.process.send_signal(signum)
         rest, _ = self.process.communicate(timeout=20)
-        return self.process.returncode, rest, self.errors.read_text()
+        log = self.errors.read_text()
+        TOLD.append(rest + log)
+        return self.process.returncode, rest, log
+
+
+class Served:
+    """An application on a free port, in a thread of this process."""
+
+    def __init__(self, app, threads=4):
+        self.app = app
+        sockets = server.listen(server.resolve("127.0.0.1", 0))
+        self.server = server.Server(app, app.db, sockets, threads, is_quick=app.is_quick)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+
+    def talk(self, raw):
+        """Send these bytes on a connection; all that comes back until it is closed."""
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as sock:
+            sock.sendall(raw)
+            answer = b""
+            while chunk := sock.recv(65536):
+                answer += chunk
+        return answer
+
+    def call(self, method, path, body=None, timeout=10):
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=timeout)
+        headers = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        TOLD.append(f"{answer.headers} {content}")
+        return answer.status, json.loads(content)
+
+    def stop(self):
+        self.server.stop()
+        self.thread.join()
 
 
 def run_pytest(

@@ -7,10 +7,13 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, Process, account_fields, run_pytest
+from conftest import CHECKOUT, COMMAND, Process, account_fields, run_pytest
+from peewee import sqlite3  # the library that the service itself uses
 
 from fense_admin import __version__
 from fense_admin.models import Database
@@ -152,7 +155,10 @@ def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start):
         sock.sendall(b"GET / HTTP/1.1\r\nx-api-key: secret\rsecret\r\n\r\n")
         sock.recv(1000)
     log = service.end()[2]
-    lines = [re.fullmatch(LINE, line) for line in log.splitlines()]
+    first, *rest = log.splitlines()
+    about = rf"\S+Z fense-admin {__version__}, fense-admin.sqlite3 with SQLite [0-9.]+"
+    assert re.fullmatch(about, first)
+    lines = [re.fullmatch(LINE, line) for line in rest]
     assert all(lines), log
     assert [line.group(2, 3, 4) for line in lines] == [
         ("POST", "/accounts", "201"),
@@ -451,3 +457,116 @@ def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start
     again = start("--port=0")
     again.ready()
     assert again.call("/accounts/usage/1")[1]["total_lookups"] == 17
+
+
+# --- backup ------------------------------------------------------------------------------------
+
+
+def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(start, tmp_path):
+    service = start("--port=0")
+    service.ready()
+    stop, acknowledged = threading.Event(), []
+
+    def write():
+        while not stop.is_set():
+            acknowledged.append(service.call("/accounts", account_fields())[1])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    counts = []
+    for number in range(3):
+        time.sleep(0.1)
+        counts.append(len(acknowledged))
+        result = start("backup", f"copy-{number}", name="errors").end(None)
+        assert result == (0, "", "")
+    stop.set()
+    writer.join()
+    for number, count in enumerate(counts):
+        copy = start("--port=0", f"--database=copy-{number}", name="errors")
+        copy.ready()
+        for account in acknowledged[:count]:
+            assert copy.call(f"/accounts/{account['fense_account_id']}") == (200, account)
+        assert copy.end()[0] == 0
+    assert counts[0]
+    assert (tmp_path / "copy-0").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["there"], "can't write there: File exists"),
+        (["no/folder/copy"], "can't write no/folder/copy: No such file or directory"),
+        (["copy", "--database=missing"], "there is no database file missing"),
+        (["copy", "--database=:memory:"], "there is no database file :memory:"),
+        (["copy", "--database=there"], "there is no database of fense-admin: name it with"),
+    ],
+)
+def test_a_backup_that_can_not_be_made_changes_nothing(start, tmp_path, arguments, told):
+    service = start("--port=0")
+    service.ready()
+    service.end()
+    other = sqlite3.connect(tmp_path / "there")
+    other.execute("CREATE TABLE mine (id)")
+    other.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    code, _, errors = start("backup", *arguments).end(None)
+    assert code == 1
+    assert errors.startswith("fense-admin: ")
+    assert told in errors
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {name: after[name] for name in before if name != "stderr"} == {
+        name: content for name, content in before.items() if name != "stderr"
+    }
+    assert "copy" not in after
+
+
+# --- Sockets that outlive the process, and keys that change ------------------------------------
+
+
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def start_on(listening, start, **environment):
+    """Start it as systemd does, on a socket that is open already."""
+    os.set_inheritable(listening.fileno(), True)
+    command = [sys.executable, "-c", HAND_OVER, str(listening.fileno()), str(COMMAND)]
+    service = start(command=command, close_fds=False, **environment)
+    service.ready()
+    return service
+
+
+def test_keys_are_rotated_and_nobody_is_refused(start):
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        service = start_on(listening, start, DISPUTE_SERVICE_KEYS="the-old-key")
+        assert service.url == url
+        key, stop, answers = ["the-old-key"], threading.Event(), []
+
+        def keep_asking():
+            while not stop.is_set():
+                answers.append(service.call("/accounts", account_fields(), key=key[0])[0])
+
+        clients = [threading.Thread(target=keep_asking) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for keys, used in (("the-old-key,the-new-key", "the-new-key"), ("the-new-key",) * 2):
+            time.sleep(0.3)
+            assert service.end()[0] == 0
+            service = start_on(listening, start, DISPUTE_SERVICE_KEYS=keys)
+            time.sleep(0.2)
+            key[0] = used
+        time.sleep(0.3)
+        stop.set()
+        for client in clients:
+            client.join()
+        assert set(answers) == {201}
+        assert len(answers) > 100
+        assert service.call("/accounts/usage", key="the-old-key")[0] == 401
+        assert len(service.call("/accounts/usage", key="the-new-key")[1]["accounts"]) == len(
+            answers
+        )

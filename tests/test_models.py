@@ -4,12 +4,13 @@ import datetime
 import json
 import os
 import random
-import sqlite3
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from conftest import Process, account_fields
+from peewee import sqlite3  # the library that the service itself uses
 
 from fense_admin import create_app, models
 from fense_admin.models import (
@@ -365,6 +366,50 @@ def test_a_database_of_version_1_is_brought_up_to_date(tmp_path):
     assert db.user_version == new.user_version == models.SCHEMA_VERSION
     for it in (db, new):
         it.close_all()
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path):
+    days = make_version_1(tmp_path / "old")
+    old = sqlite3.connect(tmp_path / "old")
+    # What version 1 could not hold: the months can't be summed up.
+    old.execute("PRAGMA ignore_check_constraints = 1")
+    old.execute("INSERT INTO usage VALUES (1, 'no day', 1)")
+    old.commit()
+
+    def content():
+        tables = old.execute("SELECT * FROM sqlite_master").fetchall()
+        return tables, [old.execute(f"SELECT * FROM {it[1]}").fetchall() for it in tables if it[4]]
+
+    before = content()
+    with pytest.raises(Unusable, match="CHECK constraint failed"):
+        Database(str(tmp_path / "old"))
+    assert content() == before
+    assert old.execute("PRAGMA user_version").fetchone() == (1,)
+    old.execute("DELETE FROM usage WHERE date = 'no day'")
+    old.commit()
+    old.close()
+    db = Database(str(tmp_path / "old"))
+    assert totals(db, None, None)[0] == sum(days.values())
+    db.close_all()
+
+
+def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path):
+    days = make_version_1(tmp_path / "old")
+    services = [
+        Process(tmp_path, "--port=0", "--database=old", name=f"stderr-{n}") for n in range(6)
+    ]
+    for number, service in enumerate(services):
+        service.ready()
+        fields = account_fields(api_key=f"of process {number}".replace(" ", "-"))
+        assert service.call("/accounts", fields)[0] == 201
+    for service in services:
+        status, body = service.call("/accounts/usage")
+        assert (status, len(body["accounts"]), body["total_lookups"]) == (
+            200,
+            7,
+            sum(days.values()),
+        )
+    assert [service.end()[0] for service in services] == [0] * 6
 
 
 def make_text(path):

@@ -4,49 +4,18 @@ import http.client
 import json
 import os
 import socket
-import sqlite3
+import struct
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from conftest import MASTER_KEY, account_fields, refusal
+from conftest import MASTER_KEY, Process, Served, account_fields, refusal
+from peewee import sqlite3  # the library that the service itself uses
 
-from fense_admin import create_app, server
+from fense_admin import create_app
 
 KEY = f"x-api-key: {MASTER_KEY}\r\n".encode()
-
-
-class Served:
-    """An application on a free port, in a thread of this process."""
-
-    def __init__(self, app, threads=4):
-        self.app = app
-        sockets = server.listen(server.resolve("127.0.0.1", 0))
-        self.server = server.Server(app, app.db, sockets, threads, is_quick=app.is_quick)
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-
-    def talk(self, raw):
-        """Send these bytes on a connection; all that comes back until it is closed."""
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as sock:
-            sock.sendall(raw)
-            answer = b""
-            while chunk := sock.recv(65536):
-                answer += chunk
-        return answer
-
-    def call(self, method, path, body=None, timeout=10):
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=timeout)
-        headers = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
-        connection.request(method, path, json.dumps(body) if body else None, headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        return answer.status, json.loads(content)
-
-    def stop(self):
-        self.server.stop()
-        self.thread.join()
 
 
 @pytest.fixture
@@ -345,6 +314,19 @@ def test_a_stop_answers_every_request_that_was_sent(app):
         served.talk(b"")
 
 
+@pytest.mark.parametrize("path", [b"/accounts/1", b"/accounts/usage"])
+def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(app, path):
+    served = Served(app, threads=1)
+    request = b"GET " + path + b" HTTP/1.1\r\nX-Pad: " + b"x" * 100 + b"\r\n" + KEY + b"\r\n"
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
+        sock.sendall(request * 300)  # six times what is read at once
+        served.stop()
+        answers = b""
+        while chunk := sock.recv(65536):
+            answers += chunk
+    assert answers.count(b"HTTP/1.1 ") == 300
+
+
 def test_a_busy_client_does_not_hold_up_a_stop(app):
     served = Served(app)
     answered = []
@@ -384,3 +366,54 @@ def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):
         served.stop()
         app.close()
     assert count() == before
+
+
+# --- Months of it ------------------------------------------------------------------------------
+
+
+def test_neither_requests_nor_broken_connections_leave_anything_behind(tmp_path):
+    service = Process(tmp_path, "--port=0", DISPUTE_MASTER_KEY=MASTER_KEY)
+    port = int(service.ready().rpartition(":")[2])
+    service.call("/accounts", account_fields(), key=MASTER_KEY)
+    folder = Path(f"/proc/{service.process.pid}")
+
+    def held():
+        resident = int((folder / "statm").read_text().split()[1]) * 4096 / 2**20
+        return resident, len(os.listdir(folder / "fd")), len(os.listdir(folder / "task"))
+
+    def ask(count):
+        one = b"GET /accounts/1 HTTP/1.1\r\n" + KEY + b"\r\n"
+        other = b"GET /accounts/usage HTTP/1.1\r\n" + KEY + b"\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            for _ in range(count // 100):
+                sock.sendall(one * 95 + other * 5)
+                answers = b""
+                while answers.count(b"HTTP/1.1 200 OK\r\n") < 100 or not answers.endswith(b"}"):
+                    answers += sock.recv(1 << 20)
+
+    def break_off(count):
+        for number in range(count):
+            sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+            sock.sendall(
+                [b"", b"GET / HT", b"POST /accounts HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"][
+                    number % 3
+                ]
+            )
+            if number % 2:  # a reset in place of an end
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+
+    ask(2_000)
+    break_off(200)
+    service.call("/accounts/1", key=MASTER_KEY)
+    time.sleep(0.2)
+    resident, *before = held()
+    ask(20_000)
+    break_off(2_000)
+    service.call("/accounts/1", key=MASTER_KEY)
+    time.sleep(0.2)
+    resident_then, *after = held()
+    assert after == before
+    assert resident_then < resident + 2
+    assert resident_then < 45
+    assert service.end()[0] == 0

@@ -1,0 +1,276 @@
+"""Faults of the machine: told as 503, over when their cause is, and nothing acknowledged is lost."""
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import MASTER_KEY, Served, account_fields
+from peewee import sqlite3  # the library that the service itself uses
+
+from fense_admin import create_app, models, server
+
+UNAVAILABLE = "the database can't be used just now; nothing was changed"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "data" / "fense.sqlite3"
+
+
+@pytest.fixture
+def served(path):
+    path.parent.mkdir(exist_ok=True)
+    app = create_app(str(path), master_key=MASTER_KEY)
+    served = Served(app)
+    yield served
+    served.stop()
+    app.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+@contextlib.contextmanager
+def pragma(served, name, value, afterwards):
+    """A setting of every thread's connection, those to come included."""
+    db = served.app.db
+    for to in (value, afterwards):
+        db.pragma(name, to, permanent=True)
+        for connection in list(db._connections):
+            connection.execute(f"PRAGMA {name} = {to}").close()
+        if to is value:
+            yield
+
+
+@contextlib.contextmanager
+def full(served, path):
+    pages = served.app.db.execute_sql("PRAGMA page_count").fetchone()[0]
+    with pragma(served, "max_page_count", pages, 2**30):
+        yield
+
+
+@contextlib.contextmanager
+def read_only(served, path):
+    with pragma(served, "query_only", 1, 0):
+        yield
+
+
+@contextlib.contextmanager
+def locked(served, path):
+    code = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        yield
+
+
+@contextlib.contextmanager
+def moved_away(served, path):
+    os.rename(path, f"{path}.away")
+    yield
+    os.rename(f"{path}.away", path)
+
+
+def create(served):
+    return served.call("POST", "/accounts", account_fields())
+
+
+@pytest.mark.parametrize(
+    ("fault", "health"), [(full, 200), (read_only, 200), (locked, 200), (moved_away, 503)]
+)
+def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, health):
+    acknowledged = [create(served)[1] for _ in range(20)]
+    with fault(served, path):
+        status, body = create(served)
+        while status == 201 and fault is full:  # what still fits
+            acknowledged.append(body)
+            status, body = create(served)
+        assert (status, body["error"]["code"]) == (503, "service_unavailable")
+        assert body["error"]["message"] == UNAVAILABLE
+        if fault is not full:  # what takes no new page is still written
+            assert served.call("POST", "/accounts/1", {"is_active": False})[0] == 503
+            with pytest.raises(models.DatabaseError):
+                served.app.db.record_lookups(1, 1)
+        assert served.call("GET", "/healthz")[0] == health
+        if health == 200:
+            for account in acknowledged:
+                number = account["fense_account_id"]
+                assert served.call("GET", f"/accounts/{number}") == (200, account)
+            assert served.call("GET", "/accounts/usage")[0] == 200
+    served.app.db.close()
+    status, account = create(served)
+    assert status == 201
+    acknowledged.append(account)
+    assert served.call("GET", "/healthz") == (200, {"status": "ok"})
+    numbers = [account["fense_account_id"] for account in acknowledged]
+    kept = [served.call("GET", f"/accounts/{number}")[1] for number in numbers]
+    assert kept == acknowledged
+    listed = served.call("GET", "/accounts/usage")[1]["accounts"]
+    assert [row["fense_account_id"] for row in listed] == sorted(numbers)
+
+
+def test_a_503_says_when_to_come_again(served, path):
+    with moved_away(served, path):
+        answer = served.talk(
+            b"POST /accounts/1 HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+            b"x-api-key: %s\r\nConnection: close\r\n\r\n{}" % MASTER_KEY.encode()
+        )
+    assert b"HTTP/1.1 503 Service Unavailable\r\n" in answer
+    assert b"\r\nRetry-After: 1\r\n" in answer
+
+
+def test_a_database_that_was_deleted_is_never_made_anew(served, path):
+    create(served)
+    os.rename(path, f"{path}.away")
+    for _ in range(6):  # whichever worker's turn it is
+        assert create(served)[0] == 503
+        assert served.call("GET", "/healthz")[0] == 503
+    assert not path.exists()
+    os.rename(f"{path}.away", path)
+    assert create(served)[0] == 201
+
+
+def test_a_database_put_in_the_place_of_another_takes_a_restart(served, path):
+    create(served)
+    shutil.copy(path, f"{path}.copy")
+    os.rename(path, f"{path}.away")
+    os.rename(f"{path}.copy", path)
+    for method, where in (("GET", "/accounts/1"), ("GET", "/healthz"), ("POST", "/accounts/1")):
+        assert served.call(method, where, {})[0] == 503
+    os.rename(f"{path}.away", path)
+    assert create(served)[0] == 201
+
+
+def test_a_damaged_page_is_told_and_mended_without_a_restart(served, path):
+    for _ in range(60):
+        create(served)
+    served.app.db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    db = served.app.db
+    root = db.execute_sql("SELECT rootpage FROM sqlite_master WHERE name = 'account'").fetchone()[0]
+    whole = path.read_bytes()
+    begin = (root - 1) * 4096
+
+    def write(page):
+        with open(path, "r+b") as file:
+            file.seek(begin)
+            file.write(page)
+
+    write(b"\xff" * 4096)
+    statuses = [served.call("GET", "/accounts/1")[0] for _ in range(3)]
+    assert statuses[-1] == 503
+    assert create(served)[0] == 503
+    assert served.call("GET", "/healthz")[0] == 503
+    write(whole[begin : begin + 4096])
+    assert served.call("GET", "/accounts/1")[0] == 200
+    assert create(served)[0] == 201
+    assert served.call("GET", "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_cuts_nobody_off(served, monkeypatch, hours):
+    def ask(method, path, body=None):
+        headers = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.headers["Connection"]
+
+    connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+    assert ask("GET", "/healthz")[0] == 200
+    sock = connection.sock
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
+    time.sleep(1.5)  # whoever looks at the clock has looked
+    assert ask("GET", "/healthz")[::2] == (200, None)
+    assert connection.sock is sock
+    assert create(served)[0] == 201
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /healthz HT", b"POST /accounts HTTP/1.1\r\nHost: x\r\n"]
+)
+def test_a_client_that_sends_too_slowly_is_let_go(served, monkeypatch, sent):
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 1)
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
+        sock.sendall(sent)
+        sock.settimeout(0.1)
+        while True:
+            try:
+                if sock.recv(1000) == b"":
+                    break
+            except TimeoutError:
+                with contextlib.suppress(OSError):
+                    sock.send(b"x" if sent else b"")
+            except ConnectionError:
+                break
+            assert time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.9
+
+
+def test_thirty_slow_senders_keep_nobody_out(served):
+    slow = [socket.create_connection(("127.0.0.1", served.server.port)) for _ in range(30)]
+    stop = threading.Event()
+
+    def drip():
+        while not stop.wait(0.1):
+            for sock in slow:
+                sock.send(b"G")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        for _ in range(10):
+            began = time.monotonic()
+            assert create(served)[0] == 201
+            assert time.monotonic() - began < 0.5
+    finally:
+        stop.set()
+        thread.join()
+        for sock in slow:
+            sock.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two megabytes."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("only root can mount a small disk")
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small_disk, served):
+    hog = small_disk / "hog"
+    acknowledged = [create(served)[1] for _ in range(5)]
+    with contextlib.suppress(OSError), open(hog, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    status = 201
+    while status == 201:
+        status, account = create(served)
+        if status == 201:
+            acknowledged.append(account)
+    assert status == 503
+    assert served.call("GET", "/accounts/1") == (200, acknowledged[0])
+    assert served.call("GET", "/healthz")[0] == 200
+    hog.unlink()
+    status, last = create(served)
+    assert status == 201
+    for account in [*acknowledged, last]:
+        assert served.call("GET", f"/accounts/{account['fense_account_id']}") == (200, account)
