@@ -9,16 +9,22 @@ serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000
 test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
 	$(BIN)/python -m pytest $(ARGS)
 
+test-sqlite: .venv-sqlite/ready  ## the data's tests with the SQLite of fense-admin[sqlite]
+	.venv-sqlite/bin/python -m pytest tests/test_models.py tests/test_faults.py tests/contract
+
+soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then an audit; MINUTES=10
+	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)
+
 lint: .venv/dev             ## what .ci/run holds the code against
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:                      ## forget the environment, and all that was built
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sqlite build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/'
 
 # Debian's Python makes no environment with pip in it unless python3-venv is there: lend it ours.
 $(BIN)/python:
@@ -37,4 +43,9 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-versi
 	@$(PIP) -e '.[test]'
 	@touch $@ .venv/run
 
-.PHONY: serve test lint clean help
+.venv-sqlite/ready: pyproject.toml setup.py
+	@test -x .venv-sqlite/bin/python || $(PYTHON) -m venv .venv-sqlite
+	@.venv-sqlite/bin/python -m pip install -q --disable-pip-version-check -e '.[test,sqlite]'
+	@touch $@
+
+.PHONY: serve test test-sqlite soak lint clean help

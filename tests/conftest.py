@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -135,16 +136,19 @@ def refusal(*details: tuple[str, str], message: str = "", code: str = "bad_reque
 def forward_to(url: urllib.parse.SplitResult) -> Any:
     """A WSGI application that passes each request on to a deployment."""
 
+    connect, options = http.client.HTTPConnection, {}
+    if url.scheme == "https":
+        connect = http.client.HTTPSConnection
+        options["context"] = ssl.create_default_context()  # once: it takes as long as a request
+
     def application(environ, start_response):
-        secure = url.scheme == "https"
-        connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = connect(url.netloc, timeout=30)
+        connection = connect(url.netloc, timeout=30, **options)
         path = urllib.parse.quote(environ["PATH_INFO"].encode("latin-1"))
         headers = {k[5:].replace("_", "-"): v for k, v in environ.items() if k.startswith("HTTP_")}
         headers |= {"Content-Type": environ["CONTENT_TYPE"]} if environ.get("CONTENT_TYPE") else {}
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         query = "?" + environ["QUERY_STRING"] if environ.get("QUERY_STRING") else ""
-        headers["Host"] = url.netloc
+        headers["HOST"] = url.netloc
         connection.request(environ["REQUEST_METHOD"], path + query, body or None, headers)
         answer = connection.getresponse()
         hop_by_hop = ("connection", "transfer-encoding", "keep-alive")

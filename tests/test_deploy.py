@@ -1,0 +1,424 @@
+"""deploy/ with Debian's own tools: the units as systemd reads them, and a real nginx in front."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from conftest import CHECKOUT, COMMAND, MASTER_KEY, SERVICE_KEY, Process, refusal, run_pytest
+
+DEPLOY = CHECKOUT / "deploy"
+KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
+
+
+def tool(name, package):
+    path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
+    if path is None:
+        pytest.fail(f"{name} is not there: apt-get install {package}", pytrace=False)
+    return path
+
+
+def run(*command):
+    """What a command told, which has to succeed."""
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def replaced(text, replacements):
+    """The text with each of these replaced, each of which has to be there."""
+    for old, new in replacements.items():
+        assert old in text, old
+        text = text.replace(old, str(new))
+    return text
+
+
+# --- systemd -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def units(tmp_path):
+    """A folder with the units, in which the command is where these tests have it."""
+    for unit in DEPLOY.glob("fense-admin*"):
+        there = {"/opt/fense-admin/bin/fense-admin": COMMAND} if unit.suffix == ".service" else {}
+        (tmp_path / unit.name).write_text(replaced(unit.read_text(), there))
+    return tmp_path
+
+
+def test_systemd_finds_no_fault_in_the_units(units):
+    paths = list(units.iterdir())
+    assert len(paths) == 4
+    assert run(tool("systemd-analyze", "systemd"), "verify", *paths) == ""
+
+
+def test_the_service_is_confined_as_far_as_it_goes(units):
+    # 0.2 is left, for what it can't be without: Python, among the files of the machine, and the
+    # clock's device, which ProtectClock itself lets it read.
+    analyze = (tool("systemd-analyze", "systemd"), "security", "--offline=true")
+    run(*analyze, "--threshold=2", units / "fense-admin.service")  # in tenths
+
+
+def test_the_units_serve_and_back_up_as_they_say(tmp_path, units):
+    (flags,) = re.findall(r"^ExecStart=\S+ (.*)", (units / "fense-admin.service").read_text(), re.M)
+    flags = replaced(flags, {"/var/lib/fense-admin": tmp_path}).split()
+    service = Process(tmp_path, *flags, "--port=0", **KEYS)
+    service.ready()
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    for name, days in (("old", 32), ("young", 1)):
+        (backups / name).touch()
+        os.utime(backups / name, (time.time() - days * 86_400,) * 2)
+    unit = (units / "fense-admin-backup.service").read_text()
+    for line in re.findall("^ExecStart(?:Post)?=(.*)", unit, re.M):
+        line = line.replace("$$", "$").replace("%%", "%")
+        assert subprocess.run(line, shell=True, cwd=tmp_path).returncode == 0
+    service.end()
+    copy, young = sorted(path.name for path in backups.iterdir())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d{4}\.sqlite3", copy)
+    assert young == "young"
+
+
+# --- nginx -------------------------------------------------------------------------------------
+
+MINIMAL = """
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log {folder}/error.log warn;
+events {{}}
+http {{
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/site;
+}}
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificate")
+    it = SimpleNamespace(file=folder / "certificate.pem", key=folder / "key.pem")
+    run(
+        *(tool("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-days", "1"),
+        *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"),
+        *("-addext", "subjectAltName=DNS:localhost", "-keyout", it.key, "-out", it.file),
+    )
+    it.context = ssl.create_default_context(cafile=it.file)
+    return it
+
+
+class Nginx:
+    """nginx as deploy/nginx.conf has it, on a free port, in front of a port of this machine."""
+
+    def __init__(self, folder, certificate, upstream, **timeouts):
+        self.certificate, self.port, self.folder = certificate, free_port(), folder
+        letsencrypt = "/etc/letsencrypt/live/fense.example"
+        site = replaced(
+            (DEPLOY / "nginx.conf").read_text(),
+            {
+                "server 127.0.0.1:8642;": f"server 127.0.0.1:{upstream};",
+                "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
+                "listen [::]:443 ssl;": "",
+                f"{letsencrypt}/fullchain.pem": certificate.file,
+                f"{letsencrypt}/privkey.pem": certificate.key,
+                "server_name fense.example;": "server_name localhost;",
+                "/var/log/nginx/fense-admin.log": folder / "access.log",
+            },
+        )
+        for name, seconds in timeouts.items():
+            site, count = re.subn(rf"(?<={name}) \d+s;", f" {int(seconds * 1000)}ms;", site)
+            assert count == 1, name
+        (folder / "site").write_text(site)
+        (folder / "nginx.conf").write_text(MINIMAL.format(folder=folder))
+        self.command = [tool("nginx", "nginx"), "-p", folder, "-c", folder / "nginx.conf"]
+        self.command += ["-e", folder / "error.log"]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command)
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return self
+            assert self.process.poll() is None, (self.folder / "error.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        assert self.process.wait(timeout=10) == 0
+
+    def connect(self, secure=True):
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return (
+            self.certificate.context.wrap_socket(sock, server_hostname="localhost")
+            if secure
+            else sock
+        )
+
+    def talk(self, raw, secure=True):
+        """Send these bytes; status, headers and body of the answer."""
+        with self.connect(secure) as sock:
+            sock.sendall(raw)
+            answer = http.client.HTTPResponse(sock, method="HEAD" if raw[:4] == b"HEAD" else None)
+            answer.begin()
+            return answer.status, answer.headers, answer.read()
+
+    def ask(self, method, path, *headers, key=MASTER_KEY):
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "Host: localhost",
+            f"x-api-key: {key}",
+            *headers,
+            "",
+            "",
+        ]
+        return self.talk("\r\n".join(lines).encode())
+
+
+@pytest.fixture(scope="module")
+def nginx(tmp_path_factory, certificate):
+    """nginx in front of a service that has its control plane on, for who gets there."""
+    folder = tmp_path_factory.mktemp("nginx")
+    service = Process(folder, "--port=0", "--database=:memory:", "--standin", **KEYS)
+    with Nginx(folder, certificate, service.ready().rpartition(":")[2]) as nginx:
+        assert service.call("/_standin/state", key=MASTER_KEY)[0] == 200
+        yield nginx
+    service.end()
+
+
+@pytest.fixture
+def listener():
+    """A listening socket for the service's, to see what reaches it."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield SimpleNamespace(
+            accept=sock.accept, settimeout=sock.settimeout, port=sock.getsockname()[1]
+        )
+
+
+def test_nginx_finds_no_fault_in_its_site(tmp_path, certificate):
+    # (Without a command of its own to say so, it tells of success on standard error.)
+    told = run(*Nginx(tmp_path, certificate, 1).command, "-t")
+    assert "successful" in told
+    assert "[" not in told  # no [warn], nor worse
+
+
+ZERO_BYTE = (  # in a path: nginx refuses it by itself, as no HTTP
+    *(f"test_responses.py::test_an_unknown_path_is_not_found_with_or_without_a_key[{method}-/%00]"
+      for method in ("GET", "POST", "DELETE", "TRACE")),
+    "test_accounts.py::test_an_id_is_ascii_digits_or_refused[%00]",
+)  # fmt: skip
+
+
+def test_the_contract_holds_through_nginx(tmp_path, certificate):
+    service = Process(tmp_path, "--port=0", "--database=:memory:", **KEYS)
+    upstream = service.ready().rpartition(":")[2]
+    with Nginx(tmp_path, certificate, upstream) as nginx:
+        environment = KEYS | {"SSL_CERT_FILE": str(certificate.file)}
+        url = f"https://localhost:{nginx.port}/"
+        left_out = [part for test in ZERO_BYTE for part in ("--deselect", f"tests/contract/{test}")]
+        told = run_pytest(
+            CHECKOUT, "tests/contract", "--fense-url", url, *left_out, plugins=(), **environment
+        )
+        request_id = nginx.ask("GET", "/accounts/1")[1]["X-Request-Id"]
+    log = service.end()[2]
+    assert re.search(r"^5\d\d passed, \d+ skipped, 5 deselected in ", told, re.M), told
+    access_log = (tmp_path / "access.log").read_text()
+    for text in (log, access_log):
+        assert text.splitlines()[-1].endswith(f" {request_id}")
+        assert MASTER_KEY not in text
+        assert "?" not in text
+    assert (tmp_path / "error.log").read_text() == ""  # nor of a body in a temporary file
+
+
+def check_error(answer, status, code, message, request_id=None):
+    assert (answer[0], json.loads(answer[2])) == (status, refusal(code=code, message=message))
+    headers = answer[1]
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Server"] == "nginx"
+    assert headers["X-Request-Id"] == request_id or re.fullmatch(
+        "[0-9a-f]+", headers["X-Request-Id"]
+    )
+    assert headers["Retry-After"] == ("1" if status == 503 else None)
+    assert "X-Standin" not in headers  # nginx's own
+
+
+NOT_HTTP = (400, "bad_request", "the request is not valid HTTP/1.1 over TLS")
+LONG_HEADER = "the request line and headers are over 16384 bytes"
+TOO_LONG = (431, "request_header_fields_too_large", LONG_HEADER)
+TOO_LARGE = (413, "payload_too_large", "the body is over 131072 bytes")
+NOT_FOUND = (404, "not_found", "there is no such path")
+UNAVAILABLE = (
+    503,
+    "service_unavailable",
+    "no answer from the service just now; what was to be changed may have been, or not",
+)
+HOST = b" HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"nonsense\r\n\r\n", NOT_HTTP),
+        (b"get /" + HOST + b"\r\n", NOT_HTTP),
+        (b"GET / HTTP/1.1\r\n\r\n", NOT_HTTP),
+        (b"GET / HTTP/2.0\r\n\r\n", NOT_HTTP),
+        (b"GET /%00" + HOST + b"\r\n", NOT_HTTP),
+        (b"GET /../_standin" + HOST + b"\r\n", NOT_HTTP),
+        (b"POST /" + HOST + b"Content-Length: x\r\n\r\n", NOT_HTTP),
+        (b"POST /" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", NOT_HTTP),
+        (b"GET /" + b"x" * 17_000 + HOST + b"\r\n", TOO_LONG),
+        (b"GET /" + HOST + b"X: " + b"x" * 17_000 + b"\r\n\r\n", TOO_LONG),
+        (b"POST /accounts" + HOST + b"Content-Length: 131073\r\n\r\n", TOO_LARGE),
+        (b"TRACE /accounts" + HOST + b"Content-Length: 131073\r\n\r\n", TOO_LARGE),
+        (b"GET /_error" + HOST + b"\r\n", NOT_FOUND),
+        (
+            b"POST /" + HOST + b"Transfer-Encoding: gzip\r\n\r\n",
+            (501, "not_implemented", "of the transfer codings only chunked is known here"),
+        ),
+    ],
+    ids=lambda value: ascii(value[:30]) if isinstance(value, bytes) else "",
+)
+def test_what_nginx_refuses_is_refused_in_the_error_shape(nginx, raw, expected):
+    check_error(nginx.talk(raw), *expected)
+
+
+def test_what_is_no_tls_is_refused_in_the_error_shape(nginx):
+    check_error(nginx.talk(b"GET /" + HOST + b"\r\n", secure=False), *NOT_HTTP)
+
+
+def test_a_refusal_of_nginx_keeps_the_id_of_its_request(nginx):
+    asked = b"POST /accounts" + HOST + b"X-Request-Id: %s\r\nContent-Length: 999999\r\n\r\n"
+    assert nginx.talk(asked % b"mine")[1]["X-Request-Id"] == "mine"
+    check_error(nginx.talk(asked % b"not mine"), *TOO_LARGE)
+    status, headers, body = nginx.talk(b"HEAD /_error" + HOST + b"X-Request-Id: x\r\n\r\n")
+    assert (status, headers["X-Request-Id"], body) == (404, "x", b"")
+
+
+@pytest.mark.parametrize("size", [65_537, 131_072])
+def test_a_body_that_the_service_can_refuse_gets_there(nginx, size):
+    answer = nginx.ask("POST", "/accounts", f"Content-Length: {size}\r\n\r\n{'x' * size}")
+    assert (answer[0], answer[1]["X-Standin"] is not None) == (413, True)
+    assert json.loads(answer[2])["error"]["message"] == "the body is over 65536 bytes"
+
+
+def test_a_header_that_the_service_takes_gets_there(nginx):
+    assert nginx.ask("GET", "/accounts/usage", "X: " + "x" * 16_000)[0] == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "TRACE"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/_standin", "/_standin/", "/_standin/state", "/_standin?x", "/_standin/x/../state"),
+        *("//_standin/state", "///_standin", "/./_standin/state", "/x/../_standin/state"),
+        *("/x/..//_standin/state", "/%5Fstandin/state", "/%5fst%61ndin%2Fstate", "/%2F_standin"),
+        *("/%2e/_standin", "/x%2F..%2F_standin/state", "http://localhost/_standin/state"),
+    ],
+)
+def test_the_control_plane_is_not_there_however_it_is_spelt(nginx, method, path):
+    answer = nginx.ask(method, path)
+    if method == "HEAD":
+        assert (answer[0], answer[1]["X-Standin"]) == (404, None)
+    else:
+        check_error(answer, *NOT_FOUND)
+
+
+def test_the_service_gets_the_path_that_nginx_has_looked_at(nginx):
+    for method, status in (("GET", 200), ("TRACE", 405)):
+        answer = nginx.ask(
+            method, "/_standin/../%61ccounts/x/../usage?start_date=2026-11-01&end_date=2026-11-30"
+        )
+        assert (answer[0], answer[1]["X-Standin"] is not None) == (status, True)
+    assert nginx.ask("GET", "/accounts//usage")[0] == 404
+
+
+def test_what_is_slow_or_broken_does_not_reach_the_service(tmp_path, certificate, listener):
+    listener.settimeout(0.3)
+    with (
+        Nginx(
+            tmp_path, certificate, listener.port, client_header_timeout=1, client_body_timeout=1
+        ) as nginx,
+        nginx.connect() as early,
+        nginx.connect() as late,
+        nginx.connect() as fast,
+    ):
+        early.sendall(b"POST /accounts HTTP/1.1\r\nHost: loc")
+        late.sendall(b"POST /accounts" + HOST + b"Content-Length: 9\r\n\r\n1234")
+        fast.sendall(b"POST /accounts" + HOST + b"Content-Length: 9\r\n\r\n1234")
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        fast.sendall(b"56789")
+        with listener.accept()[0] as sock:
+            request = sock.recv(65536)
+            assert request.endswith(b"\r\n\r\n123456789")
+            assert b"\r\nHost: localhost\r\n" in request
+            assert b"\r\nConnection:" not in request  # it stays, for the next one
+            sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert fast.recv(65536).startswith(b"HTTP/1.1 204")
+        assert early.recv(65536) == late.recv(65536) == b""  # closed
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_service_that_is_down_is_unavailable_until_it_is_back(tmp_path, certificate):
+    port = free_port()
+    with Nginx(tmp_path, certificate, port) as nginx:
+        for method in ("GET", "POST", "TRACE"):
+            check_error(nginx.ask(method, "/accounts/1?x=y"), *UNAVAILABLE)
+        service = Process(tmp_path, f"--port={port}", "--database=:memory:", **KEYS)
+        service.ready()
+        assert nginx.ask("GET", "/accounts/usage")[0] == 200
+        service.end()
+        check_error(nginx.ask("GET", "/accounts/usage"), *UNAVAILABLE)
+    logged = (tmp_path / "access.log").read_text()
+    assert re.findall(r" (\S+ /\S+ \d+) ", logged) == [
+        *("GET /accounts/1 503", "POST /accounts/1 503", "TRACE /accounts/1 503"),
+        *("GET /accounts/usage 200", "GET /accounts/usage 503"),
+    ]
+
+
+def test_a_service_that_does_not_answer_is_unavailable(tmp_path, certificate, listener):
+    with Nginx(tmp_path, certificate, listener.port, proxy_read_timeout=0.1) as nginx:
+        check_error(nginx.ask("GET", "/accounts/1", "X-Request-Id: mine"), *UNAVAILABLE, "mine")
+
+
+def test_a_write_that_may_have_arrived_is_not_sent_twice(tmp_path, certificate, listener):
+    arrived = []
+
+    def serve():
+        with contextlib.suppress(OSError):  # the listener's end
+            while True:
+                with listener.accept()[0] as sock:
+                    arrived.append(sock.recv(65536)[:5])
+                    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    arrived.append(
+                        sock.recv(65536)[:5]
+                    )  # on the connection that is kept: no answer
+
+    listener.settimeout(1)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with Nginx(tmp_path, certificate, listener.port) as nginx:
+        assert nginx.ask("GET", "/")[0] == 200
+        check_error(nginx.ask("POST", "/accounts"), *UNAVAILABLE)
+    thread.join()
+    assert arrived == [b"GET /", b"POST "]
