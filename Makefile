@@ -19,8 +19,12 @@ lint: .venv/dev             ## what .ci/run holds the code against
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+bench: .venv-bench/ready    ## what it costs, against what one would use instead; FULL=1 for ten minutes
+	@.venv-bench/bin/python benchmarks/bench.py \
+	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
+
 clean:                      ## forget the environment, and all that was built
-	rm -rf .venv .venv-sqlite build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-sqlite build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
@@ -48,4 +52,10 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-versi
 	@.venv-sqlite/bin/python -m pip install -q --disable-pip-version-check -e '.[test,sqlite]'
 	@touch $@
 
-.PHONY: serve test test-sqlite soak lint clean help
+# Installed as a user would: an editable install is slower to start.
+.venv-bench/ready: $(wildcard *.py) schema.sql benchmarks/requirements.txt
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check . -r benchmarks/requirements.txt
+	@touch $@
+
+.PHONY: serve test test-sqlite soak lint bench clean help

@@ -1,0 +1,47 @@
+"""waitress alone, answering every request with the same bytes: what no application on it can pass.
+
+Run as `python ceiling.py PORT`. The settings are those that fense-admin gives waitress.
+"""
+
+import logging
+import sys
+
+import waitress
+
+from fense_admin import server
+
+BODY = (
+    b'{"fense_account_id": 1, "name": "Merchant 1", "email": "owner1@merchant.example", '
+    b'"api_key_last4": "0001", "suppress_notifications": false, "suppress_billing": false, '
+    b'"is_active": true, "dispute_account_id": null, "created_at": "2026-11-01T00:00:00Z", '
+    b'"updated_at": "2026-11-01T00:00:00Z"}'
+)
+HEADERS = [
+    ("Content-Type", "application/json"),
+    ("Content-Length", str(len(BODY))),
+    ("Cache-Control", "no-store"),
+    ("X-Request-Id", "37007d85f1bb8f16"),
+]
+
+
+def app(environ, start_response):
+    start_response("200 OK", HEADERS)
+    return [BODY]
+
+
+if __name__ == "__main__":
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    served = waitress.create_server(
+        app,
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        threads=4,
+        ident=None,
+        asyncore_use_poll=True,
+        connection_limit=server.CONNECTIONS,
+        channel_timeout=server.IDLE_TIMEOUT,
+        max_request_header_size=server.MAX_HEADER,
+        max_request_body_size=server.MAX_BODY + 1,
+    )
+    served.adj.send_bytes = 18000
+    served.run()
