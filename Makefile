@@ -6,8 +6,11 @@ BIN := .venv/bin
 serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
 	@$(BIN)/fense-admin $(ARGS)
 
+# In two processes; of a deployment there is one.
+WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2)
+
 test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-sqlite: .venv-sqlite/ready  ## the data's tests with the SQLite of fense-admin[sqlite]
 	.venv-sqlite/bin/python -m pytest tests/test_models.py tests/test_faults.py tests/contract
