@@ -1,7 +1,7 @@
 """What fense-admin costs, side by side with what one would use instead, on one machine, in one run.
 
-`make bench` (a minute) or `make bench FULL=1` (ten or more) runs this. A ratio is one of medians
-over rounds in which the contenders take turns, so that a slow moment meets them all.
+`make bench` (a minute or two) or `make bench FULL=1` (ten or more) runs this. A ratio is one of
+medians over rounds in which the contenders take turns, so that a slow moment meets them all.
 """
 
 from __future__ import annotations
