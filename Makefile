@@ -1,6 +1,6 @@
 # make serve, make test: all that a fresh clone needs. The environment is made by itself, in .venv.
 
-PYTHON ?= python3
+export PYTHON  # the one to make environments with; python3 unless given
 BIN := .venv/bin
 
 serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
@@ -12,7 +12,7 @@ WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2)
 test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
-test-sqlite: .venv-sqlite/ready  ## the data's tests with the SQLite of fense-admin[sqlite]
+test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admin[sqlite]
 	.venv-sqlite/bin/python -m pytest tests/test_models.py tests/test_faults.py tests/contract
 
 soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then an audit; MINUTES=10
@@ -22,7 +22,7 @@ lint: .venv/dev             ## what .ci/run holds the code against
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: .venv-bench/ready    ## what it costs, against what one would use instead; FULL=1 for ten minutes
+bench: .venv-bench/run      ## what it costs, against what one would use instead; FULL=1 for ten minutes
 	@.venv-bench/bin/python benchmarks/bench.py \
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 
@@ -33,32 +33,26 @@ clean:                      ## forget the environment, and all that was built
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/'
 
-# Debian's Python makes no environment with pip in it unless python3-venv is there: lend it ours.
-$(BIN)/python:
-	@echo "making the environment in .venv, once"
-	@$(PYTHON) -m venv .venv >/dev/null || { \
-	  $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $@ install -q pip; }
+# --- Environments: environment.sh makes them ---------------------------------------------------
 
-# (The warning that is left out says of an editable install that it is one.)
-PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check
+# One that is not whole is made anew: its making was stopped, or the checkout was moved.
+unless_whole = $(shell sh environment.sh $(1) || echo anew)
 
-.venv/run: pyproject.toml setup.py | $(BIN)/python
-	@$(PIP) -e .
+.venv/run: pyproject.toml setup.py $(call unless_whole,.venv)
+	@sh environment.sh .venv -e .
 	@touch $@
 
-.venv/dev: pyproject.toml setup.py | $(BIN)/python
-	@$(PIP) -e '.[test]'
+.venv/dev: pyproject.toml setup.py $(call unless_whole,.venv)
+	@sh environment.sh .venv -e '.[test]'
 	@touch $@ .venv/run
 
-.venv-sqlite/ready: pyproject.toml setup.py
-	@test -x .venv-sqlite/bin/python || $(PYTHON) -m venv .venv-sqlite
-	@.venv-sqlite/bin/python -m pip install -q --disable-pip-version-check -e '.[test,sqlite]'
+.venv-sqlite/dev: pyproject.toml setup.py $(call unless_whole,.venv-sqlite)
+	@sh environment.sh .venv-sqlite -e '.[test,sqlite]'
 	@touch $@
 
 # Installed as a user would: an editable install is slower to start.
-.venv-bench/ready: $(wildcard *.py) schema.sql benchmarks/requirements.txt
-	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check . -r benchmarks/requirements.txt
+.venv-bench/run: $(wildcard *.py) schema.sql benchmarks/requirements.txt $(call unless_whole,.venv-bench)
+	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 
-.PHONY: serve test test-sqlite soak lint bench clean help
+.PHONY: serve test test-sqlite soak lint bench clean help anew

@@ -378,3 +378,7 @@ def backup(options: argparse.Namespace) -> int:
 def check_exists(database: str) -> None:
     if database == models.MEMORY or not os.path.exists(database):
         raise Failed(f"there is no database file {database}: name it with --database")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,8 +16,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from http.client import responses as REASONS
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
+
+if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
+    if sys.version_info < (3, 10):  # noqa: UP036
+        sys.exit(f"fense-admin needs Python 3.10 or later; this is {sys.version.split()[0]}")
+    missing = [name for name in ("bottle", "peewee", "waitress") if find_spec(name) is None]
+    if missing:
+        sys.exit(f"fense-admin needs {', '.join(missing)}: run `make serve`, or `pip install .`")
 
 import bottle
 from bottle import request, response

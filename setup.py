@@ -23,6 +23,7 @@ class BuildPackage(build_py):
 
     def find_package_modules(self, package, package_dir):
         modules = [(package, "__init__", f"{PACKAGE}.py")]
+        modules += [(package, "__main__", "cli.py")]  # python -m fense_admin
         return modules + [(package, name, f"{name}.py") for name in SIBLINGS]
 
     def find_modules(self):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
 import os
 import re
+import select
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from peewee import sqlite3  # the library that the service itself uses
 from webtest import TestApp
 
 from fense_admin import __version__, create_app, server
@@ -30,6 +35,11 @@ SERVICE_KEY = "test-service-key-3c4d"
 COMMAND = Path(sys.executable).with_name("fense-admin")
 CHECKOUT = Path(__file__).parent.parent
 OURS = ("FENSE_ADMIN_", "DISPUTE_")
+# What some tests run, and the Debian package that brings it.
+TOOLS = dict(
+    line.split() for line in Path(__file__).with_name("tools.txt").read_text().splitlines()
+)
+TIMEOUT = 30  # seconds that anything may take which takes none if all is well
 SENT = object()  # "send the key that the client has"
 
 KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
@@ -66,6 +76,25 @@ def pytest_addoption(parser):
         help="run tests/contract against this deployment, prefix included; its keys are read from "
         "DISPUTE_MASTER_KEY and DISPUTE_SERVICE_KEYS",
     )
+
+
+def tools(*names: str) -> list[str]:
+    """The paths of these programs. Skips the test, naming those that are not there."""
+    paths = [shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") for name in names]
+    missing = [name for name, path in zip(names, paths, strict=True) if path is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    return paths
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tells how to bring what the skipped tests need."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
+    needed = {word for reason in reasons for word in re.findall(r"[\w-]+", reason)}
+    packages = sorted(package for name, package in TOOLS.items() if name in needed)
+    if packages:
+        terminalreporter.section("not run")
+        terminalreporter.write_line(f"to run them, too: sudo apt install {' '.join(packages)}")
 
 
 class Answer(NamedTuple):
@@ -162,7 +191,10 @@ def forward_to(url: urllib.parse.SplitResult) -> Any:
 
 
 class Process:
-    """The command in a folder of its own, without the settings of whoever runs the tests."""
+    """The command in a folder of its own, without the settings of whoever runs the tests.
+
+    As a context it leaves no process behind, whatever becomes of the test.
+    """
 
     def __init__(
         self, folder, *arguments, command=(COMMAND,), close_fds=True, name="stderr", **environment
@@ -180,8 +212,16 @@ class Process:
                 text=True,
             )
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate(timeout=TIMEOUT)
+
     def ready(self):
         """Wait for the ready line; gives its url."""
+        assert select.select([self.process.stdout], [], [], TIMEOUT)[0], self.errors.read_text()
         self.line = self.process.stdout.readline()
         matched = re.fullmatch(r"fense-admin ready url=(\S+) version=(\S+)\n", self.line)
         assert matched, self.errors.read_text()
@@ -205,7 +245,7 @@ class Process:
         """Stop it; gives exit code, what else it printed, and its log."""
         if signum is not None:
             self.process.send_signal(signum)
-        rest, _ = self.process.communicate(timeout=20)
+        rest, _ = self.process.communicate(timeout=TIMEOUT)
         log = self.errors.read_text()
         TOLD.append(rest + log)
         return self.process.returncode, rest, log
@@ -221,9 +261,18 @@ class Served:
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+
     def talk(self, raw):
         """Send these bytes on a connection; all that comes back until it is closed."""
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as sock:
+        with self.connect() as sock:
             sock.sendall(raw)
             answer = b""
             while chunk := sock.recv(65536):
@@ -242,7 +291,43 @@ class Served:
 
     def stop(self):
         self.server.stop()
-        self.thread.join()
+        join(self.thread)
+
+
+def join(*threads: threading.Thread) -> None:
+    """Wait for these threads to end."""
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def in_background(work: Any, count: int = 1, stop: Any = lambda: None) -> Any:
+    """Runs it in so many threads; at the end calls `stop` and waits for them, come what may."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield threads
+    finally:
+        stop()
+        join(*threads)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Any:
+    """The database file, locked for writing by another connection."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def wait_until(condition: Any) -> None:
+    """Look again and again until it holds."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def run_pytest(
@@ -252,6 +337,7 @@ def run_pytest(
     command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if plugins is not None:  # the others take longer to load than the run takes
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        plugins = (*plugins, "pytest_timeout")  # pyproject.toml sets its deadline
         command += [part for plugin in plugins for part in ("-p", plugin)]
     result = subprocess.run(
         [*command, *arguments],
@@ -259,16 +345,33 @@ def run_pytest(
         env=os.environ | environment,
         capture_output=True,
         text=True,
+        timeout=100,
     )
     return result.stdout + result.stderr
 
 
 @pytest.fixture
-def app():
+def start(tmp_path):
+    """Starts the command with these arguments. Whatever becomes of the test, it is gone after it."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(
+            Process(tmp_path, *arguments, **options)
+        )
+
+
+@pytest.fixture
+def make_app():
+    """`create_app`, whose applications are closed at the end, whatever becomes of the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(
+            contextlib.closing(create_app(*arguments, **options))
+        )
+
+
+@pytest.fixture
+def app(make_app):
     """The application itself, over an empty database."""
-    app = create_app(master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
-    yield app
-    app.close()
+    return make_app(master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
 
 
 @pytest.fixture

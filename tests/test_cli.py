@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -12,26 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, COMMAND, Process, account_fields, run_pytest
+from conftest import CHECKOUT, COMMAND, account_fields, in_background, run_pytest, tools
 from peewee import sqlite3  # the library that the service itself uses
 
 from fense_admin import __version__
 from fense_admin.models import Database
-
-
-@pytest.fixture
-def start(tmp_path):
-    started = []
-
-    def start(*arguments, **options):
-        started.append(Process(tmp_path, *arguments, **options))
-        return started[-1]
-
-    yield start
-    for it in started:
-        it.process.kill()
-        it.process.communicate()
-
 
 # --- It serves ---------------------------------------------------------------------------------
 
@@ -70,7 +54,7 @@ def test_the_prefix_is_in_the_url(start, prefix):
 
 def test_settings_come_from_the_environment_and_the_flag_wins(start, tmp_path):
     environment = {
-        "FENSE_ADMIN_HOST": "localhost",
+        "FENSE_ADMIN_HOST": "127.0.0.2",
         "FENSE_ADMIN_PORT": "99999",
         "FENSE_ADMIN_DATABASE": "from the environment",
         "FENSE_ADMIN_PREFIX": "from/the/environment",
@@ -80,7 +64,7 @@ def test_settings_come_from_the_environment_and_the_flag_wins(start, tmp_path):
     }
     service = start("--port=0", "--database=by-flag", **environment)
     url = service.ready()
-    assert re.fullmatch(r"http://localhost:\d+/from/the/environment", url)
+    assert re.fullmatch(r"http://127\.0\.0\.2:\d+/from/the/environment", url)
     for key, status in (("the-master-key", 200), ("one", 200), ("two", 200), ("one, two", 401)):
         assert service.call("/accounts/usage", key=key)[0] == status
     assert service.call("/accounts/usage", key="local-dev-key")[0] == 401
@@ -97,8 +81,12 @@ def test_service_keys_alone_are_keys(start):
 
 @pytest.mark.parametrize(("host", "url"), [("localhost", "localhost"), ("::1", "[::1]")])
 def test_it_listens_where_it_is_told(start, host, url):
-    if ":" in host and not Path("/proc/net/if_inet6").exists():
-        pytest.skip("needs IPv6, which this machine has not")
+    try:
+        socket.create_server(
+            (host, 0), family=[socket.AF_INET, socket.AF_INET6][":" in host]
+        ).close()
+    except OSError as error:
+        pytest.skip(f"needs {host}, which this machine has not ({error.strerror})")
     service = start("--host", host, "--port=0")
     assert re.fullmatch(rf"http://{re.escape(url)}:\d+", service.ready())
     assert service.call("/healthz") == (200, {"status": "ok"})
@@ -151,7 +139,7 @@ def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start):
     forged = "1 200 0.1ms x%0A2026-11-23T00:00:00.000Z GET forged 200 0.1ms x".replace(" ", "%20")
     service.call(f"/accounts/{forged}%C2%85%1B[31m", key="secret-2", **{"X-Request-Id": "mine"})
     address = service.url.rpartition(":")[2]
-    with socket.create_connection(("127.0.0.1", int(address))) as sock:
+    with socket.create_connection(("127.0.0.1", int(address)), timeout=10) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nx-api-key: secret\rsecret\r\n\r\n")
         sock.recv(1000)
     log = service.end()[2]
@@ -222,9 +210,17 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.fixture
+def open_folder():
+    """A folder that others may look into, as `tmp_path` is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+        os.chmod(folder, 0o755)
+
+
 @pytest.mark.parametrize("folder_mode", [0o777, 0o555])
-def test_a_database_that_can_not_be_written_is_named(tmp_path, start, folder_mode):
-    folder = Path(tempfile.mkdtemp())  # tmp_path is closed to everybody else
+def test_a_database_that_can_not_be_written_is_named(start, open_folder, folder_mode):
+    folder = open_folder
     file = folder / "fense.sqlite3"
     Database(str(file)).close_all()
     before = file.read_bytes()
@@ -234,8 +230,6 @@ def test_a_database_that_can_not_be_written_is_named(tmp_path, start, folder_mod
     told = sentence(start("--port=0", "--database", str(file), command=command).end(None))
     assert told.startswith(f"fense-admin: can't open {file} (")
     assert file.read_bytes() == before
-    folder.chmod(0o755)
-    shutil.rmtree(folder)
 
 
 # --- Wrong usage: exit code 2 ------------------------------------------------------------------
@@ -383,6 +377,7 @@ def test_exec_ends_as_the_command_does(start, tmp_path, script, code):
 
 
 def test_exec_tells_the_command_where_the_service_is(start):
+    tools("curl")
     script = (
         'curl -s $FENSE_BASE_URL/accounts/usage -H "x-api-key: $FENSE_API_KEY";'
         'curl -s $FENSE_STANDIN_URL/faults -H "x-api-key: $FENSE_API_KEY"; echo $FENSE_BASE_URL'
@@ -471,16 +466,13 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(start, 
         while not stop.is_set():
             acknowledged.append(service.call("/accounts", account_fields())[1])
 
-    writer = threading.Thread(target=write)
-    writer.start()
     counts = []
-    for number in range(3):
-        time.sleep(0.1)
-        counts.append(len(acknowledged))
-        result = start("backup", f"copy-{number}", name="errors").end(None)
-        assert result == (0, "", "")
-    stop.set()
-    writer.join()
+    with in_background(write, stop=stop.set):
+        for number in range(3):
+            time.sleep(0.1)
+            counts.append(len(acknowledged))
+            result = start("backup", f"copy-{number}", name="errors").end(None)
+            assert result == (0, "", "")
     for number, count in enumerate(counts):
         copy = start("--port=0", f"--database=copy-{number}", name="errors")
         copy.ready()
@@ -551,19 +543,14 @@ def test_keys_are_rotated_and_nobody_is_refused(start):
             while not stop.is_set():
                 answers.append(service.call("/accounts", account_fields(), key=key[0])[0])
 
-        clients = [threading.Thread(target=keep_asking) for _ in range(4)]
-        for client in clients:
-            client.start()
-        for keys, used in (("the-old-key,the-new-key", "the-new-key"), ("the-new-key",) * 2):
+        with in_background(keep_asking, 4, stop.set):
+            for keys, used in (("the-old-key,the-new-key", "the-new-key"), ("the-new-key",) * 2):
+                time.sleep(0.3)
+                assert service.end()[0] == 0
+                service = start_on(listening, start, DISPUTE_SERVICE_KEYS=keys)
+                time.sleep(0.2)
+                key[0] = used
             time.sleep(0.3)
-            assert service.end()[0] == 0
-            service = start_on(listening, start, DISPUTE_SERVICE_KEYS=keys)
-            time.sleep(0.2)
-            key[0] = used
-        time.sleep(0.3)
-        stop.set()
-        for client in clients:
-            client.join()
         assert set(answers) == {201}
         assert len(answers) > 100
         assert service.call("/accounts/usage", key="the-old-key")[0] == 401

@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import Api, account_fields, refusal
 
-from fense_admin import __version__, create_app
+from fense_admin import __version__
 from fense_admin.control import ControlPlane
 from fense_admin.standin import StandIn
 
@@ -126,22 +126,20 @@ def test_its_own_page_reaches_it(api, headers):
     assert api.get("/_standin/state", key=None, headers=headers).status == 200
 
 
-def test_where_other_machines_reach_it_any_host_will_do():
-    app = create_app(master_key=KEY)
+def test_where_other_machines_reach_it_any_host_will_do(make_app):
+    app = make_app(master_key=KEY)
     api = Api(ControlPlane(app, KEY, on_loopback=False), KEY, None)
     assert api.get("/_standin/state", headers={"Host": "fense.example"}).status == 200
     assert api.get("/_standin/state", headers={"Origin": "http://evil.example"}).status == 403
-    app.close()
 
 
-def test_under_the_development_key_the_page_opens_without_asking():
-    app = create_app(master_key="local-dev-key")
+def test_under_the_development_key_the_page_opens_without_asking(make_app):
+    app = make_app(master_key="local-dev-key")
     api = Api(ControlPlane(app, "local-dev-key"), "local-dev-key", None)
     page = api.client.get("/_standin/")
     assert "stand-in" in page.text
     assert api.get("/_standin/state", key=None).status == 401
     assert api.call("POST", "/_standin/", b"", key=None).status == 401
-    app.close()
 
 
 def test_the_page_shows_what_there_is_and_runs_nothing(fense, api):
@@ -182,14 +180,13 @@ def test_every_answer_says_that_it_is_none_of_fenses(api):
         assert answer.headers["X-Standin"] == f"fense-admin/{__version__}"
 
 
-def test_off_its_paths_are_unknown():
-    app = create_app(master_key=KEY)
+def test_off_its_paths_are_unknown(make_app):
+    app = make_app(master_key=KEY)
     api = Api(app, KEY, None)
     for method, path in ENDPOINTS:
         answer = api.call(method, path, b"")
         assert (answer.status, answer.body["error"]["code"]) == (404, "not_found")
         assert "X-Standin" not in answer.headers
-    app.close()
 
 
 @pytest.mark.parametrize(
@@ -438,10 +435,10 @@ def test_what_is_no_list_of_lookups_records_none(api, raw):
 
 
 @pytest.mark.parametrize("database", [":memory:", "file"])
-def test_a_reset_goes_back_to_the_seed(tmp_path, database):
+def test_a_reset_goes_back_to_the_seed(tmp_path, database, make_app):
     from fense_admin.state import read_state
 
-    app = create_app(str(tmp_path / "x") if database == "file" else database, master_key=KEY)
+    app = make_app(str(tmp_path / "x") if database == "file" else database, master_key=KEY)
     control = ControlPlane(app, KEY, seed=read_state(SEED))
     api = Api(control, KEY, None)
     control.reset()
@@ -456,7 +453,6 @@ def test_a_reset_goes_back_to_the_seed(tmp_path, database):
     assert everything(api) == first
     assert api.get("/_standin/requests").body == {"requests": []}
     assert api.new_account()["fense_account_id"] == 8
-    app.close()
 
 
 def test_without_a_seed_a_reset_leaves_nothing():

@@ -1,11 +1,9 @@
 """The files in examples/, run as their first lines say."""
 
 import os
-import shutil
 import subprocess
 
-import pytest
-from conftest import CHECKOUT, COMMAND, run_pytest
+from conftest import CHECKOUT, COMMAND, run_pytest, tools
 
 EXAMPLES = CHECKOUT / "examples"
 ENVIRONMENT = os.environ | {"PATH": f"{COMMAND.parent}:{os.environ['PATH']}"}
@@ -22,14 +20,15 @@ def test_the_pytest_suite_passes():
     assert "3 passed" in run_pytest(CHECKOUT, "examples/test_billing.py")
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="needs node, which .ci/run installs")
 def test_the_node_script_runs():
+    tools("node")
     command = ["fense-admin", "exec", "--seed", "examples/seed.json", "--"]
     code, told, errors = run(*command, "node", "examples/billing.mjs")
     assert (code, told, errors) == (0, "Acme Ltd: billing stopped after 19 lookups\n", "")
 
 
 def test_the_ci_script_runs():
+    tools("curl")
     code, told, errors = run("examples/ci.sh")
     assert code == 0, errors
     assert '"name": "Acme Ltd"' in told

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import MASTER_KEY, Served, account_fields
+from conftest import MASTER_KEY, Served, account_fields, in_background
 from peewee import sqlite3  # the library that the service itself uses
 
 from fense_admin import create_app, models, server
@@ -28,10 +28,8 @@ def path(tmp_path):
 def served(path):
     path.parent.mkdir(exist_ok=True)
     app = create_app(str(path), master_key=MASTER_KEY)
-    served = Served(app)
-    yield served
-    served.stop()
-    app.close()
+    with contextlib.closing(app), Served(app) as served:
+        yield served
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -218,8 +216,14 @@ def test_a_client_that_sends_too_slowly_is_let_go(served, monkeypatch, sent):
     assert time.monotonic() - began > 0.9
 
 
-def test_thirty_slow_senders_keep_nobody_out(served):
-    slow = [socket.create_connection(("127.0.0.1", served.server.port)) for _ in range(30)]
+@pytest.fixture
+def slow(served):
+    """Thirty connections."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(served.connect()) for _ in range(30)]
+
+
+def test_thirty_slow_senders_keep_nobody_out(served, slow):
     stop = threading.Event()
 
     def drip():
@@ -227,18 +231,11 @@ def test_thirty_slow_senders_keep_nobody_out(served):
             for sock in slow:
                 sock.send(b"G")
 
-    thread = threading.Thread(target=drip)
-    thread.start()
-    try:
+    with in_background(drip, stop=stop.set):
         for _ in range(10):
             began = time.monotonic()
             assert create(served)[0] == 201
             assert time.monotonic() - began < 0.5
-    finally:
-        stop.set()
-        thread.join()
-        for sock in slow:
-            sock.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The data, past the front door: recording lookups, threads, and what a file may be."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -9,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Process, account_fields
+from conftest import TIMEOUT, account_fields, join, locked
 from peewee import sqlite3  # the library that the service itself uses
 
-from fense_admin import create_app, models
+from fense_admin import models
 from fense_admin.models import (
     Account,
     ApiKeyTaken,
@@ -26,11 +27,22 @@ from fense_admin.models import (
 FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
 
 
+@pytest.fixture
+def open_database():
+    """Opens databases, which are closed at the end, whatever becomes of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_database(path):
+            db = Database(str(path))
+            stack.callback(db.close_all)
+            return db
+
+        yield open_database
+
+
 @pytest.fixture(params=["memory", "file"])
-def db(request, tmp_path):
-    db = Database(":memory:" if request.param == "memory" else str(tmp_path / "fense.sqlite3"))
-    yield db
-    db.close_all()
+def db(request, tmp_path, open_database):
+    return open_database(":memory:" if request.param == "memory" else tmp_path / "fense.sqlite3")
 
 
 def in_threads(count, work):
@@ -39,7 +51,7 @@ def in_threads(count, work):
     go = threading.Barrier(count)
 
     def run():
-        go.wait()
+        go.wait(TIMEOUT)
         try:
             results.append(work())
         except Exception as error:
@@ -48,8 +60,7 @@ def in_threads(count, work):
     threads = [threading.Thread(target=run) for _ in range(count)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     return results
 
 
@@ -235,9 +246,9 @@ def test_the_schema_itself_refuses_what_the_contract_excludes(db, statement):
         db.execute_sql(statement)
 
 
-def test_a_key_is_stored_as_a_digest(tmp_path):
+def test_a_key_is_stored_as_a_digest(tmp_path, open_database):
     path = tmp_path / "fense.sqlite3"
-    db = Database(str(path))
+    db = open_database(path)
     db.create_account(FIELDS)
     db.close_all()
     assert FIELDS["api_key"].encode() not in path.read_bytes()
@@ -255,9 +266,9 @@ def test_an_id_is_never_used_twice(db):
 # --- Threads and databases ---------------------------------------------------------------------
 
 
-def test_two_apps_in_one_process_never_see_each_others_rows(tmp_path):
-    apps = [create_app(master_key="k"), create_app(master_key="k")]
-    apps += [create_app(str(tmp_path / name), master_key="k") for name in ("a", "b")]
+def test_two_apps_in_one_process_never_see_each_others_rows(tmp_path, make_app):
+    apps = [make_app(master_key="k"), make_app(master_key="k")]
+    apps += [make_app(str(tmp_path / name), master_key="k") for name in ("a", "b")]
 
     def fill(app, number):
         for i in range(20):
@@ -267,22 +278,19 @@ def test_two_apps_in_one_process_never_see_each_others_rows(tmp_path):
     todo = list(enumerate(apps))
     results = in_threads(4, lambda: (lambda n, app: (n, fill(app, n)))(*todo.pop()))
     assert sorted(results) == [(n, {f"of {n}"}) for n in range(4)]
-    for app in apps:
-        app.close()
 
 
-def test_a_database_in_memory_outlives_the_thread_that_made_it():
+def test_a_database_in_memory_outlives_the_thread_that_made_it(open_database):
     made = []
-    thread = threading.Thread(target=lambda: made.append(Database(":memory:")))
+    thread = threading.Thread(target=lambda: made.append(open_database(":memory:")))
     thread.start()
-    thread.join()
+    join(thread)
     made[0].create_account(FIELDS)
     assert in_threads(2, lambda: made[0].get_account(1)["name"]) == ["Acme Ltd"] * 2
-    made[0].close_all()
 
 
-def test_closing_leaves_no_connection_and_no_file_beside_the_database(tmp_path):
-    db = Database(str(tmp_path / "fense.sqlite3"))
+def test_closing_leaves_no_connection_and_no_file_beside_the_database(tmp_path, open_database):
+    db = open_database(tmp_path / "fense.sqlite3")
     in_threads(4, lambda: db.all_usage(None, None))
     db.close_all()
     assert os.listdir(tmp_path) == ["fense.sqlite3"]
@@ -294,26 +302,24 @@ def open_files():
     return [os.readlink(link) for link in links if os.path.lexists(link)]
 
 
-def test_a_file_is_written_so_that_it_survives_a_power_cut(tmp_path):
-    db = Database(str(tmp_path / "fense.sqlite3"))
+def test_a_file_is_written_so_that_it_survives_a_power_cut(tmp_path, open_database):
+    db = open_database(tmp_path / "fense.sqlite3")
     for look in (lambda: (db.journal_mode, db.synchronous, db.foreign_keys),):
         assert [look(), *in_threads(2, look)] == [("wal", 2, 1)] * 3
-    db.close_all()
 
 
-def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(tmp_path):
-    db = Database(str(tmp_path / "fense.sqlite3"))
+def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(
+    tmp_path, open_database
+):
+    db = open_database(tmp_path / "fense.sqlite3")
     db.create_account(FIELDS)
-    other = sqlite3.connect(tmp_path / "fense.sqlite3", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    began = time.monotonic()
-    errors = in_threads(4, lambda: db.record_lookups(1, 1))
-    assert time.monotonic() - began < 4
-    assert all(models.is_unavailable(error) for error in errors)
-    assert db.get_account(1)["name"] == "Acme Ltd"
-    other.execute("ROLLBACK")
+    with locked(tmp_path / "fense.sqlite3"):
+        began = time.monotonic()
+        errors = in_threads(4, lambda: db.record_lookups(1, 1))
+        assert time.monotonic() - began < 4
+        assert all(models.is_unavailable(error) for error in errors)
+        assert db.get_account(1)["name"] == "Acme Ltd"
     db.record_lookups(1, 1)
-    other.close()
     db.close_all()
 
 
@@ -323,15 +329,14 @@ def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(tm
 @pytest.mark.parametrize(
     "name", ["100%.db", "what?.db", "a#b.db", "my file", "ü.db", "file:x", "%41"]
 )
-def test_any_file_name_is_a_file_name(tmp_path, monkeypatch, name):
+def test_any_file_name_is_a_file_name(tmp_path, monkeypatch, name, open_database):
     monkeypatch.chdir(tmp_path)
-    db = Database(name)
+    db = open_database(name)
     db.create_account(FIELDS)
     db.close_all()
     assert os.listdir(tmp_path) == [name]
-    again = Database(name)
+    again = open_database(name)
     assert again.get_account(1)["name"] == "Acme Ltd"
-    again.close_all()
 
 
 def make_version_1(path):
@@ -353,14 +358,14 @@ def make_version_1(path):
     return dict(days)
 
 
-def test_a_database_of_version_1_is_brought_up_to_date(tmp_path):
+def test_a_database_of_version_1_is_brought_up_to_date(tmp_path, open_database):
     days = make_version_1(tmp_path / "old")
-    db = Database(str(tmp_path / "old"))
+    db = open_database(tmp_path / "old")
     assert daily(db) == days
     assert totals(db, None, None) == (sum(days.values()), {1: sum(days.values())})
     db.record_lookups(1, 5, "2026-03-28")
     assert totals(db, None, None)[0] == sum(days.values()) + 5
-    new = Database(str(tmp_path / "new"))
+    new = open_database(tmp_path / "new")
     schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
     assert db.execute_sql(schema).fetchall() == new.execute_sql(schema).fetchall()
     assert db.user_version == new.user_version == models.SCHEMA_VERSION
@@ -393,11 +398,9 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path):
     db.close_all()
 
 
-def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path):
+def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path, start):
     days = make_version_1(tmp_path / "old")
-    services = [
-        Process(tmp_path, "--port=0", "--database=old", name=f"stderr-{n}") for n in range(6)
-    ]
+    services = [start("--port=0", "--database=old", name=f"stderr-{n}") for n in range(6)]
     for number, service in enumerate(services):
         service.ready()
         fields = account_fields(api_key=f"of process {number}".replace(" ", "-"))
@@ -451,17 +454,16 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
-def test_an_empty_file_becomes_a_database(tmp_path):
+def test_an_empty_file_becomes_a_database(tmp_path, open_database):
     path = tmp_path / "fense.sqlite3"
     path.touch()
-    db = Database(str(path))
+    db = open_database(path)
     assert db.create_account(FIELDS)["fense_account_id"] == 1
-    db.close_all()
 
 
-def test_several_may_open_a_new_file_at_once(tmp_path):
+def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
     path = str(tmp_path / "fense.sqlite3")
-    databases = in_threads(6, lambda: Database(path))
+    databases = in_threads(6, lambda: open_database(path))
     assert [type(db) for db in databases] == [Database] * 6
     for i, db in enumerate(databases):
         db.create_account(FIELDS | {"api_key": f"key-{i}"})

@@ -1,4 +1,4 @@
-"""openapi.json against the service: its routes, its rules, its answers, and made-up requests."""
+"""openapi.json against the service: its routes, its rules, and its answers."""
 
 import contextlib
 import json
@@ -8,7 +8,6 @@ from unittest.mock import Mock
 import openapi_spec_validator
 import peewee
 import pytest
-import schemathesis
 from conftest import MASTER_KEY, account_fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -271,43 +270,3 @@ def test_the_documented_answers_are_those_given(api, inside, monkeypatch, method
     ask()
     assert statuses == set(operation["responses"])
     assert ("401" in statuses) is (operation.get("security", DOCUMENT["security"]) != [])
-
-
-# --- Made-up requests --------------------------------------------------------------------------
-
-
-def fresh_service(environ, start_response):
-    """A service with one account, made anew for each request: none hangs on those before it."""
-    with contextlib.closing(create_app(master_key=MASTER_KEY)) as app:
-        app.db.create_account(account_fields())
-        app.db.record_lookups(1, 42, "2026-11-03")
-        return list(app(environ, start_response))
-
-
-# Without the stateful phase: it follows one service through many requests, as tests/contract does.
-# (Of the checks, those on deleted resources and on others' resources act in that phase only.)
-FUZZING = {
-    "headers": {"x-api-key": MASTER_KEY},
-    "generation": {"mode": "all", "max-examples": 30, "deterministic": True, "database": "none"},
-    "phases": {"coverage": {"generate-duplicate-query-parameters": True}},
-}
-FUZZED = schemathesis.openapi.from_wsgi(
-    "/openapi.json", fresh_service, config=schemathesis.Config.from_dict(FUZZING)
-)
-# Rules between two parameters, which no schema can state: values good alone may break them.
-BETWEEN_PARAMETERS = {
-    "is required with start_date",
-    "must not be after end_date",
-    "differs between path and query: give it once",
-}
-
-
-@FUZZED.parametrize()  # Schemathesis itself leaves out /openapi.json, from where it was loaded
-def test_no_request_gets_an_undocumented_answer(case):
-    answer = case.call()
-    excluded = []
-    if answer.status_code == 400:
-        told = {detail["message"] for detail in answer.json()["error"]["details"]}
-        if told and told <= BETWEEN_PARAMETERS:
-            excluded = [schemathesis.checks.positive_data_acceptance]
-    case.validate_response(answer, excluded_checks=excluded)

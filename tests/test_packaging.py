@@ -1,39 +1,37 @@
 """What is installed: the wheel looked into, put into an environment of its own, and called."""
 
-import json
-import os
 import re
 import subprocess
 import sys
 import tarfile
-import urllib.request
 import venv
 import zipfile
 from pathlib import Path
 
 import bottle
 import pytest
+from conftest import CHECKOUT, Process, account_fields, tools
 
 from fense_admin import __version__
 
-CHECKOUT = Path(__file__).parent.parent
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
 LENT = ["bottle.py", "peewee.py", "waitress", "setuptools*", "_distutils_hack"]
-MODULES = "__init__ cli control journal models server standin state".split()
+MODULES = "__init__ __main__ cli control journal models server standin state".split()
 PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
 PACKAGE |= {"fense_admin/openapi.json", "fense_admin/schema.sql", "pytest_fense_admin.py"}
 
 
 def run(*command, cwd):
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The files that git tracks, elsewhere: building must leave nothing behind in the checkout."""
+    """The files that git knows, elsewhere: building must leave nothing behind in the checkout."""
+    tools("git")
     source = tmp_path_factory.mktemp("source")
     for name in run("git", "ls-files", "-co", "--exclude-standard", cwd=CHECKOUT).splitlines():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -94,21 +92,12 @@ def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
     # Somebody else's modules of the same names lie in the way.
     for name in ("models", "server", "cli", "state", "control"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not ours')")
-    command = [installed.with_name("fense-admin"), "--port=0", "--database=:memory:"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "DISPUTE_"))}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        url = re.search(r"url=(\S+)", process.stdout.readline().decode())[1]
-        with urllib.request.urlopen(url + "/openapi.json") as answer:
-            assert json.load(answer)["info"]["version"] == __version__
-        body = {"api_key": "sk_test_packaging", "name": "Acme Ltd", "email": "a@b.example"}
-        headers = {"x-api-key": "local-dev-key", "Content-Type": "application/json"}
-        create = urllib.request.Request(url + "/accounts", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(create) as answer:
-            assert answer.status == 201
-        process.terminate()
-        assert process.wait() == 0
+    for command in ([installed.with_name("fense-admin")], [installed, "-m", "fense_admin"]):
+        with Process(tmp_path, "--port=0", "--database=:memory:", command=command) as service:
+            service.ready()
+            assert service.call("/openapi.json")[1]["info"]["version"] == __version__
+            assert service.call("/accounts", account_fields())[0] == 201
+            assert service.end()[0] == 0
 
 
 def test_the_command_is_installed(installed, tmp_path):

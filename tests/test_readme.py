@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, Process, run_pytest
+from conftest import CHECKOUT, TIMEOUT, Process, run_pytest, tools
 
 README = (CHECKOUT / "README.md").read_text()
 URL = "http://127.0.0.1:8642"
@@ -26,27 +26,33 @@ def timeless(text):
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    process = Process(tmp_path_factory.mktemp("readme"), "--port=0", "--database=:memory:")
-    process.ready()
-    yield process
-    process.end()
+    folder = tmp_path_factory.mktemp("readme")
+    with Process(folder, "--port=0", "--database=:memory:") as process:
+        process.ready()
+        yield process
+        process.end()
 
 
 def test_every_curl_answers_what_is_shown(service):
+    tools("curl")
     shown = re.findall(r"^\$ (curl .*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.M)
     assert len(shown) >= 9
     for command, expected in shown:
         command = command.replace(URL, service.url)
         if "| head" not in command:
             command = shlex.join([*shlex.split(command), "-s"])
-        result = subprocess.run(command, shell=True, capture_output=True, text=True)
+        result = subprocess.run(
+            command, shell=True, capture_output=True, text=True, timeout=TIMEOUT
+        )
         assert timeless(result.stdout).strip() == timeless(expected).strip()
 
 
 def test_the_ten_lines_of_python_run(service):
     (client,) = (block for block in blocks("python") if "def fense(" in block)
     client = client.replace(URL, service.url)
-    result = subprocess.run([sys.executable, "-c", client], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", client], capture_output=True, text=True, timeout=TIMEOUT
+    )
     assert (result.stdout, result.stderr) == ("Acme Limited\n", "")
 
 
@@ -59,7 +65,7 @@ def test_the_example_of_a_test_passes(tmp_path):
 def test_the_example_of_a_stand_in_runs():
     (example,) = (block for block in blocks("python") if "with StandIn" in block)
     command = [sys.executable, "-c", example]
-    result = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=TIMEOUT)
     assert (result.returncode, result.stderr) == (0, "")
     assert "/admin master-" in result.stdout
 
@@ -73,9 +79,9 @@ def test_the_commands_for_any_language_are_those_of_the_examples():
         assert line in script.replace('.json"', ".json")
 
 
-def test_the_table_of_settings_is_the_commands(tmp_path):
+def test_the_table_of_settings_is_the_commands(start):
     rows = re.findall(r"^\| `--(\w+)` \| `(\w+)` \| (\S+) \|", README, re.M)
-    told, _, _ = Process(tmp_path, "serve", "--help").end(None)[1].partition("\0")
+    told, _, _ = start("serve", "--help").end(None)[1].partition("\0")
     told = " ".join(told.split())
     assert [name for name, _, _ in rows] == re.findall(r" --(\w+) [A-Z]+ ", told)
     for _, variable, default in rows:

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from conftest import KEYS, TOLD, Process, account_fields, keys_told
+from conftest import KEYS, TOLD, account_fields, keys_told
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def test_a_key_that_was_told_would_be_found(told, api):
         assert key in keys_told()
 
 
-def test_answers_logs_and_tracebacks_are_heard(told, api, inside, tmp_path):
-    service = Process(tmp_path, "--port=0")
+def test_answers_logs_and_tracebacks_are_heard(told, api, inside, start):
+    service = start("--port=0")
     service.ready()
     service.call("/accounts/7/heard", **{"X-Request-Id": "heard-in-the-log"})
     service.end()

@@ -1,5 +1,6 @@
 """A real socket: what only waitress decides, what happens under load, and how it stops."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -10,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MASTER_KEY, Process, Served, account_fields, refusal
-from peewee import sqlite3  # the library that the service itself uses
+from conftest import MASTER_KEY, Served, account_fields, in_background, locked, refusal
 
 from fense_admin import create_app
 
@@ -19,17 +19,21 @@ KEY = f"x-api-key: {MASTER_KEY}\r\n".encode()
 
 
 @pytest.fixture
-def app(tmp_path):
-    app = create_app(str(tmp_path / "fense.sqlite3"), master_key=MASTER_KEY)
-    yield app
-    app.close()
+def app(tmp_path, make_app):
+    return make_app(str(tmp_path / "fense.sqlite3"), master_key=MASTER_KEY)
 
 
 @pytest.fixture
 def served(app):
-    served = Served(app)
-    yield served
-    served.stop()
+    with Served(app) as served:
+        yield served
+
+
+@pytest.fixture
+def serve():
+    """Serves an application, until the end of the test at the latest."""
+    with contextlib.ExitStack() as stack:
+        yield lambda app, **options: stack.enter_context(Served(app, **options))
 
 
 def parse(answer):
@@ -229,13 +233,12 @@ def test_a_pipeline_of_quick_and_other_requests_is_answered_in_order(served):
     ],
 )
 def test_reads_of_one_account_are_quick(method, path, quick):
-    app = create_app(master_key=MASTER_KEY, prefix="/admin")
-    assert app.is_quick(method, path) is quick
-    app.close()
+    with contextlib.closing(create_app(master_key=MASTER_KEY, prefix="/admin")) as app:
+        assert app.is_quick(method, path) is quick
 
 
-def test_one_account_is_read_while_every_worker_is_at_work(app):
-    served = Served(app, threads=1)
+def test_one_account_is_read_while_every_worker_is_at_work(app, serve):
+    served = serve(app, threads=1)
     served.call("POST", "/accounts", account_fields())
     at_work, go_on = threading.Event(), threading.Event()
 
@@ -245,15 +248,11 @@ def test_one_account_is_read_while_every_worker_is_at_work(app):
         return "{}"
 
     app.db.all_usage = all_usage
-    slow = threading.Thread(target=served.call, args=("GET", "/accounts/usage"))
-    slow.start()
-    assert at_work.wait(10)
-    assert served.call("GET", "/accounts/1")[0] == 200
-    assert served.call("GET", "/accounts/usage/1")[0] == 200
-    assert not go_on.is_set()
-    go_on.set()
-    slow.join()
-    served.stop()
+    with in_background(lambda: served.call("GET", "/accounts/usage"), stop=go_on.set):
+        assert at_work.wait(10)
+        assert served.call("GET", "/accounts/1")[0] == 200
+        assert served.call("GET", "/accounts/usage/1")[0] == 200
+        assert not go_on.is_set()
 
 
 # --- While the database is locked elsewhere --------------------------------------------------
@@ -261,8 +260,6 @@ def test_one_account_is_read_while_every_worker_is_at_work(app):
 
 def test_writers_that_wait_hold_up_nobody_else(served, tmp_path):
     served.call("POST", "/accounts", account_fields())
-    other = sqlite3.connect(tmp_path / "fense.sqlite3", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
     took, statuses = [], []
 
     def write():
@@ -270,20 +267,14 @@ def test_writers_that_wait_hold_up_nobody_else(served, tmp_path):
         statuses.append(served.call("POST", "/accounts", account_fields())[0])
         took.append(time.monotonic() - began)
 
-    writers = [threading.Thread(target=write) for _ in range(12)]
-    for writer in writers:
-        writer.start()
-    time.sleep(0.5)
-    for path in ("/healthz", "/accounts/1", "/accounts/usage"):
-        began = time.monotonic()
-        assert served.call("GET", path)[0] == 200
-        assert time.monotonic() - began < 0.5
-    for writer in writers:
-        writer.join()
+    with locked(tmp_path / "fense.sqlite3"), in_background(write, 12):
+        time.sleep(0.5)
+        for path in ("/healthz", "/accounts/1", "/accounts/usage"):
+            began = time.monotonic()
+            assert served.call("GET", path)[0] == 200
+            assert time.monotonic() - began < 0.5
     assert statuses == [503] * 12
     assert max(took) < 4
-    other.execute("ROLLBACK")
-    other.close()
     assert served.call("POST", "/accounts", account_fields())[0] == 201
     assert len(served.call("GET", "/accounts/usage")[1]["accounts"]) == 2
 
@@ -291,32 +282,31 @@ def test_writers_that_wait_hold_up_nobody_else(served, tmp_path):
 # --- Stop --------------------------------------------------------------------------------------
 
 
-def test_a_stop_answers_every_request_that_was_sent(app):
-    served = Served(app, threads=2)
+def test_a_stop_answers_every_request_that_was_sent(app, serve):
+    served = serve(app, threads=2)
     app.db.all_usage = lambda *_: time.sleep(0.05) or "{}"
     get_account = app.db.get_account
     app.db.get_account = lambda number: time.sleep(0.05) or get_account(number)
-    sockets = []
-    for path in (b"/accounts/1", b"/accounts/usage") * 10:
-        sock = socket.create_connection(("127.0.0.1", served.server.port), timeout=10)
-        sock.sendall(b"GET " + path + b" HTTP/1.1\r\n" + KEY + b"\r\n")
-        sockets.append(sock)
-    served.stop()
     statuses = []
-    for sock in sockets:
-        answer = b""
-        while chunk := sock.recv(65536):
-            answer += chunk
-        statuses.append(parse(answer)[0])
-        sock.close()
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for path in (b"/accounts/1", b"/accounts/usage") * 10:
+            sockets.append(stack.enter_context(served.connect()))
+            sockets[-1].sendall(b"GET " + path + b" HTTP/1.1\r\n" + KEY + b"\r\n")
+        served.stop()
+        for sock in sockets:
+            answer = b""
+            while chunk := sock.recv(65536):
+                answer += chunk
+            statuses.append(parse(answer)[0])
     assert statuses == [404, 200] * 10
     with pytest.raises(ConnectionRefusedError):
         served.talk(b"")
 
 
 @pytest.mark.parametrize("path", [b"/accounts/1", b"/accounts/usage"])
-def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(app, path):
-    served = Served(app, threads=1)
+def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(app, path, serve):
+    served = serve(app, threads=1)
     request = b"GET " + path + b" HTTP/1.1\r\nX-Pad: " + b"x" * 100 + b"\r\n" + KEY + b"\r\n"
     with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
         sock.sendall(request * 300)  # six times what is read at once
@@ -327,30 +317,25 @@ def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(app, path):
     assert answers.count(b"HTTP/1.1 ") == 300
 
 
-def test_a_busy_client_does_not_hold_up_a_stop(app):
-    served = Served(app)
+def test_a_busy_client_does_not_hold_up_a_stop(served):
     answered = []
 
     def keep_asking():
         connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
-        while True:
-            connection.request("GET", "/healthz")
-            answer = connection.getresponse()
-            answer.read()
-            answered.append(answer.status)
-            if answer.headers["Connection"] == "close":
-                connection.close()
-                return
+        with contextlib.closing(connection):
+            while True:
+                connection.request("GET", "/healthz")
+                answer = connection.getresponse()
+                answer.read()
+                answered.append(answer.status)
+                if answer.headers["Connection"] == "close":
+                    return
 
-    clients = [threading.Thread(target=keep_asking) for _ in range(4)]
-    for client in clients:
-        client.start()
-    time.sleep(0.2)
-    began = time.monotonic()
-    served.stop()
-    assert time.monotonic() - began < 2
-    for client in clients:
-        client.join()
+    with in_background(keep_asking, 4, served.stop):
+        time.sleep(0.2)
+        began = time.monotonic()
+        served.stop()
+        assert time.monotonic() - began < 2
     assert set(answered) == {200}
 
 
@@ -361,18 +346,16 @@ def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):
     before = count()
     for _ in range(10):
         app = create_app(str(tmp_path / "fense.sqlite3"), master_key=MASTER_KEY)
-        served = Served(app)
-        assert served.call("GET", "/accounts/usage")[0] == 200
-        served.stop()
-        app.close()
+        with contextlib.closing(app), Served(app) as served:
+            assert served.call("GET", "/accounts/usage")[0] == 200
     assert count() == before
 
 
 # --- Months of it ------------------------------------------------------------------------------
 
 
-def test_neither_requests_nor_broken_connections_leave_anything_behind(tmp_path):
-    service = Process(tmp_path, "--port=0", DISPUTE_MASTER_KEY=MASTER_KEY)
+def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
+    service = start("--port=0", DISPUTE_MASTER_KEY=MASTER_KEY)
     port = int(service.ready().rpartition(":")[2])
     service.call("/accounts", account_fields(), key=MASTER_KEY)
     folder = Path(f"/proc/{service.process.pid}")
@@ -391,17 +374,14 @@ def test_neither_requests_nor_broken_connections_leave_anything_behind(tmp_path)
                 while answers.count(b"HTTP/1.1 200 OK\r\n") < 100 or not answers.endswith(b"}"):
                     answers += sock.recv(1 << 20)
 
+    halves = [b"", b"GET / HT", b"POST /accounts HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]
+
     def break_off(count):
         for number in range(count):
-            sock = socket.create_connection(("127.0.0.1", port), timeout=10)
-            sock.sendall(
-                [b"", b"GET / HT", b"POST /accounts HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"][
-                    number % 3
-                ]
-            )
-            if number % 2:  # a reset in place of an end
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.close()
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+                sock.sendall(halves[number % 3])
+                if number % 2:  # a reset in place of an end
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     ask(2_000)
     break_off(200)

@@ -1,5 +1,6 @@
 """The stand-in over a socket, from Python, and as pytest's fixture."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -8,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import account_fields, run_pytest
+from conftest import account_fields, in_background, join, run_pytest, wait_until
 
 from fense_admin import __version__
 from fense_admin.standin import StandIn
@@ -30,6 +31,10 @@ def call(fense, method, path, body=None, timeout=10):
         return answer.status, answer.headers, answer.read()
     finally:
         connection.close()
+
+
+def connect(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
 # --- Dropped connections -----------------------------------------------------------------------
@@ -78,29 +83,20 @@ def test_requests_that_wait_take_no_worker_and_go_on_when_disarmed(fense):
     fense.fail(delay_ms=60_000, times=0, path="/accounts/usage")
     threads_before = threading.active_count()
     statuses = []
-    waiting = [
-        threading.Thread(
-            target=lambda: statuses.append(call(fense, "GET", "/accounts/usage", timeout=30)[0])
-        )
-        for _ in range(12)
-    ]
-    for thread in waiting:
-        thread.start()
-    while len(fense.requests()) < 12:
-        time.sleep(0.01)
-    began = time.monotonic()
-    assert call(fense, "GET", "/healthz")[0] == 200
-    assert call(fense, "GET", "/accounts/1")[0] == 404
-    assert statuses == []
-    assert call(fense, "DELETE", "/_standin/faults")[0] == 204
-    for thread in waiting:
-        thread.join()
+
+    def wait():
+        statuses.append(call(fense, "GET", "/accounts/usage", timeout=30)[0])
+
+    with in_background(wait, 12, fense.disarm):
+        wait_until(lambda: len(fense.requests()) == 12)
+        began = time.monotonic()
+        assert call(fense, "GET", "/healthz")[0] == 200
+        assert call(fense, "GET", "/accounts/1")[0] == 404
+        assert statuses == []
+        assert call(fense, "DELETE", "/_standin/faults")[0] == 204
     assert time.monotonic() - began < 2
     assert statuses == [200] * 12
-    deadline = time.monotonic() + 5
-    while threading.active_count() > threads_before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() <= threads_before
+    wait_until(lambda: threading.active_count() <= threads_before)
 
 
 @pytest.mark.parametrize("end", ["disarm", "reset", "stop"])
@@ -112,14 +108,13 @@ def test_a_wait_ends_with_what_armed_it(end):
             target=lambda: statuses.append(call(fense, "GET", "/accounts/1")[0])
         )
         waiting.start()
-        while not fense.requests():
-            time.sleep(0.01)
+        wait_until(fense.requests)
         time.sleep(0.05)
         began = time.monotonic()
         if end != "stop":
             getattr(fense, end)()
-            waiting.join()
-    waiting.join()
+            join(waiting)
+    join(waiting)
     assert time.monotonic() - began < 2
     assert statuses == [503]
 
@@ -131,13 +126,9 @@ def test_a_request_that_waits_writes_nothing_after_a_reset(fense):
     def create():
         statuses.append(call(fense, "POST", "/accounts", account_fields())[0])
 
-    waiting = threading.Thread(target=create)
-    waiting.start()
-    while not fense.requests():
-        time.sleep(0.01)
-    time.sleep(0.05)
-    fense.reset()
-    waiting.join()
+    with in_background(create, stop=fense.reset):
+        wait_until(fense.requests)
+        time.sleep(0.05)
     assert statuses == [503]
     assert fense.state() == {"accounts": []}
 
@@ -147,30 +138,27 @@ def test_many_may_wait_and_the_control_plane_still_answers(fense):
     key = fense.master_key.encode()
     request = b"GET /accounts/usage HTTP/1.1\r\nx-api-key: " + key + b"\r\n\r\n"
     port = int(fense.url.rpartition(":")[2])
-    sockets = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(150)]
-    for sock in sockets:
-        sock.sendall(request)
-    while len(fense.requests()) < 150:
-        time.sleep(0.01)
-    assert call(fense, "DELETE", "/_standin/faults")[0] == 204
-    for sock in sockets:
-        assert sock.recv(100).startswith(b"HTTP/1.1 200")
-        sock.close()
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(port)) for _ in range(150)]
+        for sock in sockets:
+            sock.sendall(request)
+        wait_until(lambda: len(fense.requests()) == 150)
+        assert call(fense, "DELETE", "/_standin/faults")[0] == 204
+        for sock in sockets:
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_a_half_sent_request_and_an_unread_answer_do_not_hold_up_the_end():
-    with StandIn() as fense:
+    with contextlib.ExitStack() as stack, StandIn() as fense:
         fense.load({"accounts": [account_fields(name="x" * 255) for _ in range(3_000)]})
         port = int(fense.url.rpartition(":")[2])
-        half, unread = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
+        half, unread = (stack.enter_context(connect(port)) for _ in range(2))
         half.sendall(b"POST /acc")
         key = fense.master_key.encode()
         unread.sendall(b"GET /_standin/state HTTP/1.1\r\nx-api-key: " + key + b"\r\n\r\n")
         time.sleep(0.3)
         began = time.monotonic()
     assert time.monotonic() - began < 3
-    half.close()
-    unread.close()
 
 
 # --- What waitress refuses, and the large bodies of the control plane -----------------------------
@@ -188,15 +176,14 @@ def test_a_body_of_megabytes_is_for_the_control_plane_alone(fense):
     assert call(fense, "PUT", "/_standin/state", large, timeout=30)[0] == 200
     assert call(fense, "POST", "/accounts", large)[0] == 413
     exact = b'{"accounts": []' + b" " * (32 * 1024 * 1024 - 16) + b"}"
-    connection = http.client.HTTPConnection(fense.url[7:], timeout=30)
-    connection.request("PUT", "/_standin/state", exact, fense.headers)
-    assert connection.getresponse().status == 200
-    connection.close()
-    connection = http.client.HTTPConnection(fense.url[7:], timeout=30)
-    connection.request("PUT", "/_standin/state", b"x" * (33 * 1024 * 1024), fense.headers)
-    answer = connection.getresponse()
-    assert (answer.status, json.load(answer)["error"]["code"]) == (413, "payload_too_large")
-    connection.close()
+    for body, expected in ((exact, 200), (b"x" * (33 * 1024 * 1024), 413)):
+        connection = http.client.HTTPConnection(fense.url[7:], timeout=30)
+        with contextlib.closing(connection):
+            connection.request("PUT", "/_standin/state", body, fense.headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            assert answer.status == expected
+    assert json.loads(content)["error"]["code"] == "payload_too_large"
 
 
 # --- From Python -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import threading
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from conftest import account_fields, refusal
+from conftest import TIMEOUT, account_fields, in_background, refusal
 
 NOT_FOUND = refusal(code="not_found", message="no account has this fense_account_id")
 TAKEN = refusal(("api_key", "belongs to another account"))
@@ -181,14 +181,11 @@ def test_of_creates_that_race_for_a_key_one_wins(api):
     go = threading.Barrier(16)
 
     def create():
-        go.wait()
+        go.wait(TIMEOUT)
         answers.append(api.post("/accounts", fields))
 
-    threads = [threading.Thread(target=create) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with in_background(create, 16):
+        pass
     assert sorted(answer.status for answer in answers) == [201] + [400] * 15
     assert all(answer.body == TAKEN for answer in answers if answer.status == 400)
     assert len(api.everything()[0]) == before + 1

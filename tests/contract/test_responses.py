@@ -5,8 +5,6 @@ import re
 import pytest
 from conftest import MASTER_KEY, Api, account_fields, refusal
 
-from fense_admin import create_app
-
 EVERY_ANSWER = [
     ("GET", "/accounts/usage", 200),
     ("GET", "/accounts/0", 404),
@@ -99,8 +97,8 @@ def test_a_method_that_a_path_does_not_take_is_named(api, method, path, allow):
 
 
 @pytest.mark.parametrize("prefix", ["/admin", "admin", "/admin/", "admin/"])
-def test_a_prefix_moves_every_path_of_the_page(prefix):
-    app = create_app(master_key=MASTER_KEY, prefix=prefix)
+def test_a_prefix_moves_every_path_of_the_page(prefix, make_app):
+    app = make_app(master_key=MASTER_KEY, prefix=prefix)
     api = Api(app, MASTER_KEY, None, base="/admin")
     created = api.post("/accounts", account_fields())
     assert created.headers["Location"] == "/admin/accounts/1"
@@ -117,7 +115,6 @@ def test_a_prefix_moves_every_path_of_the_page(prefix):
         assert (answer.status, answer.body) == (404, refusal(code="not_found", message=told))
     assert outside.get("/healthz", key=None).body == {"status": "ok"}
     assert outside.get("/openapi.json", key=None).body["servers"] == [{"url": "/admin"}]
-    app.close()
 
 
 # --- Beside the contract: in-process, as a deployment of Fense need not have it ------------------

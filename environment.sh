@@ -1,0 +1,51 @@
+#!/bin/sh
+# environment.sh FOLDER WHAT...: makes a Python environment and installs what pip is told to.
+# environment.sh FOLDER: exits with 0 if there is one that is whole.
+#
+# An environment counts once it is whole, in the checkout and with the Python it was made for:
+# FOLDER/whole is written last and says which these were. Any other is made anew.
+set -eu
+folder=$1
+shift
+
+fail() {
+  echo "$*" >&2
+  exit 1
+}
+
+made_for() { # a Python; another one counts only where PYTHON names it
+  echo "$PWD, Python $("${PYTHON:-$1}" -c 'import sys; print(sys.version)')"
+}
+
+is_whole() {
+  [ -x "$folder/bin/python" ] &&
+    [ "$(cat "$folder/whole" 2>/dev/null)" = "$(made_for "$folder/bin/python" 2>/dev/null)" ]
+}
+
+[ $# -gt 0 ] || { is_whole && exit 0 || exit 1; }
+
+if ! is_whole; then
+  python=${PYTHON:-python3}
+  can() { "$python" -c "$1" >/dev/null 2>&1; }
+  [ -w . ] || fail "this folder can't be written: copy the checkout to one that can be"
+  command -v "$python" >/dev/null || fail "$python is missing: apt install python3"
+  can 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "$python is too old: name a Python 3.10 or later, as in make PYTHON=python3.12"
+  can 'import venv' || fail "$python has no venv module: apt install python3-venv"
+  can 'import ensurepip' || can 'import pip' || fail "$python has no pip: apt install python3-venv"
+  rm -rf "$folder"
+  if can 'import ensurepip'; then
+    "$python" -m venv "$folder"
+  else
+    # Debian leaves ensurepip out unless python3-venv is there: the pip that is there brings one.
+    "$python" -m venv --without-pip "$folder"
+    packages=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$python" -m pip install -q --disable-pip-version-check --target "$packages" pip
+  fi
+fi
+
+echo "installing into $folder: this takes up to a minute"
+rm -f "$folder/whole"
+# (The warning that is left out says of an editable install that it is one.)
+PYTHONWARNINGS=ignore "$folder/bin/python" -m pip install -q --disable-pip-version-check "$@"
+made_for "$folder/bin/python" >"$folder/whole"
