@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import http.client
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import time
+import urllib.error
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in OF_NO_COMMAND):
         arguments = ["serve", *arguments]
-    options = build_parser().parse_args(arguments)
+    arguments, command = split_command(arguments)
+    options, unknown = build_parser().parse_known_args(arguments)
+    if options.run is run_beside and not command:
+        options.parser.error("put -- before the command, as in: fense-admin exec -- npm test")
+    if unknown:
+        flags = re.findall(r"--[\w-]+", options.parser.format_usage())
+        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+        meant = f"; did you mean {nearest[0]}?" if nearest else ""
+        options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}{meant}")
+    options.command = command
     try:
         return options.run(options)
     except Failed as error:
@@ -43,21 +55,43 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of ours, and the command after `--` for exec."""
+    if arguments[0] != "exec" or "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
 class Failed(Exception):
-    """It can't be done. The message is one sentence that names the mend."""
+    """It can't be done. The message is one sentence that says what to do."""
 
 
 # --- Flags -------------------------------------------------------------------------------------
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose help goes on with that of `default`, the command that may be left out."""
+
+    default: argparse.ArgumentParser
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\n{self.default.format_help()}"
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fense-admin",
         description="Fense's Dispute Integration API as a small service.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fense-admin {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands",
+        metavar="COMMAND",
+        required=True,
+        parser_class=argparse.ArgumentParser,
+    )
 
     def command(name: str, run: Callable[..., int], help: str, more: str = "") -> Any:
         added = commands.add_parser(name, help=help, description=more or help, allow_abbrev=False)
@@ -68,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     prefix = ("prefix", "", check_prefix, "path to serve the API under, such as /admin")
     seed = ("seed", "", str, "state document to fill an empty database with")
 
-    it = command(
+    parser.default = it = command(
         "serve",
         serve,
         "serve until told to stop (the default)",
@@ -93,13 +127,13 @@ def build_parser() -> argparse.ArgumentParser:
     it = command(
         "exec",
         run_beside,
-        "run a command beside a service of its own",
+        "run a command beside a service of its own: exec -- COMMAND",
         "Run a command beside a service of its own, in memory, on a free port. The command finds "
-        "it by FENSE_BASE_URL, FENSE_API_KEY and FENSE_STANDIN_URL.",
+        "it by FENSE_BASE_URL, FENSE_API_KEY and FENSE_STANDIN_URL. It stands after --, with its "
+        "arguments.",
     )
     add_option(it, *prefix)
     add_option(it, *seed)
-    it.add_argument("command", nargs="+", metavar="COMMAND", help="after --, with its arguments")
 
     it = command("health", health, "exit with 0 once a service answers, or 1")
     it.add_argument("--wait", type=typed(check_seconds), default=0, help="seconds to wait for it")
@@ -202,7 +236,7 @@ def keys_from_environment() -> tuple[str | None, list[str]]:
             return [check_key(key) for key in (text.split(separator) if separator else [text])]
         except ValueError as error:
             # A blank one was meant to be there: better no service than one under another key.
-            raise ValueError(f"{variable}: a key {error}; mend it, or unset it") from None
+            raise ValueError(f"{variable}: a key {error}; correct it, or unset it") from None
 
     master = os.environ.get("DISPUTE_MASTER_KEY")
     services = os.environ.get("DISPUTE_SERVICE_KEYS")
@@ -239,7 +273,8 @@ def serve(options: argparse.Namespace) -> int:
 
             served = ControlPlane(app, master_key, service_keys, seed=seed, on_loopback=on_loopback)
             server_options = served.server_options
-        if seed is not None and app.db.has_accounts():
+        found = app.db.count_accounts()
+        if seed is not None and found:
             log.warning("the database has accounts already: %s is left out", options.seed)
         elif seed is not None:
             app.db.replace(*seed)
@@ -249,9 +284,13 @@ def serve(options: argparse.Namespace) -> int:
         raise Failed(error) from error
     running = server.Server(served, app.db, sockets, options.threads, **server_options)
     running.stop_on_signals()
-    log.info("fense-admin %s, %s with SQLite %s", __version__, options.database, models.SQLITE)
+    log.info("fense-admin %s with SQLite %s", __version__, models.SQLITE)
+    tell_of_database(app.db, options.database, found)
     host = f"[{host}]" if ":" in host else host
-    url = f"http://{host}:{running.port}{options.prefix}"
+    origin = f"http://{host}:{running.port}"
+    if has_control_plane:
+        log.info("the page for people: %s/_standin/", origin)
+    url = origin + options.prefix
     try:
         print(f"fense-admin ready url={url} version={__version__}", flush=True)
     except OSError as error:
@@ -259,6 +298,21 @@ def serve(options: argparse.Namespace) -> int:
     running.run(options.drain)
     app.close()
     return 0
+
+
+def tell_of_database(db: models.Database, database: str, found: int) -> None:
+    """Log where the accounts are and how many; `found` were there before this start."""
+    if database == models.MEMORY:
+        log.info("the database is in memory, with %s: it goes with the process", accounts(db))
+        return
+    log.info("the database is %s, with %s", os.path.abspath(database), accounts(db))
+    if found:
+        log.info("they are from before and stay: to begin anew, name another file by --database")
+
+
+def accounts(db: models.Database) -> str:
+    count = db.count_accounts()
+    return "1 account" if count == 1 else f"{count} accounts"
 
 
 def choose_keys(
@@ -333,7 +387,7 @@ def run_beside(options: argparse.Namespace) -> int:
 
 
 def health(options: argparse.Namespace) -> int:
-    import urllib.request
+    import urllib.request  # late: the service does without
 
     environment = os.environ.get
     host = environment("FENSE_ADMIN_HOST", "127.0.0.1")
@@ -348,8 +402,16 @@ def health(options: argparse.Namespace) -> int:
                 return 0
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= deadline:
-                raise Failed(f"{url} does not answer: {error}") from error
+                raise Failed(f"{url} does not answer: {why(error)}") from error
         time.sleep(0.05)
+
+
+def why(error: Exception) -> str:
+    """The reason in words, without the brackets that Python puts around it."""
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
+        error = error.reason
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return re.sub(r"\[.*?\] | \(_ssl.*\)", "", text)
 
 
 def record(options: argparse.Namespace) -> int:

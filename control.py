@@ -200,6 +200,8 @@ class ControlPlane:
                 route.callback = self._with_faults(route.callback)
                 route.reset()
 
+        if app.signposts:
+            app.signposts["a page for people"] = ROOT + "/"
         self.control = Application(app.db, "")
         self.control.install(DatabasePlugin(app.db))
         self.control.install(ControlGuard(master_key, service_keys, on_loopback))
@@ -393,7 +395,7 @@ class ControlGuard:
         if key and (self.service.knows(key) or db.is_merchant_key(key)):
             raise ApiError(403, "the control plane takes the master key alone")
         told = "the key is not the master key" if key else "the master key is missing"
-        raise ApiError(401, told, WWW_Authenticate='Basic realm="fense-admin"')
+        raise ApiError(401, told + self.master.hint, WWW_Authenticate='Basic realm="fense-admin"')
 
 
 def is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from http.client import responses as REASONS
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -55,13 +56,20 @@ class ApiError(bottle.HTTPError):
     """An answer in the error shape: raise it anywhere below a handler.
 
     `details` are the (field, message) pairs to blame; further keywords are headers of the answer.
+    `reason` is what the log says, where the message holds words of the client's.
     """
 
     def __init__(
-        self, status: int, message: str, details: Iterable[tuple[str, str]] = (), **headers: str
+        self,
+        status: int,
+        message: str,
+        details: Iterable[tuple[str, str]] = (),
+        reason: str | None = None,
+        **headers: str,
     ) -> None:
         super().__init__(status, message, **headers)
         self.details = details
+        self.reason = message if reason is None else reason
 
 
 class Problems(list):
@@ -78,9 +86,11 @@ class Problems(list):
             raise self.error()
 
     def error(self) -> ApiError:
-        told = (text if field is None else f"{_legible(field)} {text}" for field, text in self)
         details = [(field, text) for field, text in self if field is not None]
-        return ApiError(400, "; ".join(told), details)
+        return ApiError(400, self._told(_legible), details, reason=self._told(_loggable_name))
+
+    def _told(self, shown: Callable[[str], str]) -> str:
+        return "; ".join(text if name is None else f"{shown(name)} {text}" for name, text in self)
 
     def check(self, field: str | None, check: Callable[[Any], Any], value: object) -> Any:
         """What `check` makes of the value; its ValueError is noted, and then None comes back."""
@@ -100,6 +110,12 @@ def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = (
 
 def _legible(field: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in field) or '""'
+
+
+def _loggable_name(field: str) -> str:
+    """The name for the log: one that could be a key, sent in the place of a name, is left out."""
+    is_name = re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field)
+    return field if is_name else "\N{HORIZONTAL ELLIPSIS}"
 
 
 # --- Accounts: the rules for each field --------------------------------------------------------
@@ -180,17 +196,32 @@ UPDATE = {
 }
 
 
+NOT_ON_UPDATE = {"email": "can't be changed"}
+
+
 def check_fields(
-    sent: JsonObject, rules: Mapping[str, Rule], problems: Problems, place: str = ""
+    sent: JsonObject,
+    rules: Mapping[str, Rule],
+    problems: Problems,
+    place: str = "",
+    refusals: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The fields that were sent, each as its rule gives it back; `place` is put before names."""
+    """The fields that were sent, each as its rule gives it back; `place` is put before names.
+
+    `refusals` has better words than the usual ones for some names that have no rule.
+    """
+    refusals = refusals or {}
     checked = {}
     for name, rule in rules.items():
         if name in sent:
             checked[name] = problems.check(place + name, rule.check, sent[name])
         elif rule.required:
             problems.append((place + name, "is required"))
-    problems += [(place + name, "is not accepted here") for name in sent if name not in rules]
+    problems += [
+        (place + name, refusals.get(name, "is not accepted here"))
+        for name in sent
+        if name not in rules
+    ]
     problems += [(place + name, "is given twice") for name in sent.doubled]
     return checked
 
@@ -256,10 +287,12 @@ def read_json(problems: Problems, kind: type, limit: int = MAX_BODY) -> Any:
     return body
 
 
-def read_fields(rules: Mapping[str, Rule], problems: Problems) -> dict[str, Any]:
+def read_fields(
+    rules: Mapping[str, Rule], problems: Problems, refusals: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The account's fields in the body, checked."""
     body = read_json(problems, JsonObject)
-    return {} if body is None else check_fields(body, rules, problems)
+    return {} if body is None else check_fields(body, rules, problems, refusals=refusals)
 
 
 def read_query(problems: Problems, *documented: str) -> dict[str, str | None]:
@@ -329,6 +362,9 @@ class ApiKeyPlugin:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.digests = [models.digest(key) for key in keys]
+        self.hint = ""
+        if self.knows(DEVELOPMENT_KEY):  # which is public
+            self.hint = f"; the development key is {DEVELOPMENT_KEY}"
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         def guarded(db: Database, **kwargs: Any) -> Any:
@@ -336,13 +372,18 @@ class ApiKeyPlugin:
             if not self.knows(key):
                 if key and db.is_merchant_key(key):
                     raise ApiError(403, "a merchant's key does not open these endpoints")
-                message = (
-                    "x-api-key is not a known key" if key else "the header x-api-key is missing"
-                )
-                raise ApiError(401, message, WWW_Authenticate='ApiKey header="x-api-key"')
+                raise ApiError(401, self.why(key), WWW_Authenticate='ApiKey header="x-api-key"')
             return callback(db=db, **kwargs)
 
         return guarded
+
+    def why(self, key: str) -> str:
+        """Why this key, which is none of the keys, is refused."""
+        if not key:
+            return "the header x-api-key is missing" + self.hint
+        if ", " in key:  # as a server joins two headers; no key has a space
+            return "the header x-api-key came twice: send it once"
+        return "x-api-key is not a known key" + self.hint
 
     def knows(self, key: str) -> bool:
         """Whether it is one of the keys. Takes as long whichever it is, or if it is none."""
@@ -417,7 +458,7 @@ def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
     with Problems() as problems:
         account_id = check_path_id(fense_account_id, problems)
         read_query(problems)
-        fields = read_fields(UPDATE, problems)
+        fields = read_fields(UPDATE, problems, NOT_ON_UPDATE)
     return db.update_account(account_id, fields)
 
 
@@ -438,6 +479,10 @@ def get_health(db: Database) -> dict[str, Any]:
 # --- The application ---------------------------------------------------------------------------
 
 REQUEST_ID = "fense_admin.request_id"  # its place in the WSGI environment
+ASKED_PATH = "fense_admin.path"  # likewise, as it came
+REASON = "fense_admin.reason"  # likewise: why the answer is an error, for the log
+KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
+MAX_REASON = 500  # characters of it in the log
 SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -448,6 +493,8 @@ class Application(bottle.Bottle):
         super().__init__()
         self.db = db
         self.prefix = prefix
+        # What `GET /` names in development mode.
+        self.signposts: dict[str, str] = {}
         self.catchall = False  # what is raised comes out, to be dealt with in `__call__`
 
     def endpoints(
@@ -457,7 +504,10 @@ class Application(bottle.Bottle):
         allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
 
         def method_not_allowed(**kwargs: Any) -> None:
-            raise ApiError(405, f"this path takes {allow}", Allow=allow)
+            told = f"this path takes {allow}"
+            if request.method in ("GET", "HEAD") and path == self.prefix + "/accounts":
+                told += f"; GET {path}/usage lists all accounts"
+            raise ApiError(405, told, Allow=allow)
 
         # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
         for method in {"GET", "POST", "ANY", *handlers}:
@@ -470,14 +520,26 @@ class Application(bottle.Bottle):
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
-            mend = f"; the API is under {self.prefix}" if self.prefix else ""
-            error = ApiError(404, "there is no such path" + mend)
+            error = ApiError(404, "there is no such path" + self._signpost())
+        request.environ[REASON] = error.reason
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
+
+    def _signpost(self) -> str:
+        """What to say to whoever asked for a path that is not there."""
+        path = request.environ[ASKED_PATH]
+        if self.signposts and path in ("/", self.prefix + "/"):
+            places = (f"{what} is at {where}" for what, where in self.signposts.items())
+            return "; " + ", ".join(places)
+        meant = guess_path(path, self.prefix)
+        if meant:
+            return f"; did you mean {meant}?"
+        return f"; the API is under {self.prefix}" if self.prefix else ""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         began = time.perf_counter()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        environ[ASKED_PATH] = path  # Bottle takes slashes off its own
         request_id = environ[REQUEST_ID] = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
@@ -500,7 +562,11 @@ class Application(bottle.Bottle):
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
             milliseconds = (time.perf_counter() - began) * 1000
-            log.info("%s %s %s %.1fms %s", method, loggable(path), status, milliseconds, request_id)
+            why = loggable_reason(environ)
+            log.info(
+                "%s %s %s %.1fms %s%s",
+                *(method, loggable(path), status, milliseconds, request_id, why),
+            )
         return body
 
 
@@ -517,6 +583,38 @@ def common_headers(request_id: str) -> list[tuple[str, str]]:
 def loggable(path: str) -> str:
     """A path as one word of one line, at most 300 characters."""
     return quote(path[:300].encode("latin-1"))[:300]
+
+
+def loggable_reason(environ: Mapping[str, Any]) -> str:
+    """Why the answer is an error, as the end of a log line; without the key that was sent."""
+    reason = environ.get(REASON)
+    if not reason:
+        return ""
+    key = environ.get("HTTP_X_API_KEY")
+    if key and key != DEVELOPMENT_KEY:
+        reason = reason.replace(key, "\N{HORIZONTAL ELLIPSIS}")
+    return ": " + reason[:MAX_REASON]
+
+
+def guess_path(path: str, prefix: str) -> str | None:
+    """The path that was probably meant by one that is not there; None where it can't be told."""
+    words = [word.lower() for word in path.split("/") if word]
+    known = [word for word in prefix.lower().split("/") if word]
+    while known and words[: len(known)] == known:
+        words = words[len(known) :]
+    ids = [word for word in words if re.fullmatch("[0-9]{1,19}", word)]
+    named = [get_close_matches(word, KNOWN_WORDS, 1, 0.8) for word in words if word not in ids]
+    while len(named) > 1 and not named[0]:
+        del named[0]  # perhaps a prefix elsewhere
+    if [] in named or len(ids) > 1:
+        return None
+    names = [match for (match,) in named]
+    if not ids and names in (["healthz"], ["openapi.json"]):
+        return f"/{names[0]}"
+    if names not in (["accounts"], ["accounts", "usage"], ["usage"]):
+        return None
+    usage = ["usage"] * ("usage" in names)
+    return prefix + "/" + "/".join(["accounts", *usage, *ids])
 
 
 def check_prefix(text: str) -> str:
@@ -555,6 +653,8 @@ def create_app(
             return json.load(file) | {"servers": [{"url": prefix or "/"}]}
 
     accounts = prefix + "/accounts"
+    if DEVELOPMENT_KEY in keys:
+        app.signposts.update({"the API": accounts, "its description": "/openapi.json"})
     app.endpoints(accounts, {"POST": create_account})
     app.endpoints(accounts + "/usage", {"GET": get_usage})
     app.endpoints(accounts + "/usage/<fense_account_id>", {"GET": get_usage})

@@ -345,9 +345,9 @@ class Database(SqliteDatabase):
 
     # Accounts
 
-    def has_accounts(self) -> bool:
-        """Whether there is any account at all."""
-        return self.execute_sql("SELECT 1 FROM account LIMIT 1").fetchone() is not None
+    def count_accounts(self) -> int:
+        """How many accounts there are."""
+        return self.execute_sql("SELECT COUNT(*) FROM account").fetchone()[0]
 
     def is_merchant_key(self, key: str) -> bool:
         """Whether it is the api_key of some account."""

@@ -30,6 +30,7 @@ MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and ref
 CONNECTIONS = 500  # open at the same time; those beyond wait to be accepted
 IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to take some of an answer
 PATIENCE = 0.005  # seconds a request waits for the worker at work before another one is woken
+TLS_HANDSHAKE = b"\x16"  # its first byte, with which no request of HTTP begins
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
@@ -49,7 +50,7 @@ def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise CannotListen(f"{host} is no address of this machine: mend --host") from error
+        raise CannotListen(f"{host} is no address of this machine: check --host") from error
 
 
 def inherited() -> list[socket.socket]:
@@ -90,10 +91,10 @@ def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
                 sock.close()
             where = f"port {port or address[1]} of {address[0]}"
             if error.errno == errno.EADDRINUSE:
-                mend = "is in use: stop what uses it, or choose another --port"
+                advice = "is in use: stop what uses it, or choose another --port"
             else:
-                mend = f"can't be had ({error.strerror}): mend --host or --port"
-            raise CannotListen(f"{where} {mend}") from error
+                advice = f"can't be had ({error.strerror}): check --host and --port"
+            raise CannotListen(f"{where} {advice}") from error
         sockets.append(sock)
         port = sock.getsockname()[1]
     return sockets
@@ -199,7 +200,8 @@ class ErrorTask(task.ErrorTask):
         status = self.request.error.code
         request_id = choose_request_id(self.request.headers.get("X_REQUEST_ID"))
         limits = {"header": MAX_HEADER, "body": self.channel.adj.max_request_body_size - 1}
-        body = error_body(status, ERRORS.get(status, "a fault of this service").format(**limits))
+        message = ERRORS.get(status, "a fault of this service").format(**limits)
+        body = error_body(status, message)
         self.status = f"{status} {self.request.error.reason}"
         self.response_headers += [("Content-Type", "application/json"), *common_headers(request_id)]
         self.response_headers += self.channel.server.headers
@@ -208,7 +210,7 @@ class ErrorTask(task.ErrorTask):
         self.channel.refused = True
         begin = self.request.header_plus or getattr(self.request, "first_line", b"")
         self.write(b"" if begin.startswith(b"HEAD ") else body)
-        log.info("- - %d 0.0ms %s", status, request_id)
+        log.info("- - %d 0.0ms %s: %s", status, request_id, message)
 
 
 class WSGITask(task.WSGITask):
@@ -249,6 +251,14 @@ class Channel(channel.HTTPChannel):
     def send(self, data: bytes, do_close: bool = True) -> int:
         self.waits_since = time.monotonic()
         return super().send(data, do_close)
+
+    def received(self, data: bytes) -> bool:
+        if data[:1] == TLS_HANDSHAKE and not (self.request or self.requests):
+            # Before a whole request nothing would answer it, and it would wait for one.
+            log.info("closed a connection that began with TLS: the URL is http://, not https://")
+            self.handle_close()
+            return False
+        return super().received(data)
 
     def has_sent_more(self) -> bool:
         """Whether the client has sent anything beyond the request that is being answered."""

@@ -111,6 +111,7 @@ def test_it_tells_its_version(start):
     code, told, _ = start("--help").end(None)
     assert code == 0
     assert "serve" in told
+    assert "--database" in told
     code, told, _ = start("serve", "--help").end(None)
     assert code == 0
     for name in ("HOST", "PORT", "DATABASE", "PREFIX", "THREADS"):
@@ -126,10 +127,10 @@ def test_the_contract_holds_over_http(start):
 
 # --- The log -----------------------------------------------------------------------------------
 
-LINE = r"(\S+Z) (\S+) (\S+) (\d{3}) (\d+\.\d)ms (\S+)"
+LINE = r"(\S+Z) (\S+) (\S+) (\d{3}) (\d+\.\d)ms ([^: ]+)(?:: (.*))?"
 
 
-def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start):
+def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start, tmp_path):
     service = start("--port=0", DISPUTE_MASTER_KEY="secret-master", DISPUTE_SERVICE_KEYS="secret-2")
     service.ready()
     merchant = account_fields(api_key="secret-merchant-key", name="Acme\u2028secret-name")
@@ -143,9 +144,9 @@ def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start):
         sock.sendall(b"GET / HTTP/1.1\r\nx-api-key: secret\rsecret\r\n\r\n")
         sock.recv(1000)
     log = service.end()[2]
-    first, *rest = log.splitlines()
-    about = rf"\S+Z fense-admin {__version__}, fense-admin.sqlite3 with SQLite [0-9.]+"
-    assert re.fullmatch(about, first)
+    first, second, *rest = log.splitlines()
+    assert re.fullmatch(rf"\S+Z fense-admin {__version__} with SQLite [0-9.]+", first)
+    assert second.endswith(f" the database is {tmp_path}/fense-admin.sqlite3, with 0 accounts")
     lines = [re.fullmatch(LINE, line) for line in rest]
     assert all(lines), log
     assert [line.group(2, 3, 4) for line in lines] == [
@@ -158,7 +159,56 @@ def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start):
         ("-", "-", "400"),
     ]
     assert lines[-2][6] == "mine"
+    assert [line[7] for line in lines] == [
+        None,
+        *["api_key is not accepted here"] * 2,
+        "a merchant's key does not open these endpoints",
+        "x-api-key is not a known key",
+        "fense_account_id must be an integer",
+        "the request is not valid HTTP/1.1",
+    ]
     assert "secret" not in log
+
+
+def test_the_reason_in_the_log_has_no_key(start):
+    service = start("--port=0", DISPUTE_MASTER_KEY="secret")
+    service.ready()
+    for body in ({"secret": 1, "nmae": 2}, {"sk_secret_12345": 1, "email secret": 2}):
+        assert service.call("/accounts/1", body, key="secret")[0] == 400
+    log = service.end()[2]
+    assert "secret" not in log
+    assert ": … is not accepted here; nmae is not accepted here\n" in log
+    assert ": … is not accepted here; … is not accepted here\n" in log
+
+
+def test_a_start_tells_where_the_accounts_are_and_where_the_page_is(start, tmp_path):
+    service = start("--port=0")
+    service.ready()
+    service.call("/accounts", account_fields())
+    log = service.end()[2]
+    assert f" the page for people: {service.url}/_standin/\n" in log
+    assert f" the database is {tmp_path}/fense-admin.sqlite3, with 0 accounts\n" in log
+    assert "from before" not in log
+    again = start("--port=0", "--prefix=/admin", "--no-standin")
+    again.ready()
+    log = again.end()[2]
+    assert "page" not in log
+    assert f" the database is {tmp_path}/fense-admin.sqlite3, with 1 account\n" in log
+    assert " they are from before and stay: to begin anew, name another file by --database" in log
+    memory = start("--port=0", "--database=:memory:")
+    memory.ready()
+    assert "the database is in memory, with 0 accounts: it goes with" in memory.end()[2]
+
+
+def test_tls_on_the_plain_port_is_closed_at_once(start):
+    service = start("--port=0")
+    port = int(service.ready().rpartition(":")[2])
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(b"\x16\x03\x01\x02\x00\x01")
+        assert sock.recv(100) == b""
+    assert time.monotonic() - began < 2
+    assert "TLS: the URL is http://, not https://" in service.end()[2]
 
 
 # --- It can't start: exit code 1 and a sentence ------------------------------------------------
@@ -391,6 +441,23 @@ def test_exec_tells_the_command_where_the_service_is(start):
     assert out.endswith("/admin\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--prot", "1"], "unrecognized arguments: --prot 1; did you mean --port?"),
+        (["record", "1", "1", "--dta=x"], "; did you mean --date?"),
+        (["exec", "--sed=x", "--", "true"], "; did you mean --seed?"),
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["exec", "true"], "put -- before the command, as in: fense-admin exec -- npm test"),
+        (["exec"], "put -- before the command, as in: fense-admin exec -- npm test"),
+    ],
+)
+def test_wrong_usage_is_told_with_what_was_meant(start, arguments, told):
+    code, out, log = start(*arguments).end(None)
+    assert (code, out) == (2, "")
+    assert log.endswith(told + "\n")
+
+
 def test_exec_of_no_command_and_of_none_that_runs(start, tmp_path):
     (tmp_path / "text").write_text("no program")
     for command, code in (("no-such-command", 127), ("./text", 126), (".", 126)):
@@ -420,7 +487,8 @@ def test_health_waits_until_a_service_answers(start):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    assert f"{url}/healthz does not answer" in sentence(start("health", url).end(None))
+    told = f"fense-admin: {url}/healthz does not answer: Connection refused"
+    assert sentence(start("health", url).end(None)) == told
     assert "does not answer" in sentence(start("health", "--wait=0.3", url + "/admin").end(None))
     waiting = start("health", "--wait=20", url + "/admin", http_proxy="http://127.0.0.1:9")
     service = start("--port", str(port), "--prefix=/admin")

@@ -138,6 +138,7 @@ def test_under_the_development_key_the_page_opens_without_asking(make_app):
     api = Api(ControlPlane(app, "local-dev-key"), "local-dev-key", None)
     page = api.client.get("/_standin/")
     assert "stand-in" in page.text
+    assert api.get("/").body["error"]["message"].endswith(", a page for people is at /_standin/")
     assert api.get("/_standin/state", key=None).status == 401
     assert api.call("POST", "/_standin/", b"", key=None).status == 401
 

@@ -259,7 +259,7 @@ def test_nginx_finds_no_fault_in_its_site(tmp_path, certificate):
 
 
 ZERO_BYTE = (  # in a path: nginx refuses it by itself, as no HTTP
-    *(f"test_responses.py::test_an_unknown_path_is_not_found_with_or_without_a_key[{method}-/%00]"
+    *(f"test_responses.py::test_an_unknown_path_is_not_found_with_or_without_a_key[{method}-/%00-None]"
       for method in ("GET", "POST", "DELETE", "TRACE")),
     "test_accounts.py::test_an_id_is_ascii_digits_or_refused[%00]",
 )  # fmt: skip
@@ -277,12 +277,12 @@ def test_the_contract_holds_through_nginx(tmp_path, certificate, start):
         )
         request_id = nginx.ask("GET", "/accounts/1")[1]["X-Request-Id"]
     log = service.end()[2]
-    assert re.search(r"^5\d\d passed, \d+ skipped, 5 deselected in ", told, re.M), told
+    assert re.search(r"^[56]\d\d passed, \d+ skipped, 5 deselected in ", told, re.M), told
     access_log = (tmp_path / "access.log").read_text()
     for text in (log, access_log):
         assert text.splitlines()[-1].endswith(f" {request_id}")
         assert MASTER_KEY not in text
-        assert "?" not in text
+        assert not re.search(r"\?\S* \d{3} ", text)  # behind a path: a reason may ask
     assert (tmp_path / "error.log").read_text() == ""  # nor of a body in a temporary file
 
 

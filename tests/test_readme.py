@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, TIMEOUT, Process, run_pytest, tools
+from conftest import CHECKOUT, TIMEOUT, Process, account_fields, run_pytest, tools
 
 README = (CHECKOUT / "README.md").read_text()
 URL = "http://127.0.0.1:8642"
@@ -47,7 +47,10 @@ def test_every_curl_answers_what_is_shown(service):
         assert timeless(result.stdout).strip() == timeless(expected).strip()
 
 
-def test_the_ten_lines_of_python_run(service):
+def test_the_ten_lines_of_python_run(start):
+    service = start("--port=0", "--database=:memory:")
+    service.ready()
+    service.call("/accounts", account_fields())
     (client,) = (block for block in blocks("python") if "def fense(" in block)
     client = client.replace(URL, service.url)
     result = subprocess.run(

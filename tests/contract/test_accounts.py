@@ -250,4 +250,4 @@ def test_an_id_is_ascii_digits_or_refused(api, text):
 
 def test_an_unknown_account_with_a_bad_body_is_a_bad_request(api):
     answer = api.post("/accounts/999999999999", {"email": "a@b"})
-    assert (answer.status, answer.body) == (400, refusal(("email", "is not accepted here")))
+    assert (answer.status, answer.body) == (400, refusal(("email", "can't be changed")))

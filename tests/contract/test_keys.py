@@ -75,7 +75,14 @@ def test_a_key_with_something_around_it_is_no_key(api, inside, key):
     assert api.get("/accounts/usage", key=key.format(api.master_key)).status == 401
 
 
-@pytest.mark.parametrize("key", ["\xe4\xf6\xfc", "sk_test_\xff", "x" * 5_000, "a, b", '"'])
+@pytest.mark.parametrize("key", ["\xe4\xf6\xfc", "sk_test_\xff", "x" * 5_000, "a,b", '"'])
 def test_a_strange_key_is_an_unknown_key(api, key):
     answer = api.get("/accounts/usage", key=key)
     assert (answer.status, answer.body) == (401, UNKNOWN)
+
+
+def test_a_key_that_came_twice_is_told_so(api):
+    twice = f"{api.master_key}, {api.master_key}"  # as a server joins two headers
+    answer = api.get("/accounts/usage", key=twice)
+    told = "the header x-api-key came twice: send it once"
+    assert (answer.status, answer.body) == (401, refusal(code="unauthorized", message=told))

@@ -53,17 +53,23 @@ def test_head_is_get_without_a_body(api, path, key):
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "meant"),
     [
-        *("/", "/nothing", "/account", "/Accounts", "/accounts/", "/accounts/1/", "/accounts/1/2"),
-        *("/accounts/usage/", "/accounts/usage/1/2", "/admin/accounts"),
-        *("/accounts%0A", "/acc%FFounts", "/%00"),
+        *((path, None) for path in ("/", "/nothing", "/accounts/1/2", "/accounts/usage/1/2")),
+        *((path, None) for path in ("/%00", "/nothing/1", "/1")),
+        *((path, "/accounts") for path in ("/account", "/Accounts", "/accounts/", "/api/accounts")),
+        *((path, "/accounts") for path in ("/accounts%0A", "/acc%FFounts")),
+        *((path, "/accounts/1") for path in ("/accounts/1/", "/account/1", "/v1/accounts/1")),
+        *((path, "/accounts/usage") for path in ("/accounts/usage/", "/usage")),
+        *((path, "/accounts/usage/1") for path in ("/accounts/1/usage", "/usage/1")),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "TRACE"])
-def test_an_unknown_path_is_not_found_with_or_without_a_key(api, method, path):
-    mend = f"; the API is under {api.base}" if api.base else ""
-    expected = refusal(code="not_found", message="there is no such path" + mend)
+def test_an_unknown_path_is_not_found_with_or_without_a_key(api, method, path, meant):
+    advice = f"; the API is under {api.base}" if api.base else ""
+    if meant:
+        advice = f"; did you mean {api.base}{meant}?"
+    expected = refusal(code="not_found", message="there is no such path" + advice)
     for key in (api.master_key, None):
         answer = api.call(method, path, key=key)
         assert (answer.status, answer.body) == (404, expected)
@@ -87,7 +93,10 @@ def test_a_method_that_a_path_does_not_take_is_named(api, method, path, allow):
     if method in allow.split(", "):
         assert answer.status != 405
         return
-    expected = refusal(code="method_not_allowed", message=f"this path takes {allow}")
+    told = f"this path takes {allow}"
+    if (method, path) == ("GET", "/accounts"):
+        told += f"; GET {api.base}/accounts/usage lists all accounts"
+    expected = refusal(code="method_not_allowed", message=told)
     assert (answer.status, answer.body) == (405, None if method == "HEAD" else expected)
     assert answer.headers["Allow"] == allow
     assert api.everything() == before
@@ -109,12 +118,37 @@ def test_a_prefix_moves_every_path_of_the_page(prefix, make_app):
     assert api.get("/accounts/usage", key=None).status == 401
 
     outside = Api(app, MASTER_KEY, None)
-    told = "there is no such path; the API is under /admin"
-    for path in ("/accounts/1", "/accounts", "/admin", "/adminaccounts/1"):
+    for path, advice in (
+        ("/accounts/1", "did you mean /admin/accounts/1?"),
+        ("/accounts", "did you mean /admin/accounts?"),
+        ("/admin/admin/accounts/usage", "did you mean /admin/accounts/usage?"),
+        ("/admin", "the API is under /admin"),
+        ("/adminaccounts/1", "the API is under /admin"),
+        ("/health", "did you mean /healthz?"),
+    ):
+        told = f"there is no such path; {advice}"
         answer = outside.get(path)
         assert (answer.status, answer.body) == (404, refusal(code="not_found", message=told))
     assert outside.get("/healthz", key=None).body == {"status": "ok"}
     assert outside.get("/openapi.json", key=None).body["servers"] == [{"url": "/admin"}]
+
+
+def test_in_development_mode_a_lost_client_is_told_where_things_are(make_app):
+    api = Api(make_app(master_key="local-dev-key", prefix="/admin"), "local-dev-key", None)
+    told = "the API is at /admin/accounts, its description is at /openapi.json"
+    for path in ("/", "/admin/"):
+        expected = refusal(code="not_found", message=f"there is no such path; {told}")
+        assert api.get(path).body == expected
+    hint = "; the development key is local-dev-key"
+    for key, told in (
+        (None, "the header x-api-key is missing"),
+        ("x", "x-api-key is not a known key"),
+    ):
+        answer = api.get("/admin/accounts/1", key=key)
+        assert (answer.status, answer.body) == (
+            401,
+            refusal(code="unauthorized", message=told + hint),
+        )
 
 
 # --- Beside the contract: in-process, as a deployment of Fense need not have it ------------------
