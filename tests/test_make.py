@@ -1,0 +1,77 @@
+"""environment.sh, with which the Makefile makes its environments: whole, or made anew."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import CHECKOUT
+
+FAILS = """#!/bin/sh
+case "$*" in *{word}*) exit 1 ;; esac
+exec {python} "$@"
+"""
+
+
+def environment(folder, *what, **settings):
+    """Run it in the folder; gives its exit code and what it told."""
+    result = subprocess.run(
+        ["sh", CHECKOUT / "environment.sh", "env", *what],
+        cwd=folder,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    return result.returncode, result.stdout
+
+
+def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path):
+    folder = tmp_path / "with space and ü"
+    folder.mkdir()
+    assert environment(folder)[0] == 1
+    (folder / "env").mkdir()  # left by one that was stopped
+    (folder / "env" / "left").touch()
+    # pip's help in the place of a package: nothing is fetched for it.
+    code, told = environment(folder, "--help", PYTHON=sys.executable)
+    assert code == 0, told
+    assert not (folder / "env" / "left").exists()
+    assert environment(folder) == (0, "")
+    assert environment(folder, "--no-such-option")[0] != 0
+    assert environment(folder)[0] == 1  # the last installation failed
+    assert environment(folder, "--help", PYTHON=sys.executable)[0] == 0
+    folder.rename(tmp_path / "elsewhere")
+    assert environment(tmp_path / "elsewhere")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("version_info", "is too old: name a Python 3.10 or later, as in make PYTHON=python3.12"),
+        ("venv", "has no venv module: apt install python3-venv"),
+    ],
+)
+def test_a_python_that_will_not_do_is_named_in_a_line(tmp_path, word, told):
+    python = tmp_path / "python"
+    python.write_text(FAILS.format(word=word, python=sys.executable))
+    python.chmod(0o755)
+    code, output = environment(tmp_path, "--help", PYTHON=str(python))
+    assert code == 1
+    assert output.startswith(f"{python} {told}")
+    assert output.count("\n") == 1
+    assert not (tmp_path / "env").exists()
+
+
+def test_a_python_without_any_pip_is_named_in_a_line(tmp_path):
+    python = tmp_path / "python"
+    pip = 'case "$*" in *ensurepip*|*"import pip"*) exit 1 ;; esac'
+    python.write_text(f'#!/bin/sh\n{pip}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    expected = f"{python} has no pip: apt install python3-venv\n"
+    assert environment(tmp_path, "--help", PYTHON=str(python)) == (1, expected)
+
+
+def test_a_python_that_is_not_there_is_named_in_a_line(tmp_path):
+    expected = "no-such-python is missing: apt install python3\n"
+    assert environment(tmp_path, "--help", PYTHON="no-such-python") == (1, expected)
