@@ -482,6 +482,7 @@ REQUEST_ID = "fense_admin.request_id"  # its place in the WSGI environment
 ASKED_PATH = "fense_admin.path"  # likewise, as it came
 REASON = "fense_admin.reason"  # likewise: why the answer is an error, for the log
 KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
+MAX_GUESSED = 200  # characters of a path: to guess costs time, and takes no key
 MAX_REASON = 500  # characters of it in the log
 SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -521,7 +522,8 @@ class Application(bottle.Bottle):
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(404, "there is no such path" + self._signpost())
-        request.environ[REASON] = error.reason
+        key = request.environ.get("HTTP_X_API_KEY", "")
+        request.environ[REASON] = loggable_reason(error, key)
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
@@ -562,7 +564,7 @@ class Application(bottle.Bottle):
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
             milliseconds = (time.perf_counter() - began) * 1000
-            why = loggable_reason(environ)
+            why = environ.get(REASON, "")
             log.info(
                 "%s %s %s %.1fms %s%s",
                 *(method, loggable(path), status, milliseconds, request_id, why),
@@ -585,19 +587,18 @@ def loggable(path: str) -> str:
     return quote(path[:300].encode("latin-1"))[:300]
 
 
-def loggable_reason(environ: Mapping[str, Any]) -> str:
+def loggable_reason(error: ApiError, key: str) -> str:
     """Why the answer is an error, as the end of a log line; without the key that was sent."""
-    reason = environ.get(REASON)
-    if not reason:
-        return ""
-    key = environ.get("HTTP_X_API_KEY")
-    if key and key != DEVELOPMENT_KEY:
-        reason = reason.replace(key, "\N{HORIZONTAL ELLIPSIS}")
+    reason = error.reason
+    if key and error.details:  # else none of it is the client's
+        reason = re.sub(rf"(?<!\S){re.escape(key)}(?!\S)", "\N{HORIZONTAL ELLIPSIS}", reason)
     return ": " + reason[:MAX_REASON]
 
 
 def guess_path(path: str, prefix: str) -> str | None:
     """The path that was probably meant by one that is not there; None where it can't be told."""
+    if len(path) > MAX_GUESSED:
+        return None
     words = [word.lower() for word in path.split("/") if word]
     known = [word for word in prefix.lower().split("/") if word]
     while known and words[: len(known)] == known:

@@ -175,7 +175,9 @@ def test_the_reason_in_the_log_has_no_key(start):
     service.ready()
     for body in ({"secret": 1, "nmae": 2}, {"sk_secret_12345": 1, "email secret": 2}):
         assert service.call("/accounts/1", body, key="secret")[0] == 400
+    service.call("/accounts/1", key="a")
     log = service.end()[2]
+    assert ": x-api-key is not a known key\n" in log
     assert "secret" not in log
     assert ": … is not accepted here; nmae is not accepted here\n" in log
     assert ": … is not accepted here; … is not accepted here\n" in log

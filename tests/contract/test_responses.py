@@ -56,7 +56,7 @@ def test_head_is_get_without_a_body(api, path, key):
     ("path", "meant"),
     [
         *((path, None) for path in ("/", "/nothing", "/accounts/1/2", "/accounts/usage/1/2")),
-        *((path, None) for path in ("/%00", "/nothing/1", "/1")),
+        *((path, None) for path in ("/%00", "/nothing/1", "/1", "/accounts" + "/" * 200)),
         *((path, "/accounts") for path in ("/account", "/Accounts", "/accounts/", "/api/accounts")),
         *((path, "/accounts") for path in ("/accounts%0A", "/acc%FFounts")),
         *((path, "/accounts/1") for path in ("/accounts/1/", "/account/1", "/v1/accounts/1")),
