@@ -11,6 +11,15 @@ from conftest import CHECKOUT, TIMEOUT, Process, account_fields, run_pytest, too
 
 README = (CHECKOUT / "README.md").read_text()
 URL = "http://127.0.0.1:8642"
+MY_APP = """
+import urllib.request
+
+def stop_billing(url, key, account_id):
+    headers = {"x-api-key": key, "Content-Type": "application/json"}
+    body = b'{"suppress_billing": true}'
+    request = urllib.request.Request(f"{url}/accounts/{account_id}", body, headers)
+    urllib.request.urlopen(request, timeout=10).close()
+"""
 
 
 def blocks(language):
@@ -59,10 +68,12 @@ def test_the_ten_lines_of_python_run(start):
     assert (result.stdout, result.stderr) == ("Acme Limited\n", "")
 
 
-def test_the_example_of_a_test_passes(tmp_path):
-    (example,) = (block for block in blocks("python") if "import pytest" in block)
-    (tmp_path / "test_example.py").write_text(example)
-    assert "2 passed" in run_pytest(tmp_path)
+def test_the_examples_of_tests_pass(tmp_path):
+    first, longer = (block for block in blocks("python") if "def test_" in block)
+    (tmp_path / "my_app.py").write_text(MY_APP)
+    (tmp_path / "test_first.py").write_text(first)
+    (tmp_path / "test_longer.py").write_text(longer)
+    assert "3 passed" in run_pytest(tmp_path)
 
 
 def test_the_example_of_a_stand_in_runs():
