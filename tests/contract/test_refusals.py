@@ -63,7 +63,8 @@ NO_JSON = [
     b"", b" ", b"{", b"}", b"nonsense", b"{'name': 1}", b'{"name": }', b'{"name": "x",}',
     b'{"name": "a\nb"}', b'{"name": NaN}', b'{"name": Infinity}', b'{"name": -Infinity}',
     b'{"name": 01}', b'{"name": "x"} {}', b'{"name": "\\x41"}', b"// no\n{}", b"\x00", b"{}\x00",
-    b"[" * 50_000, b'{"name":' * 8_000, b"[" * 20_000 + b"]" * 20_000,
+    b"[" * 50_000, b'{"name":' * 8_000,  # too deep for a Python before 3.14
+    b'{"name": ' + b"[" * 20_000 + b"]" * 20_000,
     b'{"suppress_billing": ' + b"9" * 5_000 + b"}",
     b"\xef\xbb\xbf{}", b'{"name": "\xff"}', b'{"name": "\xed\xa0\x80"}', b"\xc3", b'"\xc0\xaf"',
     json.dumps({"name": "Acme"}).encode("utf-16"), b"name=Acme",
