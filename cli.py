@@ -267,7 +267,8 @@ def serve(options: argparse.Namespace) -> int:
             service_keys=service_keys,
             prefix=options.prefix,
         )
-        served, server_options = app, {"is_quick": app.is_quick}
+        served = app
+        server_options = {"is_quick": app.is_quick, "choose_id": app.choose_id}
         if has_control_plane:
             from fense_admin.control import ControlPlane
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import fnmatch
 import html
-import ipaddress
 import json
 import re
 import socket
@@ -34,6 +34,7 @@ from fense_admin import (
     Problems,
     Rule,
     check_fields,
+    foreign_header,
     read_json,
     read_query,
 )
@@ -53,6 +54,8 @@ from fense_admin.state import (
 ROOT = "/_standin"
 MARK = ("X-Standin", f"fense-admin/{fense_admin.__version__}")  # on every response
 MAX_BODY = 32 * 1024 * 1024  # bytes, of a state or a list of lookups
+MAX_LATE = 400  # requests that wait for a delay at once: others have to get in, too
+GONE_CHECK = 0.5  # seconds between two looks whether the client of one that waits is still there
 JOURNAL_LENGTH = 1_000  # entries
 
 
@@ -96,11 +99,11 @@ def check_fault(sent: JsonObject, problems: Problems) -> dict[str, Any]:
     fields = check_fields(sent, FAULT, problems)
     answers = "status" in sent or "drop" in sent
     if not answers and not sent.get("delay_ms"):
-        problems.append((None, "the fault does nothing: give it a status, a drop or a delay_ms"))
+        problems.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
     elif not answers:
-        problems += [
-            (name, "needs a status or a drop") for name in ("headers", "message") if name in sent
-        ]
+        for name in ("headers", "message"):
+            if name in sent:
+                problems.add(name, "needs a status or a drop")
     return fields
 
 
@@ -110,6 +113,20 @@ class Waiting:
     def __init__(self) -> None:
         self.over = threading.Event()
         self.turned_away = False
+        self._lock = threading.Lock()
+        self._count = 0
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        with self._lock:
+            if self._count >= MAX_LATE:
+                raise ApiError(503, f"{MAX_LATE} requests wait for a delay already")
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
 
 
 class Faults:
@@ -202,9 +219,10 @@ class ControlPlane:
 
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
-        self.control = Application(app.db, "")
+        self.control = Application(app.db, "", [master_key, *service_keys])
+        self.guard = ControlGuard(master_key, service_keys, on_loopback)
         self.control.install(DatabasePlugin(app.db))
-        self.control.install(ControlGuard(master_key, service_keys, on_loopback))
+        self.control.install(self.guard)
         endpoints = self.control.endpoints
         endpoints(ROOT + "/", {"GET": self.get_page})
         endpoints(ROOT + "/reset", {"POST": self.post_reset})
@@ -219,7 +237,17 @@ class ControlPlane:
     @property
     def server_options(self) -> dict[str, Any]:
         """What `server.Server` has to know to serve it."""
-        return {"max_body": MAX_BODY, "headers": [MARK], "before_drain": self.faults.disarm}
+        return {
+            "headers": [MARK],
+            "body_limit": self.body_limit,
+            "choose_id": self.app.choose_id,
+            "before_drain": self.faults.disarm,
+        }
+
+    def body_limit(self, path: str, headers: dict[str, str]) -> int | None:
+        """How many bytes a body may have: large ones are for who has shown the master key."""
+        key = headers.get("X_API_KEY") or basic_password(headers.get("AUTHORIZATION", ""))
+        return MAX_BODY if path.startswith(ROOT + "/") and self.guard.master.knows(key) else None
 
     def reset(self) -> None:
         """Back to the seed: accounts, usage, ids, faults, journal."""
@@ -233,15 +261,15 @@ class ControlPlane:
         self.reset()
         response.status = 204
 
-    def get_state(self, db: Database) -> dict[str, Any]:
-        return db.dump()
+    def get_state(self, db: Database) -> str:
+        return json_object("accounts", db.dump()["accounts"])
 
-    def put_state(self, db: Database) -> dict[str, Any]:
+    def put_state(self, db: Database) -> str:
         with Problems() as problems:
             document = read_json(problems, JsonObject, MAX_BODY)
             state = None if document is None else check_state(document, problems)
         db.replace(*state)
-        return db.dump()
+        return self.get_state(db)
 
     def post_usage(self, db: Database) -> dict[str, Any]:
         with Problems() as problems:
@@ -264,8 +292,8 @@ class ControlPlane:
         self.faults.disarm()
         response.status = 204
 
-    def get_requests(self, db: Database) -> dict[str, Any]:
-        return {"requests": list(self.journal)}
+    def get_requests(self, db: Database) -> str:
+        return json_object("requests", list(self.journal))
 
     def delete_requests(self, db: Database) -> None:
         self.journal.clear()
@@ -286,10 +314,7 @@ class ControlPlane:
             path = request.path[len(self.app.prefix) :]
             fault = request.environ[FAULT_TAKEN] = self.faults.take(request.method, path)
             if fault and "delay_ms" in fault:
-                with self.db.while_waiting():
-                    fault["waiting"].over.wait(fault["delay_ms"] / 1000)
-                if fault["waiting"].turned_away:
-                    raise ApiError(503, "the stand-in was reset while this request waited")
+                self._be_late(fault["waiting"], fault["delay_ms"] / 1000)
             if fault is None or not ("status" in fault or "drop" in fault):
                 return handler(**kwargs)
             told = fault.get("message", "a fault that was armed for this request")
@@ -300,7 +325,22 @@ class ControlPlane:
 
         return handle
 
+    def _be_late(self, waiting: Waiting, seconds: float) -> None:
+        """Wait so long, or until the delay is over for all, or the client has gone."""
+        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        with waiting.one_more(), self.db.while_waiting():
+            until = time.monotonic() + seconds
+            while (left := until - time.monotonic()) > 0 and not is_gone():
+                if waiting.over.wait(min(left, GONE_CHECK)):
+                    break
+        if waiting.turned_away:
+            raise ApiError(503, "the stand-in was reset while this request waited")
+
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        with own_context():
+            return self._answer(environ, start_response)
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             return start_response(status, [*headers, MARK], exc_info)
 
@@ -314,7 +354,7 @@ class ControlPlane:
     def _watch(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         """Answer a request of the contract's, with an entry in the journal."""
         began = time.perf_counter()
-        entry = journal_entry(environ)
+        entry = journal_entry(environ, self.app)
         self.journal.append(entry)
         answer: list[Any] = []
         body = b"".join(self.app(environ, lambda *started: answer.extend(started)))
@@ -323,7 +363,8 @@ class ControlPlane:
         entry["fault"] = fault.get("id")
         if drop is None:
             entry["status"] = int(answer[0][:3])
-            entry["response"] = cut(body)
+            key = environ.get("HTTP_X_API_KEY", "")
+            entry["response"] = cut(self.app.hide_keys(body.decode(), key).encode())
         entry["duration_ms"] = round((time.perf_counter() - began) * 1000, 1)
         if drop in ("reset", "empty"):
             if drop == "reset":
@@ -331,6 +372,28 @@ class ControlPlane:
             raise dropped()
         start(*answer)
         return truncated(body) if drop else [body] if body else []
+
+
+def json_object(name: str, items: list[Any]) -> str:
+    """{name: items} as JSON. Written item by item: a long list at once would hold up others."""
+    response.content_type = "application/json"
+    return f'{{"{name}": [{", ".join(map(json.dumps, items))}]}}'
+
+
+@contextlib.contextmanager
+def own_context() -> Iterator[None]:
+    """Leaves the request and the response of a Bottle application that calls this one alone."""
+    of_request = ("environ",)
+    of_response = ("_status_line", "_status_code", "_cookies", "_headers", "body")
+    outer = []
+    for local, names in ((request, of_request), (response, of_response)):
+        with contextlib.suppress(RuntimeError):  # there is none: the usual case
+            outer += [(local, name, getattr(local, name)) for name in names]
+    try:
+        yield
+    finally:
+        for local, name, value in outer:
+            setattr(local, name, value)
 
 
 def dropped() -> ConnectionResetError:
@@ -378,18 +441,17 @@ class ControlGuard:
         return guarded
 
     def refuse_pages_from_elsewhere(self, environ: dict[str, Any]) -> None:
-        host = environ.get("HTTP_HOST", "localhost")
-        origin = environ.get("HTTP_ORIGIN")
-        # Behind a proxy with TLS the page's own scheme is not the one that arrives here.
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        blamed = foreign_header(environ, self.on_loopback)
+        if blamed == "Origin":
             raise ApiError(403, "the control plane takes no requests of another page's (Origin)")
         if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
             raise ApiError(403, "the control plane takes no requests of another site's pages")
-        if self.on_loopback and not is_loopback(host):
+        if blamed:
             raise ApiError(403, "the control plane is at localhost or 127.0.0.1 only (Host)")
 
     def refuse_other_keys(self, environ: dict[str, Any], db: Database) -> None:
-        key = environ.get("HTTP_X_API_KEY") or basic_password(environ)
+        authorization = environ.get("HTTP_AUTHORIZATION", "")
+        key = environ.get("HTTP_X_API_KEY") or basic_password(authorization)
         if self.master.knows(key):
             return
         if key and (self.service.knows(key) or db.is_merchant_key(key)):
@@ -398,20 +460,9 @@ class ControlGuard:
         raise ApiError(401, told + self.master.hint, WWW_Authenticate='Basic realm="fense-admin"')
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine by a name that is always its own."""
-    name = re.sub(r":[0-9]*\Z", "", host).lower()
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return False
-
-
-def basic_password(environ: dict[str, Any]) -> str:
+def basic_password(authorization: str) -> str:
     """The password of HTTP Basic, with which a browser brings a key; "" where there is none."""
-    scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    scheme, _, credentials = authorization.partition(" ")
     if scheme.lower() != "basic":
         return ""
     try:

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 import logging
 import os
-import random
 import re
 import sys
 import time
@@ -42,6 +42,7 @@ __version__ = "0.1.0"
 log = logging.getLogger("fense_admin")
 
 MAX_BODY = 64 * 1024  # bytes
+MAX_DETAILS = 100  # of the faults of one request, so many are told; then how many more there are
 DEVELOPMENT_KEY = "local-dev-key"  # on a loopback address, where no key was configured
 OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
 
@@ -72,11 +73,18 @@ class ApiError(bottle.HTTPError):
         self.reason = message if reason is None else reason
 
 
-class Problems(list):
-    """All that is wrong with one request: (field, message) pairs, raised together as one 400.
+class Problems:
+    """All that is wrong with one request, raised together as one 400. Use it as a context.
 
-    The field is None where none is to blame. Use it as a context.
+    Of more than `MAX_DETAILS` the first are told; `len` counts them all.
     """
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str | None, str]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
 
     def __enter__(self) -> Problems:
         return self
@@ -85,19 +93,28 @@ class Problems(list):
         if kind is None and self:
             raise self.error()
 
-    def error(self) -> ApiError:
-        details = [(field, text) for field, text in self if field is not None]
-        return ApiError(400, self._told(_legible), details, reason=self._told(_loggable_name))
-
-    def _told(self, shown: Callable[[str], str]) -> str:
-        return "; ".join(text if name is None else f"{shown(name)} {text}" for name, text in self)
+    def add(self, field: str | None, text: str) -> None:
+        """Note what is wrong with a field; None where no field is to blame."""
+        self._count += 1
+        if self._count <= MAX_DETAILS:
+            self._told.append((field, text))
 
     def check(self, field: str | None, check: Callable[[Any], Any], value: object) -> Any:
         """What `check` makes of the value; its ValueError is noted, and then None comes back."""
         try:
             return check(value)
         except ValueError as error:
-            self.append((field, str(error)))
+            self.add(field, str(error))
+
+    def error(self, status: int = 400) -> ApiError:
+        details = [(field, text) for field, text in self._told if field is not None]
+        return ApiError(status, self._message(_legible), details, self._message(_loggable_name))
+
+    def _message(self, shown: Callable[[str], str]) -> str:
+        told = [text if name is None else f"{shown(name)} {text}" for name, text in self._told]
+        if self._count > MAX_DETAILS:
+            told.append(f"and {self._count - MAX_DETAILS} more")
+        return "; ".join(told)
 
 
 def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = ()) -> bytes:
@@ -115,7 +132,7 @@ def _legible(field: str) -> str:
 def _loggable_name(field: str) -> str:
     """The name for the log: one that could be a key, sent in the place of a name, is left out."""
     is_name = re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field)
-    return field if is_name else "\N{HORIZONTAL ELLIPSIS}"
+    return field if is_name else HIDDEN
 
 
 # --- Accounts: the rules for each field --------------------------------------------------------
@@ -216,13 +233,12 @@ def check_fields(
         if name in sent:
             checked[name] = problems.check(place + name, rule.check, sent[name])
         elif rule.required:
-            problems.append((place + name, "is required"))
-    problems += [
-        (place + name, refusals.get(name, "is not accepted here"))
-        for name in sent
-        if name not in rules
-    ]
-    problems += [(place + name, "is given twice") for name in sent.doubled]
+            problems.add(place + name, "is required")
+    for name in sent:
+        if name not in rules:
+            problems.add(place + name, refusals.get(name, "is not accepted here"))
+    for name in sent.doubled:
+        problems.add(place + name, "is given twice")
     return checked
 
 
@@ -274,15 +290,19 @@ def read_json(problems: Problems, kind: type, limit: int = MAX_BODY) -> Any:
         raise ApiError(413, f"the body is over {limit} bytes")
     sent_as = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if sent_as != "application/json":
-        problems.append((None, "the body must be sent with Content-Type: application/json"))
+        problems.add(None, "the body must be sent with Content-Type: application/json")
+    coding = request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
+    if coding not in ("", "identity"):
+        problems.add(None, "the body must be sent as it is, without Content-Encoding")
+        return None
     try:
         body = parse_json(raw)
     except ValueError as error:
-        problems.append((None, f"the body {error}"))
+        problems.add(None, f"the body {error}")
         return None
     if not isinstance(body, kind):
         name = "object" if kind is JsonObject else "array"
-        problems.append((None, f"the body must be a JSON {name}"))
+        problems.add(None, f"the body must be a JSON {name}")
         return None
     return body
 
@@ -301,6 +321,7 @@ def read_query(problems: Problems, *documented: str) -> dict[str, str | None]:
     if not query.isascii():
         query = query.encode("latin-1").decode(errors="replace")
     sent: dict[str, str | None] = {}
+    told = set()
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in documented:
             fault = "is not accepted here"
@@ -312,8 +333,9 @@ def read_query(problems: Problems, *documented: str) -> dict[str, str | None]:
             sent[name] = value
             continue
         sent[name] = None
-        if (name, fault) not in problems:
-            problems.append((name, fault))
+        if (name, fault) not in told:
+            told.add((name, fault))
+            problems.add(name, fault)
     return sent
 
 
@@ -328,15 +350,15 @@ def read_usage_query(
         if text is not None
     ]
     if len(ids) == 2 and None not in ids and ids[0] != ids[1]:
-        problems.append(("fense_account_id", "differs between path and query: give it once"))
+        problems.add("fense_account_id", "differs between path and query: give it once")
     start, end = (
         problems.check(name, models.check_date, query[name]) if query.get(name) else None
         for name in ("start_date", "end_date")
     )
     if "start_date" in query and "end_date" not in query:
-        problems.append(("end_date", "is required with start_date"))
+        problems.add("end_date", "is required with start_date")
     elif start and end and start > end:
-        problems.append(("start_date", "must not be after end_date"))
+        problems.add("start_date", "must not be after end_date")
     return (ids[0] if ids else None), start, end
 
 
@@ -352,6 +374,11 @@ def check_path_id(text: str, problems: Problems) -> int:
 
 
 # --- Who may call ------------------------------------------------------------------------------
+
+PUBLIC_KEY_ABROAD = (
+    f"{DEVELOPMENT_KEY} is public, so it takes no request of another web page's ({{}}): "
+    "to go on, set DISPUTE_MASTER_KEY to a key of your own"
+)
 
 
 class ApiKeyPlugin:
@@ -373,6 +400,8 @@ class ApiKeyPlugin:
                 if key and db.is_merchant_key(key):
                     raise ApiError(403, "a merchant's key does not open these endpoints")
                 raise ApiError(401, self.why(key), WWW_Authenticate='ApiKey header="x-api-key"')
+            if key == DEVELOPMENT_KEY and (blamed := foreign_header(request.environ)):
+                raise ApiError(403, PUBLIC_KEY_ABROAD.format(blamed))
             return callback(db=db, **kwargs)
 
         return guarded
@@ -391,11 +420,57 @@ class ApiKeyPlugin:
         return True in [hmac.compare_digest(sent, known) for known in self.digests]
 
 
+def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str | None:
+    """The header that tells of a web page from elsewhere: "Origin", "Host", or None.
+
+    `on_loopback` says that no other machine reaches this service; then a page can do so by a name
+    of its own for this address (DNS rebinding).
+    """
+    host = environ.get("HTTP_HOST", "localhost")
+    origin = environ.get("HTTP_ORIGIN")
+    # Behind a proxy with TLS the page's own scheme is not the one that arrives here.
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        return "Origin"
+    return "Host" if on_loopback and not is_loopback(host) else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine by a name that is always its own."""
+    name = re.sub(r":[0-9]*\Z", "", host).lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
 def check_key(key: str) -> str:
     """A key as a header brings it. Raises `ValueError` for one that no header could."""
     if not API_KEY.fullmatch(key.strip()):
         raise ValueError("must be 1 to 255 visible ASCII characters")
     return key.strip()
+
+
+# --- Keys, taken out of what is told -----------------------------------------------------------
+
+HIDDEN = "\N{HORIZONTAL ELLIPSIS}"
+KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer", re.IGNORECASE)
+
+
+def hide_keys(text: str, keys: Iterable[str]) -> str:
+    """The text without these keys; a short one is taken out where it is a word of its own."""
+    for key in keys:
+        if key and key in text:
+            found = re.escape(key) if len(key) >= 8 else rf"(?<!\w){re.escape(key)}(?!\w)"
+            text = re.sub(found, HIDDEN, text)
+    return text
+
+
+def cut_at_key_name(text: str) -> str:
+    """The text up to the first name of a key in it: behind it may stand a key."""
+    found = KEY_NAME.search(text)
+    return text[: found.end()] + HIDDEN if found and found.end() < len(text) else text
 
 
 # --- The database in a request -----------------------------------------------------------------
@@ -421,7 +496,9 @@ class DatabasePlugin:
             except models.NoSuchAccount:
                 raise ApiError(404, "no account has this fense_account_id") from None
             except models.ApiKeyTaken:
-                raise Problems([("api_key", "belongs to another account")]).error() from None
+                problems = Problems()
+                problems.add("api_key", "belongs to another account")
+                raise problems.error() from None
             except models.DatabaseError as error:
                 if not models.is_unavailable(error):
                     raise
@@ -443,7 +520,8 @@ def create_account(db: Database) -> dict[str, Any]:
         fields = read_fields(CREATE, problems)
     account = db.create_account(fields)
     response.status = 201
-    response.set_header("Location", f"{request.path}/{account['fense_account_id']}")
+    path = mount_point() + request.path
+    response.set_header("Location", f"{path}/{account['fense_account_id']}")
     return account
 
 
@@ -462,11 +540,11 @@ def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
     return db.update_account(account_id, fields)
 
 
-def get_usage(db: Database, fense_account_id: str | None = None) -> dict[str, Any] | str:
+def get_usage(db: Database, fense_account_id: str | None = None) -> str:
     with Problems() as problems:
         account_id, start_date, end_date = read_usage_query(problems, fense_account_id)
+    response.content_type = "application/json"
     if account_id is None:
-        response.content_type = "application/json"
         return db.all_usage(start_date, end_date)
     return db.account_usage(account_id, start_date, end_date)
 
@@ -474,6 +552,11 @@ def get_usage(db: Database, fense_account_id: str | None = None) -> dict[str, An
 def get_health(db: Database) -> dict[str, Any]:
     db.check()
     return {"status": "ok"}
+
+
+def mount_point() -> str:
+    """The path under which another application has this one, if it has."""
+    return quote(request.environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1"))
 
 
 # --- The application ---------------------------------------------------------------------------
@@ -485,15 +568,21 @@ KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths
 MAX_GUESSED = 200  # characters of a path: to guess costs time, and takes no key
 MAX_REASON = 500  # characters of it in the log
 SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+MAX_QUICK = 200  # characters of path and query
+MONTHS = re.compile(r"start_date=(\d{4})-(\d\d)-\d\d&end_date=(\d{4})-(\d\d)-\d\d", re.ASCII)
 
 
 class Application(bottle.Bottle):
-    """The routes, and around them what every response has in common."""
+    """The routes, and around them what every response has in common.
 
-    def __init__(self, db: Database, prefix: str) -> None:
+    `keys` are taken out of whatever is logged.
+    """
+
+    def __init__(self, db: Database, prefix: str, keys: Iterable[str]) -> None:
         super().__init__()
         self.db = db
         self.prefix = prefix
+        self._keys = sorted(keys, key=len, reverse=True)
         # What `GET /` names in development mode.
         self.signposts: dict[str, str] = {}
         self.catchall = False  # what is raised comes out, to be dealt with in `__call__`
@@ -514,16 +603,45 @@ class Application(bottle.Bottle):
         for method in {"GET", "POST", "ANY", *handlers}:
             self.route(path, method, handlers.get(method, method_not_allowed), **options)
 
-    def is_quick(self, method: str, path: str) -> bool:
-        """Whether the answer takes next to no time: a read of one account, or of its usage."""
+    def is_quick(self, method: str, path: str, query: str) -> bool:
+        """Whether the answer takes next to no time, whatever there is in the database.
+
+        It is a read of one account, or of its usage in no more than three months.
+        """
         one = self.prefix + "/accounts/"
-        return method in ("GET", "HEAD") and path.startswith(one) and path != one + "usage"
+        if method not in ("GET", "HEAD") or not path.startswith(one):
+            return False
+        if len(path) + len(query) > MAX_QUICK:
+            return False
+        if not path.startswith(one + "usage"):
+            return True
+        months = MONTHS.fullmatch(query)
+        if months is None or path == one + "usage":
+            return False
+        first_year, first_month, last_year, last_month = map(int, months.groups())
+        return 0 <= (last_year - first_year) * 12 + last_month - first_month <= 2
+
+    def keys_to_hide(self, sent: str) -> list[str]:
+        """The keys that are told nobody: those that are configured, and the one that was sent."""
+        return [*self._keys, *sent.split(", ")]  # sent twice, a server joins them
+
+    def hide_keys(self, text: str, sent: str) -> str:
+        """The text without them."""
+        return hide_keys(text, self.keys_to_hide(sent))
+
+    def choose_id(self, sent: str | None, key: str) -> str:
+        """The request's own id, if it sent a sane one that is no key, else a new one."""
+        if sent and self.hide_keys(sent, key) != sent:
+            sent = None
+        return choose_request_id(sent)
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(404, "there is no such path" + self._signpost())
         key = request.environ.get("HTTP_X_API_KEY", "")
-        request.environ[REASON] = loggable_reason(error, key)
+        # (Without details none of it is the client's.)
+        reason = self.hide_keys(error.reason, key) if error.details else error.reason
+        request.environ[REASON] = ": " + reason[:MAX_REASON]
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
@@ -542,7 +660,9 @@ class Application(bottle.Bottle):
         began = time.perf_counter()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         environ[ASKED_PATH] = path  # Bottle takes slashes off its own
-        request_id = environ[REQUEST_ID] = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
+        key = environ.get("HTTP_X_API_KEY", "")
+        request_id = self.choose_id(environ.get("HTTP_X_REQUEST_ID"), key)
+        environ[REQUEST_ID] = request_id
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
             valid = path.encode("latin-1").decode(errors="replace")
@@ -557,7 +677,8 @@ class Application(bottle.Bottle):
         try:
             body = self.wsgi(environ, start)
         except Exception:
-            log.exception("internal server error: %s %s id=%s", method, loggable(path), request_id)
+            shown = self._loggable(path, key)
+            log.exception("internal server error: %s %s id=%s", method, shown, request_id)
             raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start("500 Internal Server Error", headers, sys.exc_info())
@@ -567,14 +688,18 @@ class Application(bottle.Bottle):
             why = environ.get(REASON, "")
             log.info(
                 "%s %s %s %.1fms %s%s",
-                *(method, loggable(path), status, milliseconds, request_id, why),
+                *(method, self._loggable(path, key), status, milliseconds, request_id, why),
             )
         return body
+
+    def _loggable(self, path: str, key: str) -> str:
+        shown = cut_at_key_name(self.hide_keys(path, key))
+        return HIDDEN.join(map(loggable, shown.split(HIDDEN)))
 
 
 def choose_request_id(sent: str | None) -> str:
     """The request's own id, if it sent a sane one, else a new one."""
-    return sent if sent and SANE_REQUEST_ID.fullmatch(sent) else f"{random.getrandbits(64):016x}"
+    return sent if sent and SANE_REQUEST_ID.fullmatch(sent) else os.urandom(8).hex()
 
 
 def common_headers(request_id: str) -> list[tuple[str, str]]:
@@ -585,14 +710,6 @@ def common_headers(request_id: str) -> list[tuple[str, str]]:
 def loggable(path: str) -> str:
     """A path as one word of one line, at most 300 characters."""
     return quote(path[:300].encode("latin-1"))[:300]
-
-
-def loggable_reason(error: ApiError, key: str) -> str:
-    """Why the answer is an error, as the end of a log line; without the key that was sent."""
-    reason = error.reason
-    if key and error.details:  # else none of it is the client's
-        reason = re.sub(rf"(?<!\S){re.escape(key)}(?!\S)", "\N{HORIZONTAL ELLIPSIS}", reason)
-    return ": " + reason[:MAX_REASON]
 
 
 def guess_path(path: str, prefix: str) -> str | None:
@@ -645,13 +762,13 @@ def create_app(
     if not keys:
         raise ValueError("give a master_key or service_keys: without a key nobody gets in")
     prefix = check_prefix(prefix)
-    app = Application(Database(database), prefix)
+    app = Application(Database(database), prefix, keys)
     app.install(DatabasePlugin(app.db))
     app.install(ApiKeyPlugin(keys))
 
     def get_openapi(db: Database) -> dict[str, Any]:
         with open(OPENAPI_FILE, encoding="utf-8") as file:
-            return json.load(file) | {"servers": [{"url": prefix or "/"}]}
+            return json.load(file) | {"servers": [{"url": mount_point() + prefix or "/"}]}
 
     accounts = prefix + "/accounts"
     if DEVELOPMENT_KEY in keys:

@@ -2,96 +2,128 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
-from fense_admin import MAX_BODY, choose_request_id, models, read_input
+from fense_admin import (
+    HIDDEN,
+    KEY_NAME,
+    MAX_BODY,
+    Application,
+    cut_at_key_name,
+    hide_keys,
+    models,
+    read_input,
+)
 
 MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
-CREDENTIALS = ("x-api-key", "authorization", "proxy-authorization", "cookie")
-KEY_NAME = r"api(?:[^A-Za-z0-9]{0,3}|%5f)keys?"
+# Of these the value is shown; any other header may be a way to send a key.
+HARMLESS = frozenset(
+    "accept accept-charset accept-encoding accept-language cache-control connection "
+    "content-encoding content-language content-length content-type date dnt expect host "
+    "if-match if-modified-since if-none-match if-unmodified-since keep-alive origin pragma "
+    "priority range sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode "
+    "sec-fetch-site sec-fetch-user te traceparent transfer-encoding upgrade-insecure-requests "
+    "user-agent via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
+    "x-request-id".split()
+)
+PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 COLON = re.compile(r"\s*:\s*")
-# In a string, JSON again: {\"api_key\": \"...\"}
-KEY_IN_STRING = re.compile(rf'({KEY_NAME}\\+"\s*:\s*\\+")([^"\\]+)', re.IGNORECASE)
-# In what is no JSON: whatever follows the name, behind its quote, signs and comments.
-KEY_ANYWHERE = re.compile(
-    rf"""({KEY_NAME}\\*["']?(?:/\*.{{0,100}}?\*/|/(?!\*)|[^A-Za-z0-9"'\[{{(/]){{0,40}})"""
-    r"""("(?:[^"\\]|\\.)*"?|'[^']*'?|[\[{(].*|[^\s"',;&<>\])}\u2018-\u201f]+)""",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 def mask(key: str) -> str:
     """A credential as an account shows it: its last four characters, if it has twelve."""
-    return "\N{HORIZONTAL ELLIPSIS}" + (models.last4(key) or "")
+    return HIDDEN + (models.last4(key) or "")
+
+
+def unescaped(text: str) -> str:
+    """The text without the escapes of JSON, URLs and XML, in which a key might hide."""
+
+    def decoded(found: re.Match[str]) -> str:
+        return chr(int(found[1], 16))
+
+    for _ in range(2):
+        if not re.search(r"[%&\\]", text):
+            break
+        text = re.sub(r"(?<!\\)\\+u00([0-9a-f]{2})", decoded, text, flags=re.IGNORECASE)
+        text = html.unescape(unquote_plus(text.replace("\\/", "/")))
+    return text
+
+
+def without_keys(text: str, keys: list[str]) -> str:
+    """The text without these keys; nothing of it where one hides in escapes."""
+    text = hide_keys(text, keys)
+    plain = unescaped(text)
+    return text if plain == text or hide_keys(plain, keys) == plain else HIDDEN
+
+
+def without_named_keys(text: str) -> str:
+    """The text up to the first name of a key; nothing of it where one hides in escapes."""
+    found = KEY_NAME.search(text)
+    before = text[: found.start()] if found else text
+    return HIDDEN if KEY_NAME.search(unescaped(before)) else cut_at_key_name(text)
 
 
 def is_key_name(name: str) -> bool:
-    return re.sub("[^a-z]", "", name.lower()).endswith(("apikey", "apikeys"))
+    """Whether a JSON field of this name holds a key."""
+    if name == "api_key_last4":
+        return False
+    letters = re.sub("[^a-z]", "", name.lower())
+    return "apikey" in letters or letters.endswith(("key", "keys", "token", "secret", "password"))
 
 
 def masked(text: str) -> str:
-    """The text, every api_key in it masked."""
+    """The text of a body: JSON with every key in it masked, anything else up to a key's name."""
+    text = text.replace("\0", "")  # UTF-16
     try:
         json.loads(text)
     except (ValueError, RecursionError):
-        # "api\u005fkey" is a way to write api_key, too.
-        plain = re.sub(r"\\u00([3-7][0-9a-fA-F])", lambda found: chr(int(found[1], 16)), text)
-        return KEY_ANYWHERE.sub(lambda found: found[1] + masked_value(found[2]), plain)
+        return without_named_keys(text)
     return masked_json(text)
 
 
 def masked_json(text: str) -> str:
-    """The same for what is JSON: the value of each such name, whatever it is."""
+    """The same for what is JSON: the value of each such field, whatever it is.
+
+    It is shown up to a string in which more text stands with the name of a key in it.
+    """
     parts, done = [], 0
     for found in STRING.finditer(text):
+        if found.start() > MAX_TEXT:
+            break  # of this nothing is kept
         if found.start() < done:
             continue  # within a value that is masked
+        string = json.loads(found[0])
         colon = COLON.match(text, found.end())
-        if colon and is_key_name(json.loads(found[0])):
+        is_name = colon and PLAIN_NAME.fullmatch(string)
+        if is_name and is_key_name(string):
             value, end = json.JSONDecoder().raw_decode(text, colon.end())
             if isinstance(value, str):
                 hidden = json.dumps(mask(value), ensure_ascii=False)
             else:
-                hidden = text[colon.end() : end] if value in (None, True, False) else mask("")
+                hidden = text[colon.end() : end] if value in (None, True, False) else HIDDEN
             parts += [text[done : colon.end()], hidden]
             done = end
-        else:
-            hidden = KEY_IN_STRING.sub(lambda inner: inner[1] + mask(inner[2]), found[0])
-            parts += [text[done : found.start()], hidden]
-            done = found.end()
+        elif not is_name and KEY_NAME.search(unescaped(string)):
+            return "".join([*parts, text[done : found.start()], HIDDEN])
     return "".join(parts) + text[done:]
 
 
-def masked_value(value: str) -> str:
-    """A value as it stands in what is no JSON: a word, in quotes or not, or something larger."""
-    if value[0] in "[{(":
-        return mask("")
-    sign = value[0] if value[0] in "\"'" else ""
-    return sign + mask(value.removeprefix(sign).removesuffix(sign)) + sign
-
-
-def masked_query(query: str) -> str:
-    parts = [part.partition("=") for part in query.split("&")]
-    return "&".join(
-        name + sign + (mask(unquote_plus(value)) if is_key_name(unquote_plus(name)) else value)
-        for name, sign, value in parts
-    )
-
-
-def journal_entry(environ: dict[str, Any]) -> dict[str, Any]:
+def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     """An entry for a request that has just arrived; its answer is still to come."""
-    request_id = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
     headers = {
         name.removeprefix("HTTP_").lower().replace("_", "-"): value
         for name, value in environ.items()
         if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
     }
     key = headers.get("x-api-key", "")
+    keys = app.keys_to_hide(key)
+    request_id = app.choose_id(headers.get("x-request-id"), key)
     environ["HTTP_X_REQUEST_ID"] = request_id  # for the contract to choose the same
     # What is read here is read again by the handler, which reads no more than this either.
     body = read_input(environ, MAX_BODY)
@@ -100,10 +132,13 @@ def journal_entry(environ: dict[str, Any]) -> dict[str, Any]:
         "id": request_id,
         "at": models.now(),
         "method": environ["REQUEST_METHOD"],
-        "path": sent_path(environ),
-        "query": masked_query(environ.get("QUERY_STRING", "")),
-        "headers": {k: mask(v) if k in CREDENTIALS else v for k, v in headers.items()},
-        "body": masked_body(body, secret=key),
+        "path": without_named_keys(without_keys(sent_path(environ), keys)),
+        "query": without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
+        "headers": {
+            hide_keys(name, keys): without_keys(value, keys) if name in HARMLESS else mask(value)
+            for name, value in headers.items()
+        },
+        "body": masked_body(body, *keys),
         "status": None,
         "response": None,
         "duration_ms": None,
@@ -119,12 +154,10 @@ def sent_path(environ: dict[str, Any]) -> str:
     return quote(environ.get("PATH_INFO", "").encode("latin-1"), safe="/:@!$&'()*+,;=~")
 
 
-def masked_body(raw: bytes, secret: str) -> str | None:
-    """A request's body as an entry keeps it, without this secret either."""
-    text = raw.decode(errors="replace").replace("\0", "")
-    if secret:
-        text = text.replace(secret, mask(secret))
-    return cut(masked(text).encode())
+def masked_body(raw: bytes, *keys: str) -> str | None:
+    """A request's body as an entry keeps it, without these keys either."""
+    shown = without_keys(masked(raw.decode(errors="replace")), list(keys))
+    return cut(shown.encode(errors="replace"))
 
 
 def cut(raw: bytes) -> str | None:

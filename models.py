@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from peewee import (
@@ -35,18 +38,24 @@ from peewee import (
 from peewee import __exception_wrapper__ as peewee_errors
 from peewee import sqlite3 as dbapi
 
+log = logging.getLogger("fense_admin")
+
 MEMORY = ":memory:"
 MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it
+MAX_ID = 2**53 - 1  # what JSON's numbers hold exactly
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 
 # Together they bound a write to a database that another process has locked: 3.5 s, then it fails.
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, as another process may be bringing the file up to date
+START_STEP = 0.2  # seconds of it that SQLite waits at once: signals are heard in between
+
+FEW_ROWS = 1_000  # which are written in no time
 
 SQLITE = dbapi.sqlite_version  # of the library that peewee uses: pysqlite3's, where there is one
 APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 
 
@@ -142,14 +151,22 @@ SELECT_ACCOUNT = compiled(Account.select(*ACCOUNT_SHAPE).where(Account.fense_acc
 SELECT_KEY_OWNER = compiled(
     Account.select(Account.fense_account_id).where(Account.api_key_sha256 == "")
 )
-SELECT_DAYS = compiled(
-    Usage.select(Usage.date, Usage.lookups)
-    .where(Usage.account == 0, Usage.date.between("", ""))
-    .order_by(Usage.date)
+# Usage as the contract shows it is written as JSON by SQLite itself. For each row that comes out
+# of it Python's lock is given up and has to be had again, which takes long in a busy process; and
+# while Python writes a long history as JSON, nobody else is served.
+SELECT_USAGE = """
+SELECT name, dispute_account_id, COALESCE(total_lookups, 0), COALESCE(daily, '')
+FROM account, (
+    SELECT SUM(lookups) AS total_lookups,
+        group_concat(printf('{"date": "%s", "lookups": %d}', date, lookups), ', ') AS daily
+    FROM (
+        SELECT date, lookups FROM usage
+        WHERE fense_account_id = ?1 AND date BETWEEN ?2 AND ?3 ORDER BY date
+    )
 )
-# The accounts with their totals, as the contract shows them, written by SQLite itself: for each row
-# that comes out of it Python's lock is given up and has to be had again, which takes long in a busy
-# process. (The sum of all comes in two halves: it may pass the 64 bits that SQLite counts in.)
+WHERE fense_account_id = ?1
+"""
+# (The sum of all comes in two halves: it may pass the 64 bits that SQLite counts in.)
 SELECT_TOTALS = """
 SELECT COALESCE(SUM(total_lookups >> 32), 0), COALESCE(SUM(total_lookups & 0xffffffff), 0),
     COALESCE(group_concat(printf(
@@ -220,7 +237,7 @@ class Database(SqliteDatabase):
         self.while_waiting = contextlib.nullcontext
         options = {
             "lock_type": "IMMEDIATE",  # else a transaction that reads first can't wait to write
-            "timeout": START_TIMEOUT,
+            "timeout": START_STEP,
             "check_same_thread": False,  # for close_all
         }
         if path == MEMORY:
@@ -234,31 +251,67 @@ class Database(SqliteDatabase):
             self._path = os.path.abspath(path)
             pragmas = {"foreign_keys": 1, "synchronous": "FULL"}
             super().__init__(self._path, pragmas=pragmas, **options)
-        self._file = None
+        self._files: dict[str, tuple[int, int]] = {}
         try:
-            self._prepare(path)
-            self._file = self._find_file()
-            self._connect()  # no thread's, so that there is one until the end
+            if self._path is not None:
+                self._make_file()
+            self._wait_for_others(path)
+            connection = self._connect()  # no thread's, so that there is one until the end
+            with peewee_errors:
+                connection.execute("SELECT * FROM account LIMIT 1").fetchone()
+            self._files = self._find_files()
+            if self._path is not None and os.stat(self._path).st_mode & 0o044:
+                log.warning("%s can be read by others: chmod 600 mends that", path)
             self.timeout = BUSY_TIMEOUT
-        except DatabaseError as error:
+        except (DatabaseError, OSError) as error:
             self.close_all()
             raise Unusable(_why_unusable(path, error)) from error
         except Unusable:
             self.close_all()
             raise
 
+    def _make_file(self) -> None:
+        """Make a file that is not there, for nobody else to read.
+
+        It gets its name once it is whole: none that is found empty can be ours.
+        """
+        if os.path.exists(self._path):
+            return
+        folder, name = os.path.split(self._path)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}-") as made:
+            with contextlib.closing(dbapi.connect(made.name)) as connection:
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.link(made.name, self._path)
+
+    def _wait_for_others(self, path: str) -> None:
+        """Prepare the file as soon as other processes let go of it."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                return self._prepare(path)
+            except OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            self.close()
+            time.sleep(0.01)
+
     def _prepare(self, path: str) -> None:
         """Make the tables that are missing; refuse a file that is not ours, or takes no write."""
         with self.atomic():  # several processes may start at once
             version, owner = self.user_version, self.application_id
-            if version == owner == 0 and not self.get_tables():
+            if path == MEMORY:
                 self.application_id = APPLICATION_ID
+            elif owner == version == 0 and not self.get_tables():
+                raise Unusable(f"{path} is empty, and was there before: remove it, or name another")
             elif owner != APPLICATION_ID:
                 raise Unusable(f"{path} is another program's SQLite database: name another file")
             elif version > SCHEMA_VERSION:
                 raise Unusable(
                     f"{path} was written by a newer version of fense-admin: upgrade this one"
                 )
+            elif version and not {"account", "usage"} <= set(self.get_tables()):
+                raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
             for section in _schema()[version:]:
                 for statement in section.split(";\n"):
                     self.execute_sql(statement)
@@ -266,22 +319,9 @@ class Database(SqliteDatabase):
                 self.execute_sql(SUM_UP_MONTHS)
             self.user_version = SCHEMA_VERSION  # a write: a file that takes none is found here
         if path != MEMORY:
-            self._switch_to_wal()
-
-    def _switch_to_wal(self) -> None:
-        """Keep a write-ahead log, so that readers and the writer don't wait for each other.
-
-        Where others open a new file at the same time, SQLite refuses this without waiting.
-        """
-        deadline = time.monotonic() + BUSY_TIMEOUT
-        while True:
-            try:
-                self.journal_mode = "wal"
-                return
-            except OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
+            # So that readers and the writer don't wait for each other. Where others open a new file
+            # at the same time, SQLite refuses this without waiting.
+            self.journal_mode = "wal"
 
     # Connections. One is kept open until the end, whatever the threads do with theirs: it keeps a
     # database in memory alive, and a file's write-ahead log from being folded in at every close.
@@ -303,22 +343,24 @@ class Database(SqliteDatabase):
         self.dispose()
 
     # A file that is moved, deleted or replaced while it is open would be written on, and what is
-    # written there is lost: so each request asks first. (For one put in its place, the write-ahead
-    # log of the old one would be taken for its own: that takes a stop.)
+    # written there is lost: so each request asks first. The same holds for the write-ahead log and
+    # its index beside it. (For a file put in its place, the log of the old one would be taken for
+    # its own: that takes a stop.)
 
     def check_place(self) -> None:
-        """Raise an error that `is_unavailable` knows if the file is not where it was opened."""
-        if self._file is not None and self._file != self._find_file():
-            raise OperationalError("the database file was replaced: start anew")
+        """Raise an error that `is_unavailable` knows if a file is not where it was opened."""
+        if self._files and self._files != self._find_files():
+            raise OperationalError("the database file, its -wal or -shm was replaced: start anew")
 
-    def _find_file(self) -> tuple[int, int] | None:
+    def _find_files(self) -> dict[str, tuple[int, int]]:
         if self._path is None:
-            return None
+            return {}
         try:
-            status = os.stat(self._path)
+            found = {end: os.stat(self._path + end) for end in ("", "-wal", "-shm")}
         except OSError as error:
-            raise OperationalError(f"the database file is gone: {error.strerror}") from error
-        return status.st_dev, status.st_ino
+            told = f"{os.path.basename(error.filename)} is gone: {error.strerror}"
+            raise OperationalError(told) from error
+        return {end: (status.st_dev, status.st_ino) for end, status in found.items()}
 
     def check(self) -> None:
         """Raise an error that `is_unavailable` knows if the database can't be opened and read."""
@@ -332,14 +374,19 @@ class Database(SqliteDatabase):
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction, one at a time in this process: SQLite's own queue is slow and unfair."""
+        with self._alone(), self.atomic():
+            yield
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread of this process writes meanwhile."""
         if not self._writer.acquire(timeout=0.05):
             with self.while_waiting():
                 if not self._writer.acquire(timeout=WRITER_TIMEOUT):
                     raise OperationalError("other writers take too long")
         try:
             self.check_place()
-            with self.atomic():
-                yield
+            yield
         finally:
             self._writer.release()
 
@@ -356,7 +403,7 @@ class Database(SqliteDatabase):
     def get_account(self, fense_account_id: int) -> dict[str, Any]:
         """The account. Raises `NoSuchAccount`."""
         row = None
-        if 0 < fense_account_id < 2**63:  # more can't be bound
+        if 0 < fense_account_id <= MAX_ID:
             row = self.execute_sql(SELECT_ACCOUNT, (fense_account_id,)).fetchone()
         if row is None:
             raise NoSuchAccount(fense_account_id)
@@ -388,26 +435,36 @@ class Database(SqliteDatabase):
         """Write these columns, the others as the schema has them; gives the id."""
         marks = ", ".join("?" * len(values))
         insert = f"INSERT INTO account ({', '.join(values)}) VALUES ({marks})"
-        return self.execute_sql(insert, tuple(values.values())).lastrowid
+        number = self.execute_sql(insert, tuple(values.values())).lastrowid
+        if number > MAX_ID:
+            raise OperationalError("every fense_account_id is used up")
+        return number
 
     # Usage
 
     def account_usage(
         self, fense_account_id: int, start_date: str | None, end_date: str | None
-    ) -> dict[str, Any]:
-        """The lookups of one account, day by day, both ends included. Raises `NoSuchAccount`."""
-        account = self.get_account(fense_account_id)
-        bounds = (start_date or FIRST_DAY, end_date or LAST_DAY)
-        days = self.execute_sql(SELECT_DAYS, (fense_account_id, *bounds)).fetchall()
-        return {
+    ) -> str:
+        """The lookups of one account, day by day, both ends included; as JSON.
+
+        Raises `NoSuchAccount`.
+        """
+        values = (fense_account_id, start_date or FIRST_DAY, end_date or LAST_DAY)
+        row = None
+        if 0 < fense_account_id <= MAX_ID:
+            row = self.execute_sql(SELECT_USAGE, values).fetchone()
+        if row is None:
+            raise NoSuchAccount(fense_account_id)
+        name, dispute_account_id, total_lookups, daily = row
+        head = {
             "fense_account_id": fense_account_id,
-            "name": account["name"],
-            "dispute_account_id": account["dispute_account_id"],
+            "name": name,
+            "dispute_account_id": dispute_account_id,
             "start_date": start_date,
             "end_date": end_date,
-            "total_lookups": sum(lookups for _, lookups in days),
-            "daily": [{"date": date, "lookups": lookups} for date, lookups in days],
+            "total_lookups": total_lookups,
         }
+        return f'{json.dumps(head)[:-1]}, "daily": [{daily}]}}'
 
     def all_usage(self, start_date: str | None, end_date: str | None) -> str:
         """The lookups of every account, one total each, both ends included; as JSON."""
@@ -460,19 +517,34 @@ class Database(SqliteDatabase):
         return {"accounts": shown}
 
     def replace(
-        self, accounts: Iterable[dict[str, Any]], usage: Iterable[tuple[int, str, int]]
+        self, accounts: Sequence[dict[str, Any]], usage: Sequence[tuple[int, str, int]]
     ) -> None:
         """Forget everything and write this: accounts by column, usage as (id, date, lookups).
 
         The next id follows the highest.
         """
-        with self.writing():
+        if self._path is None and len(accounts) + len(usage) > FEW_ROWS:
+            # A long write would keep readers out of what is in memory: it is made elsewhere.
+            with contextlib.closing(Database(MEMORY)) as made:
+                made._replace(accounts, usage)
+                with self._alone(), peewee_errors:
+                    made.connection().backup(self.connection(), sleep=0.001)
+                made.close_all()
+        else:
+            with self.writing():
+                self._replace(accounts, usage)
+
+    def _replace(
+        self, accounts: Sequence[dict[str, Any]], usage: Sequence[tuple[int, str, int]]
+    ) -> None:
+        with self.atomic():
             for table in ("usage_month", "usage", "account", "sqlite_sequence"):
                 self.execute_sql(f"DELETE FROM {table}")
             for account in accounts:
                 self._insert_account(account)
             with peewee_errors:
-                self.cursor().executemany(ADD_LOOKUPS, usage)
+                # (Row by row from Python, where signals are heard.)
+                self.cursor().executemany(ADD_LOOKUPS, (row for row in usage))
             self.execute_sql(SUM_UP_MONTHS)
 
 
@@ -483,16 +555,54 @@ def backup(path: str, target: str) -> None:
     `Unusable` for a file that is not ours.
     """
     source = SqliteDatabase(os.path.abspath(path), timeout=START_TIMEOUT)
+    target = os.path.abspath(target)  # which SQLite takes for no URI
     with contextlib.closing(source):
-        if source.application_id != APPLICATION_ID:
+        if source.application_id != APPLICATION_ID or not source.table_exists("account"):
             raise Unusable(f"{path} is no database of fense-admin: name it with --database")
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o600))
-        try:
-            with peewee_errors, contextlib.closing(dbapi.connect(target)) as copy:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        folder, name = os.path.split(target)
+        with _removed_come_what_may(folder, f".{name}-") as made:
+            with peewee_errors, contextlib.closing(dbapi.connect(made)) as copy:
                 source.connection().backup(copy)
-        except BaseException:
-            os.unlink(target)
-            raise
+            os.rename(made, target)
+            _sync(folder)
+
+
+@contextlib.contextmanager
+def _removed_come_what_may(folder: str, prefix: str) -> Iterator[str]:
+    """A new file, for nobody else to read. It is removed at the end, even of a killed process."""
+    descriptor, path = tempfile.mkstemp(dir=folder, prefix=prefix)
+    os.close(descriptor)
+    reader, writer = os.pipe()
+    if os.fork() == 0:  # a process that waits for the end of this one
+        os.setsid()  # and doesn't end by the same Ctrl-C
+        os.close(writer)
+        os.read(reader, 1)
+        _unlink(path)
+        os._exit(0)
+    os.close(reader)
+    try:
+        yield path
+    finally:
+        _unlink(path)
+        os.close(writer)
+        os.wait()
+
+
+def _unlink(path: str) -> None:
+    for end in ("", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + end)
+
+
+def _sync(folder: str) -> None:
+    """Make the names in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- Helpers -----------------------------------------------------------------------------------

@@ -15,16 +15,17 @@ CREATE TABLE account (
     suppress_billing       INTEGER NOT NULL DEFAULT 0 CHECK (suppress_billing IN (0, 1)),
     is_active              INTEGER NOT NULL DEFAULT 1 CHECK (is_active IN (0, 1)),
     dispute_account_id     TEXT CHECK (length(dispute_account_id) = 36),
-    created_at             TEXT NOT NULL CHECK (created_at IS strftime('%Y-%m-%dT%H:%M:%SZ', created_at, '+0 days')),
-    updated_at             TEXT NOT NULL CHECK (updated_at IS strftime('%Y-%m-%dT%H:%M:%SZ', updated_at, '+0 days'))
+    created_at             TEXT NOT NULL CHECK (created_at < '1600' OR created_at IS strftime('%Y-%m-%dT%H:%M:%SZ', created_at, '+0 days')),
+    updated_at             TEXT NOT NULL CHECK (updated_at < '1600' OR updated_at IS strftime('%Y-%m-%dT%H:%M:%SZ', updated_at, '+0 days'))
 );
 
--- '+0 days' makes SQLite work a date out, so that 2026-02-30 is found to be none.
+-- '+0 days' makes SQLite work a date out, so that 2026-02-30 is found to be none. (Long ago its
+-- calendar is wrong in some versions, 0300-03-01 say: there it is not asked.)
 -- TEXT, not DATE: a column declared DATE is numeric to SQLite, and text bounds would match nothing.
 -- WITHOUT ROWID: an account's days lie side by side, so a sum over them reads few pages.
 CREATE TABLE usage (
     fense_account_id       INTEGER NOT NULL REFERENCES account,
-    date                   TEXT NOT NULL CHECK (date IS date(date, '+0 days')),
+    date                   TEXT NOT NULL CHECK (date < '1600' OR date IS date(date, '+0 days')),
     -- 10^12 a day keeps every sum of days within 64 bits; a day of 0 is not kept.
     lookups                INTEGER NOT NULL CHECK (typeof(lookups) = 'integer' AND lookups BETWEEN 1 AND 1000000000000),
     PRIMARY KEY (fense_account_id, date)
@@ -36,7 +37,22 @@ CREATE TABLE usage (
 -- writes usage keeps them, in the same transaction.
 CREATE TABLE usage_month (
     fense_account_id       INTEGER NOT NULL REFERENCES account,
-    month                  TEXT NOT NULL CHECK (month IS strftime('%Y-%m', month || '-01', '+0 days')),
+    month                  TEXT NOT NULL CHECK (month < '1600' OR month IS strftime('%Y-%m', month || '-01', '+0 days')),
     lookups                INTEGER NOT NULL CHECK (typeof(lookups) = 'integer' AND lookups > 0),
     PRIMARY KEY (fense_account_id, month)
 ) WITHOUT ROWID;
+
+-- version 3
+
+-- The checks of dates let those before 1600 pass, as above. What a CHECK says is not in the rows, so
+-- its text alone is changed; a table made and dropped makes every connection read it anew.
+PRAGMA writable_schema = ON;
+UPDATE sqlite_master SET sql = replace(replace(replace(replace(sql,
+    'CHECK (created_at IS', 'CHECK (created_at < ''1600'' OR created_at IS'),
+    'CHECK (updated_at IS', 'CHECK (updated_at < ''1600'' OR updated_at IS'),
+    'CHECK (date IS', 'CHECK (date < ''1600'' OR date IS'),
+    'CHECK (month IS', 'CHECK (month < ''1600'' OR month IS')
+WHERE name IN ('account', 'usage', 'usage_month');
+PRAGMA writable_schema = OFF;
+CREATE TABLE schema_changed (x);
+DROP TABLE schema_changed;

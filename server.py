@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import errno
 import ipaddress
 import logging
 import os
+import re
+import select
 import signal
 import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from waitress import channel, parser, task, wasyncore
+from waitress import parser, task, wasyncore
 from waitress.adjustments import Adjustments
+from waitress.buffers import OverflowableBuffer
+from waitress.channel import ClientDisconnected
 from waitress.server import TcpWSGIServer
+from waitress.utilities import InternalServerError
 
 from fense_admin import choose_request_id, common_headers, error_body
 from fense_admin.models import Database
@@ -27,14 +34,20 @@ log = logging.getLogger("fense_admin")
 
 MAX_HEADER = 16 * 1024  # bytes of request line and headers together
 MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and refuses it in its words
-CONNECTIONS = 500  # open at the same time; those beyond wait to be accepted
+CONNECTIONS = 500  # open at the same time; for those beyond, one that is idle is closed
 IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to take some of an answer
+MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
+RECEIVE = 16 * 1024  # bytes read at once
+SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
 PATIENCE = 0.005  # seconds a request waits for the worker at work before another one is woken
 TLS_HANDSHAKE = b"\x16"  # its first byte, with which no request of HTTP begins
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BACKLOG = 1024  # connections that wait to be accepted
+TRANSFER_CODINGS = re.compile(rb"^Transfer-Encoding:(.*)$", re.IGNORECASE | re.MULTILINE)
+HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
 
 
@@ -112,11 +125,12 @@ class Workers(task.ThreadedTaskDispatcher):
 
     queue_logger = logging.Logger("waitress.queue", logging.ERROR)  # else a line for each wait
 
-    def __init__(self, db: Database, count: int, is_quick: Callable[[str, str], bool]) -> None:
+    def __init__(self, db: Database, count: int, is_quick: Callable[[str, str, str], bool]) -> None:
         super().__init__()
         self._db = db
         self._is_quick = is_quick
         self.quick: collections.deque[Channel] = collections.deque()
+        self.answered: collections.deque[Channel] = collections.deque()  # by a worker
         self._first: Channel | None = None  # in the queue, when it was last looked at
         self._first_since = 0.0
         self._wanted = count
@@ -125,10 +139,8 @@ class Workers(task.ThreadedTaskDispatcher):
         self.set_thread_count(count)
 
     def add_task(self, channel: Channel) -> None:
-        request = channel.requests[0]
-        # With an answer still to be sent, the next might have to wait until it is.
-        waits = request.error or channel.total_outbufs_len
-        if not waits and self._is_quick(request.command, request.path):
+        request = channel.at_work
+        if request.error or self._is_quick(request.command, request.path, request.query):
             self.quick.append(channel)
             return
         with self.lock:
@@ -175,14 +187,70 @@ class Workers(task.ThreadedTaskDispatcher):
 
     def stop(self) -> None:
         """End them; one that is still at work is left behind after a second."""
+        deadline = time.monotonic() + 1
         with self._lock:
             self._wanted = 0
         self.shutdown(timeout=1)
         for thread in list(self._running):
-            thread.join(timeout=1)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
-# --- Connections -------------------------------------------------------------------------------
+# --- Reading a request -------------------------------------------------------------------------
+
+
+class RequestParser(parser.HTTPRequestParser):
+    """waitress's own, as strict as RFC 9112, and bounded in what it keeps of a chunked body."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel.adj)
+        self._server = channel.server
+        self.is_head = False
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:  # of `GET http://[`, say
+            raise parser.ParsingError("the target is no URI") from error
+        headers, host = self.headers, self.headers.get("HOST")
+        codings = [value.strip().lower() for value in TRANSFER_CODINGS.findall(header_plus)]
+        if self.version not in ("1.0", "1.1", ""):
+            raise parser.ParsingError("a version that is not spoken here")
+        if "#" in self.request_uri:
+            raise parser.ParsingError("a target has no fragment")
+        if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
+            raise parser.ParsingError("a header of several lines")
+        if (host is None and self.version == "1.1") or not HOST.fullmatch(host or ""):
+            raise parser.ParsingError("no Host, or two")
+        if codings and (
+            codings != [b"chunked"] or self.version != "1.1" or "CONTENT_LENGTH" in headers
+        ):
+            raise parser.ParsingError("a transfer coding twice, in HTTP/1.0, or beside a length")
+        options = headers.get("CONNECTION", "").lower().split(",")
+        if "close" in [option.strip() for option in options]:
+            self.connection_close = True
+        limit = self._server.body_limit(self.path, headers)
+        if limit is not None:
+            self.adj = copy.copy(self.adj)
+            self.adj.max_request_body_size = limit + 1
+
+    def received(self, data: bytes) -> int:
+        if not self.header_bytes_received:
+            self.is_head = data.startswith(b"HEAD ")  # also of what can't be parsed
+        used = super().received(data)
+        if self.chunked and not self.completed:
+            # What has no end yet is copied anew at each read.
+            receiver = self.body_rcv
+            if len(receiver.control_line) > MAX_CHUNK_LINE or len(receiver.trailer) > MAX_HEADER:
+                self.error = parser.BadRequest("a chunk's line or a trailer without end")
+                self.completed = True
+        return used
+
+    def wants_continue(self) -> bool:
+        """Whether the client waits to be told to send its body."""
+        return self.expect_continue and self.headers_finished and not self.completed
+
+
+# --- Answering it ------------------------------------------------------------------------------
 
 # waitress's own words may quote the request, a key in it too; these never do.
 ERRORS = {
@@ -197,9 +265,11 @@ class ErrorTask(task.ErrorTask):
     """Answers, in the error shape, a request that waitress itself refuses. Must never raise."""
 
     def execute(self) -> None:
-        status = self.request.error.code
-        request_id = choose_request_id(self.request.headers.get("X_REQUEST_ID"))
-        limits = {"header": MAX_HEADER, "body": self.channel.adj.max_request_body_size - 1}
+        status, headers = self.request.error.code, self.request.headers
+        request_id = self.channel.server.choose_id(
+            headers.get("X_REQUEST_ID"), headers.get("X_API_KEY", "")
+        )
+        limits = {"header": MAX_HEADER, "body": self.request.adj.max_request_body_size - 1}
         message = ERRORS.get(status, "a fault of this service").format(**limits)
         body = error_body(status, message)
         self.status = f"{status} {self.request.error.reason}"
@@ -208,89 +278,239 @@ class ErrorTask(task.ErrorTask):
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
-        begin = self.request.header_plus or getattr(self.request, "first_line", b"")
-        self.write(b"" if begin.startswith(b"HEAD ") else body)
+        self.write(b"" if self.request.is_head else body)
         log.info("- - %d 0.0ms %s: %s", status, request_id, message)
 
 
 class WSGITask(task.WSGITask):
-    """Tells a client, once the server drains, that this connection has had its last answer."""
+    """Takes paths to the byte, and tells a client when this connection has had its last answer."""
+
+    def get_environment(self) -> dict[str, Any]:
+        environ = super().get_environment()
+        environ["PATH_INFO"] = self.request.path  # with all its slashes
+        return environ
 
     def build_response_header(self) -> bytes:
-        if self.channel.server.draining and not self.channel.has_sent_more():
+        is_last = self.channel.server.draining and not self.channel.has_sent_more()
+        if is_last or self.request.connection_close:
             self.set_close_on_finish()
         return super().build_response_header()
 
 
-class RequestParser(parser.HTTPRequestParser):
-    """waitress's own, for which `GET http://[` is a crash and not a malformed request."""
-
-    def parse_header(self, header_plus: bytes) -> None:
-        try:
-            super().parse_header(header_plus)
-        except ValueError as error:
-            raise parser.ParsingError("the target is no URI") from error
+# --- Connections -------------------------------------------------------------------------------
 
 
-class Channel(channel.HTTPChannel):
-    """A connection, which hears a client out that was refused in the middle of its request.
+class Channel(wasyncore.dispatcher):
+    """A connection, on which there is one request at a time.
 
-    Closing on a client that still sends would reset the connection, and its answer would be lost.
+    It is read on only when the request before is answered and the answer sent. Until it is
+    answered only the thread that does so, in `service`, touches the request and the answer; all
+    else, and the socket at any time, belongs to the loop. So there is nothing to race for, and no
+    worker waits for a client.
     """
 
-    parser_class = RequestParser
-    task_class = WSGITask
-    error_task_class = ErrorTask
-    refused = False
-    lingers_until: float | None = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.waits_since = time.monotonic()  # for a whole request: each byte of it is not enough
-
-    def send(self, data: bytes, do_close: bool = True) -> int:
+    def __init__(
+        self,
+        server: Listener,
+        sock: socket.socket,
+        addr: tuple[Any, ...],
+        adj: Adjustments,
+        map: dict[int, Any],
+    ) -> None:
+        self.server, self.addr, self.adj = server, addr, adj
+        self.reading: RequestParser | None = None
+        self.unread = b""  # what came behind the request at work
+        self.at_work: RequestParser | None = None
+        self.answer = OverflowableBuffer(adj.outbuf_overflow)
+        self.is_last = False  # the answer; then the connection is closed
+        self.refused = False  # in the middle of a request, so that the client may be sending still
+        self.lingers_until: float | None = None
+        # For a whole request, or for the client to take some of an answer: each byte of a request
+        # is not enough.
         self.waits_since = time.monotonic()
-        return super().send(data, do_close)
+        super().__init__(sock, map)
+        self.connected = True
 
-    def received(self, data: bytes) -> bool:
-        if data[:1] == TLS_HANDSHAKE and not (self.request or self.requests):
+    def add_channel(self, map: dict[int, Any] | None = None) -> None:
+        super().add_channel(map)
+        self.server.channels.add(self)
+
+    def del_channel(self, map: dict[int, Any] | None = None) -> None:
+        super().del_channel(map)
+        self.server.channels.discard(self)
+
+    # In the loop's thread
+
+    def readable(self) -> bool:
+        if self.lingers_until is not None:
+            return True
+        return self.at_work is None and not self.answer and not self.is_last
+
+    def writable(self) -> bool:
+        return self.at_work is None and bool(self.answer)
+
+    def handle_read(self) -> None:
+        data = self.recv(RECEIVE)  # it closes the connection that has come to its end
+        if not data:
+            return
+        if self.lingers_until is not None:
+            if time.monotonic() > self.lingers_until:
+                self.handle_close()
+        elif data[:1] == TLS_HANDSHAKE and self.reading is None:
             # Before a whole request nothing would answer it, and it would wait for one.
             log.info("closed a connection that began with TLS: the URL is http://, not https://")
             self.handle_close()
-            return False
-        return super().received(data)
+        else:
+            self.unread += data
+            self.read_on()
 
-    def has_sent_more(self) -> bool:
-        """Whether the client has sent anything beyond the request that is being answered."""
-        if len(self.requests) > 1 or self.request:
-            return True
-        with contextlib.suppress(OSError):
-            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        return False
+    def read_on(self) -> None:
+        """Take what was sent, up to the end of a request, and have that answered."""
+        while self.unread and self.at_work is None:
+            if self.reading is None:
+                self.reading = RequestParser(self)
+            used = self.reading.received(self.unread)
+            self.unread = self.unread[used:]
+            if self.reading.completed:
+                request, self.reading = self.reading, None
+                if not request.empty:
+                    self.at_work = request
+                    self.server.add_task(self)
+        if self.reading and self.reading.wants_continue():
+            self.reading.expect_continue = False
+            self.answer.append(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.handle_write()
+
+    def handle_write(self) -> None:
+        """Send what the client takes, but not without end: others have their turn."""
+        for _ in range(SENDS):
+            chunk = self.answer.get(SEND)
+            sent = self.send(chunk) if chunk else 0
+            if not sent:
+                break
+            self.answer.skip(sent, True)
+            self.waits_since = time.monotonic()
+        if self.connected and not self.answer:
+            if self.answer.buf is not None:  # a large one, whose memory would be kept
+                self.answer.close()
+                self.answer = OverflowableBuffer(self.adj.outbuf_overflow)
+            if self.is_last:
+                self.handle_close()
+            elif self.reading is None:
+                self.read_on()
+
+    def answered(self) -> None:
+        """Send the answer, which is whole."""
+        self.at_work.close()
+        self.at_work = None
+        self.waits_since = time.monotonic()
+        self.handle_write()
 
     def handle_close(self) -> None:
         if self.refused and self.lingers_until is None:
+            # Closing on a client that still sends would reset the connection, and lose its answer.
             self.lingers_until = time.monotonic() + LINGER
-            self.will_close = False
             with contextlib.suppress(OSError):  # it has gone
                 self.socket.shutdown(socket.SHUT_WR)
-        else:
-            super().handle_close()
+            return
+        self.close()
+        for held in (self.answer, self.reading):
+            if held is not None:
+                held.close()
 
-    def readable(self) -> bool:
-        return self.lingers_until is not None or super().readable()
+    def abandon(self) -> None:
+        """Close it, whatever the client may still send."""
+        self.refused = False
+        self.handle_close()
 
-    def handle_read(self) -> None:
-        if self.lingers_until is None:
-            super().handle_read()
-        elif self.recv(65536) and time.monotonic() > self.lingers_until:
-            self.handle_close()
+    def is_idle(self) -> bool:
+        """Whether nothing but the client is waited for."""
+        return self.at_work is None
+
+    # In the thread that answers
+
+    def service(self) -> None:
+        """Answer the request at work, in a worker, and tell the loop."""
+        try:
+            self.respond()
+        finally:
+            self.server.task_dispatcher.answered.append(self)
+            with contextlib.suppress(OSError):  # the server has stopped
+                self.server.pull_trigger()
+
+    def respond(self) -> None:
+        """Answer the request at work."""
+        request = self.at_work
+        its_task = (ErrorTask if request.error else WSGITask)(self, request)
+        try:
+            its_task.service()
+        except ClientDisconnected:
+            its_task.close_on_finish = True
+        except Exception:
+            log.exception("a fault while answering")
+            if not its_task.wrote_header:
+                request.error = InternalServerError("")
+                with contextlib.suppress(Exception):
+                    ErrorTask(self, request).service()
+            its_task.close_on_finish = True
+        self.is_last = its_task.close_on_finish
+
+    def write_soon(self, data: bytes) -> int:
+        if not self.connected:  # any more: the server has stopped
+            raise ClientDisconnected
+        self.answer.append(data)
+        return len(data)
+
+    def has_sent_more(self) -> bool:
+        """Whether the client has sent anything beyond the request that is being answered."""
+        return bool(self.unread or self._peek())
+
+    def check_client_disconnected(self) -> bool:
+        """Whether the client has gone: who asked, and hung up. (waitress names this.)"""
+        return not self.connected or self._peek() == b""
+
+    def _peek(self) -> bytes | None:
+        """The next byte; b"" at the end of the connection, None where nothing has come yet."""
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except (OSError, AttributeError):  # reset; closed by the loop
+            return b""
+
+    def cancel(self) -> None:
+        """Called for a request that was still in the queue when the workers were ended."""
 
 
 class Listener(TcpWSGIServer):
+    """A listening socket; it lets no more clients in than `CONNECTIONS`."""
+
     channel_class = Channel
     draining = False
     headers: Iterable[tuple[str, str]] = ()
+    channels: set[Channel]  # of all listeners
+    body_limit: Callable[[str, dict[str, str]], int | None]
+    choose_id: Callable[[str | None, str], str]
+
+    def readable(self) -> bool:
+        is_full = len(self.channels) >= CONNECTIONS
+        return self.accepting and not (is_full and self._longest_idle() is None)
+
+    def handle_accept(self) -> None:
+        """Let a client in; when it is full, the one that has been idle longest gives way."""
+        if len(self.channels) >= CONNECTIONS and not self.draining:
+            idle = self._longest_idle()
+            if idle is None:
+                return
+            idle.abandon()
+        super().handle_accept()
+
+    def _longest_idle(self) -> Channel | None:
+        idle = [channel for channel in self.channels if channel.is_idle()]
+        for channel in sorted(idle, key=lambda channel: channel.waits_since):
+            if not channel.has_sent_more():  # else it was not looked at yet
+                return channel
+        return None
 
 
 # --- The server --------------------------------------------------------------------------------
@@ -299,10 +519,12 @@ class Listener(TcpWSGIServer):
 class Server:
     """An application served on sockets that listen already, until it is told to stop.
 
-    Takes the sockets over, and keeps every thread's connection to `db` in order. `max_body` is in
-    bytes; `headers` are those the application has on all its answers, for the answers that waitress
-    gives without it; `before_drain` lets go of requests that wait for something; `is_quick` tells,
-    of a method and a path, whether a request takes no longer than handing it to another thread.
+    Takes the sockets over, and keeps every thread's connection to `db` in order. `headers` are
+    those the application has on all its answers, for the answers that waitress gives without it.
+    `is_quick` tells, of a method, a path and a query, whether a request takes no longer than
+    handing it to another thread; `body_limit`, of a path and the headers (as X_API_KEY), how many
+    bytes a body may have (None: `MAX_BODY`); `choose_id`, of the X-Request-Id and the key that were
+    sent, a request's id. `before_drain` lets go of requests that wait for something.
     """
 
     def __init__(
@@ -312,12 +534,14 @@ class Server:
         sockets: list[socket.socket],
         threads: int,
         *,
-        max_body: int = MAX_BODY,
         headers: Iterable[tuple[str, str]] = (),
+        is_quick: Callable[[str, str, str], bool] = lambda method, path, query: False,
+        body_limit: Callable[[str, dict[str, str]], int | None] = lambda path, headers: None,
+        choose_id: Callable[[str | None, str], str] = lambda sent, key: choose_request_id(sent),
         before_drain: Callable[[], None] = lambda: None,
-        is_quick: Callable[[str, str], bool] = lambda method, path: False,
     ) -> None:
         self._map: dict[int, Any] = {}
+        self._channels: set[Channel] = set()
         self._workers = Workers(db, threads, is_quick)
         db.while_waiting = self._workers.spare
         adjustments = Adjustments(
@@ -325,15 +549,10 @@ class Server:
             threads=threads,
             ident=None,
             max_request_header_size=MAX_HEADER,
-            max_request_body_size=max_body + 1,  # waitress refuses from there on
-            connection_limit=CONNECTIONS,
-            channel_timeout=10**9,  # never: by its clock, which may jump. `_close_late` is ours
+            max_request_body_size=MAX_BODY + 1,  # waitress refuses from there on
             clear_untrusted_proxy_headers=False,  # nobody here looks at them
             log_socket_errors=False,
         )
-        # The loop sends an answer once it is whole, the worker doesn't send it by halves: twice the
-        # throughput. (As an argument it is deprecated, until waitress 4.)
-        adjustments.send_bytes = 18000
         self._listeners = [
             Listener(
                 app,
@@ -347,11 +566,15 @@ class Server:
             for sock in sockets
         ]
         for listener in self._listeners:
+            listener.channels = self._channels
             listener.headers = headers
+            listener.body_limit = body_limit
+            listener.choose_id = choose_id
         self._before_drain = before_drain
         self.port: int = sockets[0].getsockname()[1]
         self._stopping = False
         self._looked_at = 0.0
+        SERVERS.add(self)
 
     def run(self, drain: float = DRAIN) -> None:
         """Serve. Comes back once `stop` was called and what was sent before it is answered.
@@ -364,9 +587,8 @@ class Server:
             self._drain(time.monotonic() + drain)
         finally:
             self._workers.stop()
-            for it in self._channels():
-                it.refused = False  # nobody is listened to any more
-                it.handle_close()  # with the files that large answers are kept in
+            for it in list(self._channels):
+                it.abandon()  # with the files that large answers are kept in
             wasyncore.close_all(self._map)
 
     def stop(self) -> None:
@@ -376,34 +598,48 @@ class Server:
             self._listeners[0].pull_trigger()
 
     def stop_on_signals(self) -> None:
-        """Stop on SIGTERM or SIGINT; a second one ends the process at once."""
+        """Stop on SIGTERM, SIGINT or SIGHUP; a second one ends the process at once."""
 
         def stop(*_: object) -> None:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            for signum in STOPS:
+                signal.signal(signum, signal.SIG_DFL)
             self.stop()
 
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        for signum in STOPS:
+            if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(signum, stop)
+
+    def close_inherited(self) -> None:
+        """In a process forked off this one: hold no copy of its connections open."""
+        for it in self._map.values():
+            if isinstance(it.socket, socket.socket):
+                it.socket.close()
 
     def _turn(self, timeout: float) -> None:
         workers = self._workers
-        timeout = PATIENCE if workers.queue else timeout
+        if workers.quick:
+            timeout = 0
+        elif workers.queue:
+            timeout = PATIENCE
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
-        while workers.quick:
-            workers.quick.popleft().service()
+        while workers.answered:
+            workers.answered.popleft().answered()
+        for _ in range(len(workers.quick)):  # those that come of these are next time's
+            it = workers.quick.popleft()
+            it.respond()
+            it.answered()
         workers.look_after_queue()
         self._close_late()
 
     def _close_late(self) -> None:
-        """Once a second: close those that kept silent, or sent so slowly, for too long."""
+        """Once a second: close those that kept silent, or sent or read so slowly, for too long."""
         now = time.monotonic()
         if now < self._looked_at + 1:
             return
         self._looked_at = now
-        for it in self._channels():
-            if not it.requests and it.waits_since < now - IDLE_TIMEOUT:
-                it.will_close = True
+        for it in list(self._channels):
+            if it.is_idle() and it.waits_since < now - IDLE_TIMEOUT:
+                it.abandon()
 
     def _drain(self, deadline: float) -> None:
         self._before_drain()
@@ -413,17 +649,25 @@ class Server:
             while connections != (connections := len(self._map)):
                 listener.handle_accept()  # until nobody waits to be let in
             wasyncore.dispatcher.close(listener)
-        while self._channels() and time.monotonic() < deadline:
+        while self._channels and time.monotonic() < deadline:
             idle = not self._is_busy()
             self._turn(timeout=0.05)  # a client that keeps asking is told that it was the last
             if idle and not self._is_busy():
                 return
 
-    def _channels(self) -> list[Channel]:
-        return [it for it in self._map.values() if isinstance(it, Channel)]
-
     def _is_busy(self) -> bool:
-        return any(it.requests or it.request or it.total_outbufs_len for it in self._channels())
+        return any(it.at_work or it.reading or it.answer for it in self._channels)
+
+
+SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process
+
+
+def _close_inherited() -> None:
+    for server in SERVERS:
+        server.close_inherited()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 # --- The log -----------------------------------------------------------------------------------
@@ -444,9 +688,42 @@ class LogFormatter(logging.Formatter):
         return "\n".join("    " + line for line in super().formatException(exc_info).splitlines())
 
 
-def log_to_stderr() -> None:
-    """Send this process's log to standard error: ours whole, other libraries' warnings."""
-    handler = logging.StreamHandler(sys.stderr)
+class LogHandler(logging.Handler):
+    """Writes to a descriptor that nobody may be reading: it loses lines then, and never waits."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+            if self._lost:
+                told = f"{self._lost} lines of the log were lost: nobody read them"
+                told = self.format(logging.makeLogRecord({"msg": told})) + "\n"
+                if not self._write(told.encode()):
+                    self._lost += 1
+                    return
+                self._lost = 0
+            self._lost += not self._write(line)
+        except Exception:
+            self._lost += 1
+
+    def _write(self, line: bytes) -> bool:
+        """Write it if there is room; what poll calls writable takes so many bytes at once."""
+        for start in range(0, len(line), select.PIPE_BUF):
+            if not self._poll.poll(0):
+                return False
+            os.write(self._descriptor, line[start : start + select.PIPE_BUF])
+        return True
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send this process's log to standard error: ours from `level` on, others' warnings."""
+    handler = LogHandler(sys.stderr.fileno())
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    log.setLevel(logging.INFO)
+    log.setLevel(level)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from fense_admin import (
     CREATE,
-    ApiError,
     JsonObject,
     Problems,
     Rule,
@@ -26,9 +25,6 @@ from fense_admin import (
     parse_json,
 )
 from fense_admin.models import Database
-
-MAX_ID = 10**12
-
 
 # --- Rules -------------------------------------------------------------------------------------
 
@@ -119,7 +115,7 @@ STATE_ACCOUNT = CREATE | {
     "api_key_sha256": Rule(like("[0-9a-f]{64}", "must be a SHA-256 in 64 lower-case hex digits")),
     "api_key_last4": Rule(check_last4),
     "is_active": Rule(check_flag),
-    "fense_account_id": Rule(whole_number(1, MAX_ID)),
+    "fense_account_id": Rule(whole_number(1, models.MAX_ID)),
     "created_at": Rule(check_time),
     "updated_at": Rule(check_time),
     "usage": Rule(check_object),
@@ -141,16 +137,17 @@ def check_state(document: JsonObject, problems: Problems) -> State:
     for number, sent in enumerate(check_fields(document, STATE, problems).get("accounts") or []):
         place = f"accounts[{number}]"
         if not isinstance(sent, JsonObject):
-            problems.append((place, "must be an object"))
+            problems.add(place, "must be an object")
             continue
         known = len(problems)
         fields = check_fields(sent, STATE_ACCOUNT, problems, place + ".")
         key_name = "api_key" if "api_key" in sent else "api_key_sha256"
         if key_name not in sent:
-            problems.append((place + ".api_key", "is required, or else api_key_sha256"))
+            problems.add(place + ".api_key", "is required, or else api_key_sha256")
         elif key_name == "api_key":
-            beside = [name for name in ("api_key_sha256", "api_key_last4") if name in sent]
-            problems += [(f"{place}.{name}", "is not accepted beside api_key") for name in beside]
+            for name in ("api_key_sha256", "api_key_last4"):
+                if name in sent:
+                    problems.add(f"{place}.{name}", "is not accepted beside api_key")
         days = fields.pop("usage", None) or JsonObject(())
         account_id = fields.setdefault("fense_account_id", highest + 1)
         usage = check_days(days, account_id, place + ".usage", problems)
@@ -160,7 +157,7 @@ def check_state(document: JsonObject, problems: Problems) -> State:
         key_digest = account["api_key_sha256"]
         for name, value in (("fense_account_id", account_id), (key_name, key_digest)):
             if value in places:
-                problems.append((f"{place}.{name}", f"is that of {places[value]} too"))
+                problems.add(f"{place}.{name}", f"is that of {places[value]} too")
             places[value] = place
         account.setdefault("created_at", models.now())
         account.setdefault("updated_at", account["created_at"])
@@ -179,10 +176,11 @@ def check_days(
         try:
             row = (account_id, models.check_date(date), models.check_lookups(lookups))
         except ValueError as error:
-            problems.append((f"{place}.{date}", str(error)))
+            problems.add(f"{place}.{date}", str(error))
         else:
             rows.append(row)
-    problems += [(f"{place}.{date}", "is given twice") for date in days.doubled]
+    for date in days.doubled:
+        problems.add(f"{place}.{date}", "is given twice")
     return [row for row in rows if row[2]]
 
 
@@ -216,7 +214,7 @@ def check_usage(entries: list[Any], problems: Problems) -> list[tuple[int, int, 
     rows = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, JsonObject):
-            problems.append((f"[{number}]", "must be an object"))
+            problems.add(f"[{number}]", "must be an object")
             continue
         fields = check_fields(entry, USAGE, problems, f"[{number}].")
         date = fields.get("date") or models.today()
@@ -226,14 +224,14 @@ def check_usage(entries: list[Any], problems: Problems) -> list[tuple[int, int, 
 
 def record_usage(db: Database, rows: list[tuple[int, int, str]]) -> None:
     """Add them, all or nothing."""
-    unknown = []
+    unknown = Problems()
     with db.writing(), Problems() as problems:
         for number, row in enumerate(rows):
             try:
                 db.add_lookups(*row)
             except models.NoSuchAccount:
-                unknown.append((f"[{number}].fense_account_id", "names no account"))
+                unknown.add(f"[{number}].fense_account_id", "names no account")
             except ValueError as error:
-                problems.append((f"[{number}].lookups", str(error)))
+                problems.add(f"[{number}].lookups", str(error))
         if unknown and not problems:
-            raise ApiError(404, "; ".join(" ".join(pair) for pair in unknown), unknown)
+            raise unknown.error(404)

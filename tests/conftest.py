@@ -257,7 +257,8 @@ class Served:
     def __init__(self, app, threads=4):
         self.app = app
         sockets = server.listen(server.resolve("127.0.0.1", 0))
-        self.server = server.Server(app, app.db, sockets, threads, is_quick=app.is_quick)
+        options = {"is_quick": app.is_quick, "choose_id": app.choose_id}
+        self.server = server.Server(app, app.db, sockets, threads, **options)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
 

@@ -141,7 +141,7 @@ def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start, tmp_p
     service.call(f"/accounts/{forged}%C2%85%1B[31m", key="secret-2", **{"X-Request-Id": "mine"})
     address = service.url.rpartition(":")[2]
     with socket.create_connection(("127.0.0.1", int(address)), timeout=10) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nx-api-key: secret\rsecret\r\n\r\n")
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nx-api-key: secret\rsecret\r\n\r\n")
         sock.recv(1000)
     log = service.end()[2]
     first, second, *rest = log.splitlines()

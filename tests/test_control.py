@@ -295,7 +295,7 @@ def test_times_may_be_told(api):
     assert answer.body["accounts"][0]["updated_at"] == told["created_at"]
 
 
-NUMBER = "must be a whole number from 1 to 1000000000000"
+NUMBER = "must be a whole number from 1 to 9007199254740991"
 LOOKUPS = "must be a whole number of lookups from 0 to 1000000000000"
 TIME = "must be a time in UTC, written YYYY-MM-DDThh:mm:ssZ"
 SHA256 = "must be a SHA-256 in 64 lower-case hex digits"
@@ -307,7 +307,7 @@ BAD_ACCOUNTS = [
     ({"email": "ab"}, [("email", "must be an address as local@domain, at most 254 characters")]),
     ({"is_active": 1}, [("is_active", "must be true or false")]),
     *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (0, -1, 1.0, True, "1")),
-    *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (None, 10**12 + 1, 2**63)),
+    *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (None, 2**53, 2**63)),
     *(({"created_at": t}, [("created_at", TIME)]) for t in ("now", "2026-02-30T00:00:00Z", "")),
     *(({"created_at": t}, [("created_at", TIME)]) for t in ("2026-11-01T00:00:00", "2026-1-1T0:0:0Z")),
     ({"updated_at": "2026-11-01T24:00:00Z"}, [("updated_at", TIME)]),

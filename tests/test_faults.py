@@ -120,7 +120,7 @@ def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, heal
 def test_a_503_says_when_to_come_again(served, path):
     with moved_away(served, path):
         answer = served.talk(
-            b"POST /accounts/1 HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+            b"POST /accounts/1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
             b"x-api-key: %s\r\nConnection: close\r\n\r\n{}" % MASTER_KEY.encode()
         )
     assert b"HTTP/1.1 503 Service Unavailable\r\n" in answer

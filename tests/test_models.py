@@ -65,7 +65,8 @@ def in_threads(count, work):
 
 
 def daily(db):
-    return {d["date"]: d["lookups"] for d in db.account_usage(1, None, None)["daily"]}
+    days = json.loads(db.account_usage(1, None, None))["daily"]
+    return {day["date"]: day["lookups"] for day in days}
 
 
 # --- Lookups -----------------------------------------------------------------------------------
@@ -425,6 +426,21 @@ def make_other_program(path):
     other.close()
 
 
+def make_empty_database(path):
+    with sqlite3.connect(path) as empty:
+        empty.execute("CREATE TABLE other (x)")
+        empty.execute("DROP TABLE other")
+    empty.close()
+
+
+def make_one_without_tables(path):
+    Database(str(path)).close_all()
+    with sqlite3.connect(path) as robbed:
+        for table in ("usage_month", "usage", "account"):
+            robbed.execute(f"DROP TABLE {table}")
+    robbed.close()
+
+
 def make_newer(path):
     Database(str(path)).close_all()
     with sqlite3.connect(path) as newer:
@@ -437,6 +453,9 @@ def make_newer(path):
     [
         (make_text, "is no SQLite database"),
         (make_other_program, "is another program's SQLite database"),
+        (lambda path: path.touch(), "is empty, and was there before"),
+        (make_empty_database, "is empty, and was there before"),
+        (make_one_without_tables, "has lost its tables"),
         (make_newer, "was written by a newer version of fense-admin"),
         (lambda path: path.mkdir(), "is a directory"),
         (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
@@ -452,13 +471,6 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (path.read_bytes() if path.is_file() else None) == before
-
-
-def test_an_empty_file_becomes_a_database(tmp_path, open_database):
-    path = tmp_path / "fense.sqlite3"
-    path.touch()
-    db = open_database(path)
-    assert db.create_account(FIELDS)["fense_account_id"] == 1
 
 
 def test_several_may_open_a_new_file_at_once(tmp_path, open_database):

@@ -59,24 +59,24 @@ TOO_LARGE = (413, "payload_too_large", "the body is over 131072 bytes")
     ("raw", "expected"),
     [
         (b"nonsense\r\n\r\n", NOT_HTTP),
-        (b"get / HTTP/1.1\r\n\r\n", NOT_HTTP),
-        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", NOT_HTTP),
-        (b"GET / HTTP/1.1\r\nx-api-key: se\rcret\r\n\r\n", NOT_HTTP),
-        (b"GET / HTTP/1.1\r\n leading: space\r\n\r\n", NOT_HTTP),
-        (b"GET /\xff HTTP/1.1\r\nA: b\r\n c\n\r\n\r\n", NOT_HTTP),
-        (b"GET http://[ HTTP/1.1\r\n\r\n", NOT_HTTP),
-        (b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", NOT_HTTP),
-        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", NOT_HTTP),
-        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", NOT_HTTP),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", NOT_HTTP),
-        (b"POST / HTTP/1.1\r\nContent-Length: 131073\r\n\r\n", TOO_LARGE),
-        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 100 + b"\r\n\r\n", TOO_LARGE),
+        (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", NOT_HTTP),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", NOT_HTTP),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nx-api-key: se\rcret\r\n\r\n", NOT_HTTP),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n leading: space\r\n\r\n", NOT_HTTP),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\nA: b\r\n c\n\r\n\r\n", NOT_HTTP),
+        (b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", NOT_HTTP),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 131073\r\n\r\n", TOO_LARGE),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 100 + b"\r\n\r\n", TOO_LARGE),
         (
-            b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
             (501, "not_implemented", "of the transfer codings only chunked is known here"),
         ),
         (
-            b"GET / HTTP/1.1\r\nX: " + b"x" * 16_384 + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 16_384 + b"\r\n\r\n",
             (431, "request_header_fields_too_large", LONG_HEADER),
         ),
     ],
@@ -93,14 +93,16 @@ def test_what_waitress_refuses_is_refused_in_the_error_shape(served, raw, expect
     "header", [b"no colon", b"X: " + b"x" * 20_000, b"Transfer-Encoding: gzip"], ids=len
 )
 def test_a_refused_head_has_no_body(served, header):
-    status, headers, body = parse(served.talk(b"HEAD / HTTP/1.1\r\n" + header + b"\r\n\r\n"))
+    status, headers, body = parse(
+        served.talk(b"HEAD / HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
+    )
     assert status in (400, 431, 501)
     assert body is None
     assert int(headers["Content-Length"]) > 0
 
 
 def test_a_refused_request_keeps_its_id(served):
-    raw = b"POST / HTTP/1.1\r\nX-Request-Id: mine\r\nContent-Length: 999999\r\n\r\n"
+    raw = b"POST / HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 999999\r\n\r\n"
     assert parse(served.talk(raw))[1]["X-Request-Id"] == "mine"
 
 
@@ -120,7 +122,10 @@ def test_a_client_that_sends_too_large_a_body_reads_its_answer(served, size):
 
 
 def post(path, body, *headers):
-    head = b"POST %s HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close\r\n" % path
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        % path
+    )
     return head + KEY + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body
 
 
@@ -174,18 +179,19 @@ def test_a_client_that_waits_for_100_continue_is_told_to(served):
         (b"GET /accounts/1%00 HTTP/1.1", 400),
         (b"GET /accounts/1?x=\xff HTTP/1.1", 400),
         (b"GET /accounts/999999 HTTP/1.1", 404),
-        (b"GET //accounts/999999 HTTP/1.1", 404),
+        (b"GET //accounts/usage HTTP/1.1", 404),
+        (b"GET /accounts/usage#top HTTP/1.1", 400),
         (b"GET http://elsewhere/accounts/999999 HTTP/1.1", 404),
         (b"GET /accounts%FF HTTP/1.1", 404),
         (b"OPTIONS * HTTP/1.1", 404),
-        (b"PRI * HTTP/2.0", 404),
+        (b"PRI * HTTP/2.0", 400),
         (b"BREW /accounts/1 HTTP/1.1", 405),
         (b"BREW /brew HTTP/1.1", 404),
         (b"GET /accounts/usage", 200),
     ],
 )
 def test_a_strange_request_line_is_answered_in_words(served, line, status):
-    answer = parse(served.talk(line + b"\r\nConnection: close\r\n" + KEY + b"\r\n"))
+    answer = parse(served.talk(line + b"\r\nHost: x\r\nConnection: close\r\n" + KEY + b"\r\n"))
     assert (answer[0], "error" in answer[2]) == (status, status >= 400)
 
 
@@ -193,16 +199,23 @@ def test_a_strange_request_line_is_answered_in_words(served, line, status):
     "key", [b"\xff\xfe", b"\xc3\xa4", b"a, b", b"x" * 10_000, b"\x7f", b"\x00"]
 )
 def test_a_key_of_strange_bytes_is_unknown(served, key):
-    raw = b"GET /accounts/1 HTTP/1.1\r\nConnection: close\r\nx-api-key: " + key + b"\r\n\r\n"
+    raw = (
+        b"GET /accounts/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-api-key: "
+        + key
+        + b"\r\n\r\n"
+    )
     assert parse(served.talk(raw))[0] in (400, 401)
 
 
 def test_requests_on_one_connection_are_answered_in_order(served):
     raw = b"".join(
-        b"GET /accounts/%d HTTP/1.1\r\nX-Request-Id: %d\r\n%s\r\n" % (number, number, KEY)
+        b"GET /accounts/%d HTTP/1.1\r\nHost: x\r\nX-Request-Id: %d\r\n%s\r\n"
+        % (number, number, KEY)
         for number in range(1, 30)
     )
-    answer = served.talk(raw + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").decode()
+    answer = served.talk(
+        raw + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    ).decode()
     ids = [line[14:] for line in answer.split("\r\n") if line.startswith("X-Request-Id: ")]
     assert ids[:-1] == [str(number) for number in range(1, 30)]
 
@@ -211,10 +224,12 @@ def test_a_pipeline_of_quick_and_other_requests_is_answered_in_order(served):
     served.call("POST", "/accounts", account_fields())
     paths = ["/accounts/1", "/accounts/usage", "/accounts/usage/1", "/healthz", "/nothing"] * 8
     raw = b"".join(
-        b"GET %s HTTP/1.1\r\nX-Request-Id: %d\r\n%s\r\n" % (path.encode(), number, KEY)
+        b"GET %s HTTP/1.1\r\nHost: x\r\nX-Request-Id: %d\r\n%s\r\n" % (path.encode(), number, KEY)
         for number, path in enumerate(paths)
     )
-    answer = served.talk(raw + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").decode()
+    answer = served.talk(
+        raw + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    ).decode()
     ids = [line[14:] for line in answer.split("\r\n") if line.startswith("X-Request-Id: ")]
     assert ids[:-1] == [str(number) for number in range(len(paths))]
 
@@ -224,7 +239,14 @@ def test_a_pipeline_of_quick_and_other_requests_is_answered_in_order(served):
     [
         ("GET", "/admin/accounts/1", True),
         ("HEAD", "/admin/accounts/1", True),
-        ("GET", "/admin/accounts/usage/1", True),
+        ("GET", "/admin/accounts/usage/1?start_date=2026-10-24&end_date=2026-11-22", True),
+        ("GET", "/admin/accounts/usage/1?start_date=2026-11-01&end_date=2027-01-31", True),
+        ("GET", "/admin/accounts/usage/1?start_date=2026-11-01&end_date=2027-02-01", False),
+        ("GET", "/admin/accounts/usage/1?start_date=2026-11-01&end_date=9999-12-31", False),
+        ("GET", "/admin/accounts/usage/1", False),
+        ("GET", "/admin/accounts/usage?start_date=2026-11-01&end_date=2026-11-02", False),
+        ("GET", "/admin/accounts/1?" + "&".join(map(str, range(100))), False),
+        ("GET", "/admin/accounts/" + "9" * 300, False),
         ("POST", "/admin/accounts/1", False),
         ("POST", "/admin/accounts", False),
         ("GET", "/admin/accounts/usage", False),
@@ -234,7 +256,8 @@ def test_a_pipeline_of_quick_and_other_requests_is_answered_in_order(served):
 )
 def test_reads_of_one_account_are_quick(method, path, quick):
     with contextlib.closing(create_app(master_key=MASTER_KEY, prefix="/admin")) as app:
-        assert app.is_quick(method, path) is quick
+        path, _, query = path.partition("?")
+        assert app.is_quick(method, path, query) is quick
 
 
 def test_one_account_is_read_while_every_worker_is_at_work(app, serve):
@@ -292,7 +315,7 @@ def test_a_stop_answers_every_request_that_was_sent(app, serve):
         sockets = []
         for path in (b"/accounts/1", b"/accounts/usage") * 10:
             sockets.append(stack.enter_context(served.connect()))
-            sockets[-1].sendall(b"GET " + path + b" HTTP/1.1\r\n" + KEY + b"\r\n")
+            sockets[-1].sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n" + KEY + b"\r\n")
         served.stop()
         for sock in sockets:
             answer = b""
@@ -307,7 +330,9 @@ def test_a_stop_answers_every_request_that_was_sent(app, serve):
 @pytest.mark.parametrize("path", [b"/accounts/1", b"/accounts/usage"])
 def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(app, path, serve):
     served = serve(app, threads=1)
-    request = b"GET " + path + b" HTTP/1.1\r\nX-Pad: " + b"x" * 100 + b"\r\n" + KEY + b"\r\n"
+    request = (
+        b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nX-Pad: " + b"x" * 100 + b"\r\n" + KEY + b"\r\n"
+    )
     with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
         sock.sendall(request * 300)  # six times what is read at once
         served.stop()
@@ -365,8 +390,8 @@ def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
         return resident, len(os.listdir(folder / "fd")), len(os.listdir(folder / "task"))
 
     def ask(count):
-        one = b"GET /accounts/1 HTTP/1.1\r\n" + KEY + b"\r\n"
-        other = b"GET /accounts/usage HTTP/1.1\r\n" + KEY + b"\r\n"
+        one = b"GET /accounts/1 HTTP/1.1\r\nHost: x\r\n" + KEY + b"\r\n"
+        other = b"GET /accounts/usage HTTP/1.1\r\nHost: x\r\n" + KEY + b"\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
             for _ in range(count // 100):
                 sock.sendall(one * 95 + other * 5)
@@ -374,7 +399,7 @@ def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
                 while answers.count(b"HTTP/1.1 200 OK\r\n") < 100 or not answers.endswith(b"}"):
                     answers += sock.recv(1 << 20)
 
-    halves = [b"", b"GET / HT", b"POST /accounts HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]
+    halves = [b"", b"GET / HT", b"POST /accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
 
     def break_off(count):
         for number in range(count):

@@ -56,7 +56,7 @@ def test_an_empty_drop_is_an_end_without_a_byte(fense):
     fense.fail(drop="empty")
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         key = fense.master_key.encode()
-        sock.sendall(b"GET /accounts/usage HTTP/1.1\r\nx-api-key: " + key + b"\r\n\r\n")
+        sock.sendall(b"GET /accounts/usage HTTP/1.1\r\nHost: x\r\nx-api-key: " + key + b"\r\n\r\n")
         assert sock.recv(100) == b""
 
 
@@ -136,7 +136,7 @@ def test_a_request_that_waits_writes_nothing_after_a_reset(fense):
 def test_many_may_wait_and_the_control_plane_still_answers(fense):
     fense.fail(delay_ms=60_000, times=0, path="/accounts/usage")
     key = fense.master_key.encode()
-    request = b"GET /accounts/usage HTTP/1.1\r\nx-api-key: " + key + b"\r\n\r\n"
+    request = b"GET /accounts/usage HTTP/1.1\r\nHost: x\r\nx-api-key: " + key + b"\r\n\r\n"
     port = int(fense.url.rpartition(":")[2])
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(connect(port)) for _ in range(150)]
@@ -155,7 +155,9 @@ def test_a_half_sent_request_and_an_unread_answer_do_not_hold_up_the_end():
         half, unread = (stack.enter_context(connect(port)) for _ in range(2))
         half.sendall(b"POST /acc")
         key = fense.master_key.encode()
-        unread.sendall(b"GET /_standin/state HTTP/1.1\r\nx-api-key: " + key + b"\r\n\r\n")
+        unread.sendall(
+            b"GET /_standin/state HTTP/1.1\r\nHost: x\r\nx-api-key: " + key + b"\r\n\r\n"
+        )
         time.sleep(0.3)
         began = time.monotonic()
     assert time.monotonic() - began < 3
