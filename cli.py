@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fense_admin import (
@@ -31,10 +31,12 @@ from fense_admin import (
 log = logging.getLogger("fense_admin")
 
 OF_NO_COMMAND = ("-h", "--help", "--version")
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command `fense-admin`. Gives the exit code: 0, or 1 where it can't; 2 is wrong usage."""
+    on_stops(stop_at_once)  # from the first moment on, also as the first process of a container
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in OF_NO_COMMAND):
         arguments = ["serve", *arguments]
@@ -61,6 +63,18 @@ def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     at = arguments.index("--")
     return arguments[:at], arguments[at + 1 :]
+
+
+def on_stops(handler: Callable[[int, Any], None]) -> None:
+    """Let this hear the signals that stop a process, but for those ignored as nohup has it."""
+    for signum in STOPS:
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, handler)
+
+
+def stop_at_once(signum: int, _: object) -> None:
+    """End before there is anything to finish, cleaning up on the way."""
+    raise SystemExit(128 + signum)
 
 
 class Failed(Exception):
@@ -123,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="the control plane for tests under /_standin (default: with the development key only)",
     )
+    it.add_argument("--quiet", action="store_true", help="log warnings and errors only")
 
     it = command(
         "exec",
@@ -249,7 +264,7 @@ def keys_from_environment() -> tuple[str | None, list[str]]:
 def serve(options: argparse.Namespace) -> int:
     from fense_admin import server  # late: other commands do without waitress
 
-    server.log_to_stderr()
+    server.log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
     try:
         host, sockets = options.host, server.inherited()
         if sockets:
@@ -284,7 +299,7 @@ def serve(options: argparse.Namespace) -> int:
     except (server.CannotListen, models.Unusable, models.DatabaseError) as error:
         raise Failed(error) from error
     running = server.Server(served, app.db, sockets, options.threads, **server_options)
-    running.stop_on_signals()
+    on_stops(running.stop_on_signal)
     log.info("fense-admin %s with SQLite %s", __version__, models.SQLITE)
     tell_of_database(app.db, options.database, found)
     host = f"[{host}]" if ":" in host else host
@@ -343,8 +358,15 @@ def read_seed(path: str) -> Any:
         return None
     from fense_admin.state import read_state
 
-    try:
+    with told_of_seed(path):
         return read_state(path)
+
+
+@contextlib.contextmanager
+def told_of_seed(path: str) -> Iterator[None]:
+    """Whatever is wrong with this seed is raised as `Failed`."""
+    try:
+        yield
     except OSError as error:
         raise Failed(f"can't read the seed {path}: {error.strerror}") from error
     except ValueError as error:
@@ -360,13 +382,24 @@ def run_beside(options: argparse.Namespace) -> int:
 
     from fense_admin.standin import StandIn
 
-    read_seed(options.seed)  # for its words, should it be a bad one
-    with StandIn(seed=options.seed or None, prefix=options.prefix) as fense:
+    with told_of_seed(options.seed):
+        standin = StandIn(seed=options.seed or None, prefix=options.prefix)
+    with standin as fense:
         environment = os.environ | {
             "FENSE_BASE_URL": fense.url,
             "FENSE_API_KEY": fense.master_key,
             "FENSE_STANDIN_URL": fense.standin_url,
         }
+        process = None
+        early: list[int] = []  # signals that came as the command was started
+
+        def pass_on(signum: int, _: object) -> None:
+            # A terminal sends its own to the command, too: once is enough.
+            if signum != signal.SIGTERM and os.isatty(0):
+                return
+            early.append(signum) if process is None else process.send_signal(signum)
+
+        on_stops(pass_on)
         try:
             process = subprocess.Popen(options.command, env=environment)
         except FileNotFoundError:
@@ -376,13 +409,8 @@ def run_beside(options: argparse.Namespace) -> int:
             print(f"fense-admin: {options.command[0]}: {error.strerror}", file=sys.stderr)
             return 126
 
-        def pass_on(signum: int, _: object) -> None:
-            # A terminal sends its own to the command, too: once is enough.
-            if signum == signal.SIGTERM or not os.isatty(0):
-                process.send_signal(signum)
-
-        signal.signal(signal.SIGTERM, pass_on)
-        signal.signal(signal.SIGINT, pass_on)
+        for signum in early:
+            process.send_signal(signum)
         code = process.wait()
         return code if code >= 0 else 128 - code
 

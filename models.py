@@ -564,7 +564,9 @@ def backup(path: str, target: str) -> None:
         folder, name = os.path.split(target)
         with _removed_come_what_may(folder, f".{name}-") as made:
             with peewee_errors, contextlib.closing(dbapi.connect(made)) as copy:
+                copy.execute("PRAGMA journal_mode = OFF")  # which would be one more file
                 source.connection().backup(copy)
+            _sync(made)
             os.rename(made, target)
             _sync(folder)
 
@@ -579,26 +581,22 @@ def _removed_come_what_may(folder: str, prefix: str) -> Iterator[str]:
         os.setsid()  # and doesn't end by the same Ctrl-C
         os.close(writer)
         os.read(reader, 1)
-        _unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         os._exit(0)
     os.close(reader)
     try:
         yield path
     finally:
-        _unlink(path)
+        with contextlib.suppress(FileNotFoundError):  # it has its name
+            os.unlink(path)
         os.close(writer)
         os.wait()
 
 
-def _unlink(path: str) -> None:
-    for end in ("", "-journal"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path + end)
-
-
-def _sync(folder: str) -> None:
-    """Make the names in it survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: str) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -44,7 +44,6 @@ TLS_HANDSHAKE = b"\x16"  # its first byte, with which no request of HTTP begins
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BACKLOG = 1024  # connections that wait to be accepted
 TRANSFER_CODINGS = re.compile(rb"^Transfer-Encoding:(.*)$", re.IGNORECASE | re.MULTILINE)
 HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
@@ -597,17 +596,13 @@ class Server:
         with contextlib.suppress(OSError):  # it has ended already
             self._listeners[0].pull_trigger()
 
-    def stop_on_signals(self) -> None:
-        """Stop on SIGTERM, SIGINT or SIGHUP; a second one ends the process at once."""
-
-        def stop(*_: object) -> None:
-            for signum in STOPS:
-                signal.signal(signum, signal.SIG_DFL)
-            self.stop()
-
-        for signum in STOPS:
-            if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
-                signal.signal(signum, stop)
+    def stop_on_signal(self, signum: int, _: object) -> None:
+        """Stop, as a signal's handler; a second signal ends the process at once."""
+        if self._stopping:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            os._exit(128 + signum)  # the first process of a container outlives that
+        self.stop()
 
     def close_inherited(self) -> None:
         """In a process forked off this one: hold no copy of its connections open."""

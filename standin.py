@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import threading
@@ -18,10 +19,10 @@ DRAIN = 1  # seconds that leaving the block gives a client that is still sending
 class StandIn:
     """Fense's API with its control plane, in this process, over a database of its own in memory.
 
-    Use it as a context: it serves on a free port of 127.0.0.1 from a thread, and leaves nothing
-    behind. With `serve=False` it opens no socket, and is called through `app`. `seed` is a state
-    document or the path of one, `prefix` such as "/admin"; keys that are not given are made up.
-    Raises `ValueError` for what can't be one of these, `OSError` for a seed that can't be read.
+    Use it as a context, once: it serves on a free port of 127.0.0.1 from a thread, and leaves
+    nothing behind. With `serve=False` it opens no socket, and is called through `app`. `seed` is a
+    state document or the path of one, `prefix` such as "/admin"; keys that are not given are made
+    up. Raises `ValueError` for what can't be one of these, `OSError` for a seed that can't be read.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class StandIn:
         self._prefix = contract.prefix
         self._db = contract.db
         self._serves = serve
+        self._entered = False
         try:
             # The WSGI application, for WebTest or an in-process HTTP client.
             self.app = ControlPlane(contract, self.master_key, [self.service_key], seed=state)
@@ -52,18 +54,24 @@ class StandIn:
         self._locate("http://localhost")
 
     def __enter__(self) -> StandIn:
+        if self._entered:
+            raise RuntimeError("a StandIn serves once: make another one")
+        self._entered = True
         if self._serves:
             from fense_admin import server  # late: in-process it takes no waitress
 
             sockets = server.listen(server.resolve("127.0.0.1", 0))
             options = self.app.server_options
             self._server = server.Server(self.app, self._db, sockets, THREADS, **options)
-            self._thread = threading.Thread(target=self._server.run, args=(DRAIN,))
+            # A daemon, and stopped at the exit: one that is never left would hold it up for ever.
+            self._thread = threading.Thread(target=self._server.run, args=(DRAIN,), daemon=True)
             self._thread.start()
+            atexit.register(self.__exit__)
             self._locate(f"http://127.0.0.1:{self._server.port}")
         return self
 
     def __exit__(self, *_: object) -> None:
+        atexit.unregister(self.__exit__)
         self.app.faults.disarm()
         if self._serves:
             self._server.stop()
