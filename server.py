@@ -540,7 +540,7 @@ class Server:
         before_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._map: dict[int, Any] = {}
-        self._channels: set[Channel] = set()
+        self._open: set[Channel] = set()
         self._workers = Workers(db, threads, is_quick)
         db.while_waiting = self._workers.spare
         adjustments = Adjustments(
@@ -565,7 +565,7 @@ class Server:
             for sock in sockets
         ]
         for listener in self._listeners:
-            listener.channels = self._channels
+            listener.channels = self._open
             listener.headers = headers
             listener.body_limit = body_limit
             listener.choose_id = choose_id
@@ -586,7 +586,7 @@ class Server:
             self._drain(time.monotonic() + drain)
         finally:
             self._workers.stop()
-            for it in list(self._channels):
+            for it in self._channels():
                 it.abandon()  # with the files that large answers are kept in
             wasyncore.close_all(self._map)
 
@@ -632,7 +632,7 @@ class Server:
         if now < self._looked_at + 1:
             return
         self._looked_at = now
-        for it in list(self._channels):
+        for it in self._channels():
             if it.is_idle() and it.waits_since < now - IDLE_TIMEOUT:
                 it.abandon()
 
@@ -644,14 +644,17 @@ class Server:
             while connections != (connections := len(self._map)):
                 listener.handle_accept()  # until nobody waits to be let in
             wasyncore.dispatcher.close(listener)
-        while self._channels and time.monotonic() < deadline:
+        while self._open and time.monotonic() < deadline:
             idle = not self._is_busy()
             self._turn(timeout=0.05)  # a client that keeps asking is told that it was the last
             if idle and not self._is_busy():
                 return
 
+    def _channels(self) -> list[Channel]:
+        return list(self._open)
+
     def _is_busy(self) -> bool:
-        return any(it.at_work or it.reading or it.answer for it in self._channels)
+        return any(it.at_work or it.reading or it.answer for it in self._open)
 
 
 SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process

@@ -254,12 +254,12 @@ class Process:
 class Served:
     """An application on a free port, in a thread of this process."""
 
-    def __init__(self, app, threads=4):
+    def __init__(self, app, threads=4, drain=server.DRAIN):
         self.app = app
         sockets = server.listen(server.resolve("127.0.0.1", 0))
         options = {"is_quick": app.is_quick, "choose_id": app.choose_id}
         self.server = server.Server(app, app.db, sockets, threads, **options)
-        self.thread = threading.Thread(target=self.server.run)
+        self.thread = threading.Thread(target=self.server.run, args=(drain,))
         self.thread.start()
 
     def __enter__(self):
