@@ -322,6 +322,7 @@ class Database(SqliteDatabase):
             # So that readers and the writer don't wait for each other. Where others open a new file
             # at the same time, SQLite refuses this without waiting.
             self.journal_mode = "wal"
+            self.close()  # this connection would go by the checks as they were
 
     # Connections. One is kept open until the end, whatever the threads do with theirs: it keeps a
     # database in memory alive, and a file's write-ahead log from being folded in at every close.

@@ -45,7 +45,7 @@ CREATE TABLE usage_month (
 -- version 3
 
 -- The checks of dates let those before 1600 pass, as above. What a CHECK says is not in the rows, so
--- its text alone is changed; a table made and dropped makes every connection read it anew.
+-- its text alone is changed; a table made and dropped makes other connections read it anew.
 PRAGMA writable_schema = ON;
 UPDATE sqlite_master SET sql = replace(replace(replace(replace(sql,
     'CHECK (created_at IS', 'CHECK (created_at < ''1600'' OR created_at IS'),

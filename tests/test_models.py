@@ -5,12 +5,14 @@ import datetime
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import TIMEOUT, account_fields, join, locked
+from conftest import TIMEOUT, account_fields, in_background, join, locked, wait_until
 from peewee import sqlite3  # the library that the service itself uses
 
 from fense_admin import models
@@ -480,3 +482,242 @@ def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
     for i, db in enumerate(databases):
         db.create_account(FIELDS | {"api_key": f"key-{i}"})
         db.close_all()
+
+
+# --- Files -------------------------------------------------------------------------------------
+
+
+def modes(folder):
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+def test_files_are_for_their_owner_alone(tmp_path, open_database):
+    old = os.umask(0)
+    try:
+        open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+        models.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+    finally:
+        os.umask(old)
+    names = ("fense.sqlite3", "fense.sqlite3-wal", "fense.sqlite3-shm", "copy")
+    assert modes(tmp_path) == dict.fromkeys(names, 0o600)
+
+
+def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, caplog):
+    path = tmp_path / "fense.sqlite3"
+    Database(str(path)).close_all()
+    assert caplog.messages == []
+    path.chmod(0o644)
+    Database(str(path)).close_all()
+    assert modes(tmp_path) == {"fense.sqlite3": 0o644}
+    assert caplog.messages == [f"{path} can be read by others: chmod 600 mends that"]
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_nothing_is_written_into_a_file_that_is_no_longer_there(
+    tmp_path, open_database, end, made_anew
+):
+    db = open_database(tmp_path / "fense.sqlite3")
+    db.create_account(FIELDS)
+    path = tmp_path / f"fense.sqlite3{end}"
+    path.rename(tmp_path / "away")
+    if made_anew:
+        path.write_bytes((tmp_path / "away").read_bytes())
+    with pytest.raises(models.DatabaseError, match="was replaced" if made_anew else "is gone") as e:
+        db.create_account(FIELDS | {"api_key": "another"})
+    assert models.is_unavailable(e.value)
+
+
+def test_a_check_reads_the_file_and_not_what_is_remembered_of_it(tmp_path, open_database):
+    path = tmp_path / "fense.sqlite3"
+    db = open_database(path)
+    db.create_account(FIELDS)
+    db.check()
+    db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    with open(path, "r+b") as file:
+        file.write(b"no database" * 9)
+    with pytest.raises(models.DatabaseError):
+        db.check()
+
+
+def test_a_start_waits_for_a_file_that_is_locked_and_not_for_ever(tmp_path, monkeypatch):
+    path = tmp_path / "fense.sqlite3"
+    Database(str(path)).close_all()
+    with locked(path):
+        monkeypatch.setattr(models, "START_TIMEOUT", 0.5)
+        began = time.monotonic()
+        with pytest.raises(Unusable, match="is locked by another program"):
+            Database(str(path))
+        assert 0.4 < time.monotonic() - began < 3
+        monkeypatch.setattr(models, "START_TIMEOUT", 30)
+        opened = []
+        thread = threading.Thread(target=lambda: opened.append(Database(str(path))))
+        thread.start()
+        time.sleep(0.5)
+        assert opened == []
+    join(thread)
+    opened[0].close_all()
+
+
+def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, monkeypatch):
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(OSError, match="No space"):
+        models.backup(str(tmp_path / "fense.sqlite3"), str(folder / "copy"))
+    assert list(folder.iterdir()) == []
+
+
+KILLED = """
+import os, sys, time
+from fense_admin import models
+sync = models._sync
+def killed(path):
+    os.kill(os.getpid(), 9)
+models._sync = killed
+models.backup(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_backup_that_is_killed_leaves_nothing(tmp_path, open_database):
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    command = [sys.executable, "-c", KILLED, tmp_path / "fense.sqlite3", folder / "copy"]
+    assert subprocess.run(command, timeout=TIMEOUT).returncode == -9
+    wait_until(lambda: list(folder.iterdir()) == [])
+
+
+def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    (tmp_path / "precious").write_bytes(b"")
+    models.backup("fense.sqlite3", "file:precious")
+    assert (tmp_path / "precious").read_bytes() == b""
+    copy = open_database(tmp_path / "file:precious")
+    assert copy.get_account(1)["name"] == "Acme Ltd"
+
+
+# --- One moment --------------------------------------------------------------------------------
+
+
+def test_a_writer_waits_for_another_writer(tmp_path, open_database):
+    db = open_database(tmp_path / "fense.sqlite3")
+    inside = threading.Event()
+
+    def hold():
+        with db.writing():
+            inside.set()
+            time.sleep(0.3)
+
+    with in_background(hold):
+        assert inside.wait(TIMEOUT)
+        assert db.create_account(FIELDS)["fense_account_id"] == 1
+
+
+def test_a_dump_is_of_one_moment(tmp_path, open_database, monkeypatch):
+    db = open_database(tmp_path / "fense.sqlite3")
+    other = open_database(tmp_path / "fense.sqlite3")
+    execute = Database.execute_sql
+
+    def written_meanwhile(self, sql, *values):
+        if self is db and sql == models.SELECT_ALL_DAYS:
+            other.create_account(FIELDS)
+            other.record_lookups(1, 1, "2026-11-01")
+        return execute(self, sql, *values)
+
+    monkeypatch.setattr(Database, "execute_sql", written_meanwhile)
+    assert db.dump() == {"accounts": []}
+
+
+def test_the_usage_of_an_account_is_asked_for_in_one_question(db, monkeypatch):
+    db.create_account(FIELDS)
+    asked = []
+    execute = Database.execute_sql
+    monkeypatch.setattr(
+        Database, "execute_sql", lambda self, *sql: asked.append(1) or execute(self, *sql)
+    )
+    db.account_usage(1, None, None)
+    assert asked == [1]
+
+
+def test_readers_wait_for_no_state_that_is_being_loaded(db):
+    rows = [
+        {"name": "n" * 200, "email": "a@b", "api_key_sha256": f"{n:064x}"}
+        | dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
+        for n in range(40_000)
+    ]
+    db.create_account(FIELDS)
+    seen, took, over = set(), [], threading.Event()
+
+    def read():
+        while not over.is_set():
+            began = time.monotonic()
+            seen.add(db.count_accounts())
+            took.append(time.monotonic() - began)
+        db.close()
+
+    with in_background(read, 3, over.set):
+        db.replace(rows, [(1, "2026-11-01", 1)])
+    assert seen <= {1, 40_000}
+    assert max(took) < 1
+    assert db.count_accounts() == 40_000
+    assert db.create_account(FIELDS)["fense_account_id"] == 40_001
+    assert daily(db) == {"2026-11-01": 1}
+    db.replace([], [])
+    assert db.create_account(FIELDS)["fense_account_id"] == 1
+
+
+def test_a_transaction_that_is_over_already_is_rolled_back_no_more(db):
+    with contextlib.suppress(ZeroDivisionError), db.atomic():
+        db.execute_sql("ROLLBACK")  # as SQLite does by itself where the disk is full
+        raise ZeroDivisionError
+
+
+def test_only_a_taken_key_is_a_taken_key(db):
+    with pytest.raises(models.IntegrityError, match="CHECK"):
+        db.create_account(FIELDS | {"name": ""})
+
+
+# --- Ids and dates -----------------------------------------------------------------------------
+
+
+def test_the_last_id_is_the_last(db):
+    account = {
+        "name": "n",
+        "email": "a@b",
+        "api_key_sha256": "0" * 64,
+        "fense_account_id": 2**53 - 2,
+    }
+    times = dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
+    db.replace([account | times], [])
+    assert db.create_account(FIELDS)["fense_account_id"] == 2**53 - 1
+    with pytest.raises(models.OperationalError, match="used up"):
+        db.create_account(FIELDS | {"api_key": "another"})
+    assert db.count_accounts() == 2
+
+
+@pytest.mark.parametrize(
+    "date", ["0001-01-01", "0300-02-29", "0300-03-01", "0300-03-31", "1582-10-10"]
+)
+def test_days_of_long_ago_are_days(tmp_path, open_database, date):
+    days = make_version_1(tmp_path / "old")
+    for db in (open_database(tmp_path / "old"), open_database(":memory:")):
+        if db.count_accounts() == 0:
+            db.create_account(FIELDS)
+        if date == "0300-02-29":
+            with pytest.raises(ValueError, match="day of the calendar"):
+                db.record_lookups(1, 5, date)
+            continue
+        db.record_lookups(1, 5, date)
+        assert daily(db)[date] == 5
+        time_of_day = f"{date}T00:00:00Z"
+        account = {"name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
+        db.replace([account | {"created_at": time_of_day, "updated_at": time_of_day}], [])
+        assert db.get_account(1)["created_at"] == time_of_day
+    assert days
