@@ -457,6 +457,8 @@ def record(options: argparse.Namespace) -> int:
 
 def backup(options: argparse.Namespace) -> int:
     check_exists(options.database)
+    if options.target == models.MEMORY:
+        raise Failed("a backup goes into a file: name one that is not there yet")
     try:
         models.backup(options.database, options.target)
     except OSError as error:

@@ -1,5 +1,6 @@
 """The command: flags, environment, the ready line, the log, exit codes. Each in a process."""
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, COMMAND, account_fields, in_background, run_pytest, tools
+from conftest import (
+    CHECKOUT,
+    COMMAND,
+    account_fields,
+    in_background,
+    locked,
+    run_pytest,
+    tools,
+    wait_until,
+)
 from peewee import sqlite3  # the library that the service itself uses
 
 from fense_admin import __version__
@@ -284,6 +294,67 @@ def test_a_database_that_can_not_be_written_is_named(start, open_folder, folder_
     assert file.read_bytes() == before
 
 
+# --- Signals before there is anything to stop --------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path, signum):
+    Database(str(tmp_path / "fense.sqlite3")).close_all()
+    with locked(tmp_path / "fense.sqlite3"):
+        service = start("--port=0", "--database=fense.sqlite3")
+        wait_until(lambda: "local-dev-key" in service.errors.read_text())
+        time.sleep(0.3)
+        began = time.monotonic()
+        code, _, errors = service.end(signum)
+    assert code == 128 + signum
+    assert time.monotonic() - began < 2
+    assert "Traceback" not in errors
+
+
+def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start, tmp_path):
+    usage = {
+        f"{year}-{month:02}-{day:02}": 1
+        for year in range(1000, 2000)
+        for month in range(1, 13)
+        for day in range(1, 29)
+    }
+    account = account_fields(usage=usage)
+    (tmp_path / "seed.json").write_text(json.dumps({"accounts": [account]}))
+    service = start("--port=0", "--seed=seed.json", "--database=fense.sqlite3")
+    wait_until(lambda: (tmp_path / "fense.sqlite3-wal").exists())
+    code, told, errors = service.end()
+    assert (code, told) == (128 + signal.SIGTERM, "")
+    assert "Traceback" not in errors
+    db = Database(str(tmp_path / "fense.sqlite3"))
+    assert db.count_accounts() == 0
+    db.close_all()
+
+
+def test_sighup_stops_it_unless_it_is_ignored(start):
+    service = start("--port=0")
+    service.ready()
+    assert service.end(signal.SIGHUP)[0] == 0
+    service = start("--port=0", command=("nohup", COMMAND))
+    service.ready()
+    service.process.send_signal(signal.SIGHUP)
+    assert service.call("/accounts/usage")[0] == 200
+    assert service.end()[0] == 0
+
+
+def test_of_several_faults_of_a_start_the_first_is_told(start, tmp_path):
+    """The address, then the keys, then the seed, then the database."""
+    (tmp_path / "bad.json").write_text("{")
+    arguments = ["--port=0", "--seed=bad.json", "--database=."]
+    told = start("--host=192.0.2.1.invalid", *arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
+    assert "is no address" in told
+    told = start(*arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
+    assert "DISPUTE_MASTER_KEY" in told
+    told = start(*arguments, DISPUTE_MASTER_KEY="key").end(None)[2]
+    assert "the seed bad.json" in told
+    told = start("--database=.", "--port=0", DISPUTE_MASTER_KEY="key").end(None)[2]
+    assert ". is a directory" in told
+
+
 # --- Wrong usage: exit code 2 ------------------------------------------------------------------
 
 
@@ -470,7 +541,7 @@ def test_exec_of_no_command_and_of_none_that_runs(start, tmp_path):
     assert start("exec").end(None)[0] == 2
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_exec_passes_a_signal_on(start, signum):
     script = "import signal, time; print('up', flush=True); time.sleep(30)"
     trap = f"import signal; signal.signal({int(signum)}, lambda *_: exit(9)); " + script
@@ -480,6 +551,30 @@ def test_exec_passes_a_signal_on(start, signum):
         service = start("exec", "--", sys.executable, "-c", source)
         assert service.process.stdout.readline() == "up\n"
         assert service.end(signum)[0] == code
+
+
+EARLY = """
+import os, signal, subprocess, sys
+from fense_admin import cli
+popen = subprocess.Popen
+def signalled(*arguments, **options):  # as the command is being started
+    os.kill(os.getpid(), signal.SIGTERM)
+    return popen(*arguments, **options)
+subprocess.Popen = signalled
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_exec_passes_a_signal_on_that_comes_as_its_command_starts(start):
+    command = (sys.executable, "-c", EARLY)
+    service = start("exec", "--", "sleep", "60", command=command)
+    assert service.end(None)[::2] == (128 + signal.SIGTERM, "")
+
+
+def test_exec_reads_a_seed_once(start):
+    script = "fense-admin exec --seed <(echo '{\"accounts\": []}') -- true"
+    command = ["bash", "-c", f"PATH={COMMAND.parent}:$PATH; {script}"]
+    assert start(command=command).end(None) == (0, "", "")
 
 
 # --- health and record -------------------------------------------------------------------------
@@ -558,6 +653,7 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(start, 
     [
         (["there"], "can't write there: File exists"),
         (["no/folder/copy"], "can't write no/folder/copy: No such file or directory"),
+        ([":memory:"], "a backup goes into a file"),
         (["copy", "--database=missing"], "there is no database file missing"),
         (["copy", "--database=:memory:"], "there is no database file :memory:"),
         (["copy", "--database=there"], "there is no database of fense-admin: name it with"),

@@ -622,3 +622,43 @@ def test_a_dropped_connection_is_reset_in_process(fense, api, drop):
     with pytest.raises(ConnectionResetError):
         api.get("/accounts/1")
     assert api.get("/accounts/1").status == 200
+
+
+def test_faults_count_from_one_after_a_reset(fense):
+    fense.fail(503)
+    fense.reset()
+    assert fense.fail(503)["id"] == 1
+
+
+def test_a_bad_number_goes_before_an_unknown_account(fense, api):
+    number = fense.create_account()["fense_account_id"]
+    fense.record_lookups(number, 10**12, "2026-11-01")
+    rows = [
+        {"fense_account_id": 99, "lookups": 1},
+        {"fense_account_id": number, "date": "2026-11-01", "lookups": 1},
+    ]
+    assert api.post("/_standin/usage", rows).status == 400
+
+
+def test_the_last_id_is_put_and_read_back(api):
+    state = {"accounts": [account_fields(fense_account_id=2**53 - 1)]}
+    assert api.call("PUT", "/_standin/state", state).status == 200
+    answer = api.post("/accounts", account_fields())
+    assert (answer.status, answer.body["error"]["code"]) == (503, "service_unavailable")
+    read = api.get("/_standin/state").body
+    assert api.call("PUT", "/_standin/state", read).body == read
+
+
+def test_the_page_has_its_style_and_is_allowed_it(api):
+    answer = api.client.get("/_standin/", headers={"x-api-key": api.master_key})
+    assert "<style>" in answer.text
+    assert "style-src 'unsafe-inline'" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_content_encoding_is_refused_by_name(api):
+    for method, path in (("POST", "/accounts"), ("PUT", "/_standin/state")):
+        answer = api.call(method, path, {"accounts": []}, headers={"Content-Encoding": "gzip"})
+        assert answer.status == 400
+        assert "Content-Encoding" in answer.body["error"]["message"]
+        answer = api.call(method, path, {"accounts": []}, headers={"Content-Encoding": "identity"})
+        assert "Content-Encoding" not in str(answer.body)

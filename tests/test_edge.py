@@ -1,6 +1,7 @@
 """Clients that misbehave on a real socket: none of them stops, confuses or outwaits the service."""
 
 import contextlib
+import errno
 import http.client
 import json
 import re
@@ -15,13 +16,15 @@ from conftest import (
     MASTER_KEY,
     SERVICE_KEY,
     TIMEOUT,
+    Api,
     Served,
     account_fields,
     in_background,
     wait_until,
 )
+from webtest import TestApp
 
-from fense_admin import create_app, models, server
+from fense_admin import create_app, loggable, models, server
 from fense_admin.standin import StandIn
 
 HEAD = f"Host: localhost\r\nx-api-key: {MASTER_KEY}\r\nContent-Type: application/json\r\n"
@@ -485,8 +488,6 @@ def test_a_quiet_one_tells_warnings_only(start):
     ],
 )
 def test_the_development_key_takes_no_page_from_elsewhere(make_app, headers, status):
-    from conftest import Api
-
     api = Api(
         make_app(master_key="local-dev-key", service_keys=[SERVICE_KEY]), "local-dev-key", None
     )
@@ -502,8 +503,6 @@ def test_the_development_key_takes_no_page_from_elsewhere(make_app, headers, sta
 
 
 def test_an_application_that_is_mounted_tells_paths_that_lead_to_it():
-    from webtest import TestApp
-
     with contextlib.closing(create_app(master_key=MASTER_KEY, prefix="/v1")) as app:
         client = TestApp(app, extra_environ={"SCRIPT_NAME": "/of mine"})
         headers = {"x-api-key": MASTER_KEY}
@@ -590,3 +589,105 @@ def test_a_stand_in_minds_its_own_business(script):
 def test_a_stand_in_is_entered_once():
     with StandIn(serve=False) as fense, pytest.raises(RuntimeError, match="make another one"):
         fense.__enter__()
+
+
+def test_a_logged_path_is_at_most_300_characters():
+    assert len(loggable("/" + "x" * 5_000)) == len(loggable("/" + "%" * 5_000)) == 300
+
+
+# --- Keys, in logs, journals and ids ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", [MASTER_KEY, SERVICE_KEY, "sk_somebody_elses_0001"])
+def test_no_key_is_in_the_log_or_an_id_wherever_it_was_sent(start, secret):
+    service = start(
+        "--port=0", "--standin", DISPUTE_MASTER_KEY=MASTER_KEY, DISPUTE_SERVICE_KEYS=SERVICE_KEY
+    )
+    port = int(service.ready().rpartition(":")[2])
+    answers = b""
+    for line in (
+        f"GET /accounts/{secret}",
+        f"GET /accounts;api_key={secret}",
+        f"GET /accounts/1?api_key={secret}",
+        f"GET /{secret}/%41",
+        f"GET /accounts/1%2E{secret[0]}{secret[1:]}",
+        "GET /healthz",
+        "GET /_standin/nothing",
+        "POST /accounts",
+    ):
+        for more in ("", "Content-Length: 99999999\r\n", "Content-Length: x\r\n", "no colon\r\n"):
+            raw = f"{line} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {secret}\r\n"
+            raw += f"X-Request-Id: {secret}\r\nConnection: close\r\n{more}\r\n"
+            answers += talk(port, raw.encode())
+    entries = service.call("/_standin/requests", key=MASTER_KEY)[1]["requests"]
+    log = service.end()[2]
+    assert len(log.splitlines()) > 30
+    for told in (log, answers.decode(), json.dumps(entries)):
+        assert secret not in told
+
+
+def test_a_key_that_is_sent_anywhere_is_not_in_the_journal(fense):
+    secret = "sk_somebody_elses_0001"
+    escaped = "".join(f"\\u{ord(c):04x}" for c in secret)
+    percent = "".join(f"%{ord(c):02x}" for c in secret)
+    part = f'--b\r\nContent-Disposition: form-data; name="{secret}"; filename="{secret}"\r\n\r\n{secret}\r\n--b--'
+    for headers, body in (
+        (f"api-key: {secret}", ""),
+        (f"X-Auth-Token: {secret}", ""),
+        (f"{secret.replace('_', '-')}: 1", ""),
+        (f"Content-Type: multipart/form-data; boundary={secret}", part),
+        ("Content-Type: text/csv", f"name,api_key\nAcme,{secret}"),
+        ("Content-Type: text/csv", f"Acme,{secret}"),
+        ("Content-Type: application/xml", f"<a>{secret}</a>"),
+        ("Content-Type: application/json", json.dumps({"note": f"it is {secret}!"})),
+        ("Content-Type: application/json", f'{{"note": "{escaped}"}}'),
+        ("Content-Type: application/json", f'{{"{secret}": 1}}'),
+        ("Content-Type: application/x-www-form-urlencoded", f"x={percent}"),
+    ):
+        raw = f"POST /accounts?x={percent} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {secret}\r\n"
+        raw += f"{headers}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+        assert statuses(talk(port_of(fense), raw.encode())) == [401]
+    kept = json.dumps(fense.requests(), ensure_ascii=False)
+    for form in (secret, escaped, percent):
+        assert form not in kept
+    assert len(fense.requests()) == 11
+
+
+@pytest.mark.parametrize("drop", ["reset", "empty"])
+def test_a_reset_is_one_and_an_end_is_none(fense, drop):
+    fense.fail(drop=drop)
+    with connect(port_of(fense)) as sock:
+        sock.sendall(request("GET /accounts/1"))
+        if drop == "reset":
+            with pytest.raises(ConnectionResetError):
+                sock.recv(100)
+        else:
+            assert sock.recv(100) == b""
+
+
+def test_the_path_is_kept_as_it_was_sent(fense):
+    talk(port_of(fense), request("GET /accounts/%31", "Connection: close"))
+    assert fense.requests()[0]["path"] == "/accounts/%31"
+
+
+# --- Addresses ---------------------------------------------------------------------------------
+
+
+def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch):
+    bind = socket.socket.bind
+
+    class Socket(socket.socket):
+        def bind(self, address):
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
+            bind(self, address)
+
+    monkeypatch.setattr(server.socket, "socket", Socket)
+    four = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
+    six = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 0, 0, 0))
+    sockets = server.listen([four, six])
+    assert [sock.family for sock in sockets] == [socket.AF_INET]
+    for sock in sockets:
+        sock.close()
+    with pytest.raises(server.CannotListen):
+        server.listen([six])

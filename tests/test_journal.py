@@ -219,3 +219,39 @@ def test_masking_a_long_hostile_body_takes_no_time():
         began = time.monotonic()
         masked(text)
         assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('{"name": "my api_key: hello", "email": "a@b"}', '{"name": …'),
+        ('[{"name": "api_key", "value": "%s"}]', '[{"name": …'),
+        ('{"a": 1, "key": "%s", "b": 2}', '{"a": 1, "key": "…8c9d", "b": 2}'),
+        ('{"a": "{\\"api_key\\": \\"%s\\"}"}', '{"a": …'),
+        ("%%61pi_key=%s&api_key=x", "…"),
+        ("a=1&api_key=%s&b=2", "a=1&api_key…"),
+        ('{"api_key": "\\ud800%s"}', '{"api_key": "…8c9d"}'),
+    ],
+)
+def test_a_text_with_the_name_of_a_key_in_it_is_shown_up_to_there(fense, api, text, kept):
+    api.post("/accounts", text.replace("%s", SECRET).replace("%%", "%").encode())
+    assert fense.requests()[0]["body"] == kept
+
+
+def test_a_body_is_read_no_further_than_it_may_be_long(fense):
+    class Endless:
+        taken = 0
+
+        def read(self, size):
+            self.taken += size
+            return b"x" * size
+
+    sent = Endless()
+    environ = {
+        "REQUEST_METHOD": "POST", "PATH_INFO": "/admin/accounts", "HTTP_X_API_KEY": KEY,
+        "wsgi.input": sent, "wsgi.input_terminated": True,
+    }  # fmt: skip
+    told = []
+    b"".join(fense.app(environ, lambda *answer: told.append(answer[0])))
+    assert told == ["413 Request Entity Too Large"]
+    assert sent.taken == 64 * 1024 + 1

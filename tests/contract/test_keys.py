@@ -1,7 +1,9 @@
 """Who may call: 401 for a stranger, 403 for a merchant, before anything else is looked at."""
 
+import hmac
+
 import pytest
-from conftest import account_fields, refusal
+from conftest import MASTER_KEY, SERVICE_KEY, Api, account_fields, refusal
 
 MISSING = refusal(code="unauthorized", message="the header x-api-key is missing")
 UNKNOWN = refusal(code="unauthorized", message="x-api-key is not a known key")
@@ -86,3 +88,13 @@ def test_a_key_that_came_twice_is_told_so(api):
     answer = api.get("/accounts/usage", key=twice)
     told = "the header x-api-key came twice: send it once"
     assert (answer.status, answer.body) == (401, refusal(code="unauthorized", message=told))
+
+
+def test_every_key_is_compared_whichever_it_is(inside, monkeypatch):
+    compare, compared = hmac.compare_digest, []
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or compare(a, b))
+    api = Api(inside, MASTER_KEY, SERVICE_KEY)
+    for key in (MASTER_KEY, SERVICE_KEY, "neither"):
+        compared.clear()
+        api.get("/accounts/usage", key=key)
+        assert len(compared) == 2

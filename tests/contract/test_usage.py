@@ -200,3 +200,16 @@ def test_no_other_endpoint_takes_a_parameter(api, query):
         assert answer.status == 400
         assert answer.body["error"]["details"][0]["message"] == "is not accepted here"
     assert api.everything() == before
+
+
+def test_a_bad_id_is_compared_with_none(api):
+    answer = api.get("/accounts/usage/1?fense_account_id=x")
+    assert answer.body == refusal(("fense_account_id", "must be an integer"))
+
+
+def test_an_id_may_have_any_number_of_digits(api):
+    for digits in (5_000, 15_000):
+        for path in ("/accounts/", "/accounts/usage/", "/accounts/usage?fense_account_id="):
+            assert api.get(path + "9" * digits).status == 404
+    answer = api.get(f"/accounts/usage/{'9' * 6_000}?fense_account_id={'9' * 5_999}8")
+    assert answer.status == 400
