@@ -49,6 +49,7 @@ FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, as another process may be bringing the file up to date
+SETTLED = 100_000_000  # nanoseconds after which a folder's time stamp tells the next write apart
 START_STEP = 0.2  # seconds of it that SQLite waits at once: signals are heard in between
 
 FEW_ROWS = 1_000  # which are written in no time
@@ -252,6 +253,7 @@ class Database(SqliteDatabase):
             pragmas = {"foreign_keys": 1, "synchronous": "FULL"}
             super().__init__(self._path, pragmas=pragmas, **options)
         self._files: dict[str, tuple[int, int]] = {}
+        self._folder_state = (0, 0)
         try:
             if self._path is not None:
                 self._make_file()
@@ -350,17 +352,22 @@ class Database(SqliteDatabase):
 
     def check_place(self) -> None:
         """Raise an error that `is_unavailable` knows if a file is not where it was opened."""
-        if self._files and self._files != self._find_files():
+        if not self._files:
+            return
+        # As long as its folder was not written to, each file is where it was: one question for all.
+        folder = _stat(os.path.dirname(self._path))
+        state = folder.st_ino, folder.st_mtime_ns
+        if state == self._folder_state:
+            return
+        if self._files != self._find_files():
             raise OperationalError("the database file, its -wal or -shm was replaced: start anew")
+        if time.time_ns() - folder.st_mtime_ns > SETTLED:
+            self._folder_state = state
 
     def _find_files(self) -> dict[str, tuple[int, int]]:
         if self._path is None:
             return {}
-        try:
-            found = {end: os.stat(self._path + end) for end in ("", "-wal", "-shm")}
-        except OSError as error:
-            told = f"{os.path.basename(error.filename)} is gone: {error.strerror}"
-            raise OperationalError(told) from error
+        found = {end: _stat(self._path + end) for end in ("", "-wal", "-shm")}
         return {end: (status.st_dev, status.st_ino) for end, status in found.items()}
 
     def check(self) -> None:
@@ -680,6 +687,13 @@ def _unique_key() -> Iterator[None]:
         if "account.api_key_sha256" not in str(error):
             raise
         raise ApiKeyTaken from None
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
 
 
 def _why_unusable(path: str, error: Exception) -> str:

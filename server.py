@@ -45,7 +45,7 @@ LINGER = 5  # seconds that a refused client's sending is listened to, and thrown
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
 BACKLOG = 1024  # connections that wait to be accepted
-TRANSFER_CODINGS = re.compile(rb"^Transfer-Encoding:(.*)$", re.IGNORECASE | re.MULTILINE)
+TRANSFER_CODINGS = re.compile(rb"\ntransfer-encoding:[ \t]*(.*?)[ \t]*(?=\r\n)")
 HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
 
@@ -211,7 +211,7 @@ class RequestParser(parser.HTTPRequestParser):
         except ValueError as error:  # of `GET http://[`, say
             raise parser.ParsingError("the target is no URI") from error
         headers, host = self.headers, self.headers.get("HOST")
-        codings = [value.strip().lower() for value in TRANSFER_CODINGS.findall(header_plus)]
+        codings = TRANSFER_CODINGS.findall(header_plus.lower())
         if self.version not in ("1.0", "1.1", ""):
             raise parser.ParsingError("a version that is not spoken here")
         if "#" in self.request_uri:
@@ -224,13 +224,14 @@ class RequestParser(parser.HTTPRequestParser):
             codings != [b"chunked"] or self.version != "1.1" or "CONTENT_LENGTH" in headers
         ):
             raise parser.ParsingError("a transfer coding twice, in HTTP/1.0, or beside a length")
-        options = headers.get("CONNECTION", "").lower().split(",")
-        if "close" in [option.strip() for option in options]:
-            self.connection_close = True
-        limit = self._server.body_limit(self.path, headers)
-        if limit is not None:
-            self.adj = copy.copy(self.adj)
-            self.adj.max_request_body_size = limit + 1
+        if "CONNECTION" in headers:
+            options = headers["CONNECTION"].lower().split(",")
+            self.connection_close |= "close" in [option.strip() for option in options]
+        if self.body_rcv is not None:
+            limit = self._server.body_limit(self.path, headers)
+            if limit is not None:
+                self.adj = copy.copy(self.adj)
+                self.adj.max_request_body_size = limit + 1
 
     def received(self, data: bytes) -> int:
         if not self.header_bytes_received:
@@ -321,6 +322,7 @@ class Channel(wasyncore.dispatcher):
         self.unread = b""  # what came behind the request at work
         self.at_work: RequestParser | None = None
         self.answer = OverflowableBuffer(adj.outbuf_overflow)
+        self.unsent = 0  # bytes of it
         self.is_last = False  # the answer; then the connection is closed
         self.refused = False  # in the middle of a request, so that the client may be sending still
         self.lingers_until: float | None = None
@@ -343,10 +345,10 @@ class Channel(wasyncore.dispatcher):
     def readable(self) -> bool:
         if self.lingers_until is not None:
             return True
-        return self.at_work is None and not self.answer and not self.is_last
+        return self.at_work is None and not self.unsent and not self.is_last
 
     def writable(self) -> bool:
-        return self.at_work is None and bool(self.answer)
+        return self.at_work is None and self.unsent > 0
 
     def handle_read(self) -> None:
         data = self.recv(RECEIVE)  # it closes the connection that has come to its end
@@ -377,19 +379,19 @@ class Channel(wasyncore.dispatcher):
                     self.server.add_task(self)
         if self.reading and self.reading.wants_continue():
             self.reading.expect_continue = False
-            self.answer.append(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write_soon(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.handle_write()
 
     def handle_write(self) -> None:
         """Send what the client takes, but not without end: others have their turn."""
         for _ in range(SENDS):
-            chunk = self.answer.get(SEND)
-            sent = self.send(chunk) if chunk else 0
+            sent = self.send(self.answer.get(SEND)) if self.unsent else 0
             if not sent:
                 break
             self.answer.skip(sent, True)
+            self.unsent -= sent
             self.waits_since = time.monotonic()
-        if self.connected and not self.answer:
+        if self.connected and not self.unsent:
             if self.answer.buf is not None:  # a large one, whose memory would be kept
                 self.answer.close()
                 self.answer = OverflowableBuffer(self.adj.outbuf_overflow)
@@ -458,6 +460,7 @@ class Channel(wasyncore.dispatcher):
         if not self.connected:  # any more: the server has stopped
             raise ClientDisconnected
         self.answer.append(data)
+        self.unsent += len(data)
         return len(data)
 
     def has_sent_more(self) -> bool:
@@ -619,9 +622,10 @@ class Server:
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
         while workers.answered:
             workers.answered.popleft().answered()
-        for _ in range(len(workers.quick)):  # those that come of these are next time's
-            it = workers.quick.popleft()
+        quick = [workers.quick.popleft() for _ in range(len(workers.quick))]
+        for it in quick:
             it.respond()
+        for it in quick:  # together: who is woken by the first would take time from the others
             it.answered()
         workers.look_after_queue()
         self._close_late()
@@ -654,7 +658,7 @@ class Server:
         return list(self._open)
 
     def _is_busy(self) -> bool:
-        return any(it.at_work or it.reading or it.answer for it in self._open)
+        return any(it.at_work or it.reading or it.unsent for it in self._open)
 
 
 SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process

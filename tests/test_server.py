@@ -274,7 +274,8 @@ def test_one_account_is_read_while_every_worker_is_at_work(app, serve):
     with in_background(lambda: served.call("GET", "/accounts/usage"), stop=go_on.set):
         assert at_work.wait(10)
         assert served.call("GET", "/accounts/1")[0] == 200
-        assert served.call("GET", "/accounts/usage/1")[0] == 200
+        month = "start_date=2026-11-01&end_date=2026-11-30"
+        assert served.call("GET", f"/accounts/usage/1?{month}")[0] == 200
         assert not go_on.is_set()
 
 
