@@ -364,7 +364,7 @@ class ControlPlane:
         if drop is None:
             entry["status"] = int(answer[0][:3])
             key = environ.get("HTTP_X_API_KEY", "")
-            entry["response"] = cut(self.app.hide_keys(body.decode(), key).encode())
+            entry["response"] = self.app.hide_keys(cut(body), key) if body else None
         entry["duration_ms"] = round((time.perf_counter() - began) * 1000, 1)
         if drop in ("reset", "empty"):
             if drop == "reset":

@@ -342,7 +342,7 @@ def read_query(problems: Problems, *documented: str) -> dict[str, str | None]:
 
 def read_usage_query(
     problems: Problems, path_id: str | None
-) -> tuple[int | None, str | None, str | None]:
+) -> tuple[int | Decimal | None, str | None, str | None]:
     """The account asked for (None: all of them), from the path or the query; start and end."""
     query = read_query(problems, "start_date", "end_date", "fense_account_id")
     ids = [
@@ -363,13 +363,14 @@ def read_usage_query(
     return (ids[0] if ids else None), start, end
 
 
-def check_id(text: str) -> int:
+def check_id(text: str) -> int | Decimal:
     if not re.fullmatch("-?[0-9]+", text):
         raise ValueError("must be an integer")
-    return int(Decimal(text))  # int() alone refuses a text of more than 4,300 digits
+    # Of thousands of digits int() takes long, or refuses them; a Decimal compares like any number.
+    return int(text) if len(text) < 20 else Decimal(text)
 
 
-def check_path_id(text: str, problems: Problems) -> int:
+def check_path_id(text: str, problems: Problems) -> int | Decimal:
     """The account's id in the path; 0, which names none, where it can't be used."""
     return problems.check("fense_account_id", check_id, text) or 0
 

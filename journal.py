@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import json
 import re
@@ -31,6 +30,10 @@ HARMLESS = frozenset(
     "user-agent via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
     "x-request-id".split()
 )
+ESCAPES = (
+    re.compile(r"(?<!\\)\\+u00(?P<hex>[0-9a-f]{2})(?P<decimal>)", re.IGNORECASE),
+    re.compile(r"&#(?:x0*(?P<hex>[0-9a-f]{2})|0*(?P<decimal>[0-9]{2,3}));", re.IGNORECASE),
+)
 PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 COLON = re.compile(r"\s*:\s*")
@@ -45,13 +48,12 @@ def unescaped(text: str) -> str:
     """The text without the escapes of JSON, URLs and XML, in which a key might hide."""
 
     def decoded(found: re.Match[str]) -> str:
-        return chr(int(found[1], 16))
+        return chr(int(found["hex"], 16) if found["hex"] else int(found["decimal"]))
 
     for _ in range(2):
-        if not re.search(r"[%&\\]", text):
-            break
-        text = re.sub(r"(?<!\\)\\+u00([0-9a-f]{2})", decoded, text, flags=re.IGNORECASE)
-        text = html.unescape(unquote_plus(text.replace("\\/", "/")))
+        text = unquote_plus(text.replace("\\/", "/"))
+        for escape in ESCAPES:
+            text = escape.sub(decoded, text)
     return text
 
 

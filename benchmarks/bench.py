@@ -60,7 +60,15 @@ FULL = Size(rounds=7, seconds=3, accounts=10_000, repeats=15, requests=100_000)
 class Contender:
     """A server in a process of its own, its log in a file, its data in another."""
 
-    def __init__(self, name: str, folder: Path, *, database: Path | None = None, threads: int = 0):
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        database: Path | None = None,
+        threads: int = 0,
+        standin: bool = False,
+    ):
         self.name = name
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -70,7 +78,9 @@ class Contender:
         ours = [shutil.which("fense-admin", path=Path(PYTHON).parent), "--port", port]
         ours += ["--database", data]
         command = {
-            "ours": ours + (["--threads", str(threads)] if threads else []),
+            "ours": ours
+            + (["--threads", str(threads)] if threads else [])
+            + ["--standin"] * standin,
             "fastapi": uvicorn,
             "naive": [PYTHON, "naive_app.py", port, data],
             "waitress": [PYTHON, "ceiling.py", port],
@@ -375,6 +385,51 @@ class Greedy:
         self.process.wait()
 
 
+# The slowest requests that a key and 16 KiB of request can make.
+NAMES_ASKED = "&".join(f"{n:x}" for n in range(4_000))[:15_000]
+SLOWEST = (
+    f"/accounts/1?{NAMES_ASKED}",
+    f"/accounts/usage?{NAMES_ASKED}",
+    f"/accounts/{'9' * 15_000}",
+    f"/accounts/usage/1?fense_account_id={'9' * 15_000}",
+    f"/{'%ff' * 5_000}",
+    "/accounts/usage/1",  # a hundred years of days
+)
+ASK_OVER_AND_OVER = """
+import http.client, sys
+while True:
+    c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+    c.request("GET", sys.argv[2], headers={"x-api-key": sys.argv[3]})
+    c.getresponse().read()
+    c.close()
+"""
+
+
+def measure_edge(size: Size, folder: Path) -> Iterator[Figure]:
+    """How long others wait while one client sends such a request over and over."""
+    database = make_ours(folder / "ours-edge.sqlite3", 1, 36_525)
+    for standin in (False, True):
+        worst: list[float] = []
+        with Contender("ours", folder, database=database, standin=standin) as ours:
+            for _ in range(size.rounds):
+                worst.append(max(p99_beside(ours, path, size.seconds) for path in SLOWEST))
+        with_it = ", the control plane on" * standin
+        yield amount(f"others' p99 beside the slowest requests of 16 KiB{with_it}", 20, worst, "ms")
+
+
+def p99_beside(server: Contender, path: str, seconds: int) -> float:
+    """The milliseconds for which another client's requests wait, but for one in a hundred."""
+    command = [PYTHON, "-c", ASK_OVER_AND_OVER, str(server.port), path, KEYS[0]]
+    took, ask = [], timed(server.get, "/accounts/1")
+    with subprocess.Popen(command) as greedy:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            took.append(ask())
+            time.sleep(0.002)
+        greedy.kill()
+    return sorted(took)[int(len(took) * 0.99)]
+
+
 def measure_history(size: Size, folder: Path) -> Iterator[Figure | dict[str, list[float]]]:
     """The usage of all accounts as their history grows: a dict of the points comes last."""
     ours = make_ours(folder / "ours-history.sqlite3", size.accounts, 0)
@@ -562,6 +617,8 @@ def main() -> None:
         for figure in measure_memory(size, folder):
             told(figure)
         told(measure_reset(size))
+        for figure in measure_edge(size, folder):
+            told(figure)
         threads, others = measure_threads(size, folder)
         told(others)
     packages = ("fense-admin", "bottle", "peewee", "waitress", "fastapi", "sqlalchemy", "uvicorn")

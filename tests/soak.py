@@ -17,6 +17,7 @@ import http.client
 import json
 import os
 import random
+import re
 import select
 import signal
 import socket
@@ -39,6 +40,7 @@ KEYS = ("soak-master-key-1a2b", "soak-service-key-3c4d", "soak-service-key-5e6f"
 MERCHANT = "sk_soak_"  # how every api_key begins, for the log to be searched for one
 SECRETS = (*KEYS, MERCHANT)
 CLIENTS = 8
+CHUNKED = b"Transfer-Encoding: chunked"
 TIMEOUT = 20  # seconds, of whatever could hang
 DRAIN = 10  # seconds after which a stop gives up on a request; here it never should have to
 SERVES_AGAIN = 5  # seconds, at most, after a start and after the end of a fault
@@ -57,6 +59,10 @@ MIXED = {
     "send_bad": 6,
     "break_off": 3,
     "give_up": 2,
+    "pipeline": 3,
+    "read_nothing": 1,
+    "hold_half": 1,
+    "send_endless_chunk": 1,
 }
 # What happens in turn; the names are methods of `Run`. No kill and no stop in the last third of the
 # time: that is one long life, which shows whether what the service holds is flat.
@@ -253,12 +259,14 @@ class Client:
         self.accounts: list[Account] = []
         self.counts: Counter[str] = Counter()
         self.acknowledged = self.refused = self.at_stops = self.unanswered = 0
+        self.worst_wait = 0.0  # seconds, for an answer outside of faults and stops
+        self.held = contextlib.ExitStack()  # connections left open for a while
         self.sent_at: float | None = None  # when the request at hand had been sent as a whole
         self.connection = http.client.HTTPConnection("127.0.0.1", run.service.port, timeout=TIMEOUT)
 
     def live(self) -> None:
         """Send requests until the service is gone."""
-        with contextlib.closing(self.connection):
+        with contextlib.closing(self.connection), self.held:
             while not self.run.over.is_set():
                 kind = self.choose()
                 self.sent_at = None
@@ -306,6 +314,8 @@ class Client:
         self.sent_at = time.monotonic()
         answer = self.connection.getresponse()
         content = json.loads(answer.read())
+        if not (amid_fault or self.run.amid_fault or self.run.ended_by):
+            self.worst_wait = max(self.worst_wait, time.monotonic() - self.sent_at)
         self.at_stops += self.was_sent_before_a_stop()
         if answer.status == 503 and method == "POST" and (amid_fault or self.run.amid_fault):
             self.refused += 1
@@ -411,6 +421,47 @@ class Client:
             sock.sendall(data[: random.randrange(1, len(data))])
             if random.random() < 0.5:
                 reset(sock)
+
+    # What is meant to hold others up. Of those left open no more than a few are kept.
+
+    def hold(self, data: bytes) -> None:
+        if random.random() < 0.2:
+            self.held.close()
+        sock = self.held.enter_context(connect(self.run.service.port))
+        sock.sendall(data)
+
+    def read_nothing(self) -> None:
+        self.hold(raw_request("GET", "/accounts/usage") * 20)
+
+    def hold_half(self) -> None:
+        data = raw_request("POST", "/accounts", new_fields())
+        self.hold(data[: random.randrange(1, len(data))])
+
+    def send_endless_chunk(self) -> None:
+        head = raw_request("POST", "/accounts").replace(b"Content-Length: 0", CHUNKED)
+        with contextlib.suppress(ConnectionError):  # it is closed, as it should be
+            self.hold(head + random.choice((b"1", b"1;x=", b"0\r\nX: ")) + b"1" * 60_000)
+
+    def pipeline(self) -> None:
+        """Some reads, and a write that waits to be told to go on, on one connection."""
+        account = self.any_account()
+        if account is None:
+            return
+        reads = random.choices(("/accounts/usage", f"/accounts/{account.id}"), k=5)
+        data = b"".join(raw_request("GET", path) for path in reads)
+        last = raw_request("POST", f"/accounts/{account.id}", {})
+        data += last[:-2].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+        with connect(self.run.service.port) as sock:
+            sock.sendall(data)
+            answers = b""
+            while answers.count(b"HTTP/1.1 ") < len(reads) + 1 and (chunk := sock.recv(1 << 20)):
+                answers += chunk
+            sock.sendall(b"{}")
+            while answers.count(b"HTTP/1.1 ") < len(reads) + 2 and (chunk := sock.recv(1 << 20)):
+                answers += chunk
+        told = re.findall(rb"HTTP/1\.1 (\d{3})", answers)
+        if told != [b"200"] * len(reads) + [b"100", b"200"] and not self.run.disturbs(answers):
+            self.run.tell(f"a pipeline was answered {told}")
 
     # Many requests at once, for a stop to answer
 
@@ -624,6 +675,10 @@ class Run:
         self.wrong.append(sentence)
         print(f"WRONG: {sentence[:500]}", flush=True)
 
+    def disturbs(self, answers: bytes) -> bool:
+        """Whether a fault or an end explains answers that are missing, or are 503."""
+        return self.amid_fault or self.ended_by is not None or b"HTTP/1.1 503" in answers
+
     def total(self, name: str) -> int:
         """One of the clients' numbers, all of them together."""
         return sum(getattr(client, name) for client in [*self.clients, self.probe])
@@ -793,6 +848,7 @@ class Run:
             **{f"rounds: {name}": self.counts[name] for name in ("kill", "stop", "lock", "fill")},
             "sent before a stop": self.total("at_stops"),
             "of those unanswered": self.total("unanswered"),
+            "seconds a client waited, at worst": f"{max(it.worst_wait for it in self.clients):.2f}",
             "seconds to stop, at worst": f"{self.slowest_stop:.2f}",
             "seconds to serve again, at worst": f"{self.slowest_start:.2f}",
             **{f"{name} at a life's end": f"{v[0]} to {v[-1]}" for name, v in held.items()},
