@@ -31,6 +31,7 @@ from fense_admin import (
 log = logging.getLogger("fense_admin")
 
 OF_NO_COMMAND = ("-h", "--help", "--version")
+SWITCH_INTERVAL = 0.001  # seconds for which a thread at work may keep the others waiting
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -298,6 +299,7 @@ def serve(options: argparse.Namespace) -> int:
         options.parser.error(str(error))
     except (server.CannotListen, models.Unusable, models.DatabaseError) as error:
         raise Failed(error) from error
+    sys.setswitchinterval(SWITCH_INTERVAL)
     running = server.Server(served, app.db, sockets, options.threads, **server_options)
     on_stops(running.stop_on_signal)
     log.info("fense-admin %s with SQLite %s", __version__, models.SQLITE)
