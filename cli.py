@@ -67,9 +67,9 @@ def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def on_stops(handler: Callable[[int, Any], None]) -> None:
-    """Let this hear the signals that stop a process, but for those ignored as nohup has it."""
+    """Let this hear the signals that stop a process, but for a SIGHUP that nohup has ignored."""
     for signum in STOPS:
-        if signal.getsignal(signum) != signal.SIG_IGN:
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, handler)
 
 

@@ -642,8 +642,10 @@ class Application(bottle.Bottle):
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(404, "there is no such path" + self._signpost())
         key = request.environ.get("HTTP_X_API_KEY", "")
-        # (Without details none of it is the client's.)
-        reason = self.hide_keys(error.reason, key) if error.details else error.reason
+        # (Why a key is refused is told in words of ours, in which a short one might occur.)
+        reason = error.reason
+        if error.status_code != 401:
+            reason = self.hide_keys(reason, key)
         request.environ[REASON] = ": " + reason[:MAX_REASON]
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
@@ -680,8 +682,8 @@ class Application(bottle.Bottle):
         try:
             body = self.wsgi(environ, start)
         except Exception:
-            shown = self._loggable(path, key)
-            log.exception("internal server error: %s %s id=%s", method, shown, request_id)
+            what = self._loggable(method, key), self._loggable(path, key)
+            log.exception("internal server error: %s %s id=%s", *what, request_id)
             raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start("500 Internal Server Error", headers, sys.exc_info())
@@ -689,14 +691,12 @@ class Application(bottle.Bottle):
         if log.isEnabledFor(logging.INFO):
             milliseconds = (time.perf_counter() - began) * 1000
             why = environ.get(REASON, "")
-            log.info(
-                "%s %s %s %.1fms %s%s",
-                *(method, self._loggable(path, key), status, milliseconds, request_id, why),
-            )
+            what = self._loggable(method, key), self._loggable(path, key)
+            log.info("%s %s %s %.1fms %s%s", *what, status, milliseconds, request_id, why)
         return body
 
-    def _loggable(self, path: str, key: str) -> str:
-        shown = cut_at_key_name(self.hide_keys(path, key))
+    def _loggable(self, sent: str, key: str) -> str:
+        shown = cut_at_key_name(self.hide_keys(sent, key))
         return HIDDEN.join(map(loggable, shown.split(HIDDEN)))
 
 

@@ -125,6 +125,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     }
     key = headers.get("x-api-key", "")
     keys = app.keys_to_hide(key)
+    as_names = [key.lower().replace("_", "-") for key in keys]
     request_id = app.choose_id(headers.get("x-request-id"), key)
     environ["HTTP_X_REQUEST_ID"] = request_id  # for the contract to choose the same
     # What is read here is read again by the handler, which reads no more than this either.
@@ -133,11 +134,13 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     return {
         "id": request_id,
         "at": models.now(),
-        "method": environ["REQUEST_METHOD"],
+        "method": hide_keys(environ["REQUEST_METHOD"], keys),
         "path": without_named_keys(without_keys(sent_path(environ), keys)),
         "query": without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
         "headers": {
-            hide_keys(name, keys): without_keys(value, keys) if name in HARMLESS else mask(value)
+            hide_keys(name, as_names): without_keys(value, keys)
+            if name in HARMLESS
+            else mask(value)
             for name, value in headers.items()
         },
         "body": masked_body(body, *keys),

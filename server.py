@@ -234,8 +234,8 @@ class RequestParser(parser.HTTPRequestParser):
                 self.adj.max_request_body_size = limit + 1
 
     def received(self, data: bytes) -> int:
-        if not self.header_bytes_received:
-            self.is_head = data.startswith(b"HEAD ")  # also of what can't be parsed
+        if self.body_rcv is None:  # told before it is parsed, as it may be that it can't be
+            self.is_head = (self.header_plus[:5] + data[:5]).startswith(b"HEAD ")
         used = super().received(data)
         if self.chunked and not self.completed:
             # What has no end yet is copied anew at each read.

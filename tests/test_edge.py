@@ -627,14 +627,14 @@ def test_no_key_is_in_the_log_or_an_id_wherever_it_was_sent(start, secret):
 
 
 def test_a_key_that_is_sent_anywhere_is_not_in_the_journal(fense):
-    secret = "sk_somebody_elses_0001"
+    secret = "sk-somebody-elses-0001"
     escaped = "".join(f"\\u{ord(c):04x}" for c in secret)
     percent = "".join(f"%{ord(c):02x}" for c in secret)
     part = f'--b\r\nContent-Disposition: form-data; name="{secret}"; filename="{secret}"\r\n\r\n{secret}\r\n--b--'
     for headers, body in (
         (f"api-key: {secret}", ""),
         (f"X-Auth-Token: {secret}", ""),
-        (f"{secret.replace('_', '-')}: 1", ""),
+        (f"{secret}: 1", ""),
         (f"Content-Type: multipart/form-data; boundary={secret}", part),
         ("Content-Type: text/csv", f"name,api_key\nAcme,{secret}"),
         ("Content-Type: text/csv", f"Acme,{secret}"),
