@@ -351,7 +351,11 @@ class Channel(wasyncore.dispatcher):
         return self.at_work is None and self.unsent > 0
 
     def handle_read(self) -> None:
-        data = self.recv(RECEIVE)  # it closes the connection that has come to its end
+        try:
+            data = self.recv(RECEIVE)  # it closes the connection that has come to its end
+        except OSError:  # of a network that has gone, say
+            self.abandon()
+            return
         if not data:
             return
         if self.lingers_until is not None:
@@ -385,7 +389,11 @@ class Channel(wasyncore.dispatcher):
     def handle_write(self) -> None:
         """Send what the client takes, but not without end: others have their turn."""
         for _ in range(SENDS):
-            sent = self.send(self.answer.get(SEND)) if self.unsent else 0
+            try:
+                sent = self.send(self.answer.get(SEND)) if self.unsent else 0
+            except OSError:
+                self.abandon()
+                return
             if not sent:
                 break
             self.answer.skip(sent, True)
@@ -405,7 +413,10 @@ class Channel(wasyncore.dispatcher):
         self.at_work.close()
         self.at_work = None
         self.waits_since = time.monotonic()
-        self.handle_write()
+        if self.connected:
+            self.handle_write()
+        else:  # it was closed meanwhile
+            self._let_go()
 
     def handle_close(self) -> None:
         if self.refused and self.lingers_until is None:
@@ -415,6 +426,11 @@ class Channel(wasyncore.dispatcher):
                 self.socket.shutdown(socket.SHUT_WR)
             return
         self.close()
+        if self.at_work is None:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the files that what is large is kept in."""
         for held in (self.answer, self.reading):
             if held is not None:
                 held.close()
@@ -621,14 +637,21 @@ class Server:
             timeout = PATIENCE
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
         while workers.answered:
-            workers.answered.popleft().answered()
+            self._finish(workers.answered.popleft())
         quick = [workers.quick.popleft() for _ in range(len(workers.quick))]
         for it in quick:
             it.respond()
         for it in quick:  # together: who is woken by the first would take time from the others
-            it.answered()
+            self._finish(it)
         workers.look_after_queue()
         self._close_late()
+
+    def _finish(self, channel: Channel) -> None:
+        try:
+            channel.answered()
+        except Exception:  # no room for the rest of what it sent, say
+            log.exception("a fault of this service: it ends a connection")
+            channel.abandon()
 
     def _close_late(self) -> None:
         """Once a second: close those that kept silent, or sent or read so slowly, for too long."""

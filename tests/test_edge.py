@@ -317,6 +317,33 @@ def test_a_thread_that_ends_gives_its_connection_back(app):
         assert len(app.db._connections) <= 2
 
 
+def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(app):
+    with Served(app) as served:
+
+        def closed_meanwhile(*_):
+            for channel in served.server._channels():
+                channel.write_soon(b"half of it")
+                channel.handle_close()
+            return "{}"
+
+        app.db.all_usage = closed_meanwhile
+        for _ in range(3):
+            assert talk(served.server.port, request("GET /accounts/usage")) == b""
+        assert served.call("GET", "/healthz")[0] == 200
+        assert served.server._channels() == []
+
+
+@pytest.mark.parametrize("name", ["send", "recv"])
+def test_a_network_that_has_gone_ends_one_connection(served, monkeypatch, name):
+    def fails(*_):
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server.Channel, name, fails)
+        assert talk(served.server.port, request("GET /accounts/1")) == b""
+    assert served.call("GET", "/healthz")[0] == 200
+
+
 # --- RFC 9112 ----------------------------------------------------------------------------------
 
 KEY = f"x-api-key: {MASTER_KEY}\r\n".encode()
