@@ -703,4 +703,5 @@ def _why_unusable(path: str, error: Exception) -> str:
         return f"{path} is no SQLite database: name another file with --database"
     if "locked" in str(error):
         return f"{path} is locked by another program: stop that one first"
-    return f"can't open {path} ({error}): name a file in a folder that exists and can be written"
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"can't open {path} ({reason}): name a file in a folder that exists and can be written"

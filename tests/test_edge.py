@@ -358,6 +358,8 @@ KEY = f"x-api-key: {MASTER_KEY}\r\n".encode()
         b"GET /accounts/1 HTTP/1.0\r\nHost: a\r\nHost: a\r\n" + KEY,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a b\r\n" + KEY,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\n b\r\n" + KEY,
+        b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n" + KEY,
+        b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nX: a\r\n\tb\r\n" + KEY,
         b"GET /accounts/1 HTTP/2.0\r\nHost: a\r\n" + KEY,
         b"GET /accounts/1#x HTTP/1.1\r\nHost: a\r\n" + KEY,
         b"POST /accounts HTTP/1.0\r\nTransfer-Encoding: chunked\r\n" + KEY,
