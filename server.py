@@ -526,7 +526,7 @@ class Listener(TcpWSGIServer):
     def _longest_idle(self) -> Channel | None:
         idle = [channel for channel in self.channels if channel.is_idle()]
         for channel in sorted(idle, key=lambda channel: channel.waits_since):
-            if not channel.has_sent_more():  # else it was not looked at yet
+            if channel.unsent or not channel.has_sent_more():  # else it was not looked at yet
                 return channel
         return None
 

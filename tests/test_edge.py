@@ -239,6 +239,20 @@ def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served, mo
         assert first.recv(1) == b""  # it was idle longest
 
 
+def test_who_reads_nothing_gives_way_too(app, monkeypatch):
+    monkeypatch.setattr(server, "CONNECTIONS", 5)
+    app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
+    with contextlib.ExitStack() as stack:
+        served = stack.enter_context(Served(app))
+        for _ in range(5):
+            sock = stack.enter_context(connect(served.server.port))
+            sock.sendall(request("GET /accounts/usage") * 40)
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert served.call("GET", "/healthz")[0] == 200
+        assert time.monotonic() - began < 1
+
+
 def test_one_that_is_at_work_gives_no_way(fense, monkeypatch):
     monkeypatch.setattr(server, "CONNECTIONS", 5)
     fense.fail(503, delay_ms=60_000, times=0)
