@@ -412,6 +412,8 @@ def reset_when_closed(environ: dict[str, Any]) -> None:
     is_disconnected = environ.get("waitress.client_disconnected")
     if is_disconnected is not None:  # else in-process, where no connection is
         connection = is_disconnected.__self__.socket
+        if connection is None:  # it has been closed
+            return
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

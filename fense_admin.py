@@ -457,11 +457,17 @@ def check_key(key: str) -> str:
 # --- Keys, taken out of what is told -----------------------------------------------------------
 
 HIDDEN = "\N{HORIZONTAL ELLIPSIS}"
-KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer", re.IGNORECASE)
+KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer|token|secret", re.IGNORECASE)
+MAX_KEYS_SENT = 4
 
 
-def hide_keys(text: str, keys: Iterable[str]) -> str:
-    """The text without these keys; a short one is taken out where it is a word of its own."""
+def hide_keys(text: str, keys: Iterable[str] | None) -> str:
+    """The text without these keys; a short one is taken out where it is a word of its own.
+
+    Without the text, where the keys are None.
+    """
+    if keys is None:
+        return HIDDEN
     for key in keys:
         if key and key in text:
             found = re.escape(key) if len(key) >= 8 else rf"(?<!\w){re.escape(key)}(?!\w)"
@@ -568,6 +574,7 @@ ASKED_PATH = "fense_admin.path"  # likewise, as it came
 REASON = "fense_admin.reason"  # likewise: why the answer is an error, for the log
 KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
 MAX_GUESSED = 200  # characters of a path: to guess costs time, and takes no key
+MAX_PATH = 300  # characters of it in the log
 MAX_REASON = 500  # characters of it in the log
 RANDOM = random.Random()  # of our own: a test suite may count on what comes out of the shared one
 SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -624,9 +631,13 @@ class Application(bottle.Bottle):
         first_year, first_month, last_year, last_month = map(int, months.groups())
         return 0 <= (last_year - first_year) * 12 + last_month - first_month <= 2
 
-    def keys_to_hide(self, sent: str) -> list[str]:
-        """The keys that are told nobody: those that are configured, and the one that was sent."""
-        return [*self._keys, *sent.split(", ")]  # sent twice, a server joins them
+    def keys_to_hide(self, sent: str) -> list[str] | None:
+        """The keys that are told nobody: those that are configured, and the one that was sent.
+
+        None where more were sent than is worth looking for: then nothing is told.
+        """
+        keys = dict.fromkeys(sent.split(", "))  # sent twice, a server joins them
+        return [*self._keys, *keys] if len(keys) <= MAX_KEYS_SENT else None
 
     def hide_keys(self, text: str, sent: str) -> str:
         """The text without them."""
@@ -634,9 +645,9 @@ class Application(bottle.Bottle):
 
     def choose_id(self, sent: str | None, key: str) -> str:
         """The request's own id, if it sent a sane one that is no key, else a new one."""
-        if sent and self.hide_keys(sent, key) != sent:
-            sent = None
-        return choose_request_id(sent)
+        chosen = choose_request_id(sent)
+        is_key = chosen == sent and self.hide_keys(sent, key) != sent
+        return choose_request_id(None) if is_key else chosen
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
@@ -697,7 +708,7 @@ class Application(bottle.Bottle):
 
     def _loggable(self, sent: str, key: str) -> str:
         shown = cut_at_key_name(self.hide_keys(sent, key))
-        return HIDDEN.join(map(loggable, shown.split(HIDDEN)))
+        return HIDDEN.join(map(loggable, shown[:MAX_PATH].split(HIDDEN)))[:MAX_PATH]
 
 
 def choose_request_id(sent: str | None) -> str:
@@ -712,7 +723,7 @@ def common_headers(request_id: str) -> list[tuple[str, str]]:
 
 def loggable(path: str) -> str:
     """A path as one word of one line, at most 300 characters."""
-    return quote(path[:300].encode("latin-1"))[:300]
+    return quote(path[:MAX_PATH].encode("latin-1"))[:MAX_PATH]
 
 
 def guess_path(path: str, prefix: str) -> str | None:

@@ -57,7 +57,7 @@ def unescaped(text: str) -> str:
     return text
 
 
-def without_keys(text: str, keys: list[str]) -> str:
+def without_keys(text: str, keys: list[str] | None) -> str:
     """The text without these keys; nothing of it where one hides in escapes."""
     text = hide_keys(text, keys)
     plain = unescaped(text)
@@ -96,8 +96,6 @@ def masked_json(text: str) -> str:
     """
     parts, done = [], 0
     for found in STRING.finditer(text):
-        if found.start() > MAX_TEXT:
-            break  # of this nothing is kept
         if found.start() < done:
             continue  # within a value that is masked
         string = json.loads(found[0])
@@ -125,7 +123,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     }
     key = headers.get("x-api-key", "")
     keys = app.keys_to_hide(key)
-    as_names = [key.lower().replace("_", "-") for key in keys]
+    as_names = None if keys is None else [key.lower().replace("_", "-") for key in keys]
     request_id = app.choose_id(headers.get("x-request-id"), key)
     environ["HTTP_X_REQUEST_ID"] = request_id  # for the contract to choose the same
     # What is read here is read again by the handler, which reads no more than this either.
@@ -138,12 +136,12 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
         "path": without_named_keys(without_keys(sent_path(environ), keys)),
         "query": without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
         "headers": {
-            hide_keys(name, as_names): without_keys(value, keys)
+            hide_keys(name, as_names): without_named_keys(without_keys(value, keys))
             if name in HARMLESS
             else mask(value)
             for name, value in headers.items()
         },
-        "body": masked_body(body, *keys),
+        "body": HIDDEN if keys is None else masked_body(body, *keys),
         "status": None,
         "response": None,
         "duration_ms": None,

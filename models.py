@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import signal
 import tempfile
 import threading
 import time
@@ -57,6 +58,7 @@ FEW_ROWS = 1_000  # which are written in no time
 SQLITE = dbapi.sqlite_version  # of the library that peewee uses: pysqlite3's, where there is one
 APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
 SCHEMA_VERSION = 3
+TABLES = ({"account", "usage"}, {"account", "usage", "usage_month"})  # in version 1, and since
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 
 
@@ -249,7 +251,7 @@ class Database(SqliteDatabase):
             super().__init__(name, pragmas=pragmas, uri=True, **options)
         else:
             # FULL: what was acknowledged survives a power cut. (Absolute: a path is only a path.)
-            self._path = os.path.abspath(path)
+            self._path = os.path.realpath(path)  # beside which SQLite keeps the log, too
             pragmas = {"foreign_keys": 1, "synchronous": "FULL"}
             super().__init__(self._path, pragmas=pragmas, **options)
         self._files: dict[str, tuple[int, int]] = {}
@@ -280,11 +282,11 @@ class Database(SqliteDatabase):
         if os.path.exists(self._path):
             return
         folder, name = os.path.split(self._path)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}-") as made:
-            with contextlib.closing(dbapi.connect(made.name)) as connection:
+        with _removed(folder, f".{name}-") as made:
+            with contextlib.closing(dbapi.connect(made)) as connection:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             with contextlib.suppress(FileExistsError):  # another process was faster
-                os.link(made.name, self._path)
+                _give_name(made, self._path)
 
     def _wait_for_others(self, path: str) -> None:
         """Prepare the file as soon as other processes let go of it."""
@@ -312,9 +314,12 @@ class Database(SqliteDatabase):
                 raise Unusable(
                     f"{path} was written by a newer version of fense-admin: upgrade this one"
                 )
-            elif version and not {"account", "usage"} <= set(self.get_tables()):
+            elif version and not TABLES[version > 1] <= set(self.get_tables()):
                 raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
-            for section in _schema()[version:]:
+            sections = _schema()[version:]
+            if version == 0:
+                del sections[2:]  # it is made with the checks that version 3 brings
+            for section in sections:
                 for statement in section.split(";\n"):
                     self.execute_sql(statement)
             if version < 2:
@@ -533,10 +538,12 @@ class Database(SqliteDatabase):
         """
         if self._path is None and len(accounts) + len(usage) > FEW_ROWS:
             # A long write would keep readers out of what is in memory: it is made elsewhere.
-            with contextlib.closing(Database(MEMORY)) as made:
+            made = Database(MEMORY)
+            try:
                 made._replace(accounts, usage)
                 with self._alone(), peewee_errors:
                     made.connection().backup(self.connection(), sleep=0.001)
+            finally:
                 made.close_all()
         else:
             with self.writing():
@@ -562,7 +569,7 @@ def backup(path: str, target: str) -> None:
     In one go, while others read and write. Raises `OSError` for the target, `DatabaseError`, and
     `Unusable` for a file that is not ours.
     """
-    source = SqliteDatabase(os.path.abspath(path), timeout=START_TIMEOUT)
+    source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
     target = os.path.abspath(target)  # which SQLite takes for no URI
     with contextlib.closing(source):
         if source.application_id != APPLICATION_ID or not source.table_exists("account"):
@@ -575,31 +582,55 @@ def backup(path: str, target: str) -> None:
                 copy.execute("PRAGMA journal_mode = OFF")  # which would be one more file
                 source.connection().backup(copy)
             _sync(made)
-            os.rename(made, target)
+            _give_name(made, target)
             _sync(folder)
 
 
 @contextlib.contextmanager
 def _removed_come_what_may(folder: str, prefix: str) -> Iterator[str]:
     """A new file, for nobody else to read. It is removed at the end, even of a killed process."""
+    with _removed(folder, prefix) as path:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:  # a process that waits for the end of this one
+            try:
+                for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    signal.signal(signum, signal.SIG_IGN)
+                os.close(writer)
+                os.read(reader, 1)
+                os.unlink(path)
+            finally:
+                os._exit(0)
+        os.close(reader)
+        try:
+            yield path
+        finally:
+            os.close(writer)
+            os.waitpid(child, 0)
+
+
+@contextlib.contextmanager
+def _removed(folder: str, prefix: str) -> Iterator[str]:
+    """A new file, for nobody else to read, whose name is removed at the end."""
     descriptor, path = tempfile.mkstemp(dir=folder, prefix=prefix)
     os.close(descriptor)
-    reader, writer = os.pipe()
-    if os.fork() == 0:  # a process that waits for the end of this one
-        os.setsid()  # and doesn't end by the same Ctrl-C
-        os.close(writer)
-        os.read(reader, 1)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        os._exit(0)
-    os.close(reader)
     try:
         yield path
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it has its name
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        os.close(writer)
-        os.wait()
+
+
+def _give_name(path: str, name: str) -> None:
+    """Let the file have this name. Raises `FileExistsError` if another one has it."""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+        os.rename(path, name)
 
 
 def _sync(path: str) -> None:

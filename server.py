@@ -45,7 +45,9 @@ LINGER = 5  # seconds that a refused client's sending is listened to, and thrown
 DRAIN = 10  # seconds that a stop gives the requests that were sent before it
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
 BACKLOG = 1024  # connections that wait to be accepted
-TRANSFER_CODINGS = re.compile(rb"\ntransfer-encoding:[ \t]*(.*?)[ \t]*(?=\r\n)")
+FIRST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
+CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+HUNG_UP = getattr(select, "POLLRDHUP", None)  # Linux's
 HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
 
@@ -166,13 +168,22 @@ class Workers(task.ThreadedTaskDispatcher):
                 self._running.discard(threading.current_thread())
 
         thread = threading.Thread(target=work, name=f"fense-admin-{thread_no}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self.threads.discard(thread_no)
+            raise
         self._running.add(thread)
-        thread.start()
 
     @contextlib.contextmanager
     def spare(self) -> Iterator[None]:
         """For a worker that has nothing to do but wait: another one takes its place meanwhile."""
-        self._change(+1)
+        try:
+            self._change(+1)
+        except RuntimeError:  # no more threads are to be had: there is none in its place
+            self._change(-1)
+            yield
+            return
         try:
             yield
         finally:
@@ -206,18 +217,26 @@ class RequestParser(parser.HTTPRequestParser):
         self.is_head = False
 
     def parse_header(self, header_plus: bytes) -> None:
+        # First what waitress's own patterns would take seconds to find wrong.
+        line, *lines = header_plus.split(b"\r\n")
+        if not FIRST_LINE.fullmatch(line) or CONTROLS.search(header_plus):
+            raise parser.ParsingError("no request line, or a control character")
+        if any(line.startswith((b" ", b"\t")) for line in lines):
+            raise parser.ParsingError("a header of several lines")
         try:
             super().parse_header(header_plus)
         except ValueError as error:  # of `GET http://[`, say
             raise parser.ParsingError("the target is no URI") from error
         headers, host = self.headers, self.headers.get("HOST")
-        codings = TRANSFER_CODINGS.findall(header_plus.lower())
+        codings = [
+            line.partition(b":")[2].strip(b" \t").lower()
+            for line in lines
+            if line[:18].lower() == b"transfer-encoding:"
+        ]
         if self.version not in ("1.0", "1.1", ""):
             raise parser.ParsingError("a version that is not spoken here")
         if "#" in self.request_uri:
             raise parser.ParsingError("a target has no fragment")
-        if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
-            raise parser.ParsingError("a header of several lines")
         if (host is None and self.version == "1.1") or not HOST.fullmatch(host or ""):
             raise parser.ParsingError("no Host, or two")
         if codings and (
@@ -235,7 +254,8 @@ class RequestParser(parser.HTTPRequestParser):
 
     def received(self, data: bytes) -> int:
         if self.body_rcv is None:  # told before it is parsed, as it may be that it can't be
-            self.is_head = (self.header_plus[:5] + data[:5]).startswith(b"HEAD ")
+            begin = self.header_plus[:9] + data[:9]
+            self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
         used = super().received(data)
         if self.chunked and not self.completed:
             # What has no end yet is copied anew at each read.
@@ -291,8 +311,9 @@ class WSGITask(task.WSGITask):
         return environ
 
     def build_response_header(self) -> bytes:
-        is_last = self.channel.server.draining and not self.channel.has_sent_more()
-        if is_last or self.request.connection_close:
+        server = self.channel.server
+        is_last = server.draining and not self.channel.has_sent_more()
+        if is_last or server.is_full() or self.request.connection_close:
             self.set_close_on_finish()
         return super().build_response_header()
 
@@ -418,6 +439,9 @@ class Channel(wasyncore.dispatcher):
         else:  # it was closed meanwhile
             self._let_go()
 
+    def handle_expt(self) -> None:
+        self.abandon()  # HTTP has no urgent data
+
     def handle_close(self) -> None:
         if self.refused and self.lingers_until is None:
             # Closing on a client that still sends would reset the connection, and lose its answer.
@@ -485,7 +509,11 @@ class Channel(wasyncore.dispatcher):
 
     def check_client_disconnected(self) -> bool:
         """Whether the client has gone: who asked, and hung up. (waitress names this.)"""
-        return not self.connected or self._peek() == b""
+        if not self.connected or HUNG_UP is None:
+            return not self.connected or self._peek() == b""
+        poll = select.poll()
+        poll.register(self.socket, HUNG_UP)  # whatever it sent before it went
+        return bool(poll.poll(0))
 
     def _peek(self) -> bytes | None:
         """The next byte; b"" at the end of the connection, None where nothing has come yet."""
@@ -510,18 +538,45 @@ class Listener(TcpWSGIServer):
     body_limit: Callable[[str, dict[str, str]], int | None]
     choose_id: Callable[[str | None, str], str]
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._trigger_lock = threading.RLock()  # a signal's handler may come in between
+        self._has_ended = False
+        super().__init__(*arguments, **options)
+
+    def pull_trigger(self) -> None:
+        with self._trigger_lock:
+            if not self._has_ended:
+                super().pull_trigger()
+
+    def end(self) -> None:
+        """Pull no trigger any more: its descriptor may be another file's by then."""
+        with self._trigger_lock:
+            self._has_ended = True
+
+    def is_full(self) -> bool:
+        return len(self.channels) >= CONNECTIONS
+
     def readable(self) -> bool:
-        is_full = len(self.channels) >= CONNECTIONS
-        return self.accepting and not (is_full and self._longest_idle() is None)
+        return self.accepting and not (self.is_full() and self._longest_idle() is None)
 
     def handle_accept(self) -> None:
         """Let a client in; when it is full, the one that has been idle longest gives way."""
-        if len(self.channels) >= CONNECTIONS and not self.draining:
-            idle = self._longest_idle()
-            if idle is None:
-                return
+        if self.is_full() and not self.draining and not self._make_room():
+            return
+        try:
+            accepted = self.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._make_room()
+            return
+        if accepted is not None:
+            self.channel_class(self, *accepted, self.adj, self._map)
+
+    def _make_room(self) -> bool:
+        idle = self._longest_idle()
+        if idle is not None:
             idle.abandon()
-        super().handle_accept()
+        return idle is not None
 
     def _longest_idle(self) -> Channel | None:
         idle = [channel for channel in self.channels if channel.is_idle()]
@@ -607,6 +662,8 @@ class Server:
             self._workers.stop()
             for it in self._channels():
                 it.abandon()  # with the files that large answers are kept in
+            for listener in self._listeners:
+                listener.end()
             wasyncore.close_all(self._map)
 
     def stop(self) -> None:
@@ -618,6 +675,8 @@ class Server:
     def stop_on_signal(self, signum: int, _: object) -> None:
         """Stop, as a signal's handler; a second signal ends the process at once."""
         if self._stopping:
+            if signum == signal.SIGHUP:  # of a terminal that closes two may come
+                return
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             os._exit(128 + signum)  # the first process of a container outlives that
@@ -722,10 +781,12 @@ class LogHandler(logging.Handler):
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._lost = 0
+        self._is_cut = False  # the last line, which was long
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+            line = b"\n" * self._is_cut + line
             if self._lost:
                 told = f"{self._lost} lines of the log were lost: nobody read them"
                 told = self.format(logging.makeLogRecord({"msg": told})) + "\n"
@@ -743,12 +804,13 @@ class LogHandler(logging.Handler):
             if not self._poll.poll(0):
                 return False
             os.write(self._descriptor, line[start : start + select.PIPE_BUF])
+            self._is_cut = start + select.PIPE_BUF < len(line)
         return True
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Send this process's log to standard error: ours from `level` on, others' warnings."""
-    handler = LogHandler(sys.stderr.fileno())
+    handler = LogHandler(sys.stderr.fileno()) if sys.stderr else logging.NullHandler()
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(level)

@@ -43,7 +43,7 @@ class StandIn:
         self._prefix = contract.prefix
         self._db = contract.db
         self._serves = serve
-        self._entered = False
+        self._entered = self._left = False
         try:
             # The WSGI application, for WebTest or an in-process HTTP client.
             self.app = ControlPlane(contract, self.master_key, [self.service_key], seed=state)
@@ -71,6 +71,9 @@ class StandIn:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._left:
+            return
+        self._left = True
         atexit.unregister(self.__exit__)
         self.app.faults.disarm()
         if self._serves:

@@ -344,7 +344,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(app
         for _ in range(3):
             assert talk(served.server.port, request("GET /accounts/usage")) == b""
         assert served.call("GET", "/healthz")[0] == 200
-        assert served.server._channels() == []
+        wait_until(lambda: served.server._channels() == [])
 
 
 @pytest.mark.parametrize("name", ["send", "recv"])

@@ -568,7 +568,7 @@ def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, mon
     def fails(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "rename", fails)
+    monkeypatch.setattr(models, "_give_name", fails)
     with pytest.raises(OSError, match="No space"):
         models.backup(str(tmp_path / "fense.sqlite3"), str(folder / "copy"))
     assert list(folder.iterdir()) == []
