@@ -330,6 +330,13 @@ def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start,
     db.close_all()
 
 
+def test_it_serves_without_a_standard_error(start):
+    service = start("-c", f"exec {COMMAND} --port=0 2>&-", command=("sh",))
+    service.ready()
+    assert service.call("/accounts/usage")[0] == 200
+    assert service.end()[0] == 0
+
+
 def test_sighup_stops_it_unless_it_is_ignored(start):
     service = start("--port=0")
     service.ready()

@@ -281,6 +281,35 @@ def test_a_client_that_has_gone_ends_its_wait(fense, monkeypatch):
     wait_until(lambda: all(entry["status"] == 503 for entry in fense.requests()))
 
 
+def test_a_client_that_sent_one_byte_more_and_has_gone_ends_its_wait(fense, monkeypatch):
+    monkeypatch.setattr("fense_admin.control.GONE_CHECK", 0.05)
+    fense.fail(503, delay_ms=60_000)
+    with connect(port_of(fense)) as sock:
+        sock.sendall(request("GET /accounts/1") + b"\r\n")
+    wait_until(lambda: fense.requests() and fense.requests()[0]["status"] == 503)
+
+
+def test_who_asks_without_end_leaves_room_where_it_is_full(served, monkeypatch):
+    monkeypatch.setattr(server, "CONNECTIONS", 3)
+    over = threading.Event()
+
+    def ask():
+        while not over.is_set():
+            with contextlib.suppress(OSError), connect(served.server.port) as sock:
+                sock.settimeout(1)
+                while not over.is_set():
+                    sock.sendall(b"GET /accounts/1 HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+                    if not sock.recv(65536):
+                        break
+
+    with in_background(ask, 3, over.set):
+        time.sleep(0.3)
+        for _ in range(5):
+            began = time.monotonic()
+            assert served.call("GET", "/healthz")[0] == 200
+            assert time.monotonic() - began < 2
+
+
 def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
     monkeypatch.setattr("fense_admin.control.MAX_LATE", 3)
     fense.fail(delay_ms=60_000, times=0)
@@ -420,6 +449,43 @@ def test_an_endless_line_of_a_chunked_body_is_cut(port, key, endless):
             sock.sendall(endless[-1:] * 16_384)
         sock.settimeout(3)
         assert statuses(read_all(sock)) in ([400], [413], [])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET a://" + b"0" * 12_000 + b" X HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\na:" + b" " * 16_000 + b"\x01\r\n\r\n",
+        b"GET / HTTP/1.0\r\nTransfer-Encoding: x" + b" " * 16_000 + b"y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x," + b" " * 16_000 + b"y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nx-api-key: "
+        + b", ".join(b"k%d" % n for n in range(2_000))
+        + b"\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["target", "spaces", "1.0", "codings", "keys"],
+)
+def test_no_header_takes_long_to_refuse(port, raw):
+    began = time.monotonic()
+    assert statuses(talk(port, raw))[0] in (400, 401, 404, 501)
+    assert time.monotonic() - began < 0.3
+
+
+def test_a_body_full_of_many_keys_takes_no_time(fense):
+    keys = ", ".join(f"k{number}" for number in range(2_000))
+    body = ("k1 k2 k3 " * 7_000).encode()
+    raw = f"POST /accounts HTTP/1.1\r\nHost: localhost\r\nx-api-key: {keys}\r\n"
+    raw += f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    began = time.monotonic()
+    assert statuses(talk(port_of(fense), raw.encode() + body)) == [401]
+    assert time.monotonic() - began < 0.5
+    assert fense.requests()[0]["body"] == "…"
+
+
+def test_urgent_data_ends_a_connection(served, caplog):
+    with connect(served.server.port) as sock:
+        sock.send(b"x", socket.MSG_OOB)
+        assert read_all(sock) == b""
+    assert caplog.messages[1:] == []
 
 
 def test_without_the_master_key_no_body_is_large(fense):
@@ -627,6 +693,15 @@ def test_a_stand_in_minds_its_own_business(script):
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT
     )
     assert (result.stdout, result.stderr, result.returncode) == ("fine\n", "", 0)
+
+
+def test_a_stand_in_that_is_left_twice_touches_no_other_file(tmp_path):
+    fense = StandIn().__enter__()
+    fense.__exit__()
+    with open(tmp_path / "mine", "wb"), open(tmp_path / "more", "wb"):
+        fense._server.stop()
+        fense.__exit__()
+    assert (tmp_path / "mine").read_bytes() + (tmp_path / "more").read_bytes() == b""
 
 
 def test_a_stand_in_is_entered_once():

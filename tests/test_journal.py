@@ -255,3 +255,11 @@ def test_a_body_is_read_no_further_than_it_may_be_long(fense):
     b"".join(fense.app(environ, lambda *answer: told.append(answer[0])))
     assert told == ["413 Request Entity Too Large"]
     assert sent.taken == 64 * 1024 + 1
+
+
+def test_no_key_of_many_is_shown_where_masking_shortens_the_text(fense, api):
+    keys = [f"sk_live_{number:027}" for number in range(200)]
+    api.post("/accounts", {"list": [{"api_key": key} for key in keys]})
+    kept = fense.requests()[0]["body"]
+    assert len(kept.encode()) > 4_000
+    assert not any(key in kept for key in keys)

@@ -529,6 +529,19 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
     assert models.is_unavailable(e.value)
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_database_may_be_named_by_a_link(tmp_path, open_database, is_there):
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "fense.sqlite3"
+    if is_there:
+        Database(str(file)).close_all()
+    (tmp_path / "link").symlink_to(file)
+    db = open_database(tmp_path / "link")
+    assert db.create_account(FIELDS)["fense_account_id"] == 1
+    models.backup(str(tmp_path / "link"), str(tmp_path / "copy"))
+    assert open_database(tmp_path / "copy").count_accounts() == 1
+
+
 def test_a_check_reads_the_file_and_not_what_is_remembered_of_it(tmp_path, open_database):
     path = tmp_path / "fense.sqlite3"
     db = open_database(path)
