@@ -141,7 +141,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
             else mask(value)
             for name, value in headers.items()
         },
-        "body": HIDDEN if keys is None else masked_body(body, *keys),
+        "body": HIDDEN if body and keys is None else masked_body(body, *(keys or ())),
         "status": None,
         "response": None,
         "duration_ms": None,

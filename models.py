@@ -483,7 +483,7 @@ class Database(SqliteDatabase):
         """The lookups of every account, one total each, both ends included; as JSON."""
         first, last = start_date or FIRST_DAY, end_date or LAST_DAY
         first_month, last_month = first[:7], last[:7]
-        if _count_months(first_month, last_month) > 2:
+        if count_months(first_month, last_month) > 2:
             bounds = (first, f"{first_month}-31", first_month, last_month, f"{last_month}-01", last)
             row = self.execute_sql(SELECT_TOTALS_BY_MONTH, bounds).fetchone()
         else:
@@ -665,7 +665,7 @@ def check_date(text: object) -> str:
     raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
 
 
-def _count_months(first: str, last: str) -> int:
+def count_months(first: str, last: str) -> int:
     """How many months there are from YYYY-MM to YYYY-MM, both included."""
     return (int(last[:4]) - int(first[:4])) * 12 + int(last[5:]) - int(first[5:]) + 1
 

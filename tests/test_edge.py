@@ -479,6 +479,9 @@ def test_a_body_full_of_many_keys_takes_no_time(fense):
     assert statuses(talk(port_of(fense), raw.encode() + body)) == [401]
     assert time.monotonic() - began < 0.5
     assert fense.requests()[0]["body"] == "…"
+    bare = f"GET /accounts/1 HTTP/1.1\r\nHost: localhost\r\nx-api-key: {keys}\r\n"
+    talk(port_of(fense), f"{bare}Connection: close\r\n\r\n".encode())
+    assert fense.requests()[1]["body"] is None
 
 
 def test_urgent_data_ends_a_connection(served, caplog):
@@ -529,10 +532,16 @@ def test_a_long_history_holds_nobody_up(tmp_path, app):
     rows = [(1, date, 1) for date in days]
     with app.db.writing():
         app.db.cursor().executemany(models.ADD_LOOKUPS, rows)
-    with Served(app) as served, others_wait(served.server.port) as took:
-        answer = talk(served.server.port, request("GET /accounts/usage/1", "Connection: close"))
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["total_lookups"] == len(days)
-    assert max(took) < 0.15  # the bound is 20 ms; benchmarks/ measures it
+    worst = []
+    with Served(app) as served:
+        for _ in range(5):  # a busy machine may stall one of them, a fault stalls them all
+            with others_wait(served.server.port) as took:
+                answer = talk(
+                    served.server.port, request("GET /accounts/usage/1", "Connection: close")
+                )
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["total_lookups"] == len(days)
+            worst.append(max(took))
+    assert min(worst) < 0.1  # the bound is 20 ms; benchmarks/ measures it
 
 
 # --- A log that nobody reads ---------------------------------------------------------------------
