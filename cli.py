@@ -11,37 +11,37 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
 import urllib.error
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from fense_admin import (
-    DEVELOPMENT_KEY,
-    __version__,
-    check_id,
-    check_key,
-    check_prefix,
-    create_app,
-    models,
-)
+from fense_admin import DEVELOPMENT_KEY, __version__, create_app, models, rules, sqlite
 
 log = logging.getLogger("fense_admin")
 
 OF_NO_COMMAND = ("-h", "--help", "--version")
-SWITCH_INTERVAL = 0.001  # seconds for which a thread at work may keep the others waiting
+SWITCH_INTERVAL = 0.001  # seconds for which a thread at work may keep the GIL from the others
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+class CommandError(Exception):
+    """It can't be done. The message is one sentence that says what to do."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The command `fense-admin`. Gives the exit code: 0, or 1 where it can't; 2 is wrong usage."""
+    """The command `fense-admin`. Returns the exit code: 0, 1 where it can't, 2 for wrong usage."""
     on_stops(stop_at_once)  # from the first moment on, also as the first process of a container
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in OF_NO_COMMAND):
         arguments = ["serve", *arguments]
-    arguments, command = split_command(arguments)
+    command: list[str] = []  # for exec
+    if arguments[0] == "exec" and "--" in arguments:
+        at = arguments.index("--")
+        arguments, command = arguments[:at], arguments[at + 1 :]
     options, unknown = build_parser().parse_known_args(arguments)
     if options.run is run_beside and not command:
         options.parser.error("put -- before the command, as in: fense-admin exec -- npm test")
@@ -53,17 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     options.command = command
     try:
         return options.run(options)
-    except Failed as error:
+    except CommandError as error:
         print(f"fense-admin: {error}", file=sys.stderr)
         return 1
-
-
-def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments of ours, and the command after `--` for exec."""
-    if arguments[0] != "exec" or "--" not in arguments:
-        return arguments, []
-    at = arguments.index("--")
-    return arguments[:at], arguments[at + 1 :]
 
 
 def on_stops(handler: Callable[[int, Any], None]) -> None:
@@ -78,11 +70,86 @@ def stop_at_once(signum: int, _: object) -> None:
     raise SystemExit(128 + signum)
 
 
-class Failed(Exception):
-    """It can't be done. The message is one sentence that says what to do."""
+# --- Settings ----------------------------------------------------------------------------------
 
 
-# --- Flags -------------------------------------------------------------------------------------
+def number(rule: rules.Rule) -> rules.Rule:
+    """The rule for the digits of a number that this rule takes."""
+    return lambda text: rule(int(text) if re.fullmatch("-?[0-9]{1,18}", text) else text)
+
+
+def check_seconds(text: str) -> float:
+    return float(rules.matching(r"[0-9]{1,6}(\.[0-9]+)?", "must be a number of seconds")(text))
+
+
+def check_url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as http://127.0.0.1:8642")
+    return text
+
+
+class Setting(NamedTuple):
+    """A flag with its environment variable; the text that either gives has to pass the rule."""
+
+    default: str
+    rule: rules.Rule
+    help: str
+
+
+SETTINGS = {
+    "host": Setting(
+        "127.0.0.1",
+        rules.matching(r"\S+", "must be an address or a name"),
+        "address or name to listen on",
+    ),
+    "port": Setting(
+        "8642", number(rules.whole_number(0, 65535)), "port to listen on, 0 for any free one"
+    ),
+    "database": Setting(
+        "fense-admin.sqlite3",
+        rules.matching("(?s:.+)", "must be a file's name or :memory:"),
+        "a file, or :memory:",
+    ),
+    "prefix": Setting("", rules.check_prefix, "path to serve the API under, such as /admin"),
+    "threads": Setting(
+        "4", number(rules.whole_number(1, 999)), "requests worked on at the same time"
+    ),
+    "seed": Setting("", str, "state document to fill an empty database with"),
+    "drain": Setting("10", check_seconds, "seconds that a stop gives requests sent before it"),
+}
+
+
+def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        default, rule, help = SETTINGS[name]
+        variable = variable_of(name)
+        parser.add_argument(
+            f"--{name}",
+            type=typed(rule, variable),
+            default=os.environ.get(variable, default),
+            help=f"{help} (${variable}; default: {default or 'none'})",
+        )
+
+
+def variable_of(name: str) -> str:
+    return f"FENSE_ADMIN_{name.upper()}"
+
+
+def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
+    """A rule as argparse wants it. Its message names what was given, and where it may stand."""
+
+    def convert(text: str) -> Any:
+        try:
+            return rule(text)
+        except ValueError as error:
+            where = f" (or set in {variable})" if variable else ""
+            raise argparse.ArgumentTypeError(f"{error}, not {text!r}{where}") from None
+
+    return convert
+
+
+# --- Commands ----------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,27 +162,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="fense-admin",
-        description="Fense's Dispute Integration API as a small service.",
-        allow_abbrev=False,
-    )
+    about = "Fense's Dispute Integration API as a small service."
+    parser = Parser(prog="fense-admin", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fense-admin {__version__}")
     commands = parser.add_subparsers(
-        title="commands",
-        metavar="COMMAND",
-        required=True,
-        parser_class=argparse.ArgumentParser,
+        title="commands", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
     )
 
     def command(name: str, run: Callable[..., int], help: str, more: str = "") -> Any:
         added = commands.add_parser(name, help=help, description=more or help, allow_abbrev=False)
         added.set_defaults(run=run, parser=added)
         return added
-
-    database = ("database", "fense-admin.sqlite3", check_database, "a file, or :memory:")
-    prefix = ("prefix", "", check_prefix, "path to serve the API under, such as /admin")
-    seed = ("seed", "", str, "state document to fill an empty database with")
 
     parser.default = it = command(
         "serve",
@@ -124,15 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Serve until told to stop. Keys come from the environment alone: DISPUTE_MASTER_KEY, and "
         "DISPUTE_SERVICE_KEYS, separated by commas.",
     )
-    add_option(it, "host", "127.0.0.1", check_host, "address or name to listen on")
-    add_option(it, "port", "8642", check_port, "port to listen on, 0 for any free one")
-    add_option(it, *database)
-    add_option(it, *prefix)
-    add_option(it, "threads", "4", check_threads, "requests worked on at the same time")
-    add_option(it, *seed)
-    add_option(
-        it, "drain", "10", check_seconds, "seconds that a stop gives requests sent before it"
-    )
+    add_settings(it, *SETTINGS)
     it.add_argument(
         "--standin",
         action=argparse.BooleanOptionalAction,
@@ -148,118 +197,25 @@ def build_parser() -> argparse.ArgumentParser:
         "it by FENSE_BASE_URL, FENSE_API_KEY and FENSE_STANDIN_URL. It stands after --, with its "
         "arguments.",
     )
-    add_option(it, *prefix)
-    add_option(it, *seed)
+    add_settings(it, "prefix", "seed")
 
     it = command("health", health, "exit with 0 once a service answers, or 1")
     it.add_argument("--wait", type=typed(check_seconds), default=0, help="seconds to wait for it")
     it.add_argument("url", nargs="?", type=typed(check_url), help="default: that of serve")
 
     it = command("record", record, "add lookups to an account's day in a database file")
-    it.add_argument("id", type=typed(check_id), help="the fense_account_id")
-    it.add_argument("lookups", type=typed(check_lookups), help="how many")
-    it.add_argument("--date", type=typed(models.check_date), help="YYYY-MM-DD (today, UTC)")
-    add_option(it, *database)
+    it.add_argument("id", type=typed(rules.check_id), help="the fense_account_id")
+    it.add_argument("lookups", type=typed(number(rules.check_lookups)), help="how many")
+    it.add_argument("--date", type=typed(rules.check_date), help="YYYY-MM-DD (today, UTC)")
+    add_settings(it, "database")
 
     it = command("backup", backup, "copy the database file, while it is served or not")
     it.add_argument("target", help="the copy, a file that is not there yet")
-    add_option(it, *database)
+    add_settings(it, "database")
     return parser
 
 
-def typed(check: Callable[[str], Any], variable: str = "") -> Callable[[str], Any]:
-    """A check as argparse wants it, which tells what was given, and where it may stand."""
-
-    def convert(text: str) -> Any:
-        try:
-            return check(text)
-        except ValueError as error:
-            where = f" (or set in {variable})" if variable else ""
-            raise argparse.ArgumentTypeError(f"{error}, not {text!r}{where}") from None
-
-    return convert
-
-
-def add_option(
-    parser: argparse.ArgumentParser,
-    name: str,
-    default: str,
-    check: Callable[[str], Any],
-    help: str,
-) -> None:
-    """A flag with its environment variable; what either gives has to pass the check."""
-    variable = f"FENSE_ADMIN_{name.upper()}"
-    parser.add_argument(
-        f"--{name}",
-        type=typed(check, variable),
-        default=os.environ.get(variable, default),
-        help=f"{help} (${variable}; default: {default or 'none'})",
-    )
-
-
-# What a flag has to be. Each raises `ValueError`.
-
-
-def check_host(text: str) -> str:
-    if not text or text.split() != [text]:
-        raise ValueError("must be an address or a name")
-    return text
-
-
-def check_port(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise ValueError("must be a port from 0 to 65535")
-    return int(text)
-
-
-def check_database(text: str) -> str:
-    if not text:
-        raise ValueError("must be a file's name or :memory:")
-    return text
-
-
-def check_threads(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,3}", text) or int(text) == 0:
-        raise ValueError("must be a number of threads from 1 to 999")
-    return int(text)
-
-
-def check_lookups(text: str) -> int:
-    return models.check_lookups(int(text) if re.fullmatch("-?[0-9]{1,18}", text) else text)
-
-
-def check_seconds(text: str) -> float:
-    if not re.fullmatch("[0-9]{1,6}(\\.[0-9]+)?", text):
-        raise ValueError("must be a number of seconds")
-    return float(text)
-
-
-def check_url(text: str) -> str:
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL such as http://127.0.0.1:8642")
-    return text
-
-
 # --- serve -------------------------------------------------------------------------------------
-
-
-def keys_from_environment() -> tuple[str | None, list[str]]:
-    """The master key and the service keys. Raises `ValueError`, which never tells a key."""
-
-    def keys(variable: str, text: str, separator: str | None) -> list[str]:
-        try:
-            return [check_key(key) for key in (text.split(separator) if separator else [text])]
-        except ValueError as error:
-            # A blank one was meant to be there: better no service than one under another key.
-            raise ValueError(f"{variable}: a key {error}; correct it, or unset it") from None
-
-    master = os.environ.get("DISPUTE_MASTER_KEY")
-    services = os.environ.get("DISPUTE_SERVICE_KEYS")
-    return (
-        None if master is None else keys("DISPUTE_MASTER_KEY", master, None)[0],
-        [] if services is None else keys("DISPUTE_SERVICE_KEYS", services, ","),
-    )
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -274,22 +230,14 @@ def serve(options: argparse.Namespace) -> int:
         else:
             addresses = server.resolve(options.host, options.port)
         on_loopback = server.are_loopback(addresses)
-        master_key, service_keys, has_control_plane = choose_keys(options, on_loopback)
+        keys, has_control_plane = choose_keys(options, on_loopback)
         seed = read_seed(options.seed)
         sockets = sockets or server.listen(addresses)
-        app = create_app(
-            options.database,
-            master_key=master_key,
-            service_keys=service_keys,
-            prefix=options.prefix,
-        )
-        served = app
-        server_options = {"is_quick": app.is_quick, "choose_id": app.choose_id}
+        app = served = create_app(options.database, prefix=options.prefix, **keys)
         if has_control_plane:
-            from fense_admin.control import ControlPlane
+            from fense_admin.standin.control import ControlPlane
 
-            served = ControlPlane(app, master_key, service_keys, seed=seed, on_loopback=on_loopback)
-            server_options = served.server_options
+            served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
         found = app.db.count_accounts()
         if seed is not None and found:
             log.warning("the database has accounts already: %s is left out", options.seed)
@@ -297,50 +245,64 @@ def serve(options: argparse.Namespace) -> int:
             app.db.replace(*seed)
     except ValueError as error:
         options.parser.error(str(error))
-    except (server.CannotListen, models.Unusable, models.DatabaseError) as error:
-        raise Failed(error) from error
+    except (server.CannotListen, sqlite.Unusable, sqlite.DatabaseError) as error:
+        raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
-    running = server.Server(served, app.db, sockets, options.threads, **server_options)
+    running = server.Server(served, sockets, options.threads)
     on_stops(running.stop_on_signal)
-    log.info("fense-admin %s with SQLite %s", __version__, models.SQLITE)
-    tell_of_database(app.db, options.database, found)
-    host = f"[{host}]" if ":" in host else host
-    origin = f"http://{host}:{running.port}"
+    origin = origin_of(host, running.port)
+    log.info("fense-admin %s with SQLite %s", __version__, sqlite.VERSION)
+    log_database(app.db, options.database, found)
     if has_control_plane:
         log.info("the page for people: %s/_standin/", origin)
-    url = origin + options.prefix
     try:
-        print(f"fense-admin ready url={url} version={__version__}", flush=True)
+        print(f"fense-admin ready url={origin}{options.prefix} version={__version__}", flush=True)
     except OSError as error:
-        raise Failed(f"can't write to standard output: {error.strerror}") from error
+        raise CommandError(f"can't write to standard output: {error.strerror}") from error
     running.run(options.drain)
     app.close()
     return 0
 
 
-def tell_of_database(db: models.Database, database: str, found: int) -> None:
+def origin_of(host: str, port: int | str) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def log_database(db: models.Database, database: str, found: int) -> None:
     """Log where the accounts are and how many; `found` were there before this start."""
-    if database == models.MEMORY:
-        log.info("the database is in memory, with %s: it goes with the process", accounts(db))
+    count = db.count_accounts()
+    accounts = "1 account" if count == 1 else f"{count} accounts"
+    if db.in_memory:
+        log.info("the database is in memory, with %s: it goes with the process", accounts)
         return
-    log.info("the database is %s, with %s", os.path.abspath(database), accounts(db))
+    log.info("the database is %s, with %s", os.path.abspath(database), accounts)
     if found:
         log.info("they are from before and stay: to begin anew, name another file by --database")
 
 
-def accounts(db: models.Database) -> str:
-    count = db.count_accounts()
-    return "1 account" if count == 1 else f"{count} accounts"
+def keys_from_environment() -> tuple[str | None, list[str]]:
+    """The master key and the service keys. Raises `ValueError`, whose message has no key."""
+
+    def key_in(variable: str, text: str) -> str:
+        try:
+            return rules.check_key(text)
+        except ValueError as error:
+            # A blank one was meant to be there: better no service than one under another key.
+            raise ValueError(f"{variable}: a key {error}; correct it, or unset it") from None
+
+    master, services = "DISPUTE_MASTER_KEY", "DISPUTE_SERVICE_KEYS"
+    master_key = key_in(master, os.environ[master]) if master in os.environ else None
+    texts = os.environ[services].split(",") if services in os.environ else []
+    return master_key, [key_in(services, text) for text in texts]
 
 
-def choose_keys(
-    options: argparse.Namespace, on_loopback: bool
-) -> tuple[str | None, list[str], bool]:
-    """The master key, the service keys, and whether the control plane is on.
+def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[str, Any], bool]:
+    """The keys, as `create_app` takes them, and whether the control plane is on.
 
-    Raises `ValueError` where these are none to serve under.
+    Raises `ValueError` where there are none to serve under.
     """
     master_key, service_keys = keys_from_environment()
+    is_on = bool(options.standin)
     if master_key is None and not service_keys:
         if not on_loopback:
             raise ValueError(
@@ -348,31 +310,31 @@ def choose_keys(
                 "set DISPUTE_MASTER_KEY"
             )
         log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", DEVELOPMENT_KEY)
-        return DEVELOPMENT_KEY, [], options.standin is not False
-    if options.standin and master_key is None:
+        master_key, is_on = DEVELOPMENT_KEY, options.standin is not False
+    if is_on and master_key is None:
         raise ValueError("--standin takes the master key alone: set DISPUTE_MASTER_KEY")
-    return master_key, service_keys, bool(options.standin)
+    return {"master_key": master_key, "service_keys": service_keys}, is_on
 
 
 def read_seed(path: str) -> Any:
-    """The rows of a seed file; None where none is named. Raises `Failed`."""
+    """The rows of a seed file; None where none is named. Raises `CommandError`."""
     if not path:
         return None
-    from fense_admin.state import read_state
+    from fense_admin.standin.state import read_state
 
-    with told_of_seed(path):
+    with naming_seed(path):
         return read_state(path)
 
 
 @contextlib.contextmanager
-def told_of_seed(path: str) -> Iterator[None]:
-    """Whatever is wrong with this seed is raised as `Failed`."""
+def naming_seed(path: str) -> Iterator[None]:
+    """Whatever is wrong with this seed is raised as `CommandError`."""
     try:
         yield
     except OSError as error:
-        raise Failed(f"can't read the seed {path}: {error.strerror}") from error
+        raise CommandError(f"can't read the seed {path}: {error.strerror}") from error
     except ValueError as error:
-        raise Failed(f"the seed {path}: {error}") from error
+        raise CommandError(f"the seed {path}: {error}") from error
 
 
 # --- exec, health, record, backup --------------------------------------------------------------
@@ -380,11 +342,9 @@ def told_of_seed(path: str) -> Iterator[None]:
 
 def run_beside(options: argparse.Namespace) -> int:
     """Run the command, and end as it ends: with its exit code, or 128 + n for a signal."""
-    import subprocess
-
     from fense_admin.standin import StandIn
 
-    with told_of_seed(options.seed):
+    with naming_seed(options.seed):
         standin = StandIn(seed=options.seed or None, prefix=options.prefix)
     with standin as fense:
         environment = os.environ | {
@@ -404,13 +364,11 @@ def run_beside(options: argparse.Namespace) -> int:
         on_stops(pass_on)
         try:
             process = subprocess.Popen(options.command, env=environment)
-        except FileNotFoundError:
-            print(f"fense-admin: {options.command[0]}: no such command", file=sys.stderr)
-            return 127
         except OSError as error:
-            print(f"fense-admin: {options.command[0]}: {error.strerror}", file=sys.stderr)
-            return 126
-
+            is_missing = isinstance(error, FileNotFoundError)
+            why = "no such command" if is_missing else error.strerror
+            print(f"fense-admin: {options.command[0]}: {why}", file=sys.stderr)
+            return 127 if is_missing else 126
         for signum in early:
             process.send_signal(signum)
         code = process.wait()
@@ -420,10 +378,10 @@ def run_beside(options: argparse.Namespace) -> int:
 def health(options: argparse.Namespace) -> int:
     import urllib.request  # late: the service does without
 
-    environment = os.environ.get
-    host = environment("FENSE_ADMIN_HOST", "127.0.0.1")
-    url = options.url or f"http://{host}:{environment('FENSE_ADMIN_PORT', '8642')}"
-    parts = urllib.parse.urlsplit(url)
+    host, port = (
+        os.environ.get(variable_of(name), SETTINGS[name].default) for name in ("host", "port")
+    )
+    parts = urllib.parse.urlsplit(options.url or origin_of(host, port))
     url = f"{parts.scheme}://{parts.netloc}/healthz"  # outside any prefix
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + options.wait
@@ -433,7 +391,7 @@ def health(options: argparse.Namespace) -> int:
                 return 0
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= deadline:
-                raise Failed(f"{url} does not answer: {why(error)}") from error
+                raise CommandError(f"{url} does not answer: {why(error)}") from error
         time.sleep(0.05)
 
 
@@ -446,33 +404,34 @@ def why(error: Exception) -> str:
 
 
 def record(options: argparse.Namespace) -> int:
-    check_exists(options.database)
-    try:
-        with contextlib.closing(models.Database(options.database)) as db:
+    with using(options.database), contextlib.closing(models.Database(options.database)) as db:
+        try:
             db.record_lookups(options.id, options.lookups, options.date)
-    except models.NoSuchAccount:
-        raise Failed(f"no account has the fense_account_id {options.id}") from None
-    except (ValueError, models.Unusable, models.DatabaseError) as error:
-        raise Failed(error) from error
+        except models.NoSuchAccount:
+            raise CommandError(f"no account has the fense_account_id {options.id}") from None
     return 0
 
 
 def backup(options: argparse.Namespace) -> int:
-    check_exists(options.database)
-    if options.target == models.MEMORY:
-        raise Failed("a backup goes into a file: name one that is not there yet")
-    try:
-        models.backup(options.database, options.target)
-    except OSError as error:
-        raise Failed(f"can't write {options.target}: {error.strerror}") from error
-    except (models.Unusable, models.DatabaseError) as error:
-        raise Failed(error) from error
+    if options.target == sqlite.MEMORY:
+        raise CommandError("a backup goes into a file: name one that is not there yet")
+    with using(options.database):
+        try:
+            sqlite.backup(options.database, options.target)
+        except OSError as error:
+            raise CommandError(f"can't write {options.target}: {error.strerror}") from error
     return 0
 
 
-def check_exists(database: str) -> None:
-    if database == models.MEMORY or not os.path.exists(database):
-        raise Failed(f"there is no database file {database}: name it with --database")
+@contextlib.contextmanager
+def using(database: str) -> Iterator[None]:
+    """Whatever is wrong with this database file is raised as `CommandError`."""
+    if database == sqlite.MEMORY or not os.path.exists(database):
+        raise CommandError(f"there is no database file {database}: name it with --database")
+    try:
+        yield
+    except (ValueError, sqlite.Unusable, sqlite.DatabaseError) as error:
+        raise CommandError(error) from error
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ CREATE TABLE usage_month (
     lookups                INTEGER NOT NULL CHECK (typeof(lookups) = 'integer' AND lookups > 0),
     PRIMARY KEY (fense_account_id, month)
 ) WITHOUT ROWID;
+INSERT INTO usage_month
+SELECT fense_account_id, substr(date, 1, 7) AS month, SUM(lookups) FROM usage GROUP BY 1, 2;
 
 -- version 3
 

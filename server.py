@@ -1,4 +1,27 @@
-"""How waitress serves an application: addresses, limits, errors, stop, log. Knows no route."""
+"""How waitress serves an application: addresses, limits, errors, graceful shutdown, log.
+
+Knows no route, and of the HTTP door nothing but the error shape.
+"""
+
+# --- What is relied on of waitress beyond its documentation, and what breaks if it moves ----------
+#
+# pyproject.toml bounds its version; tests/test_waitress.py runs the oldest and the newest allowed.
+#
+# wasyncore: loop, dispatcher, close_all   The loop and its connections: nothing starts.
+# HTTPRequestParser: received,             A request and how far it is read: none is understood, or
+#   parse_header, and its attributes       one that is ambiguous is let through.
+#   adj.max_request_body_size, read        Large bodies for the master key: each is 413.
+#     at each piece of a body
+#   body_rcv.control_line, .trailer        The end of endless chunks: each chunked request fails.
+# WSGITask, ErrorTask: execute, write,     Answers: none is sent, or the last one of a connection
+#   set_close_on_finish,                   does not say that it is.
+#   build_response_header, ...
+# What they ask of a channel: write_soon,  Answers, and the faults that reset a connection, which is
+#   check_client_disconnected; and of its  found by environ["waitress.client_disconnected"]: each
+#   server: application, adj,              request is a 500.
+#   server_name, effective_port
+# OverflowableBuffer: append, get, skip,   Answers that wait for the client: none is sent.
+#   close, buf
 
 from __future__ import annotations
 
@@ -17,23 +40,21 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from waitress import parser, task, wasyncore
 from waitress.adjustments import Adjustments
 from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected
-from waitress.server import TcpWSGIServer
 from waitress.utilities import InternalServerError
 
-from fense_admin import choose_request_id, common_headers, error_body
-from fense_admin.models import Database
+from fense_admin import error_body
 
 log = logging.getLogger("fense_admin")
 
 MAX_HEADER = 16 * 1024  # bytes of request line and headers together
-MAX_BODY = 128 * 1024  # bytes; up to here the application reads a body, and refuses it in its words
+MAX_REQUEST_BODY = 128 * 1024  # bytes that are read of a body; the application refuses less itself
 CONNECTIONS = 500  # open at the same time; for those beyond, one that is idle is closed
 IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to take some of an answer
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
@@ -42,7 +63,6 @@ SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others ha
 PATIENCE = 0.005  # seconds a request waits for the worker at work before another one is woken
 TLS_HANDSHAKE = b"\x16"  # its first byte, with which no request of HTTP begins
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
-DRAIN = 10  # seconds that a stop gives the requests that were sent before it
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
 BACKLOG = 1024  # connections that wait to be accepted
 FIRST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
@@ -56,7 +76,7 @@ NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may 
 
 
 class CannotListen(Exception):
-    """The address can't be had. The message is one sentence that names the mend."""
+    """The address can't be had. The message is one sentence that says what to do."""
 
 
 def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
@@ -86,122 +106,109 @@ def are_loopback(addresses: list[tuple[Any, ...]]) -> bool:
 def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
     """A listening socket for each address, all on one port. Raises `CannotListen`."""
     sockets: list[socket.socket] = []
-    port = 0
-    for family, kind, protocol, _, address in addresses:
-        sock = None
+    for family, *_, address in addresses:
+        port = sockets[0].getsockname()[1] if sockets else address[1]
+        where = (address[0], port, *address[2:])
         try:
-            sock = socket.socket(family, kind, protocol)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((address[0], port or address[1], *address[2:]))
-            sock.listen(BACKLOG)
+            sockets.append(socket.create_server(where, family=family, backlog=BACKLOG))
         except OSError as error:
-            if sock is not None:
-                sock.close()
-            if error.errno in NO_IPV6 and address != addresses[0][-1]:
+            if error.errno in NO_IPV6 and sockets:
                 continue
             for sock in sockets:
                 sock.close()
-            where = f"port {port or address[1]} of {address[0]}"
-            if error.errno == errno.EADDRINUSE:
-                advice = "is in use: stop what uses it, or choose another --port"
-            else:
-                advice = f"can't be had ({error.strerror}): check --host and --port"
-            raise CannotListen(f"{where} {advice}") from error
-        sockets.append(sock)
-        port = sock.getsockname()[1]
+            advice = "is in use: stop what uses it, or choose another --port"
+            if error.errno != errno.EADDRINUSE:
+                advice = f"can't be had ({os.strerror(error.errno)}): check --host and --port"
+            raise CannotListen(f"port {port} of {address[0]} {advice}") from error
     return sockets
 
 
 # --- Workers -----------------------------------------------------------------------------------
 
 
-class Workers(task.ThreadedTaskDispatcher):
-    """waitress's threads, as few of them awake as keep up: they share one interpreter's lock.
+class Workers:
+    """The threads that answer requests, as few of them awake as keep up: they share the GIL.
 
-    A quick request is not given to them at all: it is left to the loop that read it, in `quick`. To
-    hand it over, and its answer back, costs more than to answer it.
+    `at_end` is called in each thread when it ends.
     """
 
-    queue_logger = logging.Logger("waitress.queue", logging.ERROR)  # else a line for each wait
-
-    def __init__(self, db: Database, count: int, is_quick: Callable[[str, str, str], bool]) -> None:
-        super().__init__()
-        self._db = db
-        self._is_quick = is_quick
-        self.quick: collections.deque[Channel] = collections.deque()
-        self.answered: collections.deque[Channel] = collections.deque()  # by a worker
+    def __init__(self, count: int, at_end: Callable[[], Any]) -> None:
+        self._at_end = at_end
+        self.queue: collections.deque[Channel] = collections.deque()
         self._first: Channel | None = None  # in the queue, when it was last looked at
         self._first_since = 0.0
-        self._wanted = count
-        self._lock = threading.Lock()
-        self._running: set[threading.Thread] = set()
-        self.set_thread_count(count)
+        self._changed = threading.Condition()
+        self._threads: set[threading.Thread] = set()
+        self._wanted = self._running = self._awake = 0
+        self._is_over = False
+        self._change(count)
 
-    def add_task(self, channel: Channel) -> None:
-        request = channel.at_work
-        if request.error or self._is_quick(request.command, request.path, request.query):
-            self.quick.append(channel)
-            return
-        with self.lock:
+    def add(self, channel: Channel) -> None:
+        """Have its request answered."""
+        with self._changed:
             self.queue.append(channel)
-            if len(self.queue) == 1 and not self.active_count:
-                self.queue_cv.notify()
+            if len(self.queue) == 1 and not self._awake:
+                self._changed.notify()
 
-    def look_after_queue(self) -> None:
-        """Wake one more worker, if those awake have not come to the first for so long."""
-        with self.lock:
+    def wake_another(self) -> None:
+        """Wake one more worker, if those awake have not come to the first request for so long."""
+        with self._changed:
             first = self.queue[0] if self.queue else None
             if first is not self._first:
                 self._first, self._first_since = first, time.monotonic()
             elif first and time.monotonic() > self._first_since + PATIENCE:
                 self._first = None  # the next look begins to wait anew
-                self.queue_cv.notify()
+                self._changed.notify()
 
-    def start_new_thread(self, target: Callable[[int], None], thread_no: int) -> None:
-        def work() -> None:
-            try:
-                target(thread_no)
-            finally:
-                self._db.close()  # this thread's connection
-                self._running.discard(threading.current_thread())
-
-        thread = threading.Thread(target=work, name=f"fense-admin-{thread_no}", daemon=True)
+    def _work(self) -> None:
         try:
-            thread.start()
-        except RuntimeError:
-            self.threads.discard(thread_no)
-            raise
-        self._running.add(thread)
+            while (channel := self._next()) is not None:
+                channel.service()
+        finally:
+            self._at_end()
+            self._threads.discard(threading.current_thread())
+
+    def _next(self) -> Channel | None:
+        """The next in the queue, once there is one; None for a thread that is not wanted."""
+        with self._changed:
+            self._awake -= 1
+            while not self.queue and self._running <= self._wanted:
+                self._changed.wait()
+            if self._running > self._wanted:
+                self._running -= 1
+                return None
+            self._awake += 1
+            return self.queue.popleft()
+
+    def _change(self, by: int) -> None:
+        with self._changed:
+            if self._is_over:
+                return
+            self._wanted += by
+            while self._running < self._wanted:
+                thread = threading.Thread(target=self._work, name="fense-admin", daemon=True)
+                thread.start()
+                self._threads.add(thread)
+                self._running += 1
+                self._awake += 1
+            self._changed.notify_all()
 
     @contextlib.contextmanager
     def spare(self) -> Iterator[None]:
         """For a worker that has nothing to do but wait: another one takes its place meanwhile."""
-        try:
+        with contextlib.suppress(RuntimeError):  # no more threads are to be had
             self._change(+1)
-        except RuntimeError:  # no more threads are to be had: there is none in its place
-            self._change(-1)
-            yield
-            return
         try:
             yield
         finally:
             self._change(-1)
 
-    def _change(self, by: int) -> None:
-        with self._lock:
-            if self._wanted:
-                self._wanted += by
-                self.set_thread_count(self._wanted)
-
     def stop(self) -> None:
         """End them; one that is still at work is left behind after a second."""
         deadline = time.monotonic() + 1
-        with self._lock:
-            self._wanted = 0
-        self.shutdown(timeout=1)
-        for thread in list(self._running):
+        self._change(-self._wanted)
+        self._is_over = True
+        for thread in list(self._threads):
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
@@ -213,7 +220,7 @@ class RequestParser(parser.HTTPRequestParser):
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel.adj)
-        self._server = channel.server
+        self._application = channel.server.application
         self.is_head = False
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -247,7 +254,7 @@ class RequestParser(parser.HTTPRequestParser):
             options = headers["CONNECTION"].lower().split(",")
             self.connection_close |= "close" in [option.strip() for option in options]
         if self.body_rcv is not None:
-            limit = self._server.body_limit(self.path, headers)
+            limit = self._application.body_limit(self.path, headers)
             if limit is not None:
                 self.adj = copy.copy(self.adj)
                 self.adj.max_request_body_size = limit + 1
@@ -265,10 +272,6 @@ class RequestParser(parser.HTTPRequestParser):
                 self.completed = True
         return used
 
-    def wants_continue(self) -> bool:
-        """Whether the client waits to be told to send its body."""
-        return self.expect_continue and self.headers_finished and not self.completed
-
 
 # --- Answering it ------------------------------------------------------------------------------
 
@@ -285,20 +288,19 @@ class ErrorTask(task.ErrorTask):
     """Answers, in the error shape, a request that waitress itself refuses. Must never raise."""
 
     def execute(self) -> None:
-        status, headers = self.request.error.code, self.request.headers
-        request_id = self.channel.server.choose_id(
-            headers.get("X_REQUEST_ID"), headers.get("X_API_KEY", "")
-        )
-        limits = {"header": MAX_HEADER, "body": self.request.adj.max_request_body_size - 1}
+        request, app = self.request, self.channel.server.application
+        status, headers = request.error.code, request.headers
+        request_id = app.choose_id(headers.get("X_REQUEST_ID"), headers.get("X_API_KEY", ""))
+        limits = {"header": MAX_HEADER, "body": request.adj.max_request_body_size - 1}
         message = ERRORS.get(status, "a fault of this service").format(**limits)
         body = error_body(status, message)
-        self.status = f"{status} {self.request.error.reason}"
-        self.response_headers += [("Content-Type", "application/json"), *common_headers(request_id)]
-        self.response_headers += self.channel.server.headers
+        self.status = f"{status} {request.error.reason}"
+        self.response_headers = [("Content-Type", "application/json")]
+        self.response_headers += app.common_headers(request_id)
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
-        self.write(b"" if self.request.is_head else body)
+        self.write(b"" if request.is_head else body)
         log.info("- - %d 0.0ms %s: %s", status, request_id, message)
 
 
@@ -330,19 +332,12 @@ class Channel(wasyncore.dispatcher):
     worker waits for a client.
     """
 
-    def __init__(
-        self,
-        server: Listener,
-        sock: socket.socket,
-        addr: tuple[Any, ...],
-        adj: Adjustments,
-        map: dict[int, Any],
-    ) -> None:
-        self.server, self.addr, self.adj = server, addr, adj
+    def __init__(self, server: Server, sock: socket.socket, addr: tuple[Any, ...]) -> None:
+        self.server, self.addr, self.adj = server, addr, server.adj
         self.reading: RequestParser | None = None
         self.unread = b""  # what came behind the request at work
         self.at_work: RequestParser | None = None
-        self.answer = OverflowableBuffer(adj.outbuf_overflow)
+        self.answer = OverflowableBuffer(self.adj.outbuf_overflow)
         self.unsent = 0  # bytes of it
         self.is_last = False  # the answer; then the connection is closed
         self.refused = False  # in the middle of a request, so that the client may be sending still
@@ -350,12 +345,9 @@ class Channel(wasyncore.dispatcher):
         # For a whole request, or for the client to take some of an answer: each byte of a request
         # is not enough.
         self.waits_since = time.monotonic()
-        super().__init__(sock, map)
+        super().__init__(sock, server.map)
         self.connected = True
-
-    def add_channel(self, map: dict[int, Any] | None = None) -> None:
-        super().add_channel(map)
-        self.server.channels.add(self)
+        server.channels.add(self)
 
     def del_channel(self, map: dict[int, Any] | None = None) -> None:
         super().del_channel(map)
@@ -401,8 +393,8 @@ class Channel(wasyncore.dispatcher):
                 request, self.reading = self.reading, None
                 if not request.empty:
                     self.at_work = request
-                    self.server.add_task(self)
-        if self.reading and self.reading.wants_continue():
+                    self.server.dispatch(self)
+        if self.reading and self.reading.headers_finished and self.reading.expect_continue:
             self.reading.expect_continue = False
             self.write_soon(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.handle_write()
@@ -464,10 +456,6 @@ class Channel(wasyncore.dispatcher):
         self.refused = False
         self.handle_close()
 
-    def is_idle(self) -> bool:
-        """Whether nothing but the client is waited for."""
-        return self.at_work is None
-
     # In the thread that answers
 
     def service(self) -> None:
@@ -475,9 +463,8 @@ class Channel(wasyncore.dispatcher):
         try:
             self.respond()
         finally:
-            self.server.task_dispatcher.answered.append(self)
-            with contextlib.suppress(OSError):  # the server has stopped
-                self.server.pull_trigger()
+            self.server.answered.append(self)
+            self.server.waker.wake()
 
     def respond(self) -> None:
         """Answer the request at work."""
@@ -524,66 +511,57 @@ class Channel(wasyncore.dispatcher):
         except (OSError, AttributeError):  # reset; closed by the loop
             return b""
 
-    def cancel(self) -> None:
-        """Called for a request that was still in the queue when the workers were ended."""
 
-
-class Listener(TcpWSGIServer):
+class Listener(wasyncore.dispatcher):
     """A listening socket; it lets no more clients in than `CONNECTIONS`."""
 
-    channel_class = Channel
-    draining = False
-    headers: Iterable[tuple[str, str]] = ()
-    channels: set[Channel]  # of all listeners
-    body_limit: Callable[[str, dict[str, str]], int | None]
-    choose_id: Callable[[str | None, str], str]
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._trigger_lock = threading.RLock()  # a signal's handler may come in between
-        self._has_ended = False
-        super().__init__(*arguments, **options)
-
-    def pull_trigger(self) -> None:
-        with self._trigger_lock:
-            if not self._has_ended:
-                super().pull_trigger()
-
-    def end(self) -> None:
-        """Pull no trigger any more: its descriptor may be another file's by then."""
-        with self._trigger_lock:
-            self._has_ended = True
-
-    def is_full(self) -> bool:
-        return len(self.channels) >= CONNECTIONS
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        super().__init__(sock, server.map)
+        self.accepting = True
+        self.server = server
 
     def readable(self) -> bool:
-        return self.accepting and not (self.is_full() and self._longest_idle() is None)
+        return not self.server.is_full() or self.server.longest_idle() is not None
+
+    def writable(self) -> bool:
+        return False
 
     def handle_accept(self) -> None:
         """Let a client in; when it is full, the one that has been idle longest gives way."""
-        if self.is_full() and not self.draining and not self._make_room():
+        server = self.server
+        if server.is_full() and not server.draining and not server.make_room():
             return
         try:
             accepted = self.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._make_room()
+                server.make_room()
             return
         if accepted is not None:
-            self.channel_class(self, *accepted, self.adj, self._map)
+            Channel(server, *accepted)
 
-    def _make_room(self) -> bool:
-        idle = self._longest_idle()
-        if idle is not None:
-            idle.abandon()
-        return idle is not None
 
-    def _longest_idle(self) -> Channel | None:
-        idle = [channel for channel in self.channels if channel.is_idle()]
-        for channel in sorted(idle, key=lambda channel: channel.waits_since):
-            if channel.unsent or not channel.has_sent_more():  # else it was not looked at yet
-                return channel
-        return None
+class Waker(wasyncore.dispatcher):
+    """Wakes the loop. From any thread, or from a signal's handler; also once it has ended."""
+
+    def __init__(self, map: dict[int, Any]) -> None:
+        receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        super().__init__(receiver, map)
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # closed; or full, and then the loop is awake
+            self._sender.send(b"x")
+
+    def handle_read(self) -> None:
+        self.recv(RECEIVE)
+
+    def writable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        super().close()
+        self._sender.close()
 
 
 # --- The server --------------------------------------------------------------------------------
@@ -592,65 +570,37 @@ class Listener(TcpWSGIServer):
 class Server:
     """An application served on sockets that listen already, until it is told to stop.
 
-    Takes the sockets over, and keeps every thread's connection to `db` in order. `headers` are
-    those the application has on all its answers, for the answers that waitress gives without it.
-    `is_quick` tells, of a method, a path and a query, whether a request takes no longer than
-    handing it to another thread; `body_limit`, of a path and the headers (as X_API_KEY), how many
-    bytes a body may have (None: `MAX_BODY`); `choose_id`, of the X-Request-Id and the key that were
-    sent, a request's id. `before_drain` lets go of requests that wait for something.
+    Takes the sockets over, and keeps every thread's connection to the application's `db` in order.
+    `application` is a `fense_admin.Application`, or what answers the same questions.
     """
 
-    def __init__(
-        self,
-        app: Callable[..., Any],
-        db: Database,
-        sockets: list[socket.socket],
-        threads: int,
-        *,
-        headers: Iterable[tuple[str, str]] = (),
-        is_quick: Callable[[str, str, str], bool] = lambda method, path, query: False,
-        body_limit: Callable[[str, dict[str, str]], int | None] = lambda path, headers: None,
-        choose_id: Callable[[str | None, str], str] = lambda sent, key: choose_request_id(sent),
-        before_drain: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._map: dict[int, Any] = {}
-        self._open: set[Channel] = set()
-        self._workers = Workers(db, threads, is_quick)
-        db.while_waiting = self._workers.spare
-        adjustments = Adjustments(
-            sockets=sockets,
-            threads=threads,
-            ident=None,
-            max_request_header_size=MAX_HEADER,
-            max_request_body_size=MAX_BODY + 1,  # waitress refuses from there on
-            clear_untrusted_proxy_headers=False,  # nobody here looks at them
-            log_socket_errors=False,
-        )
-        self._listeners = [
-            Listener(
-                app,
-                self._map,
-                _sock=sock,
-                dispatcher=self._workers,
-                adj=adjustments,
-                sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
-                bind_socket=False,
-            )
-            for sock in sockets
-        ]
-        for listener in self._listeners:
-            listener.channels = self._open
-            listener.headers = headers
-            listener.body_limit = body_limit
-            listener.choose_id = choose_id
-        self._before_drain = before_drain
+    def __init__(self, application: Any, sockets: list[socket.socket], threads: int) -> None:
+        self.application = application
         self.port: int = sockets[0].getsockname()[1]
+        self.draining = False
+        self.map: dict[int, Any] = {}  # of the loop: descriptors and what handles them
+        self.channels: set[Channel] = set()
+        self.answered: collections.deque[Channel] = collections.deque()  # by a worker
+        self._inline: collections.deque[Channel] = collections.deque()
         self._stopping = False
         self._looked_at = 0.0
+        # What waitress's tasks look up here.
+        self.adj = Adjustments(
+            sockets=sockets,
+            ident=None,
+            max_request_header_size=MAX_HEADER,
+            max_request_body_size=MAX_REQUEST_BODY + 1,  # waitress refuses from there on
+            log_socket_errors=False,
+        )
+        self.server_name, self.effective_port = self.adj.server_name, self.port
+        self.waker = Waker(self.map)
+        self._workers = Workers(threads, application.db.close)
+        application.db.while_waiting = self._workers.spare
+        self._listeners = [Listener(self, sock) for sock in sockets]
         SERVERS.add(self)
 
-    def run(self, drain: float = DRAIN) -> None:
-        """Serve. Comes back once `stop` was called and what was sent before it is answered.
+    def run(self, drain: float) -> None:
+        """Serve. Returns once `stop` was called and what was sent before it is answered.
 
         `drain` is how many seconds that may take.
         """
@@ -660,17 +610,14 @@ class Server:
             self._drain(time.monotonic() + drain)
         finally:
             self._workers.stop()
-            for it in self._channels():
-                it.abandon()  # with the files that large answers are kept in
-            for listener in self._listeners:
-                listener.end()
-            wasyncore.close_all(self._map)
+            for channel in list(self.channels):
+                channel.abandon()  # with the files that large answers are kept in
+            wasyncore.close_all(self.map)
 
     def stop(self) -> None:
         """Make `run` come to its end. From any thread, or from a signal's handler."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # it has ended already
-            self._listeners[0].pull_trigger()
+        self.waker.wake()
 
     def stop_on_signal(self, signum: int, _: object) -> None:
         """Stop, as a signal's handler; a second signal ends the process at once."""
@@ -682,27 +629,35 @@ class Server:
             os._exit(128 + signum)  # the first process of a container outlives that
         self.stop()
 
-    def close_inherited(self) -> None:
-        """In a process forked off this one: hold no copy of its connections open."""
-        for it in self._map.values():
-            if isinstance(it.socket, socket.socket):
-                it.socket.close()
+    # Requests
+
+    def dispatch(self, channel: Channel) -> None:
+        """Have its request answered: by a worker, or in the loop.
+
+        Handing a request to another thread, and its answer back, costs more than a quick answer.
+        """
+        request, app = channel.at_work, self.application
+        if request.error or app.runs_inline(request.command, request.path, request.query):
+            self._inline.append(channel)
+        else:
+            self._workers.add(channel)
 
     def _turn(self, timeout: float) -> None:
-        workers = self._workers
-        if workers.quick:
+        if self._inline:
             timeout = 0
-        elif workers.queue:
+        elif self._workers.queue:
             timeout = PATIENCE
-        wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
-        while workers.answered:
-            self._finish(workers.answered.popleft())
-        quick = [workers.quick.popleft() for _ in range(len(workers.quick))]
-        for it in quick:
-            it.respond()
-        for it in quick:  # together: who is woken by the first would take time from the others
-            self._finish(it)
-        workers.look_after_queue()
+        wasyncore.loop(timeout, use_poll=True, map=self.map, count=1)
+        while self.answered:
+            self._finish(self.answered.popleft())
+        inline = [self._inline.popleft() for _ in range(len(self._inline))]
+        for channel in inline:
+            channel.respond()
+        for (
+            channel
+        ) in inline:  # together: who is woken by the first would take time from the others
+            self._finish(channel)
+        self._workers.wake_another()
         self._close_late()
 
     def _finish(self, channel: Channel) -> None:
@@ -712,43 +667,62 @@ class Server:
             log.exception("a fault of this service: it ends a connection")
             channel.abandon()
 
+    # Connections
+
+    def is_full(self) -> bool:
+        return len(self.channels) >= CONNECTIONS
+
+    def make_room(self) -> bool:
+        """Close the connection that has been idle longest. Returns whether there was one."""
+        idle = self.longest_idle()
+        if idle is not None:
+            idle.abandon()
+        return idle is not None
+
+    def longest_idle(self) -> Channel | None:
+        idle = [channel for channel in self.channels if channel.at_work is None]
+        for channel in sorted(idle, key=lambda channel: channel.waits_since):
+            if channel.unsent or not channel.has_sent_more():  # else it was not looked at yet
+                return channel
+        return None
+
     def _close_late(self) -> None:
         """Once a second: close those that kept silent, or sent or read so slowly, for too long."""
         now = time.monotonic()
         if now < self._looked_at + 1:
             return
         self._looked_at = now
-        for it in self._channels():
-            if it.is_idle() and it.waits_since < now - IDLE_TIMEOUT:
-                it.abandon()
+        for channel in list(self.channels):
+            if channel.at_work is None and channel.waits_since < now - IDLE_TIMEOUT:
+                channel.abandon()
 
     def _drain(self, deadline: float) -> None:
-        self._before_drain()
+        """Graceful shutdown: let nobody in any more, and answer the in-flight requests."""
+        self.application.release_waiting()
+        self.draining = True
         for listener in self._listeners:
-            listener.draining = True
             connections = -1
-            while connections != (connections := len(self._map)):
+            while connections != (connections := len(self.map)):
                 listener.handle_accept()  # until nobody waits to be let in
-            wasyncore.dispatcher.close(listener)
-        while self._open and time.monotonic() < deadline:
+            listener.close()
+        while self.channels and time.monotonic() < deadline:
             idle = not self._is_busy()
             self._turn(timeout=0.05)  # a client that keeps asking is told that it was the last
             if idle and not self._is_busy():
                 return
 
-    def _channels(self) -> list[Channel]:
-        return list(self._open)
-
     def _is_busy(self) -> bool:
-        return any(it.at_work or it.reading or it.unsent for it in self._open)
+        return any(it.at_work or it.reading or it.unsent for it in self.channels)
 
 
 SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process
 
 
 def _close_inherited() -> None:
+    """In a forked process: hold no copy of its parent's connections open."""
     for server in SERVERS:
-        server.close_inherited()
+        for handler in server.map.values():
+            handler.socket.close()
 
 
 os.register_at_fork(after_in_child=_close_inherited)

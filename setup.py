@@ -5,26 +5,30 @@ fense_admin.py as fense_admin/__init__.py and its siblings beside it. All else a
 distribution stands in pyproject.toml.
 """
 
+from pathlib import Path
+
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 PACKAGE = "fense_admin"
-SIBLINGS = ["cli", "control", "journal", "models", "server", "standin", "state"]
 PLUGIN = "pytest_fense_admin"  # beside the package, so that loading it loads nothing else
-DATA = ["openapi.json", "schema.sql"]
+ALONE = {PACKAGE, PLUGIN, "setup"}
+DATA = {PACKAGE: ["openapi.json", "schema.sql"], f"{PACKAGE}.standin": ["*.html"]}
 
 
 class BuildPackage(build_py):
     def finalize_options(self):
         super().finalize_options()
-        self.packages = [PACKAGE]
+        self.packages = list(DATA)
         self.package_dir = {PACKAGE: "."}
-        self.package_data = {PACKAGE: DATA}
+        self.package_data = DATA
 
     def find_package_modules(self, package, package_dir):
-        modules = [(package, "__init__", f"{PACKAGE}.py")]
-        modules += [(package, "__main__", "cli.py")]  # python -m fense_admin
-        return modules + [(package, name, f"{name}.py") for name in SIBLINGS]
+        if package != PACKAGE:
+            return super().find_package_modules(package, package_dir)
+        modules = [(PACKAGE, "__init__", f"{PACKAGE}.py"), (PACKAGE, "__main__", "cli.py")]
+        siblings = {file.stem for file in Path().glob("*.py")} - ALONE
+        return modules + [(PACKAGE, name, f"{name}.py") for name in sorted(siblings)]
 
     def find_modules(self):
         return [("", PLUGIN, f"{PLUGIN}.py")]  # all else that py_modules names is in the package

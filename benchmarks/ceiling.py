@@ -41,7 +41,7 @@ if __name__ == "__main__":
         connection_limit=server.CONNECTIONS,
         channel_timeout=server.IDLE_TIMEOUT,
         max_request_header_size=server.MAX_HEADER,
-        max_request_body_size=server.MAX_BODY + 1,
+        max_request_body_size=server.MAX_REQUEST_BODY + 1,
     )
     served.adj.send_bytes = 18000
     served.run()

@@ -254,11 +254,10 @@ class Process:
 class Served:
     """An application on a free port, in a thread of this process."""
 
-    def __init__(self, app, threads=4, drain=server.DRAIN):
+    def __init__(self, app, threads=4, drain=10):
         self.app = app
         sockets = server.listen(server.resolve("127.0.0.1", 0))
-        options = {"is_quick": app.is_quick, "choose_id": app.choose_id}
-        self.server = server.Server(app, app.db, sockets, threads, **options)
+        self.server = server.Server(app, sockets, threads)
         self.thread = threading.Thread(target=self.server.run, args=(drain,))
         self.thread.start()
 

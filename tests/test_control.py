@@ -9,8 +9,8 @@ import pytest
 from conftest import Api, account_fields, refusal
 
 from fense_admin import __version__
-from fense_admin.control import ControlPlane
 from fense_admin.standin import StandIn
+from fense_admin.standin.control import ControlPlane
 
 KEY, SERVICE = "master-of-tests-1a2b", "service-of-tests-3c4d"
 SEED = {
@@ -437,7 +437,7 @@ def test_what_is_no_list_of_lookups_records_none(api, raw):
 
 @pytest.mark.parametrize("database", [":memory:", "file"])
 def test_a_reset_goes_back_to_the_seed(tmp_path, database, make_app):
-    from fense_admin.state import read_state
+    from fense_admin.standin.state import read_state
 
     app = make_app(str(tmp_path / "x") if database == "file" else database, master_key=KEY)
     control = ControlPlane(app, KEY, seed=read_state(SEED))

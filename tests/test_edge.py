@@ -187,7 +187,7 @@ def test_who_reads_nothing_holds_nobody_up_and_is_let_go(app, monkeypatch):
             sock.sendall(request("GET /accounts/usage") * 40)
             sockets.append(sock)
         deadline = time.monotonic() + 10
-        while served.server._channels():
+        while list(served.server.channels):
             began = time.monotonic()
             assert served.call("POST", "/accounts", account_fields())[0] == 201
             assert served.call("GET", "/healthz")[0] == 200
@@ -235,7 +235,7 @@ def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served, mo
         began = time.monotonic()
         assert served.call("GET", "/accounts/1")[0] == 200
         assert time.monotonic() - began < 1
-        assert len(served.server._channels()) <= 20
+        assert len(list(served.server.channels)) <= 20
         assert first.recv(1) == b""  # it was idle longest
 
 
@@ -272,7 +272,7 @@ def test_one_that_is_at_work_gives_no_way(fense, monkeypatch):
 
 
 def test_a_client_that_has_gone_ends_its_wait(fense, monkeypatch):
-    monkeypatch.setattr("fense_admin.control.GONE_CHECK", 0.05)
+    monkeypatch.setattr("fense_admin.standin.faults.GONE_CHECK", 0.05)
     fense.fail(503, delay_ms=60_000, times=0)
     for _ in range(20):
         with connect(port_of(fense)) as sock:
@@ -282,7 +282,7 @@ def test_a_client_that_has_gone_ends_its_wait(fense, monkeypatch):
 
 
 def test_a_client_that_sent_one_byte_more_and_has_gone_ends_its_wait(fense, monkeypatch):
-    monkeypatch.setattr("fense_admin.control.GONE_CHECK", 0.05)
+    monkeypatch.setattr("fense_admin.standin.faults.GONE_CHECK", 0.05)
     fense.fail(503, delay_ms=60_000)
     with connect(port_of(fense)) as sock:
         sock.sendall(request("GET /accounts/1") + b"\r\n")
@@ -311,7 +311,8 @@ def test_who_asks_without_end_leaves_room_where_it_is_full(served, monkeypatch):
 
 
 def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
-    monkeypatch.setattr("fense_admin.control.MAX_LATE", 3)
+    monkeypatch.setattr("fense_admin.standin.faults.MAX_WAITING", 3)
+    fense.disarm()  # from here on the limit holds
     fense.fail(delay_ms=60_000, times=0)
     with contextlib.ExitStack() as stack:
         for _ in range(3):
@@ -344,7 +345,7 @@ def test_a_stop_leaves_no_refused_client_behind(app):
         sock.sendall(request("POST /accounts", "Content-Length: 999999999"))
         assert statuses(sock.recv(65536)) == [413]
         served.stop()
-        assert served.server._channels() == []
+        assert list(served.server.channels) == []
         sock.settimeout(2)
         assert read_all(sock) == b""
 
@@ -364,7 +365,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(app
     with Served(app) as served:
 
         def closed_meanwhile(*_):
-            for channel in served.server._channels():
+            for channel in list(served.server.channels):
                 channel.write_soon(b"half of it")
                 channel.handle_close()
             return "{}"
@@ -373,7 +374,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(app
         for _ in range(3):
             assert talk(served.server.port, request("GET /accounts/usage")) == b""
         assert served.call("GET", "/healthz")[0] == 200
-        wait_until(lambda: served.server._channels() == [])
+        wait_until(lambda: list(served.server.channels) == [])
 
 
 @pytest.mark.parametrize("name", ["send", "recv"])
@@ -492,7 +493,7 @@ def test_urgent_data_ends_a_connection(served, caplog):
 
 
 def test_without_the_master_key_no_body_is_large(fense):
-    size = server.MAX_BODY + 1
+    size = server.MAX_REQUEST_BODY + 1
     length = f"Content-Length: {size}"
     for key, expected in ((MASTER_KEY, 400), (SERVICE_KEY, 413), ("", 413)):
         head = f"PUT /_standin/state HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\n{length}\r\n\r\n"
@@ -531,7 +532,7 @@ def test_a_long_history_holds_nobody_up(tmp_path, app):
     ]
     rows = [(1, date, 1) for date in days]
     with app.db.writing():
-        app.db.cursor().executemany(models.ADD_LOOKUPS, rows)
+        app.db.cursor().executemany(models.ADD_TO_DAY, rows)
     worst = []
     with Served(app) as served:
         for _ in range(5):  # a busy machine may stall one of them, a fault stalls them all

@@ -14,7 +14,7 @@ import pytest
 from conftest import MASTER_KEY, Served, account_fields, in_background
 from peewee import sqlite3  # the library that the service itself uses
 
-from fense_admin import create_app, models, server
+from fense_admin import create_app, server, sqlite
 
 UNAVAILABLE = "the database can't be used just now; nothing was changed"
 
@@ -97,7 +97,7 @@ def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, heal
         assert body["error"]["message"] == UNAVAILABLE
         if fault is not full:  # what takes no new page is still written
             assert served.call("POST", "/accounts/1", {"is_active": False})[0] == 503
-            with pytest.raises(models.DatabaseError):
+            with pytest.raises(sqlite.DatabaseError):
                 served.app.db.record_lookups(1, 1)
         assert served.call("GET", "/healthz")[0] == health
         if health == 200:

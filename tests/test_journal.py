@@ -7,8 +7,8 @@ import pytest
 from conftest import Api, account_fields
 
 from fense_admin import models
-from fense_admin.journal import masked
 from fense_admin.standin import StandIn
+from fense_admin.standin.journal import masked
 
 KEY = "master-of-tests-1a2b"
 SECRET = "sk_live_5e1f6a7b8c9d"

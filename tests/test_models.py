@@ -12,20 +12,21 @@ import threading
 import time
 from pathlib import Path
 
+import peewee
 import pytest
 from conftest import TIMEOUT, account_fields, in_background, join, locked, wait_until
 from peewee import sqlite3  # the library that the service itself uses
 
-from fense_admin import models
+from fense_admin import models, sqlite
 from fense_admin.models import (
     Account,
     ApiKeyTaken,
     Database,
     NoSuchAccount,
-    Unusable,
     Usage,
     UsageMonth,
 )
+from fense_admin.sqlite import Unusable
 
 FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
 
@@ -321,7 +322,7 @@ def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(
         began = time.monotonic()
         errors = in_threads(4, lambda: db.record_lookups(1, 1))
         assert time.monotonic() - began < 4
-        assert all(models.is_unavailable(error) for error in errors)
+        assert all(sqlite.is_unavailable(error) for error in errors)
         assert db.get_account(1)["name"] == "Acme Ltd"
     db.record_lookups(1, 1)
     db.close_all()
@@ -348,7 +349,7 @@ def make_version_1(path):
     old = sqlite3.connect(path)
     old.executescript(Path(__file__).with_name("schema-1.sql").read_text())
     old.execute("PRAGMA journal_mode = wal")
-    old.execute(f"PRAGMA application_id = {models.APPLICATION_ID}")
+    old.execute(f"PRAGMA application_id = {sqlite.APPLICATION_ID}")
     old.execute("PRAGMA user_version = 1")
     old.execute(
         "INSERT INTO account (name, email, api_key_sha256, created_at, updated_at)"
@@ -372,7 +373,7 @@ def test_a_database_of_version_1_is_brought_up_to_date(tmp_path, open_database):
     new = open_database(tmp_path / "new")
     schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
     assert db.execute_sql(schema).fetchall() == new.execute_sql(schema).fetchall()
-    assert db.user_version == new.user_version == models.SCHEMA_VERSION
+    assert db.user_version == new.user_version == 3
     for it in (db, new):
         it.close_all()
 
@@ -447,7 +448,7 @@ def make_one_without_tables(path):
 def make_newer(path):
     Database(str(path)).close_all()
     with sqlite3.connect(path) as newer:
-        newer.execute(f"PRAGMA user_version = {models.SCHEMA_VERSION + 1}")
+        newer.execute("PRAGMA user_version = 4")
     newer.close()
 
 
@@ -496,7 +497,7 @@ def test_files_are_for_their_owner_alone(tmp_path, open_database):
     old = os.umask(0)
     try:
         open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
-        models.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+        sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
     finally:
         os.umask(old)
     names = ("fense.sqlite3", "fense.sqlite3-wal", "fense.sqlite3-shm", "copy")
@@ -524,9 +525,9 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
     path.rename(tmp_path / "away")
     if made_anew:
         path.write_bytes((tmp_path / "away").read_bytes())
-    with pytest.raises(models.DatabaseError, match="was replaced" if made_anew else "is gone") as e:
+    with pytest.raises(sqlite.DatabaseError, match="was replaced" if made_anew else "is gone") as e:
         db.create_account(FIELDS | {"api_key": "another"})
-    assert models.is_unavailable(e.value)
+    assert sqlite.is_unavailable(e.value)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -538,7 +539,7 @@ def test_a_database_may_be_named_by_a_link(tmp_path, open_database, is_there):
     (tmp_path / "link").symlink_to(file)
     db = open_database(tmp_path / "link")
     assert db.create_account(FIELDS)["fense_account_id"] == 1
-    models.backup(str(tmp_path / "link"), str(tmp_path / "copy"))
+    sqlite.backup(str(tmp_path / "link"), str(tmp_path / "copy"))
     assert open_database(tmp_path / "copy").count_accounts() == 1
 
 
@@ -546,24 +547,24 @@ def test_a_check_reads_the_file_and_not_what_is_remembered_of_it(tmp_path, open_
     path = tmp_path / "fense.sqlite3"
     db = open_database(path)
     db.create_account(FIELDS)
-    db.check()
+    db.ping()
     db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     with open(path, "r+b") as file:
         file.write(b"no database" * 9)
-    with pytest.raises(models.DatabaseError):
-        db.check()
+    with pytest.raises(sqlite.DatabaseError):
+        db.ping()
 
 
 def test_a_start_waits_for_a_file_that_is_locked_and_not_for_ever(tmp_path, monkeypatch):
     path = tmp_path / "fense.sqlite3"
     Database(str(path)).close_all()
     with locked(path):
-        monkeypatch.setattr(models, "START_TIMEOUT", 0.5)
+        monkeypatch.setattr(sqlite, "START_TIMEOUT", 0.5)
         began = time.monotonic()
         with pytest.raises(Unusable, match="is locked by another program"):
             Database(str(path))
         assert 0.4 < time.monotonic() - began < 3
-        monkeypatch.setattr(models, "START_TIMEOUT", 30)
+        monkeypatch.setattr(sqlite, "START_TIMEOUT", 30)
         opened = []
         thread = threading.Thread(target=lambda: opened.append(Database(str(path))))
         thread.start()
@@ -581,20 +582,20 @@ def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, mon
     def fails(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(models, "_give_name", fails)
+    monkeypatch.setattr(sqlite, "_rename_to_new", fails)
     with pytest.raises(OSError, match="No space"):
-        models.backup(str(tmp_path / "fense.sqlite3"), str(folder / "copy"))
+        sqlite.backup(str(tmp_path / "fense.sqlite3"), str(folder / "copy"))
     assert list(folder.iterdir()) == []
 
 
 KILLED = """
 import os, sys, time
-from fense_admin import models
-sync = models._sync
+from fense_admin import sqlite
+sync = sqlite._sync
 def killed(path):
     os.kill(os.getpid(), 9)
-models._sync = killed
-models.backup(sys.argv[1], sys.argv[2])
+sqlite._sync = killed
+sqlite.backup(sys.argv[1], sys.argv[2])
 """
 
 
@@ -611,7 +612,7 @@ def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, mon
     monkeypatch.chdir(tmp_path)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
     (tmp_path / "precious").write_bytes(b"")
-    models.backup("fense.sqlite3", "file:precious")
+    sqlite.backup("fense.sqlite3", "file:precious")
     assert (tmp_path / "precious").read_bytes() == b""
     copy = open_database(tmp_path / "file:precious")
     assert copy.get_account(1)["name"] == "Acme Ltd"
@@ -640,7 +641,7 @@ def test_a_dump_is_of_one_moment(tmp_path, open_database, monkeypatch):
     execute = Database.execute_sql
 
     def written_meanwhile(self, sql, *values):
-        if self is db and sql == models.SELECT_ALL_DAYS:
+        if self is db and sql == models.SELECT_DAYS:
             other.create_account(FIELDS)
             other.record_lookups(1, 1, "2026-11-01")
         return execute(self, sql, *values)
@@ -736,7 +737,7 @@ def test_the_last_id_is_the_last(db):
     times = dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
     db.replace([account | times], [])
     assert db.create_account(FIELDS)["fense_account_id"] == 2**53 - 1
-    with pytest.raises(models.OperationalError, match="used up"):
+    with pytest.raises(peewee.OperationalError, match="used up"):
         db.create_account(FIELDS | {"api_key": "another"})
     assert db.count_accounts() == 2
 

@@ -15,7 +15,15 @@ from jsonschema import Draft202012Validator
 from webtest import TestApp
 
 import fense_admin
-from fense_admin import CREATE, UPDATE, JsonObject, Problems, check_fields, create_app, models
+from fense_admin import create_app, rules
+from fense_admin.rules import (
+    CREATE_REQUIRED,
+    CREATE_RULES,
+    UPDATE_RULES,
+    JsonObject,
+    ValidationErrors,
+    validate,
+)
 
 DOCUMENT = json.loads(Path(fense_admin.OPENAPI_FILE).read_text("utf-8"))
 COMPONENTS = DOCUMENT["components"]
@@ -42,7 +50,7 @@ def schema_takes(component, value, formats=None):
 
 
 def rule_takes(rule, value):
-    problems = Problems()
+    problems = ValidationErrors()
     problems.check(None, rule, value)
     return not problems
 
@@ -128,7 +136,8 @@ VALUES = {  # those taken, those refused
     ),
 }  # fmt: skip
 UNKNOWN = [("fense_account_id", 1), ("created_at", None), ("Name", "x"), ("name ", "x"), ("", "")]
-OPERATION_RULES = {"AccountCreate": CREATE, "AccountUpdate": UPDATE}
+OPERATION_RULES = {"AccountCreate": CREATE_RULES, "AccountUpdate": UPDATE_RULES}
+REQUIRED = {"AccountCreate": CREATE_REQUIRED, "AccountUpdate": ()}
 LEAST = {"AccountCreate": {"api_key": "k", "name": "x", "email": "a@b"}, "AccountUpdate": {}}
 BODIES = [("AccountUpdate", {}, True), ("AccountCreate", {}, False)]
 for schema, least in LEAST.items():
@@ -143,8 +152,9 @@ for schema, least in LEAST.items():
 
 @pytest.mark.parametrize(("schema", "body", "good"), BODIES)
 def test_the_schema_takes_what_the_rules_take(schema, body, good):
-    problems = Problems()
-    check_fields(JsonObject(list(body.items())), OPERATION_RULES[schema], problems)
+    problems = ValidationErrors()
+    sent = JsonObject(list(body.items()))
+    validate(sent, OPERATION_RULES[schema], problems, required=REQUIRED[schema])
     assert (not problems) is good
     assert schema_takes(schema, body) is good
 
@@ -161,7 +171,7 @@ NO_DAYS += ["", " 2026-11-03", "2026-11-03 ", "2026-11-03\n", None, 20261103]
 @pytest.mark.parametrize("text", DAYS.split() + LATE_DAYS + NO_DAYS)
 def test_the_schema_takes_the_days_that_the_rule_takes(text):
     good = text not in LATE_DAYS + NO_DAYS
-    assert rule_takes(models.check_date, text) is good
+    assert rule_takes(rules.check_date, text) is good
     assert schema_takes("Date", text, FORMATS) is good
     assert schema_takes("Date", text) is (text not in NO_DAYS)
 
@@ -170,16 +180,16 @@ def test_the_schema_takes_the_days_that_the_rule_takes(text):
 @pytest.mark.parametrize("name", ["AccountInPath", "AccountInQuery"])
 def test_the_schema_takes_the_ids_that_the_rule_takes(name, value):
     text = value if isinstance(value, str) else json.dumps(value)
-    assert rule_takes(fense_admin.check_id, text) is (type(value) is int)
+    assert rule_takes(rules.check_id, text) is (type(value) is int)
     assert (errors(COMPONENTS["parameters"][name]["schema"], value) == []) is (type(value) is int)
 
 
 RULES = {
-    "ApiKey": fense_admin.check_api_key,
-    "NameSent": fense_admin.check_name,
-    "Email": fense_admin.check_email,
-    "DisputeAccountIdSent": fense_admin.check_uuid,
-    "Date": models.check_date,
+    "ApiKey": rules.check_api_key,
+    "NameSent": rules.check_name,
+    "Email": rules.check_email,
+    "DisputeAccountIdSent": rules.check_uuid,
+    "Date": rules.check_date,
 }
 PIECES = [*SPACES, *CONTROLS, *"aZ09-!~@@é😀", "\u200b", "\ufeff", "x" * 250, LINK, "2026-11-03"]
 STRINGS = [
@@ -215,7 +225,7 @@ def test_an_object_has_the_documented_keys_only_and_an_answer_has_all_of_them():
 NEVER = {
     "FenseAccountId": [0],
     "TotalLookups": [-1],
-    "Lookups": [0, models.MAX_LOOKUPS + 1, 1.5],
+    "Lookups": [0, rules.MAX_LOOKUPS + 1, 1.5],
     "ApiKeyLast4": ["9f2", "9f2cc", "9f2c\n", "9f2\xa0"],
     "DisputeAccountId": [LINK.upper(), f"{LINK}\n"],
     "Name": ["", " x", "x\u3000", "x" * 256, "x\x85x", "x\n"],
@@ -245,7 +255,7 @@ def assert_documented(answer, operation):
 def test_the_documented_answers_are_those_given(api, inside, monkeypatch, method, path, operation):
     merchant = api.new_account(api_key="merchant-key-7d1e-9f2c", dispute_account_id=LINK)
     api.new_account(name="x" * 255, api_key="short-key")
-    for lookups, date in ((1, "2026-11-03"), (models.MAX_LOOKUPS, "2026-11-09")):
+    for lookups, date in ((1, "2026-11-03"), (rules.MAX_LOOKUPS, "2026-11-09")):
         inside.db.record_lookups(merchant["fense_account_id"], lookups, date)
     statuses = set()
 

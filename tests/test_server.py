@@ -257,7 +257,7 @@ def test_a_pipeline_of_quick_and_other_requests_is_answered_in_order(served):
 def test_reads_of_one_account_are_quick(method, path, quick):
     with contextlib.closing(create_app(master_key=MASTER_KEY, prefix="/admin")) as app:
         path, _, query = path.partition("?")
-        assert app.is_quick(method, path, query) is quick
+        assert app.runs_inline(method, path, query) is quick
 
 
 def test_one_account_is_read_while_every_worker_is_at_work(app, serve):

@@ -8,12 +8,14 @@ import secrets
 import threading
 from typing import Any
 
-from fense_admin import CREATE, Rule, check_fields, check_flag, create_app, models
-from fense_admin.control import ROOT, ControlPlane, check_fault
-from fense_admin.state import as_json, as_value_errors, read_state
+from fense_admin import create_app, models, rules
+from fense_admin.rules import ValidationErrors
+from fense_admin.standin.control import ROOT, ControlPlane
+from fense_admin.standin.faults import check_fault
+from fense_admin.standin.state import read_state
 
 THREADS = 4  # requests worked on at the same time
-DRAIN = 1  # seconds that leaving the block gives a client that is still sending or reading
+LEAVING = 1  # seconds that leaving the block gives a client that is still sending or reading
 
 
 class StandIn:
@@ -34,8 +36,8 @@ class StandIn:
         serve: bool = True,
     ) -> None:
         state = None if seed is None else read_state(seed)
-        self.master_key = made_up("master") if master_key is None else master_key
-        self.service_key = made_up("service") if service_key is None else service_key
+        self.master_key = generated("master") if master_key is None else master_key
+        self.service_key = generated("service") if service_key is None else service_key
         self.headers = {"x-api-key": self.master_key, "Content-Type": "application/json"}
         contract = create_app(
             master_key=self.master_key, service_keys=[self.service_key], prefix=prefix
@@ -61,10 +63,9 @@ class StandIn:
             from fense_admin import server  # late: in-process it takes no waitress
 
             sockets = server.listen(server.resolve("127.0.0.1", 0))
-            options = self.app.server_options
-            self._server = server.Server(self.app, self._db, sockets, THREADS, **options)
+            self._server = server.Server(self.app, sockets, THREADS)
             # A daemon, and stopped at the exit: one that is never left would hold it up for ever.
-            self._thread = threading.Thread(target=self._server.run, args=(DRAIN,), daemon=True)
+            self._thread = threading.Thread(target=self._server.run, args=(LEAVING,), daemon=True)
             self._thread.start()
             atexit.register(self.__exit__)
             self._locate(f"http://127.0.0.1:{self._server.port}")
@@ -88,14 +89,14 @@ class StandIn:
     def create_account(self, **fields: Any) -> dict[str, Any]:
         """Make an account, past faults and journal, and give it as the contract does.
 
-        Takes the fields of a creation and `is_active`; what is required and left out is made up.
+        Takes the fields of a creation and `is_active`; what is required and left out is generated.
         Raises `ValueError` in the contract's words for what the contract would refuse.
         """
-        name = made_up("merchant")
-        least = {"api_key": made_up("sk_test"), "name": name, "email": f"owner@{name}.example"}
-        rules = CREATE | {"is_active": Rule(check_flag)}
-        with as_value_errors() as problems:
-            checked = check_fields(as_json(least | fields), rules, problems)
+        name = generated("merchant")
+        least = {"api_key": generated("sk_test"), "name": name, "email": f"owner@{name}.example"}
+        with ValidationErrors() as errors:
+            sent = rules.as_json(least | fields)
+            checked = rules.validate(sent, rules.ACCOUNT_RULES, errors)
         try:
             return self._db.create_account(checked)
         except models.ApiKeyTaken:
@@ -117,8 +118,8 @@ class StandIn:
         Gives it back with its `id`. Raises `ValueError` for one that can't be.
         """
         sent = keys if status is None else {"status": status} | keys
-        with as_value_errors() as problems:
-            fields = check_fault(as_json(sent), problems)
+        with ValidationErrors() as errors:
+            fields = check_fault(rules.as_json(sent), errors)
         return self.app.faults.arm(fields)
 
     def disarm(self) -> None:
@@ -145,6 +146,6 @@ class StandIn:
         self.app.reset()
 
 
-def made_up(kind: str) -> str:
+def generated(kind: str) -> str:
     """A name or a key that nothing else has."""
     return f"{kind}-{secrets.token_hex(8)}"

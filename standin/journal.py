@@ -13,10 +13,10 @@ from fense_admin import (
     KEY_NAME,
     MAX_BODY,
     Application,
-    cut_at_key_name,
     hide_keys,
     models,
     read_input,
+    truncate_at_key_name,
 )
 
 MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
@@ -68,7 +68,7 @@ def without_named_keys(text: str) -> str:
     """The text up to the first name of a key; nothing of it where one hides in escapes."""
     found = KEY_NAME.search(text)
     before = text[: found.start()] if found else text
-    return HIDDEN if KEY_NAME.search(unescaped(before)) else cut_at_key_name(text)
+    return HIDDEN if KEY_NAME.search(unescaped(before)) else truncate_at_key_name(text)
 
 
 def is_key_name(name: str) -> bool:
@@ -160,9 +160,9 @@ def sent_path(environ: dict[str, Any]) -> str:
 def masked_body(raw: bytes, *keys: str) -> str | None:
     """A request's body as an entry keeps it, without these keys either."""
     shown = without_keys(masked(raw.decode(errors="replace")), list(keys))
-    return cut(shown.encode(errors="replace"))
+    return truncate(shown.encode(errors="replace"))
 
 
-def cut(raw: bytes) -> str | None:
+def truncate(raw: bytes) -> str | None:
     """The text of a body, as much of it as an entry keeps; None where there was none."""
     return raw[:MAX_TEXT].decode(errors="ignore") if raw else None

@@ -1,0 +1,292 @@
+"""What may come in: strict JSON, the rule of each field, every error at once. Knows no HTTP.
+
+A rule takes a value and returns the value to keep. It raises `ValueError` for any other, with a
+message that reads on from the field's name: "must be true or false".
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+MAX_ERRORS = 100  # of one request; of those beyond only the number is given
+MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it, too
+MAX_ID = 2**53 - 1  # what JSON's numbers hold exactly
+
+CONTROL = r"\x00-\x1f\x7f-\x9f"  # control characters, for a pattern
+IN_UTC = "%Y-%m-%dT%H:%M:%SZ"  # as the contract writes times
+
+Rule = Callable[[Any], Any]
+
+
+# --- Errors -----------------------------------------------------------------------------------
+
+
+class ValidationErrors(ValueError):
+    """All that is wrong with what came in. A `with` block collects it, and raises it at its end.
+
+    `str` gives one readable line, `len` how many errors there are.
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[tuple[str | None, str]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __str__(self) -> str:
+        return self.message(printable)
+
+    def __enter__(self) -> ValidationErrors:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None and self:
+            raise self
+
+    def add(self, field: str | None, message: str) -> None:
+        """Note what is wrong with a field; None where no field is to blame."""
+        self._count += 1
+        if self._count <= MAX_ERRORS:
+            self._errors.append((field, message))
+
+    def check(self, field: str | None, rule: Rule, value: object) -> Any:
+        """The value as the rule returns it; None where the rule refuses it, which is noted."""
+        try:
+            return rule(value)
+        except ValueError as error:
+            self.add(field, str(error))
+
+    @property
+    def details(self) -> list[tuple[str, str]]:
+        """(field, message) for each error that blames a field, the first `MAX_ERRORS` of them."""
+        return [(field, message) for field, message in self._errors if field is not None]
+
+    def message(self, shown: Callable[[str], str]) -> str:
+        """All of it in one line, each field's name as `shown` returns it."""
+        parts = [text if name is None else f"{shown(name)} {text}" for name, text in self._errors]
+        if self._count > MAX_ERRORS:
+            parts.append(f"and {self._count - MAX_ERRORS} more")
+        return "; ".join(parts)
+
+
+def printable(text: str) -> str:
+    """The text with a replacement character for each character that can't be printed."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text) or '""'
+
+
+# --- JSON --------------------------------------------------------------------------------------
+
+
+class JsonObject(dict):
+    """A JSON object. `doubled` has the names that were given more than once, sorted."""
+
+    def __init__(self, pairs: list[tuple[str, Any]] | tuple[()] = ()) -> None:
+        super().__init__(pairs)
+        self.doubled: list[str] = []
+        if len(self) < len(pairs):
+            seen: set[str] = set()
+            self.doubled = sorted({name for name, _ in pairs if name in seen or seen.add(name)})
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value of a JSON text, its objects as `JsonObject`. Raises `ValueError`: "is not ..."."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number there")
+
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=JsonObject, parse_constant=refuse)
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        reason = str(error).partition(";")[0]  # what follows is advice to a programmer
+        raise ValueError(f"is not valid JSON: {reason}") from None
+
+
+def as_json(value: object) -> Any:
+    """A Python value as it would arrive in a body. Raises `ValueError` if it could not."""
+    try:
+        return parse_json(json.dumps(value).encode())
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"is no JSON: {error}") from None
+
+
+def validate(
+    sent: JsonObject,
+    rules: Mapping[str, Rule],
+    errors: ValidationErrors,
+    path: str = "",
+    required: Iterable[str] = (),
+    refusals: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The fields that were sent, each as its rule returns it; what is wrong goes to `errors`.
+
+    `path` stands before each name there. `refusals` has a message of its own for some names that
+    have no rule.
+    """
+    checked = {}
+    for name, rule in rules.items():
+        if name in sent:
+            checked[name] = errors.check(path + name, rule, sent[name])
+        elif name in required:
+            errors.add(path + name, "is required")
+    for name in sent:
+        if name not in rules:
+            errors.add(path + name, (refusals or {}).get(name, "is not accepted here"))
+    for name in sent.doubled:
+        errors.add(path + name, "is given twice")
+    return checked
+
+
+# --- Rules -------------------------------------------------------------------------------------
+
+
+def matching(pattern: str, message: str) -> Rule:
+    """The rule for a string that the whole pattern matches."""
+    matches = re.compile(pattern).fullmatch
+
+    def check(value: object) -> str:
+        if not matches(check_string(value)):
+            raise ValueError(message)
+        return value
+
+    return check
+
+
+def whole_number(low: int, high: int, unit: str = "") -> Rule:
+    """The rule for a whole number (of these units) from low to high."""
+
+    def check(value: object) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"must be a whole number {unit}from {low} to {high}")
+        return value
+
+    return check
+
+
+def one_of(*values: str) -> Rule:
+    """The rule for one of these strings."""
+
+    def check(value: object) -> str:
+        if value not in values:
+            raise ValueError(f"must be one of {', '.join(values)}")
+        return value
+
+    return check
+
+
+def instance(kind: type, name: str) -> Rule:
+    """The rule for a value of this type, which the message calls by this name."""
+
+    def check(value: object) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError(f"must be {name}")
+        return value
+
+    return check
+
+
+def or_null(rule: Rule) -> Rule:
+    """The rule, or null."""
+    return lambda value: None if value is None else rule(value)
+
+
+def check_string(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be Unicode text: it has half of a surrogate pair") from None
+    return value
+
+
+def check_name(value: object) -> str:
+    if re.search(f"[{CONTROL}]", check_string(value)):
+        raise ValueError("must have no control characters, nor line breaks")
+    if not 1 <= len(name := value.strip()) <= 255:
+        raise ValueError("must be 1 to 255 characters, not counting white space around it")
+    return name
+
+
+def check_date(value: object) -> str:
+    try:
+        if isinstance(value, str) and str(datetime.date.fromisoformat(value)) == value:
+            return value
+    except ValueError:
+        pass
+    raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
+
+
+def check_time(value: object) -> str:
+    text = check_string(value)
+    try:
+        if f"{datetime.datetime.strptime(text, IN_UTC).isoformat()}Z" == text:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("must be a time in UTC, written YYYY-MM-DDThh:mm:ssZ")
+
+
+def check_id(text: str) -> int | Decimal:
+    """An account's id, as a path or a query has it."""
+    if not re.fullmatch("-?[0-9]+", text):
+        raise ValueError("must be an integer")
+    # Of thousands of digits int() takes long, or refuses them; a Decimal compares like any number.
+    return int(text) if len(text) < 20 else Decimal(text)
+
+
+check_api_key = matching(r"[\x21-\x7e]{1,255}", "must be 1 to 255 visible ASCII characters")
+check_email = matching(
+    rf"(?=.{{1,254}}\Z)[^@\s{CONTROL}]+@[^@\s{CONTROL}]+",
+    "must be an address as local@domain, at most 254 characters",
+)
+check_flag = instance(bool, "true or false")
+check_object = instance(JsonObject, "an object")
+check_uuid = matching(
+    "[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}",
+    "must be a UUID of 8-4-4-4-12 hex digits, or null",
+)
+check_lookups = whole_number(0, MAX_LOOKUPS, "of lookups ")
+
+
+# --- Accounts: the fields that each operation takes ----------------------------------------------
+
+ACCOUNT_RULES: dict[str, Rule] = {
+    "api_key": check_api_key,
+    "name": check_name,
+    "email": check_email,
+    "suppress_notifications": check_flag,
+    "suppress_billing": check_flag,
+    "is_active": check_flag,
+    "dispute_account_id": or_null(lambda value: check_uuid(value).lower()),
+}
+CREATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "is_active"}
+CREATE_REQUIRED = ("api_key", "name", "email")
+UPDATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "email"}
+UPDATE_REFUSALS = {"email": "can't be changed"}
+
+
+# --- Settings ----------------------------------------------------------------------------------
+
+
+def check_key(text: str) -> str:
+    """A key as a header brings it: white space around it is taken off."""
+    return check_api_key(text.strip())
+
+
+def check_prefix(text: str) -> str:
+    """A prefix as "" or "/admin": "admin", "/admin/" and "/admin" are one."""
+    segments = text.strip("/").split("/") if text.strip("/") else []
+    for segment in segments:
+        if not re.fullmatch("[A-Za-z0-9._~-]+", segment) or segment in (".", ".."):
+            raise ValueError("must be a path such as /admin, of letters, digits and . _ ~ -")
+    return "".join("/" + segment for segment in segments)

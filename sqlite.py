@@ -1,0 +1,305 @@
+"""SQLite: connections, pragmas, write-ahead log, migrations, backup. Knows no account."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from peewee import DatabaseError, OperationalError, SqliteDatabase
+from peewee import __exception_wrapper__ as peewee_errors
+from peewee import sqlite3 as dbapi
+
+log = logging.getLogger("fense_admin")
+
+VERSION = dbapi.sqlite_version  # of the library that peewee uses: pysqlite3's, where there is one
+MEMORY = ":memory:"
+APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
+SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
+CREATED_TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
+
+# Together they bound a write to a database that another process has locked: 3.5 s, then it fails.
+WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
+BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
+START_TIMEOUT = 30  # seconds, as another process may be bringing the file up to date
+START_STEP = 0.2  # seconds of it that SQLite waits at once: signals are heard in between
+SETTLED = 100_000_000  # nanoseconds after which a folder's time stamp tells the next write apart
+
+
+class Unusable(Exception):
+    """The database can't be opened at all. The message is one sentence that says what to do."""
+
+
+def is_unavailable(error: DatabaseError) -> bool:
+    """Whether it means: the database can't be read or written just now, nothing was changed.
+
+    Locked, full, read-only, damaged, gone: SQLite calls that an OperationalError or a plain
+    DatabaseError. The other subclasses of DatabaseError are faults of ours.
+    """
+    return type(error) in (OperationalError, DatabaseError)
+
+
+# --- The database ------------------------------------------------------------------------------
+
+
+class Engine(SqliteDatabase):
+    """A database with the tables of schema.sql, safe to share between threads.
+
+    `path` is a file, made if it is not there, or ":memory:" for one that lives until `close_all`.
+    Every thread gets a connection of its own, which stays open. Raises `Unusable`.
+
+    Any method may raise an error for which `is_unavailable` holds.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.in_memory = path == MEMORY
+        self._path = None if self.in_memory else os.path.realpath(path)  # -wal lies beside it
+        self._connections: set[Any] = set()
+        self._writer = threading.Lock()
+        # A context in which a thread that waits long does its waiting; the server puts in a spare.
+        self.while_waiting = contextlib.nullcontext
+        self._files: dict[str, tuple[int, int]] = {}
+        self._folder_state = (0, 0)
+        super().__init__(
+            # A plain ":memory:" would be a new empty database in each thread.
+            self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb",
+            uri=self._path is None,
+            # FULL: what was acknowledged survives a power cut.
+            pragmas={"foreign_keys": 1, "synchronous": "FULL" if self._path else "OFF"},
+            lock_type="IMMEDIATE",  # else a transaction that reads first can't wait to write
+            timeout=START_STEP,
+            check_same_thread=False,  # for close_all
+        )
+        try:
+            if self._path is not None and not os.path.exists(self._path):
+                self._make_file()
+            self._migrate_when_free(path)
+            connection = self._connect()  # no thread's, so that there is one until the end
+            with peewee_errors:
+                connection.execute("SELECT * FROM account LIMIT 1").fetchone()
+            self._files = self._find_files()
+            if self._path is not None and os.stat(self._path).st_mode & 0o044:
+                log.warning("%s can be read by others: chmod 600 mends that", path)
+            self.timeout = BUSY_TIMEOUT
+        except (DatabaseError, OSError, Unusable) as error:
+            self.close_all()
+            if isinstance(error, Unusable):
+                raise
+            raise Unusable(_why_unusable(path, error)) from error
+
+    # Start
+
+    def _make_file(self) -> None:
+        """Make the file, for nobody else to read.
+
+        It gets its name once it is marked as ours: one that is found empty is somebody else's.
+        """
+        with _temporary_beside(self._path) as made:
+            with contextlib.closing(dbapi.connect(made)) as connection:
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                _rename_to_new(made, self._path)
+
+    def _migrate_when_free(self, path: str) -> None:
+        """Bring the database up to date, as soon as other processes let go of it."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                return self._migrate(path)
+            except OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            self.close()
+            time.sleep(0.01)
+
+    def _migrate(self, path: str) -> None:
+        """Run the sections of the schema that are missing; refuse a file that is not ours."""
+        with open(SCHEMA_FILE, encoding="utf-8") as schema:
+            sections = re.split("-- version [0-9]+\n", schema.read())[1:]
+        with self.atomic():  # several processes may start at once
+            version, owner, tables = self.user_version, self.application_id, self.get_tables()
+            if self._path is None:
+                self.application_id = APPLICATION_ID
+            elif owner == version == 0 and not tables:
+                raise Unusable(f"{path} is empty, and was there before: remove it, or name another")
+            elif owner != APPLICATION_ID:
+                raise Unusable(f"{path} is another program's SQLite database: name another file")
+            elif version > len(sections):
+                raise Unusable(
+                    f"{path} was written by a newer version of fense-admin: upgrade this one"
+                )
+            elif not set(CREATED_TABLE.findall("".join(sections[:version]))) <= set(tables):
+                raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
+            for section in sections[version:]:
+                # What is made now needs no mending, and some builds of SQLite forbid it.
+                if version or "writable_schema" not in section:
+                    for statement in section.split(";\n"):
+                        self.execute_sql(statement)
+            self.user_version = len(sections)  # a write: a file that takes none is found here
+        if self._path is not None:
+            # So that readers and the writer don't wait for each other. Where others open a new file
+            # at the same time, SQLite refuses this without waiting.
+            self.journal_mode = "wal"
+            self.close()  # this connection would go by the checks as they were
+
+    # Connections. One is kept open until the end, whatever the threads do with theirs: it keeps a
+    # database in memory alive, and a file's write-ahead log from being folded in at every close.
+
+    def _connect(self) -> Any:
+        self.ensure_same_file()  # else SQLite would make a new and empty one
+        connection = super()._connect()
+        self._connections.add(connection)
+        return connection
+
+    def _close(self, conn: Any) -> None:
+        self._connections.discard(conn)
+        super()._close(conn)
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, and for good."""
+        while self._connections:
+            super()._close(self._connections.pop())
+        self.dispose()
+
+    def ping(self) -> None:
+        """Raise an error for which `is_unavailable` holds if it can't be opened and read."""
+        self.close()  # this thread's connection, which would answer from what it remembers
+        self.execute_sql("SELECT * FROM account LIMIT 1").fetchone()
+
+    # A file that is moved, deleted or replaced while it is open would be written on, and what is
+    # written there is lost: so each request asks first. The same holds for the write-ahead log and
+    # its index beside it. (For a file put in its place, the log of the old one would be taken for
+    # its own: that takes a stop.)
+
+    def ensure_same_file(self) -> None:
+        """Raise an error for which `is_unavailable` holds if the file was moved or replaced."""
+        if not self._files:
+            return
+        # As long as its folder was not written to, each file is where it was: one question for all.
+        folder = _stat(os.path.dirname(self._path))
+        state = folder.st_ino, folder.st_mtime_ns
+        if state == self._folder_state:
+            return
+        if self._files != self._find_files():
+            raise OperationalError("the database file, its -wal or -shm was replaced: start anew")
+        if time.time_ns() - folder.st_mtime_ns > SETTLED:
+            self._folder_state = state
+
+    def _find_files(self) -> dict[str, tuple[int, int]]:
+        """The device and the inode of each of its files; none in memory."""
+        found = {end: _stat(self._path + end) for end in ("", "-wal", "-shm") if self._path}
+        return {end: (status.st_dev, status.st_ino) for end, status in found.items()}
+
+    # Transactions
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A transaction, one at a time in this process: SQLite's own queue is slow and unfair."""
+        with self._only_writer(), self.atomic():
+            yield
+
+    @contextlib.contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        if not self._writer.acquire(timeout=0.05):
+            with self.while_waiting():
+                if not self._writer.acquire(timeout=WRITER_TIMEOUT):
+                    raise OperationalError("other writers take too long")
+        try:
+            self.ensure_same_file()
+            yield
+        finally:
+            self._writer.release()
+
+    def rollback(self) -> None:
+        if self.connection().in_transaction:  # else SQLite has done it: the disk is full
+            super().rollback()
+
+    def copy_from(self, other: Engine) -> None:
+        """Replace all that is in here with what is in the other; readers see either."""
+        with self._only_writer(), peewee_errors:
+            other.connection().backup(self.connection(), sleep=0.001)
+
+
+def _stat(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
+
+
+def _why_unusable(path: str, error: Exception) -> str:
+    if os.path.isdir(path):
+        return f"{path} is a directory: name a file with --database"
+    if "not a database" in str(error):
+        return f"{path} is no SQLite database: name another file with --database"
+    if "locked" in str(error):
+        return f"{path} is locked by another program: stop that one first"
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"can't open {path} ({reason}): name a file in a folder that exists and can be written"
+
+
+# --- Backup ------------------------------------------------------------------------------------
+
+
+def backup(path: str, target: str) -> None:
+    """Copy the database file at `path`, as it is at one moment, into a new file.
+
+    In one go, while others read and write. Raises `OSError` for the target, `DatabaseError`, and
+    `Unusable` for a file that is not ours.
+    """
+    source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
+    target = os.path.abspath(target)  # which SQLite takes for no URI
+    with contextlib.closing(source):
+        if source.application_id != APPLICATION_ID or not source.table_exists("account"):
+            raise Unusable(f"{path} is no database of fense-admin: name it with --database")
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        with _temporary_beside(target) as made:
+            with peewee_errors, contextlib.closing(dbapi.connect(made)) as copy:
+                copy.execute("PRAGMA journal_mode = OFF")  # which would be one more file
+                source.connection().backup(copy)
+            _sync(made)
+            _rename_to_new(made, target)
+            _sync(os.path.dirname(target))
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: str) -> Iterator[str]:
+    """A new file beside this one, for nobody else to read. It is gone at the end of the block, and
+    also after a `kill -9`: a process that waits for the end of this one removes it."""
+    folder, name = os.path.split(path)
+    descriptor, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+    os.close(descriptor)
+    command = ["/bin/sh", "-c", 'read _; rm -f "$0"', made]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield made
+
+
+def _rename_to_new(path: str, name: str) -> None:
+    """Give the file this name, too. Raises `FileExistsError` if another one has it."""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+        os.rename(path, name)
+
+
+def _sync(path: str) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,209 @@
+"""Fault injection: armed faults, and the Bottle plugin that lets them answer."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import bottle
+from bottle import request
+
+from fense_admin import ApiError
+from fense_admin.models import Database
+from fense_admin.rules import (
+    CONTROL,
+    JsonObject,
+    ValidationErrors,
+    check_object,
+    matching,
+    one_of,
+    validate,
+    whole_number,
+)
+
+MAX_WAITING = 400  # requests that wait for a delay at once: others have to get in, too
+GONE_CHECK = 0.5  # seconds between two looks whether the client of one that waits is still there
+FAULT = "fense_admin.fault"  # the place of the fault that met a request in its WSGI environment
+# What the server itself sets, and what belongs to the connection.
+RESERVED_HEADERS = frozenset(
+    "cache-control connection content-length content-type date keep-alive proxy-authenticate "
+    "proxy-authorization server te trailers transfer-encoding upgrade via x-request-id "
+    "x-standin".split()
+)
+
+
+# --- What a fault may be -------------------------------------------------------------------------
+
+
+def check_headers(value: object) -> JsonObject:
+    names = [name.lower() for name in check_object(value)]
+    if len(set(names)) < len(names):
+        raise ValueError("has a header twice")
+    for name, text in value.items():
+        if not re.fullmatch("[A-Za-z0-9-]+", name):
+            raise ValueError(f"has {name!a}, which is no header's name")
+        if name.lower() in RESERVED_HEADERS:
+            raise ValueError(f"has {name}, which the server itself sets")
+        if not isinstance(text, str) or not re.fullmatch(r"[\x20-\x7e]*", text):
+            raise ValueError(f"has a {name} that is no string of printable ASCII characters")
+    return value
+
+
+FAULT_RULES = {
+    "status": whole_number(400, 599),
+    "method": one_of("GET", "HEAD", "POST"),
+    "path": matching(r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"),
+    "times": whole_number(0, 10**12),
+    "delay_ms": whole_number(0, 600_000),
+    "drop": one_of("reset", "empty", "truncate"),
+    "headers": check_headers,
+    "message": matching(rf"[^{CONTROL}]*", "must be one line without control characters"),
+}
+
+
+def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
+    fields = validate(sent, FAULT_RULES, errors)
+    answers = "status" in sent or "drop" in sent
+    if not answers and not sent.get("delay_ms"):
+        errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
+    elif not answers:
+        for name in ("headers", "message"):
+            if name in sent:
+                errors.add(name, "needs a status or a drop")
+    return fields
+
+
+# --- Armed faults ------------------------------------------------------------------------------
+
+
+class Waiting:
+    """What requests wait in for a delay to pass, until it is over for all of them."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.was_reset = False
+        self._room = threading.BoundedSemaphore(MAX_WAITING)
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        if not self._room.acquire(blocking=False):
+            raise ApiError(503, f"{MAX_WAITING} requests wait for a delay already")
+        try:
+            yield
+        finally:
+            self._room.release()
+
+
+class Faults:
+    """The armed faults, oldest first. Each is what was sent, with its `id` and the `times` left."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = Waiting()
+        self._armed: list[dict[str, Any]] = []
+        self._count = 0
+
+    def arm(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Arm a fault of checked fields. Returns it."""
+        with self._lock:
+            self._count += 1
+            fault = {"id": self._count} | fields | {"times": fields.get("times", 1)}
+            self._armed.append(fault)
+            return dict(fault)
+
+    def armed(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [dict(fault) for fault in self._armed]
+
+    def disarm(self) -> None:
+        """Forget them all; whoever waits for the delay of one goes on."""
+        with self._lock:
+            self._armed.clear()
+            self._waiting.over.set()
+            self._waiting = Waiting()
+
+    def reset(self) -> None:
+        """Forget them and count from 1; whoever waits is turned away, lest it write after this."""
+        self._waiting.was_reset = True
+        self.disarm()
+        self._count = 0
+
+    def take(self, method: str, path: str) -> tuple[dict[str, Any], Waiting]:
+        """The oldest that matches ({} for none), and what to spend its delay in."""
+        with self._lock:
+            for fault in self._armed:
+                if fault.get("method", method) == method and fnmatch.fnmatchcase(
+                    path, fault.get("path", "*")
+                ):
+                    if fault["times"] == 1:
+                        self._armed.remove(fault)
+                    elif fault["times"]:
+                        fault["times"] -= 1
+                    return fault, self._waiting
+        return {}, self._waiting
+
+
+# --- In a request ------------------------------------------------------------------------------
+
+
+class FaultPlugin:
+    """Lets an armed fault answer a route of the contract, once the key is known to be right."""
+
+    name = "faults"
+    api = 2
+
+    def __init__(self, faults: Faults, prefix: str) -> None:
+        self.faults = faults
+        self.prefix = prefix
+
+    def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        if not route.config.get("contract"):
+            return callback
+
+        def faulted(db: Database, **kwargs: Any) -> Any:
+            path = request.path[len(self.prefix) :]
+            fault, waiting = self.faults.take(request.method, path)
+            request.environ[FAULT] = fault
+            if "delay_ms" in fault:
+                wait(waiting, fault["delay_ms"] / 1000, db)
+            if "status" not in fault and "drop" not in fault:
+                return callback(db=db, **kwargs)
+            message = fault.get("message", "a fault that was armed for this request")
+            error = ApiError(fault.get("status", 503), message)
+            for name, value in fault.get("headers", {}).items():
+                error.set_header(name, value)
+            raise error
+
+        return faulted
+
+
+def wait(waiting: Waiting, seconds: float, db: Database) -> None:
+    """Wait so long, or until the delay is over for all, or the client has gone."""
+    is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    with waiting.one_more(), db.while_waiting():
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not is_gone():
+            if waiting.over.wait(min(left, GONE_CHECK)):
+                break
+    if waiting.was_reset:
+        raise ApiError(503, "the stand-in was reset while this request waited")
+
+
+def drop(how: str, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
+    """An answer that breaks off: after half of the body, or before its first byte."""
+    if how == "truncate":
+        yield body[: len(body) // 2]
+    elif how == "reset" and (is_gone := environ.get("waitress.client_disconnected")):
+        # Make waitress's closing of this connection a reset. (In-process there is none.)
+        sock = is_gone.__self__.socket
+        if sock is not None:  # else it has been closed
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # It ends a connection under waitress, and is what an in-process client gets to see.
+    raise ConnectionResetError("dropped by a fault that was armed for this request")

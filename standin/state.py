@@ -1,0 +1,150 @@
+"""State documents and lists of lookups: what may be seeded and loaded, rule by rule.
+
+The rules for accounts are the contract's. What breaks one is named by its path: accounts[3].email.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from fense_admin import invalid, models, rules
+from fense_admin.models import Database
+from fense_admin.rules import JsonObject, ValidationErrors
+
+# --- State: the document that is seeded, put in, and read back ------------------------------------
+
+STATE_RULES = {"accounts": rules.instance(list, "an array")}
+STATE_ACCOUNT_RULES = rules.CREATE_RULES | {
+    # In the place of api_key, as a state read back has it.
+    "api_key_sha256": rules.matching(
+        "[0-9a-f]{64}", "must be a SHA-256 in 64 lower-case hex digits"
+    ),
+    "api_key_last4": rules.or_null(
+        rules.matching(r"[\x21-\x7e]{4}", "must be four visible ASCII characters, or null")
+    ),
+    "is_active": rules.check_flag,
+    "fense_account_id": rules.whole_number(1, rules.MAX_ID),
+    "created_at": rules.check_time,
+    "updated_at": rules.check_time,
+    "usage": rules.check_object,
+}
+
+
+class State(NamedTuple):
+    """A state document as checked rows: accounts by column, usage as (id, date, lookups)."""
+
+    accounts: list[dict[str, Any]]
+    usage: list[tuple[int, str, int]]
+
+
+def check_state(document: JsonObject, errors: ValidationErrors) -> State:
+    """The rows of a state document; what is wrong with it is noted by its path."""
+    state = State([], [])
+    paths: dict[object, str] = {}  # of each id and each key
+    highest = 0
+    fields = rules.validate(document, STATE_RULES, errors, required=("accounts",))
+    for number, sent in enumerate(fields.get("accounts") or []):
+        path = f"accounts[{number}]"
+        if not isinstance(sent, JsonObject):
+            errors.add(path, "must be an object")
+            continue
+        known = len(errors)
+        account = rules.validate(
+            sent, STATE_ACCOUNT_RULES, errors, path + ".", required=("name", "email")
+        )
+        key_name = "api_key" if "api_key" in sent else "api_key_sha256"
+        if key_name not in sent:
+            errors.add(path + ".api_key", "is required, or else api_key_sha256")
+        elif key_name == "api_key":
+            for name in ("api_key_sha256", "api_key_last4"):
+                if name in sent:
+                    errors.add(f"{path}.{name}", "is not accepted beside api_key")
+        days = account.pop("usage", None) or JsonObject()
+        account_id = account.setdefault("fense_account_id", highest + 1)
+        usage = check_days(days, account_id, path + ".usage", errors)
+        if len(errors) > known:
+            continue
+        account = models.as_columns(account)
+        key_digest = account["api_key_sha256"]
+        for name, value in (("fense_account_id", account_id), (key_name, key_digest)):
+            if value in paths:
+                errors.add(f"{path}.{name}", f"is that of {paths[value]} too")
+            paths[value] = path
+        account.setdefault("created_at", models.now())
+        account.setdefault("updated_at", account["created_at"])
+        highest = max(highest, account_id)
+        state.accounts.append(account)
+        state.usage.extend(usage)
+    return state
+
+
+def check_days(
+    days: JsonObject, account_id: int, path: str, errors: ValidationErrors
+) -> list[tuple[int, str, int]]:
+    """The days of an account's usage as rows; a day of 0 is none."""
+    rows = []
+    for date, lookups in days.items():
+        try:
+            row = (account_id, rules.check_date(date), rules.check_lookups(lookups))
+        except ValueError as error:
+            errors.add(f"{path}.{date}", str(error))
+        else:
+            rows += [row] if lookups else []
+    for date in days.doubled:
+        errors.add(f"{path}.{date}", "is given twice")
+    return rows
+
+
+def read_state(source: Any) -> State:
+    """The rows of a state document, given as a dict or as the path of a JSON file.
+
+    Raises `ValueError` in the contract's words, naming each path; `OSError` for the file.
+    """
+    if isinstance(source, dict):
+        document = rules.as_json(source)
+    elif not isinstance(source, (str, os.PathLike)):
+        raise ValueError("a state is a dict, or the path of a file")
+    else:
+        with open(source, "rb") as file:
+            document = rules.parse_json(file.read())
+    with ValidationErrors() as errors:
+        return check_state(rules.check_object(document), errors)
+
+
+# --- Usage -------------------------------------------------------------------------------------
+
+USAGE_RULES = {
+    "fense_account_id": rules.whole_number(-(2**63), 2**63 - 1),
+    "date": rules.check_date,
+    "lookups": rules.check_lookups,
+}
+
+
+def check_usage(entries: list[Any], errors: ValidationErrors) -> list[tuple[int, str, int]]:
+    """The entries of a list of lookups as (id, date, lookups)."""
+    rows = []
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, JsonObject):
+            errors.add(f"[{number}]", "must be an object")
+            continue
+        required = ("fense_account_id", "lookups")
+        fields = rules.validate(entry, USAGE_RULES, errors, f"[{number}].", required)
+        date = fields.get("date") or models.today()
+        rows.append((fields.get("fense_account_id"), date, fields.get("lookups")))
+    return rows
+
+
+def record_usage(db: Database, rows: list[tuple[int, str, int]]) -> None:
+    """Add them, all or nothing. Raises `ValidationErrors`, or `ApiError` (404) for accounts."""
+    unknown = ValidationErrors()
+    with db.writing(), ValidationErrors() as errors:
+        for number, row in enumerate(rows):
+            try:
+                db.add_lookups(*row)
+            except models.NoSuchAccount:
+                unknown.add(f"[{number}].fense_account_id", "names no account")
+            except ValueError as error:
+                errors.add(f"[{number}].lookups", str(error))
+        if unknown and not errors:
+            raise invalid(unknown, 404)
