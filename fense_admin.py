@@ -45,7 +45,7 @@ log = logging.getLogger("fense_admin")
 MAX_BODY = 64 * 1024  # bytes
 DEVELOPMENT_KEY = "local-dev-key"  # on a loopback address, where no key was configured
 OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
-HIDDEN = "\N{HORIZONTAL ELLIPSIS}"  # stands for a key, wherever one would be told
+HIDDEN = "\N{HORIZONTAL ELLIPSIS}"  # stands for a key in logs, errors and the journal
 
 
 # --- Errors -----------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ FOREIGN_PAGE = (
 
 
 class ApiKeyPlugin:
-    """Lets the master key and the service keys in: 401 for a stranger, 403 for a merchant."""
+    """Lets the master key and the service keys in: 401 for an unknown key, 403 for a merchant's."""
 
     name = "api_key"
     api = 2
@@ -237,10 +237,10 @@ class ApiKeyPlugin:
 
 
 def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str | None:
-    """The header by which a request comes from a web page elsewhere: "Origin", "Host", or None.
+    """The header that shows that another site's page sent the request: "Origin", "Host", or None.
 
-    An Origin tells of CSRF. `on_loopback` says that no other machine reaches this service; a Host
-    that is no loopback name then tells of DNS rebinding.
+    A foreign Origin is CSRF. With `on_loopback`, which says that no other machine reaches this
+    service, a Host that is no loopback name is DNS rebinding.
     """
     host = environ.get("HTTP_HOST", "localhost")
     origin = environ.get("HTTP_ORIGIN")
@@ -301,7 +301,7 @@ class DatabasePlugin:
                 if not sqlite.is_unavailable(error):
                     raise
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
-                self.db.close()  # this thread's connection may remember what is mended by now
+                self.db.close()  # this thread's connection may remember what is over by now
                 message = "the database can't be used just now; nothing was changed"
                 raise ApiError(503, message, Retry_After="1") from None
 
@@ -458,18 +458,18 @@ class Application(bottle.Bottle):
     def release_waiting(self) -> None:
         """Let go of requests that wait for something: the server is about to stop."""
 
-    # Keys, hidden in what is told
+    # Keys, hidden in logs and the journal
 
     def keys_to_hide(self, sent: str) -> list[str] | None:
-        """The keys that are told nobody: those that are configured, and the one that was sent.
+        """The configured keys, and the one that was sent, to be hidden.
 
-        None where more were sent than is worth looking for: then nothing is told.
+        None where more keys were sent than are worth looking for: then all of a text is hidden.
         """
-        keys = dict.fromkeys(sent.split(", "))  # sent twice, a server joins them
+        keys = dict.fromkeys(sent.split(", "))  # a server joins two headers by a comma
         return [*self._keys, *keys] if len(keys) <= MAX_KEYS_SENT else None
 
     def hide_keys(self, text: str, sent: str) -> str:
-        """The text without them."""
+        """The text without those keys."""
         return hide_keys(text, self.keys_to_hide(sent))
 
     def _loggable(self, text: str, key: str) -> str:
@@ -481,7 +481,7 @@ class Application(bottle.Bottle):
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(404, "there is no such path" + self._signpost())
-        # (Why a key is refused is told in words of ours, in which a short one might occur.)
+        # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         reason = error.reason
         if error.status_code != 401:
             reason = self.hide_keys(reason, request.environ.get("HTTP_X_API_KEY", ""))
@@ -490,7 +490,7 @@ class Application(bottle.Bottle):
         return error_body(error.status_code, error.body, error.details)
 
     def _signpost(self) -> str:
-        """What to say to whoever asked for a path that is not there."""
+        """What a 404 for an unknown path says next: where things are, or what was meant."""
         path = request.environ[ASKED_PATH]
         if self.signposts and path in ("/", self.prefix + "/"):
             return "; " + ", ".join(f"{what} is at {at}" for what, at in self.signposts.items())
@@ -540,7 +540,7 @@ def loggable(path: str) -> str:
 
 
 def guess_path(path: str, prefix: str) -> str | None:
-    """The path that was probably meant by one that is not there; None where it can't be told."""
+    """The known path that an unknown one probably means; None where there is no such guess."""
     if len(path) > MAX_GUESSED:
         return None
     words = [word for word in path.lower().split("/") if word]

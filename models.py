@@ -141,9 +141,9 @@ SUM_UP_MONTHS = compiled(
     )
 )
 
-# Usage as the contract shows it is written as JSON by SQLite itself. For each row that comes out
-# of it Python's lock (the GIL) is given up and has to be had again, which takes long in a busy
-# process; and while Python writes a long history as JSON, nobody else is served.
+# SQLite itself writes usage as JSON, as the contract shows it. Python's sqlite3 releases the GIL
+# for each row and has to acquire it again, which takes long in a busy process; and while Python
+# writes a long history as JSON, no other request is served.
 SELECT_USAGE = """
 SELECT name, dispute_account_id, COALESCE(total_lookups, 0), COALESCE(daily, '')
 FROM account, (
@@ -332,7 +332,7 @@ class Database(sqlite.Engine):
             with self.writing():
                 self._replace(accounts, usage)
             return
-        # A long write would keep readers out of what is in memory: it is made elsewhere.
+        # In memory a long write would block readers: it goes to a database of its own first.
         made = Database(sqlite.MEMORY)
         try:
             made._replace(accounts, usage)

@@ -60,7 +60,7 @@ IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to ta
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
 RECEIVE = 16 * 1024  # bytes read at once
 SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
-PATIENCE = 0.005  # seconds a request waits for the worker at work before another one is woken
+PATIENCE = 0.005  # seconds a request waits for the busy workers before another one is woken
 TLS_HANDSHAKE = b"\x16"  # its first byte, with which no request of HTTP begins
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
@@ -204,7 +204,7 @@ class Workers:
             self._change(-1)
 
     def stop(self) -> None:
-        """End them; one that is still at work is left behind after a second."""
+        """End them; one that is still busy is left behind after a second."""
         deadline = time.monotonic() + 1
         self._change(-self._wanted)
         self._is_over = True
@@ -260,7 +260,7 @@ class RequestParser(parser.HTTPRequestParser):
                 self.adj.max_request_body_size = limit + 1
 
     def received(self, data: bytes) -> int:
-        if self.body_rcv is None:  # told before it is parsed, as it may be that it can't be
+        if self.body_rcv is None:  # before it is parsed, which may fail
             begin = self.header_plus[:9] + data[:9]
             self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
         used = super().received(data)
@@ -305,7 +305,7 @@ class ErrorTask(task.ErrorTask):
 
 
 class WSGITask(task.WSGITask):
-    """Takes paths to the byte, and tells a client when this connection has had its last answer."""
+    """Takes paths to the byte, and says `Connection: close` with a connection's last answer."""
 
     def get_environment(self) -> dict[str, Any]:
         environ = super().get_environment()
@@ -527,7 +527,7 @@ class Listener(wasyncore.dispatcher):
         return False
 
     def handle_accept(self) -> None:
-        """Let a client in; when it is full, the one that has been idle longest gives way."""
+        """Accept a connection; at the limit, close the one that has been idle longest."""
         server = self.server
         if server.is_full() and not server.draining and not server.make_room():
             return
@@ -568,7 +568,7 @@ class Waker(wasyncore.dispatcher):
 
 
 class Server:
-    """An application served on sockets that listen already, until it is told to stop.
+    """An application served on listening sockets, until `stop`.
 
     Takes the sockets over, and keeps every thread's connection to the application's `db` in order.
     `application` is a `fense_admin.Application`, or what answers the same questions.
@@ -707,7 +707,7 @@ class Server:
             listener.close()
         while self.channels and time.monotonic() < deadline:
             idle = not self._is_busy()
-            self._turn(timeout=0.05)  # a client that keeps asking is told that it was the last
+            self._turn(timeout=0.05)  # each answer now says `Connection: close`
             if idle and not self._is_busy():
                 return
 
@@ -762,9 +762,9 @@ class LogHandler(logging.Handler):
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
             line = b"\n" * self._is_cut + line
             if self._lost:
-                told = f"{self._lost} lines of the log were lost: nobody read them"
-                told = self.format(logging.makeLogRecord({"msg": told})) + "\n"
-                if not self._write(told.encode()):
+                loss = f"{self._lost} lines of the log were lost: nobody read them"
+                loss = self.format(logging.makeLogRecord({"msg": loss})) + "\n"
+                if not self._write(loss.encode()):
                     self._lost += 1
                     return
                 self._lost = 0

@@ -32,7 +32,7 @@ WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, as another process may be bringing the file up to date
 START_STEP = 0.2  # seconds of it that SQLite waits at once: signals are heard in between
-SETTLED = 100_000_000  # nanoseconds after which a folder's time stamp tells the next write apart
+SETTLED = 100_000_000  # nanoseconds; a folder written to later has another time stamp
 
 
 class Unusable(Exception):
@@ -88,7 +88,7 @@ class Engine(SqliteDatabase):
                 connection.execute("SELECT * FROM account LIMIT 1").fetchone()
             self._files = self._find_files()
             if self._path is not None and os.stat(self._path).st_mode & 0o044:
-                log.warning("%s can be read by others: chmod 600 mends that", path)
+                log.warning("%s can be read by others: run chmod 600 on it", path)
             self.timeout = BUSY_TIMEOUT
         except (DatabaseError, OSError, Unusable) as error:
             self.close_all()
@@ -110,7 +110,7 @@ class Engine(SqliteDatabase):
                 _rename_to_new(made, self._path)
 
     def _migrate_when_free(self, path: str) -> None:
-        """Bring the database up to date, as soon as other processes let go of it."""
+        """Migrate the database as soon as no other process locks it."""
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
@@ -140,7 +140,7 @@ class Engine(SqliteDatabase):
             elif not set(CREATED_TABLE.findall("".join(sections[:version]))) <= set(tables):
                 raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
             for section in sections[version:]:
-                # What is made now needs no mending, and some builds of SQLite forbid it.
+                # A new database needs no repair, and some builds of SQLite forbid this one.
                 if version or "writable_schema" not in section:
                     for statement in section.split(";\n"):
                         self.execute_sql(statement)

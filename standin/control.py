@@ -43,8 +43,8 @@ UNWATCHED = ("/healthz", "/openapi.json")
 class ControlPlane:
     """A WSGI application: the contract's, watched and made to fail, and /_standin beside it.
 
-    `seed` is what a reset goes back to. `on_loopback` says that no other machine reaches it: then a
-    web page elsewhere can't either, by DNS rebinding.
+    `seed` is what a reset goes back to. `on_loopback` says that no other machine reaches it: then
+    DNS rebinding is refused, too.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ def own_context() -> Iterator[None]:
 
 
 class ControlGuard:
-    """Lets the master key in, and no web page from elsewhere; no endpoint takes a parameter."""
+    """Lets the master key in, and no page of another site (CSRF, DNS rebinding)."""
 
     name = "control_guard"
     api = 2
@@ -232,7 +232,7 @@ class ControlGuard:
         is_open = self.page_is_open and route.rule == ROOT + "/" and route.method == "GET"
 
         def guarded(db: Database, **kwargs: Any) -> Any:
-            self.refuse_pages_from_elsewhere(request.environ)
+            self.refuse_other_sites(request.environ)
             if not is_open:
                 self.refuse_other_keys(request.environ, db)
             with ValidationErrors() as errors:
@@ -241,7 +241,7 @@ class ControlGuard:
 
         return guarded
 
-    def refuse_pages_from_elsewhere(self, environ: dict[str, Any]) -> None:
+    def refuse_other_sites(self, environ: dict[str, Any]) -> None:
         blamed = foreign_header(environ, self.on_loopback)
         if blamed == "Origin":
             raise ApiError(403, "the control plane takes no requests of another page's (Origin)")

@@ -123,14 +123,14 @@ class Faults:
             return [dict(fault) for fault in self._armed]
 
     def disarm(self) -> None:
-        """Forget them all; whoever waits for the delay of one goes on."""
+        """Disarm them all; requests that wait for a delay go on."""
         with self._lock:
             self._armed.clear()
             self._waiting.over.set()
             self._waiting = Waiting()
 
     def reset(self) -> None:
-        """Forget them and count from 1; whoever waits is turned away, lest it write after this."""
+        """Disarm them and count from 1; requests that wait are answered 503, not written."""
         self._waiting.was_reset = True
         self.disarm()
         self._count = 0

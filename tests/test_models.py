@@ -511,7 +511,7 @@ def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, cap
     path.chmod(0o644)
     Database(str(path)).close_all()
     assert modes(tmp_path) == {"fense.sqlite3": 0o644}
-    assert caplog.messages == [f"{path} can be read by others: chmod 600 mends that"]
+    assert caplog.messages == [f"{path} can be read by others: run chmod 600 on it"]
 
 
 @pytest.mark.parametrize("end", ["", "-wal", "-shm"])
