@@ -23,9 +23,9 @@ from fense_admin import DEVELOPMENT_KEY, __version__, create_app, models, rules,
 
 log = logging.getLogger("fense_admin")
 
-OF_NO_COMMAND = ("-h", "--help", "--version")
-SWITCH_INTERVAL = 0.001  # seconds for which a thread at work may keep the GIL from the others
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+WITHOUT_COMMAND = ("-h", "--help", "--version")
+SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait for it
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class CommandError(Exception):
@@ -34,16 +34,16 @@ class CommandError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command `fense-admin`. Returns the exit code: 0, 1 where it can't, 2 for wrong usage."""
-    on_stops(stop_at_once)  # from the first moment on, also as the first process of a container
+    on_stop_signals(stop_at_once)  # which PID 1 of a container would otherwise ignore
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or (arguments[0][:1] == "-" and arguments[0] not in OF_NO_COMMAND):
+    if not arguments or (arguments[0][:1] == "-" and arguments[0] not in WITHOUT_COMMAND):
         arguments = ["serve", *arguments]
     command: list[str] = []  # for exec
     if arguments[0] == "exec" and "--" in arguments:
         at = arguments.index("--")
         arguments, command = arguments[:at], arguments[at + 1 :]
     options, unknown = build_parser().parse_known_args(arguments)
-    if options.run is run_beside and not command:
+    if options.run is run_command and not command:
         options.parser.error("put -- before the command, as in: fense-admin exec -- npm test")
     if unknown:
         flags = re.findall(r"--[\w-]+", options.parser.format_usage())
@@ -58,15 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def on_stops(handler: Callable[[int, Any], None]) -> None:
-    """Let this hear the signals that stop a process, but for a SIGHUP that nohup has ignored."""
-    for signum in STOPS:
+def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
+    """Handle the signals that stop a process, except a SIGHUP that nohup has ignored."""
+    for signum in STOP_SIGNALS:
         if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, handler)
 
 
 def stop_at_once(signum: int, _: object) -> None:
-    """End before there is anything to finish, cleaning up on the way."""
+    """End the process while there is nothing to finish yet, cleaning up on the way."""
     raise SystemExit(128 + signum)
 
 
@@ -113,10 +113,10 @@ SETTINGS = {
     ),
     "prefix": Setting("", rules.check_prefix, "path to serve the API under, such as /admin"),
     "threads": Setting(
-        "4", number(rules.whole_number(1, 999)), "requests worked on at the same time"
+        "4", number(rules.whole_number(1, 999)), "requests answered at the same time"
     ),
-    "seed": Setting("", str, "state document to fill an empty database with"),
-    "drain": Setting("10", check_seconds, "seconds that a stop gives requests sent before it"),
+    "seed": Setting("", str, "state document to load into an empty database"),
+    "drain": Setting("10", check_seconds, "seconds that a stop waits for in-flight requests"),
 }
 
 
@@ -137,7 +137,7 @@ def variable_of(name: str) -> str:
 
 
 def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
-    """A rule as argparse wants it. Its message names what was given, and where it may stand."""
+    """A rule as a type for argparse, whose message names what was given and the variable."""
 
     def convert(text: str) -> Any:
         try:
@@ -153,7 +153,7 @@ def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose help goes on with that of `default`, the command that may be left out."""
+    """A parser whose help ends with that of `default`, the command that may be left out."""
 
     default: argparse.ArgumentParser
 
@@ -191,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     it = command(
         "exec",
-        run_beside,
+        run_command,
         "run a command beside a service of its own: exec -- COMMAND",
         "Run a command beside a service of its own, in memory, on a free port. The command finds "
         "it by FENSE_BASE_URL, FENSE_API_KEY and FENSE_STANDIN_URL. It stands after --, with its "
@@ -240,7 +240,7 @@ def serve(options: argparse.Namespace) -> int:
             served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
         found = app.db.count_accounts()
         if seed is not None and found:
-            log.warning("the database has accounts already: %s is left out", options.seed)
+            log.warning("the database has accounts already: %s is not loaded", options.seed)
         elif seed is not None:
             app.db.replace(*seed)
     except ValueError as error:
@@ -249,7 +249,7 @@ def serve(options: argparse.Namespace) -> int:
         raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
     running = server.Server(served, sockets, options.threads)
-    on_stops(running.stop_on_signal)
+    on_stop_signals(running.stop_on_signal)
     origin = origin_of(host, running.port)
     log.info("fense-admin %s with SQLite %s", __version__, sqlite.VERSION)
     log_database(app.db, options.database, found)
@@ -269,7 +269,7 @@ def origin_of(host: str, port: int | str) -> str:
 
 
 def log_database(db: models.Database, database: str, found: int) -> None:
-    """Log where the accounts are and how many; `found` were there before this start."""
+    """Log where the accounts are and how many; `found` were there before the start."""
     count = db.count_accounts()
     accounts = "1 account" if count == 1 else f"{count} accounts"
     if db.in_memory:
@@ -277,7 +277,7 @@ def log_database(db: models.Database, database: str, found: int) -> None:
         return
     log.info("the database is %s, with %s", os.path.abspath(database), accounts)
     if found:
-        log.info("they are from before and stay: to begin anew, name another file by --database")
+        log.info("accounts of earlier runs are kept: to start empty, name another --database")
 
 
 def keys_from_environment() -> tuple[str | None, list[str]]:
@@ -287,7 +287,7 @@ def keys_from_environment() -> tuple[str | None, list[str]]:
         try:
             return rules.check_key(text)
         except ValueError as error:
-            # A blank one was meant to be there: better no service than one under another key.
+            # A blank variable was meant to be set: better no service than one with another key.
             raise ValueError(f"{variable}: a key {error}; correct it, or unset it") from None
 
     master, services = "DISPUTE_MASTER_KEY", "DISPUTE_SERVICE_KEYS"
@@ -299,7 +299,7 @@ def keys_from_environment() -> tuple[str | None, list[str]]:
 def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[str, Any], bool]:
     """The keys, as `create_app` takes them, and whether the control plane is on.
 
-    Raises `ValueError` where there are none to serve under.
+    Raises `ValueError` where a key is needed and none is set.
     """
     master_key, service_keys = keys_from_environment()
     is_on = bool(options.standin)
@@ -317,7 +317,7 @@ def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[st
 
 
 def read_seed(path: str) -> Any:
-    """The rows of a seed file; None where none is named. Raises `CommandError`."""
+    """The rows of a seed file; None if there is no path. Raises `CommandError`."""
     if not path:
         return None
     from fense_admin.standin.state import read_state
@@ -328,7 +328,7 @@ def read_seed(path: str) -> Any:
 
 @contextlib.contextmanager
 def naming_seed(path: str) -> Iterator[None]:
-    """Whatever is wrong with this seed is raised as `CommandError`."""
+    """Raise `CommandError` for whatever is wrong with this seed."""
     try:
         yield
     except OSError as error:
@@ -340,8 +340,8 @@ def naming_seed(path: str) -> Iterator[None]:
 # --- exec, health, record, backup --------------------------------------------------------------
 
 
-def run_beside(options: argparse.Namespace) -> int:
-    """Run the command, and end as it ends: with its exit code, or 128 + n for a signal."""
+def run_command(options: argparse.Namespace) -> int:
+    """Run the command. Returns its exit code, or 128 + n if signal n ended it."""
     from fense_admin.standin import StandIn
 
     with naming_seed(options.seed):
@@ -353,15 +353,15 @@ def run_beside(options: argparse.Namespace) -> int:
             "FENSE_STANDIN_URL": fense.standin_url,
         }
         process = None
-        early: list[int] = []  # signals that came as the command was started
+        early: list[int] = []  # signals that came before the process was there
 
         def pass_on(signum: int, _: object) -> None:
-            # A terminal sends its own to the command, too: once is enough.
+            # A terminal sends SIGINT and SIGHUP to the command itself.
             if signum != signal.SIGTERM and os.isatty(0):
                 return
             early.append(signum) if process is None else process.send_signal(signum)
 
-        on_stops(pass_on)
+        on_stop_signals(pass_on)
         try:
             process = subprocess.Popen(options.command, env=environment)
         except OSError as error:
@@ -376,7 +376,7 @@ def run_beside(options: argparse.Namespace) -> int:
 
 
 def health(options: argparse.Namespace) -> int:
-    import urllib.request  # late: the service does without
+    import urllib.request  # late: the service does without it
 
     host, port = (
         os.environ.get(variable_of(name), SETTINGS[name].default) for name in ("host", "port")
@@ -425,7 +425,7 @@ def backup(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def using(database: str) -> Iterator[None]:
-    """Whatever is wrong with this database file is raised as `CommandError`."""
+    """Raise `CommandError` for whatever is wrong with this database file."""
     if database == sqlite.MEMORY or not os.path.exists(database):
         raise CommandError(f"there is no database file {database}: name it with --database")
     try:

@@ -55,10 +55,10 @@ CODES = {413: "payload_too_large"}
 
 
 class ApiError(bottle.HTTPError):
-    """An answer in the error shape: raise it anywhere below a handler.
+    """An answer in the error shape. Raise it in a handler, or in what a handler calls.
 
-    `details` are the (field, message) pairs to blame; further keywords are headers of the answer.
-    `reason` is what the log says, where the message holds words of the client's.
+    `details` are (field, message) pairs; further keywords are headers of the answer. `reason` is
+    what the log says, where the message quotes the client.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = (
 
 
 def invalid(errors: ValidationErrors, status: int = 400) -> ApiError:
-    """The answer to what is wrong with a request."""
+    """The `ApiError` for these errors."""
     return ApiError(status, str(errors), errors.details, errors.message(_loggable_name))
 
 
 def _loggable_name(field: str) -> str:
-    """The name for the log: one that could be a key, sent in the place of a name, is left out."""
+    """A field's name for the log; hidden where it may be a key that was sent as a name."""
     is_name = re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field)
     return field if is_name else HIDDEN
 
@@ -131,7 +131,7 @@ def read_json(errors: ValidationErrors, kind: type = JsonObject, limit: int = MA
 
 
 def read_query(errors: ValidationErrors, *documented: str) -> dict[str, str | None]:
-    """The query's parameters by name; None for one whose value can't be used, which is noted."""
+    """The query's parameters by name; None for one that is wrong, which is noted in `errors`."""
     query = request.environ.get("QUERY_STRING", "")
     if not query.isascii():
         query = query.encode("latin-1").decode(errors="replace")
@@ -156,7 +156,7 @@ def read_query(errors: ValidationErrors, *documented: str) -> dict[str, str | No
 def read_usage_query(
     errors: ValidationErrors, path_id: str | None
 ) -> tuple[int | Decimal | None, str | None, str | None]:
-    """The account asked for (None: all of them), from the path or the query; start and end."""
+    """The account's id from the path or the query (None: all accounts), start date and end date."""
     query = read_query(errors, "start_date", "end_date", "fense_account_id")
     ids = [
         errors.check("fense_account_id", rules.check_id, text)
@@ -231,7 +231,7 @@ class ApiKeyPlugin:
         return "x-api-key is not a known key" + self.hint
 
     def knows(self, key: str) -> bool:
-        """Whether it is one of the keys. Takes as long whichever it is, or if it is none."""
+        """Whether it is one of the keys. Takes the same time for each of them, and for none."""
         sent = models.digest(key)
         return True in [hmac.compare_digest(sent, known) for known in self.digests]
 
@@ -251,9 +251,9 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
 
 
 def hide_keys(text: str, keys: Iterable[str] | None) -> str:
-    """The text without these keys; a short one is taken out where it is a word of its own.
+    """The text with `HIDDEN` in place of these keys; all of it is hidden if `keys` is None.
 
-    Without the text, where the keys are None.
+    A key of less than 8 characters is hidden where it is a word of its own.
     """
     if keys is None:
         return HIDDEN
@@ -265,7 +265,7 @@ def hide_keys(text: str, keys: Iterable[str] | None) -> str:
 
 
 def truncate_at_key_name(text: str) -> str:
-    """The text up to the first name of a key in it: behind it may stand a key."""
+    """The text up to the first word such as "api_key" or "token": a key may follow."""
     found = KEY_NAME.search(text)
     return text[: found.end()] + HIDDEN if found and found.end() < len(text) else text
 
@@ -274,7 +274,7 @@ def truncate_at_key_name(text: str) -> str:
 
 
 class DatabasePlugin:
-    """Gives each handler `db`. What the data and the rules refuse becomes an `ApiError`."""
+    """Gives each handler `db`, and makes an `ApiError` of what the data and the rules raise."""
 
     name = "database"
     api = 2
@@ -301,7 +301,7 @@ class DatabasePlugin:
                 if not sqlite.is_unavailable(error):
                     raise
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
-                self.db.close()  # this thread's connection may remember what is over by now
+                self.db.close()  # the next request gets a new connection, free of old errors
                 message = "the database can't be used just now; nothing was changed"
                 raise ApiError(503, message, Retry_After="1") from None
 
@@ -357,29 +357,31 @@ def get_openapi(db: Database) -> dict[str, Any]:
 
 
 def mount_point() -> str:
-    """The path under which another application has this one, if it has."""
+    """The path under which another WSGI application mounts this one; "" if none does."""
     return quote(request.environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1"))
 
 
 # --- The application ---------------------------------------------------------------------------
 
-REQUEST_ID = "fense_admin.request_id"  # its place in the WSGI environment
-ASKED_PATH = "fense_admin.path"  # likewise, as it came
-REASON = "fense_admin.reason"  # likewise: why the answer is an error, for the log
-SANE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-RANDOM = random.Random()  # of our own: a test suite may count on what comes out of the shared one
+# Keys of the WSGI environment
+REQUEST_ID = "fense_admin.request_id"
+ASKED_PATH = "fense_admin.path"  # with all its slashes
+REASON = "fense_admin.reason"  # why the answer is an error, for the log
+
+VALID_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+RANDOM = random.Random()  # not the shared one, which a test suite may have seeded
 KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
-MAX_GUESSED = 200  # characters of a path: to guess costs time, and takes no key
+MAX_GUESSED = 200  # characters of an unknown path: to guess costs time, and needs no key
 MAX_PATH = 300  # characters of it in the log
 MAX_REASON = 500  # characters of it in the log
-MAX_INLINE = 200  # characters of path and query
+MAX_INLINE = 200  # characters of path and query of a request that may run inline
 MONTHS = re.compile(r"start_date=(\d{4}-\d\d)-\d\d&end_date=(\d{4}-\d\d)-\d\d", re.ASCII)
 
 
 class Application(bottle.Bottle):
-    """The routes, and around them what every response has in common.
+    """The routes, and what all responses have in common.
 
-    `keys` are taken out of whatever is logged. A `server.Server` asks it for `runs_inline`,
+    `keys` are hidden in whatever is logged. A `server.Server` asks it for `runs_inline`,
     `body_limit`, `choose_id`, `common_headers` and `release_waiting`.
     """
 
@@ -393,13 +395,13 @@ class Application(bottle.Bottle):
         if DEVELOPMENT_KEY in self._keys:
             self.signposts["the API"] = prefix + "/accounts"
             self.signposts["its description"] = "/openapi.json"
-        self.catchall = False  # what is raised comes out, to be dealt with in `__call__`
+        self.catchall = False  # `__call__` answers what a handler raises
         self.install(DatabasePlugin(db))
 
     # Routes
 
     def contract(self, path: str, **handlers: Callable[..., Any]) -> None:
-        """Route a path of the contract: under the prefix, and an armed fault may answer it."""
+        """Route a path of the contract: it is under the prefix, and armed faults may answer it."""
         self.endpoint(self.prefix + path, handlers, contract=True)
 
     def endpoint(
@@ -409,7 +411,7 @@ class Application(bottle.Bottle):
         contract: bool = False,
         **options: Any,
     ) -> None:
-        """Route a path, its every other method too: a key is asked for before a method is."""
+        """Route a path, and its other methods to a 405: the key is checked before the method."""
         allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
 
         def method_not_allowed(**kwargs: Any) -> None:
@@ -427,9 +429,9 @@ class Application(bottle.Bottle):
     # What the server asks
 
     def runs_inline(self, method: str, path: str, query: str) -> bool:
-        """Whether the answer takes next to no time, whatever there is in the database.
+        """Whether the answer takes next to no time, however much is in the database.
 
-        It is a read of one account, or of its usage in no more than three months.
+        So it is with a read of one account, or of its usage in at most three months.
         """
         one = self.prefix + "/accounts/"
         if method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
@@ -446,24 +448,24 @@ class Application(bottle.Bottle):
         return None
 
     def choose_id(self, sent: str | None, key: str) -> str:
-        """The request's own id, if it sent a sane one that is no key, else a new one."""
-        if sent and SANE_REQUEST_ID.fullmatch(sent) and self.hide_keys(sent, key) == sent:
+        """The id that the request sent, if it is valid and no key; else a new one."""
+        if sent and VALID_REQUEST_ID.fullmatch(sent) and self.hide_keys(sent, key) == sent:
             return sent
         return f"{RANDOM.getrandbits(64):016x}"
 
     def common_headers(self, request_id: str) -> list[tuple[str, str]]:
-        """What every response bears beside its Content-Type."""
+        """The headers of every response, beside Content-Type."""
         return [("Cache-Control", "no-store"), ("X-Request-Id", request_id)]
 
     def release_waiting(self) -> None:
-        """Let go of requests that wait for something: the server is about to stop."""
+        """End the delays that requests wait for: the server is about to stop."""
 
     # Keys, hidden in logs and the journal
 
     def keys_to_hide(self, sent: str) -> list[str] | None:
         """The configured keys, and the one that was sent, to be hidden.
 
-        None where more keys were sent than are worth looking for: then all of a text is hidden.
+        None where more than `MAX_KEYS_SENT` were sent: then all of a text is hidden.
         """
         keys = dict.fromkeys(sent.split(", "))  # a server joins two headers by a comma
         return [*self._keys, *keys] if len(keys) <= MAX_KEYS_SENT else None

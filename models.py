@@ -1,7 +1,7 @@
-"""The data: accounts, their lookups by day, and every question asked of them. Knows no HTTP.
+"""The data: accounts, their lookups by day, and every query. Knows no HTTP.
 
-The shapes that `Database` returns are the bodies of the contract, ready to be serialised. A
-merchant's key comes in clear, is digested, and is never seen again.
+What `Database` returns has the shape of the contract's bodies. Of a merchant's key only the digest
+and the last four characters are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from peewee import SQL, BooleanField, IntegerField, IntegrityError, TextField
 from fense_admin import rules, sqlite
 
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
-FEW_ROWS = 1_000  # which are written in no time
+FEW_ROWS = 1_000  # are written within milliseconds
 
 
 class NoSuchAccount(LookupError):
@@ -31,7 +31,7 @@ class ApiKeyTaken(ValueError):
     """Another account has this api_key."""
 
 
-# --- Tables: schema.sql makes them, these are for asking ---------------------------------------
+# --- Tables: schema.sql creates them, these models query them ------------------------------------
 
 
 class Account(peewee.Model):
@@ -77,18 +77,18 @@ class UsageMonth(peewee.Model):
 
 
 def bound(name: str) -> SQL:
-    """The place in a query where the value of this name goes."""
+    """The placeholder of a value in a query."""
     return SQL(f":{name}")
 
 
 def compiled(query: Any) -> str:
-    """The text of a query, all of whose values are `bound`."""
+    """The SQL of a query, all of whose values are `bound`."""
     text, literals = peewee.SqliteDatabase(None).get_sql_context().sql(query).query()
     assert not literals, f"{literals} would be missing from: {text}"
     return text
 
 
-# All of an account, in the model's order, which is the contract's; and what the contract shows.
+# An account's columns, in the contract's order: all of them, and those that the contract shows.
 STATE_KEYS = tuple(field.name for field in Account._meta.sorted_fields)
 ACCOUNT_KEYS = tuple(name for name in STATE_KEYS if name != "api_key_sha256")
 FLAGS = [field.name for field in Account._meta.sorted_fields if isinstance(field, BooleanField)]
@@ -106,7 +106,8 @@ DELETE_ALL = [compiled(table.delete()) for table in (UsageMonth, Usage, Account)
 DELETE_ALL.append("DELETE FROM sqlite_sequence")  # ids count from 1 again
 
 
-@functools.cache  # of each set of columns that was ever written
+# One query for each set of columns, made when it is first needed.
+@functools.cache
 def insert_account(*columns: str) -> str:
     return compiled(Account.insert({name: bound(name) for name in columns}))
 
@@ -117,8 +118,10 @@ def change_account(*columns: str) -> str:
 
 
 def adding(table: type[peewee.Model], period: peewee.Field) -> str:
-    """Add lookups to what an account has in a period. In one statement: reading first and writing
-    back would lose lookups."""
+    """The query that adds lookups to an account's period, a day or a month.
+
+    It is one statement: reading first and writing then could lose lookups.
+    """
     new = {table.account: bound("fense_account_id"), period: bound("date")}
     return compiled(
         table.insert({**new, table.lookups: bound("lookups")}).on_conflict(
@@ -157,7 +160,7 @@ FROM account, (
 )
 WHERE fense_account_id = :fense_account_id
 """
-# (The sum of all comes in two halves: it may pass the 64 bits that SQLite counts in.)
+# The sum over all accounts comes in two halves: it may exceed SQLite's 64 bits.
 SELECT_TOTALS = """
 SELECT COALESCE(SUM(total_lookups >> 32), 0), COALESCE(SUM(total_lookups & 0xffffffff), 0),
     COALESCE(group_concat(printf(
@@ -172,7 +175,7 @@ FROM (
 
 
 def total_of(table: str, condition: str) -> str:
-    """A subquery per account: a JOIN with GROUP BY is slower, and more so with a long history."""
+    """A subquery per account. A JOIN with GROUP BY is slower, more so with a long history."""
     return (
         f"(SELECT COALESCE(SUM(lookups), 0) FROM {table}"
         f" WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"
@@ -192,11 +195,11 @@ SELECT_TOTALS_BY_MONTH = SELECT_TOTALS.replace(
 )
 
 
-# --- The questions -----------------------------------------------------------------------------
+# --- Reading and writing -------------------------------------------------------------------------
 
 
 class Database(sqlite.Engine):
-    """One database of accounts and usage, safe to share between threads: see `sqlite.Engine`."""
+    """A database of accounts and usage, safe to share between threads: see `sqlite.Engine`."""
 
     # Accounts
 
@@ -214,7 +217,7 @@ class Database(sqlite.Engine):
         return _account(ACCOUNT_KEYS, self._row_of(fense_account_id, SELECT_ACCOUNT))
 
     def _row_of(self, fense_account_id: int, query: str, **values: Any) -> tuple[Any, ...]:
-        """The one row that a query about an account gives. Raises `NoSuchAccount`."""
+        """The row that a query about one account returns. Raises `NoSuchAccount`."""
         row = None
         if 0 < fense_account_id <= rules.MAX_ID:
             values["fense_account_id"] = fense_account_id
@@ -224,7 +227,7 @@ class Database(sqlite.Engine):
         return row
 
     def create_account(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Make an account of checked fields and return it. Raises `ApiKeyTaken`."""
+        """Create an account from checked fields and return it. Raises `ApiKeyTaken`."""
         created_at = now()
         columns = as_columns(fields) | {"created_at": created_at, "updated_at": created_at}
         with self.writing(), _unique_key():
@@ -245,7 +248,7 @@ class Database(sqlite.Engine):
             return self.get_account(fense_account_id)
 
     def _insert_account(self, columns: dict[str, Any]) -> int:
-        """Write these columns, the others as the schema has them. Returns the id."""
+        """Insert these columns; the others get the schema's defaults. Returns the id."""
         number = self.execute_sql(insert_account(*columns), columns).lastrowid
         if number > rules.MAX_ID:
             raise peewee.OperationalError("every fense_account_id is used up")
@@ -311,7 +314,7 @@ class Database(sqlite.Engine):
     # All of it
 
     def dump(self) -> dict[str, Any]:
-        """Every account with its usage by day, in order of id: what `replace` makes again."""
+        """Every account with its usage by day, in order of id: a state document."""
         with self.atomic("DEFERRED"):  # one moment of both tables
             rows = self.execute_sql(SELECT_STATE).fetchall()
             days = self.execute_sql(SELECT_DAYS).fetchall()
@@ -324,7 +327,7 @@ class Database(sqlite.Engine):
     def replace(
         self, accounts: Sequence[dict[str, Any]], usage: Sequence[tuple[int, str, int]]
     ) -> None:
-        """Forget everything and write this: accounts by column, usage as (id, date, lookups).
+        """Replace everything by these accounts, by column, and usage, as (id, date, lookups).
 
         The next id follows the highest.
         """
@@ -350,7 +353,7 @@ class Database(sqlite.Engine):
                 self._insert_account(account)
             rows = (dict(zip(USAGE_KEYS, row, strict=True)) for row in usage)
             with sqlite.peewee_errors:
-                # (Row by row from Python, where signals are heard.)
+                # A generator: between its rows Python handles signals.
                 self.cursor().executemany(ADD_TO_DAY, rows)
             self.execute_sql(SUM_UP_MONTHS)
 
@@ -359,12 +362,12 @@ class Database(sqlite.Engine):
 
 
 def now() -> str:
-    """This second, UTC, as the contract writes times."""
+    """The current time in UTC, as the contract writes times."""
     return datetime.datetime.now(datetime.timezone.utc).strftime(rules.IN_UTC)
 
 
 def today() -> str:
-    """This day, UTC, as YYYY-MM-DD."""
+    """The current day in UTC, as YYYY-MM-DD."""
     return now()[:10]
 
 
@@ -374,7 +377,7 @@ def count_months(first: str, last: str) -> int:
 
 
 def digest(key: str) -> str:
-    """The SHA-256 of a key in hex, which is all that is ever kept or compared of one."""
+    """The SHA-256 of a key in hex: keys are kept and compared by it alone."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -404,7 +407,7 @@ def _unique_key() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        # Checked fields break no other constraint; if they do, that is a fault of ours.
+        # Checked fields break no other constraint: if one does, it is a bug.
         if "account.api_key_sha256" not in str(error):
             raise
         raise ApiKeyTaken from None

@@ -60,14 +60,14 @@ IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to ta
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
 RECEIVE = 16 * 1024  # bytes read at once
 SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
-PATIENCE = 0.005  # seconds a request waits for the busy workers before another one is woken
+WAKE_AFTER = 0.005  # seconds a request waits for busy workers before another one is woken
 TLS_HANDSHAKE = b"\x16"  # its first byte, with which no request of HTTP begins
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
 BACKLOG = 1024  # connections that wait to be accepted
 FIRST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
 CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-HUNG_UP = getattr(select, "POLLRDHUP", None)  # Linux's
+POLLRDHUP = getattr(select, "POLLRDHUP", None)  # Linux's
 HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
 
@@ -76,7 +76,7 @@ NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may 
 
 
 class CannotListen(Exception):
-    """The address can't be had. The message is one sentence that says what to do."""
+    """It can't listen there. The message is one sentence that says what to do."""
 
 
 def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
@@ -88,9 +88,9 @@ def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
 
 
 def inherited() -> list[socket.socket]:
-    """The listening sockets that systemd has opened for this process, if it has.
+    """The listening sockets that systemd opened for this process, if it did.
 
-    They outlive it: who calls during a restart waits, and is not refused.
+    They stay open during a restart: a client waits then, and is not refused.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -127,7 +127,7 @@ def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
 
 
 class Workers:
-    """The threads that answer requests, as few of them awake as keep up: they share the GIL.
+    """The threads that answer requests. As few as keep up are awake, because they share the GIL.
 
     `at_end` is called in each thread when it ends.
     """
@@ -144,19 +144,19 @@ class Workers:
         self._change(count)
 
     def add(self, channel: Channel) -> None:
-        """Have its request answered."""
+        """Queue a connection whose request is to be answered."""
         with self._changed:
             self.queue.append(channel)
             if len(self.queue) == 1 and not self._awake:
                 self._changed.notify()
 
     def wake_another(self) -> None:
-        """Wake one more worker, if those awake have not come to the first request for so long."""
+        """Wake one more worker if the first request in the queue has waited for too long."""
         with self._changed:
             first = self.queue[0] if self.queue else None
             if first is not self._first:
                 self._first, self._first_since = first, time.monotonic()
-            elif first and time.monotonic() > self._first_since + PATIENCE:
+            elif first and time.monotonic() > self._first_since + WAKE_AFTER:
                 self._first = None  # the next look begins to wait anew
                 self._changed.notify()
 
@@ -169,7 +169,7 @@ class Workers:
             self._threads.discard(threading.current_thread())
 
     def _next(self) -> Channel | None:
-        """The next in the queue, once there is one; None for a thread that is not wanted."""
+        """The next in the queue, once there is one; None if this thread is to end."""
         with self._changed:
             self._awake -= 1
             while not self.queue and self._running <= self._wanted:
@@ -195,8 +195,8 @@ class Workers:
 
     @contextlib.contextmanager
     def spare(self) -> Iterator[None]:
-        """For a worker that has nothing to do but wait: another one takes its place meanwhile."""
-        with contextlib.suppress(RuntimeError):  # no more threads are to be had
+        """A context for a worker that only waits: another thread takes its place meanwhile."""
+        with contextlib.suppress(RuntimeError):  # the system gives no more threads
             self._change(+1)
         try:
             yield
@@ -216,7 +216,7 @@ class Workers:
 
 
 class RequestParser(parser.HTTPRequestParser):
-    """waitress's own, as strict as RFC 9112, and bounded in what it keeps of a chunked body."""
+    """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel.adj)
@@ -224,7 +224,7 @@ class RequestParser(parser.HTTPRequestParser):
         self.is_head = False
 
     def parse_header(self, header_plus: bytes) -> None:
-        # First what waitress's own patterns would take seconds to find wrong.
+        # First what would take waitress's own patterns seconds.
         line, *lines = header_plus.split(b"\r\n")
         if not FIRST_LINE.fullmatch(line) or CONTROLS.search(header_plus):
             raise parser.ParsingError("no request line, or a control character")
@@ -265,7 +265,7 @@ class RequestParser(parser.HTTPRequestParser):
             self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
         used = super().received(data)
         if self.chunked and not self.completed:
-            # What has no end yet is copied anew at each read.
+            # waitress copies these anew at each read: without a bound, that is quadratic.
             receiver = self.body_rcv
             if len(receiver.control_line) > MAX_CHUNK_LINE or len(receiver.trailer) > MAX_HEADER:
                 self.error = parser.BadRequest("a chunk's line or a trailer without end")
@@ -275,7 +275,7 @@ class RequestParser(parser.HTTPRequestParser):
 
 # --- Answering it ------------------------------------------------------------------------------
 
-# waitress's own words may quote the request, a key in it too; these never do.
+# waitress's own messages may quote the request, and a key in it; these don't.
 ERRORS = {
     400: "the request is not valid HTTP/1.1",
     413: "the body is over {body} bytes",
@@ -285,7 +285,7 @@ ERRORS = {
 
 
 class ErrorTask(task.ErrorTask):
-    """Answers, in the error shape, a request that waitress itself refuses. Must never raise."""
+    """Answers a request that waitress refuses, in the error shape. Must never raise."""
 
     def execute(self) -> None:
         request, app = self.request, self.channel.server.application
@@ -305,7 +305,7 @@ class ErrorTask(task.ErrorTask):
 
 
 class WSGITask(task.WSGITask):
-    """Takes paths to the byte, and says `Connection: close` with a connection's last answer."""
+    """Leaves the path as it was sent, and closes a connection after its last answer."""
 
     def get_environment(self) -> dict[str, Any]:
         environ = super().get_environment()
@@ -324,27 +324,26 @@ class WSGITask(task.WSGITask):
 
 
 class Channel(wasyncore.dispatcher):
-    """A connection, on which there is one request at a time.
+    """A connection, with one request in flight at a time.
 
-    It is read on only when the request before is answered and the answer sent. Until it is
-    answered only the thread that does so, in `service`, touches the request and the answer; all
-    else, and the socket at any time, belongs to the loop. So there is nothing to race for, and no
-    worker waits for a client.
+    The next request is read once the answer before it was sent. While a request is in flight, the
+    thread that runs `service` owns the request and the answer. All else, and the socket at any
+    time, belongs to the loop's thread. So there are no races, and no worker waits for a client.
     """
 
     def __init__(self, server: Server, sock: socket.socket, addr: tuple[Any, ...]) -> None:
         self.server, self.addr, self.adj = server, addr, server.adj
         self.reading: RequestParser | None = None
-        self.unread = b""  # what came behind the request at work
-        self.at_work: RequestParser | None = None
+        self.unread = b""  # what came behind the request in flight
+        self.in_flight: RequestParser | None = None
         self.answer = OverflowableBuffer(self.adj.outbuf_overflow)
         self.unsent = 0  # bytes of it
         self.is_last = False  # the answer; then the connection is closed
-        self.refused = False  # in the middle of a request, so that the client may be sending still
+        self.refused = False  # before the end of a request: the client may still be sending
         self.lingers_until: float | None = None
-        # For a whole request, or for the client to take some of an answer: each byte of a request
-        # is not enough.
-        self.waits_since = time.monotonic()
+        # Since then it waits for a whole request, or for the client to take some of the answer. A
+        # request that comes byte by byte does not count.
+        self.idle_since = time.monotonic()
         super().__init__(sock, server.map)
         self.connected = True
         server.channels.add(self)
@@ -358,10 +357,10 @@ class Channel(wasyncore.dispatcher):
     def readable(self) -> bool:
         if self.lingers_until is not None:
             return True
-        return self.at_work is None and not self.unsent and not self.is_last
+        return self.in_flight is None and not self.unsent and not self.is_last
 
     def writable(self) -> bool:
-        return self.at_work is None and self.unsent > 0
+        return self.in_flight is None and self.unsent > 0
 
     def handle_read(self) -> None:
         try:
@@ -375,7 +374,7 @@ class Channel(wasyncore.dispatcher):
             if time.monotonic() > self.lingers_until:
                 self.handle_close()
         elif data[:1] == TLS_HANDSHAKE and self.reading is None:
-            # Before a whole request nothing would answer it, and it would wait for one.
+            # Else it would wait for the end of a request, and get no answer.
             log.info("closed a connection that began with TLS: the URL is http://, not https://")
             self.handle_close()
         else:
@@ -383,8 +382,8 @@ class Channel(wasyncore.dispatcher):
             self.read_on()
 
     def read_on(self) -> None:
-        """Take what was sent, up to the end of a request, and have that answered."""
-        while self.unread and self.at_work is None:
+        """Parse what was sent, up to the end of a request, and have that answered."""
+        while self.unread and self.in_flight is None:
             if self.reading is None:
                 self.reading = RequestParser(self)
             used = self.reading.received(self.unread)
@@ -392,7 +391,7 @@ class Channel(wasyncore.dispatcher):
             if self.reading.completed:
                 request, self.reading = self.reading, None
                 if not request.empty:
-                    self.at_work = request
+                    self.in_flight = request
                     self.server.dispatch(self)
         if self.reading and self.reading.headers_finished and self.reading.expect_continue:
             self.reading.expect_continue = False
@@ -400,7 +399,7 @@ class Channel(wasyncore.dispatcher):
             self.handle_write()
 
     def handle_write(self) -> None:
-        """Send what the client takes, but not without end: others have their turn."""
+        """Send what the client takes, up to a bound: other connections have their turn."""
         for _ in range(SENDS):
             try:
                 sent = self.send(self.answer.get(SEND)) if self.unsent else 0
@@ -411,7 +410,7 @@ class Channel(wasyncore.dispatcher):
                 break
             self.answer.skip(sent, True)
             self.unsent -= sent
-            self.waits_since = time.monotonic()
+            self.idle_since = time.monotonic()
         if self.connected and not self.unsent:
             if self.answer.buf is not None:  # a large one, whose memory would be kept
                 self.answer.close()
@@ -423,13 +422,13 @@ class Channel(wasyncore.dispatcher):
 
     def answered(self) -> None:
         """Send the answer, which is whole."""
-        self.at_work.close()
-        self.at_work = None
-        self.waits_since = time.monotonic()
+        self.in_flight.close()
+        self.in_flight = None
+        self.idle_since = time.monotonic()
         if self.connected:
             self.handle_write()
         else:  # it was closed meanwhile
-            self._let_go()
+            self._close_files()
 
     def handle_expt(self) -> None:
         self.abandon()  # HTTP has no urgent data
@@ -442,11 +441,11 @@ class Channel(wasyncore.dispatcher):
                 self.socket.shutdown(socket.SHUT_WR)
             return
         self.close()
-        if self.at_work is None:
-            self._let_go()
+        if self.in_flight is None:
+            self._close_files()
 
-    def _let_go(self) -> None:
-        """Close the files that what is large is kept in."""
+    def _close_files(self) -> None:
+        """Close the temporary files of a large request or answer."""
         for held in (self.answer, self.reading):
             if held is not None:
                 held.close()
@@ -459,7 +458,7 @@ class Channel(wasyncore.dispatcher):
     # In the thread that answers
 
     def service(self) -> None:
-        """Answer the request at work, in a worker, and tell the loop."""
+        """Answer the request in flight, in a worker, and wake the loop."""
         try:
             self.respond()
         finally:
@@ -467,8 +466,8 @@ class Channel(wasyncore.dispatcher):
             self.server.waker.wake()
 
     def respond(self) -> None:
-        """Answer the request at work."""
-        request = self.at_work
+        """Answer the request in flight."""
+        request = self.in_flight
         its_task = (ErrorTask if request.error else WSGITask)(self, request)
         try:
             its_task.service()
@@ -495,11 +494,11 @@ class Channel(wasyncore.dispatcher):
         return bool(self.unread or self._peek())
 
     def check_client_disconnected(self) -> bool:
-        """Whether the client has gone: who asked, and hung up. (waitress names this.)"""
-        if not self.connected or HUNG_UP is None:
+        """Whether the client has closed the connection. (The name is waitress's.)"""
+        if not self.connected or POLLRDHUP is None:
             return not self.connected or self._peek() == b""
         poll = select.poll()
-        poll.register(self.socket, HUNG_UP)  # whatever it sent before it went
+        poll.register(self.socket, POLLRDHUP)  # whatever it sent before it went
         return bool(poll.poll(0))
 
     def _peek(self) -> bytes | None:
@@ -513,7 +512,7 @@ class Channel(wasyncore.dispatcher):
 
 
 class Listener(wasyncore.dispatcher):
-    """A listening socket; it lets no more clients in than `CONNECTIONS`."""
+    """A listening socket. It accepts no more than `CONNECTIONS` at the same time."""
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(sock, server.map)
@@ -542,7 +541,7 @@ class Listener(wasyncore.dispatcher):
 
 
 class Waker(wasyncore.dispatcher):
-    """Wakes the loop. From any thread, or from a signal's handler; also once it has ended."""
+    """Wakes the loop, from any thread or signal handler, even after the loop has ended."""
 
     def __init__(self, map: dict[int, Any]) -> None:
         receiver, self._sender = socket.socketpair()
@@ -550,7 +549,7 @@ class Waker(wasyncore.dispatcher):
         super().__init__(receiver, map)
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed; or full, and then the loop is awake
+        with contextlib.suppress(OSError):  # closed; or full, so that the loop wakes anyway
             self._sender.send(b"x")
 
     def handle_read(self) -> None:
@@ -615,28 +614,28 @@ class Server:
             wasyncore.close_all(self.map)
 
     def stop(self) -> None:
-        """Make `run` come to its end. From any thread, or from a signal's handler."""
+        """Make `run` return. May be called from any thread, and from a signal handler."""
         self._stopping = True
         self.waker.wake()
 
     def stop_on_signal(self, signum: int, _: object) -> None:
-        """Stop, as a signal's handler; a second signal ends the process at once."""
+        """The signal handler that stops it; a second signal ends the process at once."""
         if self._stopping:
-            if signum == signal.SIGHUP:  # of a terminal that closes two may come
+            if signum == signal.SIGHUP:  # a terminal that closes may send two
                 return
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-            os._exit(128 + signum)  # the first process of a container outlives that
+            os._exit(128 + signum)  # the kernel spares PID 1 of a container the signal
         self.stop()
 
     # Requests
 
     def dispatch(self, channel: Channel) -> None:
-        """Have its request answered: by a worker, or in the loop.
+        """Have its request answered: by a worker, or inline, in the loop's own thread.
 
-        Handing a request to another thread, and its answer back, costs more than a quick answer.
+        To hand a request to a worker and its answer back costs more than a quick answer does.
         """
-        request, app = channel.at_work, self.application
+        request, app = channel.in_flight, self.application
         if request.error or app.runs_inline(request.command, request.path, request.query):
             self._inline.append(channel)
         else:
@@ -646,19 +645,18 @@ class Server:
         if self._inline:
             timeout = 0
         elif self._workers.queue:
-            timeout = PATIENCE
+            timeout = WAKE_AFTER
         wasyncore.loop(timeout, use_poll=True, map=self.map, count=1)
         while self.answered:
             self._finish(self.answered.popleft())
         inline = [self._inline.popleft() for _ in range(len(self._inline))]
         for channel in inline:
             channel.respond()
-        for (
-            channel
-        ) in inline:  # together: who is woken by the first would take time from the others
+        # All sent together: a client that is woken by the first takes time from the others.
+        for channel in inline:
             self._finish(channel)
         self._workers.wake_another()
-        self._close_late()
+        self._close_stalled()
 
     def _finish(self, channel: Channel) -> None:
         try:
@@ -680,30 +678,30 @@ class Server:
         return idle is not None
 
     def longest_idle(self) -> Channel | None:
-        idle = [channel for channel in self.channels if channel.at_work is None]
-        for channel in sorted(idle, key=lambda channel: channel.waits_since):
+        idle = [channel for channel in self.channels if channel.in_flight is None]
+        for channel in sorted(idle, key=lambda channel: channel.idle_since):
             if channel.unsent or not channel.has_sent_more():  # else it was not looked at yet
                 return channel
         return None
 
-    def _close_late(self) -> None:
-        """Once a second: close those that kept silent, or sent or read so slowly, for too long."""
+    def _close_stalled(self) -> None:
+        """Once a second: close each connection that was idle, or too slow, for `IDLE_TIMEOUT`."""
         now = time.monotonic()
         if now < self._looked_at + 1:
             return
         self._looked_at = now
         for channel in list(self.channels):
-            if channel.at_work is None and channel.waits_since < now - IDLE_TIMEOUT:
+            if channel.in_flight is None and channel.idle_since < now - IDLE_TIMEOUT:
                 channel.abandon()
 
     def _drain(self, deadline: float) -> None:
-        """Graceful shutdown: let nobody in any more, and answer the in-flight requests."""
+        """Graceful shutdown: accept no more connections, answer the in-flight requests."""
         self.application.release_waiting()
         self.draining = True
         for listener in self._listeners:
             connections = -1
             while connections != (connections := len(self.map)):
-                listener.handle_accept()  # until nobody waits to be let in
+                listener.handle_accept()  # those that wait in the socket's queue
             listener.close()
         while self.channels and time.monotonic() < deadline:
             idle = not self._is_busy()
@@ -712,14 +710,14 @@ class Server:
                 return
 
     def _is_busy(self) -> bool:
-        return any(it.at_work or it.reading or it.unsent for it in self.channels)
+        return any(it.in_flight or it.reading or it.unsent for it in self.channels)
 
 
 SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process
 
 
 def _close_inherited() -> None:
-    """In a forked process: hold no copy of its parent's connections open."""
+    """In a forked process: close its copies of the parent's connections."""
     for server in SERVERS:
         for handler in server.map.values():
             handler.socket.close()
@@ -732,7 +730,7 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 
 class LogFormatter(logging.Formatter):
-    """One line each, which nothing in it can break; a traceback is indented, so it begins none."""
+    """One line for each record, whatever is in it. A traceback's lines are indented below it."""
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -747,7 +745,7 @@ class LogFormatter(logging.Formatter):
 
 
 class LogHandler(logging.Handler):
-    """Writes to a descriptor that nobody may be reading: it loses lines then, and never waits."""
+    """Writes to a descriptor, and never waits: when nobody reads it, lines are lost."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -773,7 +771,7 @@ class LogHandler(logging.Handler):
             self._lost += 1
 
     def _write(self, line: bytes) -> bool:
-        """Write it if there is room; what poll calls writable takes so many bytes at once."""
+        """Write it if there is room: a writable pipe takes PIPE_BUF bytes without waiting."""
         for start in range(0, len(line), select.PIPE_BUF):
             if not self._poll.poll(0):
                 return False

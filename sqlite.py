@@ -30,9 +30,9 @@ CREATED_TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 # Together they bound a write to a database that another process has locked: 3.5 s, then it fails.
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
-START_TIMEOUT = 30  # seconds, as another process may be bringing the file up to date
-START_STEP = 0.2  # seconds of it that SQLite waits at once: signals are heard in between
-SETTLED = 100_000_000  # nanoseconds; a folder written to later has another time stamp
+START_TIMEOUT = 30  # seconds, because another process may be migrating the file
+START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python handles signals
+SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
 
 
 class Unusable(Exception):
@@ -42,8 +42,8 @@ class Unusable(Exception):
 def is_unavailable(error: DatabaseError) -> bool:
     """Whether it means: the database can't be read or written just now, nothing was changed.
 
-    Locked, full, read-only, damaged, gone: SQLite calls that an OperationalError or a plain
-    DatabaseError. The other subclasses of DatabaseError are faults of ours.
+    Locked, full, read-only, damaged, gone: SQLite raises OperationalError or DatabaseError itself.
+    Any other subclass of DatabaseError is a bug.
     """
     return type(error) in (OperationalError, DatabaseError)
 
@@ -54,10 +54,10 @@ def is_unavailable(error: DatabaseError) -> bool:
 class Engine(SqliteDatabase):
     """A database with the tables of schema.sql, safe to share between threads.
 
-    `path` is a file, made if it is not there, or ":memory:" for one that lives until `close_all`.
-    Every thread gets a connection of its own, which stays open. Raises `Unusable`.
+    `path` is a file, created if there is none, or ":memory:" for one that lives until `close_all`.
+    Each thread gets a connection of its own, which stays open. Raises `Unusable`.
 
-    Any method may raise an error for which `is_unavailable` holds.
+    Any method may raise an error for which `is_unavailable` is true.
     """
 
     def __init__(self, path: str) -> None:
@@ -65,7 +65,7 @@ class Engine(SqliteDatabase):
         self._path = None if self.in_memory else os.path.realpath(path)  # -wal lies beside it
         self._connections: set[Any] = set()
         self._writer = threading.Lock()
-        # A context in which a thread that waits long does its waiting; the server puts in a spare.
+        # The context in which a thread waits for others; a server sets one that spares a worker.
         self.while_waiting = contextlib.nullcontext
         self._files: dict[str, tuple[int, int]] = {}
         self._folder_state = (0, 0)
@@ -83,7 +83,7 @@ class Engine(SqliteDatabase):
             if self._path is not None and not os.path.exists(self._path):
                 self._make_file()
             self._migrate_when_free(path)
-            connection = self._connect()  # no thread's, so that there is one until the end
+            connection = self._connect()  # the one that stays open until `close_all`
             with peewee_errors:
                 connection.execute("SELECT * FROM account LIMIT 1").fetchone()
             self._files = self._find_files()
@@ -99,9 +99,9 @@ class Engine(SqliteDatabase):
     # Start
 
     def _make_file(self) -> None:
-        """Make the file, for nobody else to read.
+        """Create the file, which no other user may read.
 
-        It gets its name once it is marked as ours: one that is found empty is somebody else's.
+        It is renamed into place with its application id set: an empty file is another program's.
         """
         with _temporary_beside(self._path) as made:
             with contextlib.closing(dbapi.connect(made)) as connection:
@@ -146,16 +146,16 @@ class Engine(SqliteDatabase):
                         self.execute_sql(statement)
             self.user_version = len(sections)  # a write: a file that takes none is found here
         if self._path is not None:
-            # So that readers and the writer don't wait for each other. Where others open a new file
-            # at the same time, SQLite refuses this without waiting.
+            # With it readers and the writer don't wait for each other. SQLite refuses the change
+            # at once, without waiting, while another process opens a new file.
             self.journal_mode = "wal"
-            self.close()  # this connection would go by the checks as they were
+            self.close()  # this connection has cached the schema as it was
 
-    # Connections. One is kept open until the end, whatever the threads do with theirs: it keeps a
-    # database in memory alive, and a file's write-ahead log from being folded in at every close.
+    # Connections. One stays open until `close_all`, beside those of the threads: it keeps a
+    # database in memory alive, and a file's write-ahead log from a checkpoint at every close.
 
     def _connect(self) -> Any:
-        self.ensure_same_file()  # else SQLite would make a new and empty one
+        self.ensure_same_file()  # else SQLite would create a new, empty file
         connection = super()._connect()
         self._connections.add(connection)
         return connection
@@ -171,20 +171,19 @@ class Engine(SqliteDatabase):
         self.dispose()
 
     def ping(self) -> None:
-        """Raise an error for which `is_unavailable` holds if it can't be opened and read."""
-        self.close()  # this thread's connection, which would answer from what it remembers
+        """Raise an error for which `is_unavailable` is true if it can't be opened and read."""
+        self.close()  # this thread's connection would answer from its cache
         self.execute_sql("SELECT * FROM account LIMIT 1").fetchone()
 
-    # A file that is moved, deleted or replaced while it is open would be written on, and what is
-    # written there is lost: so each request asks first. The same holds for the write-ahead log and
-    # its index beside it. (For a file put in its place, the log of the old one would be taken for
-    # its own: that takes a stop.)
+    # SQLite goes on writing to a file that was moved, deleted or replaced, and what it writes there
+    # is lost. So each request checks the file first, its write-ahead log and that log's index too.
+    # (After a replacement only a restart helps: the open log belongs to the old file.)
 
     def ensure_same_file(self) -> None:
-        """Raise an error for which `is_unavailable` holds if the file was moved or replaced."""
+        """Raise an error for which `is_unavailable` is true if the file was moved or replaced."""
         if not self._files:
             return
-        # As long as its folder was not written to, each file is where it was: one question for all.
+        # While the folder's time stamp is the same, no file in it has moved: one stat for all.
         folder = _stat(os.path.dirname(self._path))
         state = folder.st_ino, folder.st_mtime_ns
         if state == self._folder_state:
@@ -195,7 +194,7 @@ class Engine(SqliteDatabase):
             self._folder_state = state
 
     def _find_files(self) -> dict[str, tuple[int, int]]:
-        """The device and the inode of each of its files; none in memory."""
+        """(device, inode) of each of its files, by suffix; {} in memory."""
         found = {end: _stat(self._path + end) for end in ("", "-wal", "-shm") if self._path}
         return {end: (status.st_dev, status.st_ino) for end, status in found.items()}
 
@@ -203,7 +202,7 @@ class Engine(SqliteDatabase):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """A transaction, one at a time in this process: SQLite's own queue is slow and unfair."""
+        """A transaction, one at a time in this process: SQLite's own waiting is slow and unfair."""
         with self._only_writer(), self.atomic():
             yield
 
@@ -220,11 +219,11 @@ class Engine(SqliteDatabase):
             self._writer.release()
 
     def rollback(self) -> None:
-        if self.connection().in_transaction:  # else SQLite has done it: the disk is full
+        if self.connection().in_transaction:  # else SQLite has rolled back: the disk is full
             super().rollback()
 
     def copy_from(self, other: Engine) -> None:
-        """Replace all that is in here with what is in the other; readers see either."""
+        """Replace all the data by that of the other database; readers see the old or the new."""
         with self._only_writer(), peewee_errors:
             other.connection().backup(self.connection(), sleep=0.001)
 
@@ -251,13 +250,13 @@ def _why_unusable(path: str, error: Exception) -> str:
 
 
 def backup(path: str, target: str) -> None:
-    """Copy the database file at `path`, as it is at one moment, into a new file.
+    """Copy the database file at `path`, as it is at one moment, to the new file `target`.
 
-    In one go, while others read and write. Raises `OSError` for the target, `DatabaseError`, and
+    Others may read and write meanwhile. Raises `OSError` for the target, `DatabaseError`, and
     `Unusable` for a file that is not ours.
     """
     source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
-    target = os.path.abspath(target)  # which SQLite takes for no URI
+    target = os.path.abspath(target)  # SQLite would read a name like file:x as a URI
     with contextlib.closing(source):
         if source.application_id != APPLICATION_ID or not source.table_exists("account"):
             raise Unusable(f"{path} is no database of fense-admin: name it with --database")
@@ -265,7 +264,7 @@ def backup(path: str, target: str) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         with _temporary_beside(target) as made:
             with peewee_errors, contextlib.closing(dbapi.connect(made)) as copy:
-                copy.execute("PRAGMA journal_mode = OFF")  # which would be one more file
+                copy.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 source.connection().backup(copy)
             _sync(made)
             _rename_to_new(made, target)
@@ -274,8 +273,11 @@ def backup(path: str, target: str) -> None:
 
 @contextlib.contextmanager
 def _temporary_beside(path: str) -> Iterator[str]:
-    """A new file beside this one, for nobody else to read. It is gone at the end of the block, and
-    also after a `kill -9`: a process that waits for the end of this one removes it."""
+    """A new file beside this one, which no other user may read.
+
+    It is removed at the end of the block, and also after a `kill -9`: a child process waits for
+    the end of this one.
+    """
     folder, name = os.path.split(path)
     descriptor, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
     os.close(descriptor)
@@ -285,7 +287,7 @@ def _temporary_beside(path: str) -> Iterator[str]:
 
 
 def _rename_to_new(path: str, name: str) -> None:
-    """Give the file this name, too. Raises `FileExistsError` if another one has it."""
+    """Give the file this name. Raises `FileExistsError` if another file has it."""
     try:
         os.link(path, name)
     except FileExistsError:

@@ -14,8 +14,8 @@ from fense_admin.standin.control import ROOT, ControlPlane
 from fense_admin.standin.faults import check_fault
 from fense_admin.standin.state import read_state
 
-THREADS = 4  # requests worked on at the same time
-LEAVING = 1  # seconds that leaving the block gives a client that is still sending or reading
+THREADS = 4  # requests answered at the same time
+STOP_TIMEOUT = 1  # seconds that the end of the block waits for in-flight requests
 
 
 class StandIn:
@@ -23,8 +23,8 @@ class StandIn:
 
     Use it as a context, once: it serves on a free port of 127.0.0.1 from a thread, and leaves
     nothing behind. With `serve=False` it opens no socket, and is called through `app`. `seed` is a
-    state document or the path of one, `prefix` such as "/admin"; keys that are not given are made
-    up. Raises `ValueError` for what can't be one of these, `OSError` for a seed that can't be read.
+    state document or the path of one, `prefix` such as "/admin"; keys that are not given are
+    generated. Raises `ValueError` for what is none of these, `OSError` if a seed can't be read.
     """
 
     def __init__(
@@ -64,8 +64,10 @@ class StandIn:
 
             sockets = server.listen(server.resolve("127.0.0.1", 0))
             self._server = server.Server(self.app, sockets, THREADS)
-            # A daemon, and stopped at the exit: one that is never left would hold it up for ever.
-            self._thread = threading.Thread(target=self._server.run, args=(LEAVING,), daemon=True)
+            # A daemon thread, stopped at exit: a block that is never left must not hold it up.
+            self._thread = threading.Thread(
+                target=self._server.run, args=(STOP_TIMEOUT,), daemon=True
+            )
             self._thread.start()
             atexit.register(self.__exit__)
             self._locate(f"http://127.0.0.1:{self._server.port}")
@@ -87,7 +89,7 @@ class StandIn:
         self.standin_url = origin + ROOT
 
     def create_account(self, **fields: Any) -> dict[str, Any]:
-        """Make an account, past faults and journal, and give it as the contract does.
+        """Create an account and return it as the contract does; no fault, no journal entry.
 
         Takes the fields of a creation and `is_active`; what is required and left out is generated.
         Raises `ValueError` in the contract's words for what the contract would refuse.
@@ -105,7 +107,7 @@ class StandIn:
     def record_lookups(self, fense_account_id: int, lookups: int, date: str | None = None) -> None:
         """Add lookups to an account's UTC day (YYYY-MM-DD; today unless given).
 
-        Past faults and journal. Raises `ValueError` for what can't be recorded.
+        No fault, no journal entry. Raises `ValueError` for what can't be recorded.
         """
         try:
             self._db.record_lookups(fense_account_id, lookups, date)
@@ -115,7 +117,7 @@ class StandIn:
     def fail(self, status: int | None = None, **keys: Any) -> dict[str, Any]:
         """Arm a fault (`method`, `path`, `times`, `delay_ms`, `drop`, `headers`, `message`).
 
-        Gives it back with its `id`. Raises `ValueError` for one that can't be.
+        Returns it with its `id`. Raises `ValueError` for one that can't be armed.
         """
         sent = keys if status is None else {"status": status} | keys
         with ValidationErrors() as errors:
@@ -135,7 +137,7 @@ class StandIn:
         return self._db.dump()
 
     def load(self, state: dict[str, Any] | str | os.PathLike[str]) -> None:
-        """Replace everything with a state document, given itself or as the path of its file.
+        """Replace everything by a state document, or by the one in the file of this path.
 
         Raises `ValueError`, and then nothing has changed.
         """
@@ -147,5 +149,5 @@ class StandIn:
 
 
 def generated(kind: str) -> str:
-    """A name or a key that nothing else has."""
+    """A name or a key that is unique."""
     return f"{kind}-{secrets.token_hex(8)}"

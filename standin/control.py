@@ -1,6 +1,6 @@
-"""The control plane: /_standin beside the contract's application, which it joins from outside.
+"""The control plane: /_standin beside the contract's application.
 
-The contract knows nothing of it, and where it is off, none of it is loaded.
+The contract knows nothing of it. Where it is off, none of it is imported.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ ROOT = "/_standin"
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 MAX_STATE_BODY = 32 * 1024 * 1024  # bytes, of a state or a list of lookups
 JOURNAL_LENGTH = 1_000  # entries
-UNWATCHED = ("/healthz", "/openapi.json")
+UNRECORDED = ("/healthz", "/openapi.json")
 
 
 class ControlPlane:
-    """A WSGI application: the contract's, watched and made to fail, and /_standin beside it.
+    """A WSGI application: the contract's, with a journal and faults, and /_standin beside it.
 
     `seed` is what a reset goes back to. `on_loopback` says that no other machine reaches it: then
     DNS rebinding is refused, too.
@@ -96,7 +96,7 @@ class ControlPlane:
         return False  # a fault may delay any of them
 
     def body_limit(self, path: str, headers: Mapping[str, str]) -> int | None:
-        """Large bodies are for who has shown the master key."""
+        """Large bodies are taken with the master key only."""
         key = headers.get("X_API_KEY") or basic_password(headers.get("AUTHORIZATION", ""))
         is_large = path.startswith(ROOT + "/") and self.guard.master.knows(key)
         return MAX_STATE_BODY if is_large else None
@@ -170,12 +170,12 @@ class ControlPlane:
         with own_context():
             if path == ROOT or path.startswith(ROOT + "/"):
                 return self.control(environ, start)
-            if path in UNWATCHED:
+            if path in UNRECORDED:
                 return self.app(environ, start)
-            return self._watch(environ, start)
+            return self._recorded(environ, start)
 
-    def _watch(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
-        """Answer a request of the contract's, with an entry in the journal."""
+    def _recorded(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        """Answer a request of the contract, with an entry in the journal."""
         began = time.perf_counter()
         entry = journal_entry(environ, self.app)
         self.journal.append(entry)
@@ -195,14 +195,14 @@ class ControlPlane:
 
 
 def json_object(name: str, items: list[Any]) -> str:
-    """{name: items} as JSON. Written item by item: a long list at once would hold up others."""
+    """{name: items} as JSON. Item by item: for a long list json.dumps would hold the GIL."""
     response.content_type = "application/json"
     return f'{{"{name}": [{", ".join(map(json.dumps, items))}]}}'
 
 
 @contextlib.contextmanager
 def own_context() -> Iterator[None]:
-    """Leaves the request and the response of a Bottle application that calls this one alone."""
+    """Keeps Bottle's request and response: another Bottle application may be calling this one."""
     of_request = ("environ",)
     of_response = ("_status_line", "_status_code", "_cookies", "_headers", "body")
     outer = []
@@ -263,7 +263,7 @@ class ControlGuard:
 
 
 def basic_password(authorization: str) -> str:
-    """The password of HTTP Basic, with which a browser brings a key; "" where there is none."""
+    """The password of HTTP Basic, as which a browser sends a key; "" if there is none."""
     scheme, _, credentials = authorization.partition(" ")
     if scheme.lower() != "basic":
         return ""

@@ -28,10 +28,10 @@ from fense_admin.rules import (
     whole_number,
 )
 
-MAX_WAITING = 400  # requests that wait for a delay at once: others have to get in, too
-GONE_CHECK = 0.5  # seconds between two looks whether the client of one that waits is still there
-FAULT = "fense_admin.fault"  # the place of the fault that met a request in its WSGI environment
-# What the server itself sets, and what belongs to the connection.
+MAX_WAITING = 400  # requests that wait for a delay at once: the other connections are for others
+GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
+FAULT = "fense_admin.fault"  # a key of the WSGI environment: the fault that met the request
+# Headers that the server itself sets, and those of the connection.
 RESERVED_HEADERS = frozenset(
     "cache-control connection content-length content-type date keep-alive proxy-authenticate "
     "proxy-authorization server te trailers transfer-encoding upgrade via x-request-id "
@@ -84,7 +84,7 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 
 
 class Waiting:
-    """What requests wait in for a delay to pass, until it is over for all of them."""
+    """The requests that wait for a delay. `over` ends the delays of all of them."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -136,7 +136,7 @@ class Faults:
         self._count = 0
 
     def take(self, method: str, path: str) -> tuple[dict[str, Any], Waiting]:
-        """The oldest that matches ({} for none), and what to spend its delay in."""
+        """The oldest fault that matches ({} for none), and where its delay is waited for."""
         with self._lock:
             for fault in self._armed:
                 if fault.get("method", method) == method and fnmatch.fnmatchcase(
@@ -154,7 +154,7 @@ class Faults:
 
 
 class FaultPlugin:
-    """Lets an armed fault answer a route of the contract, once the key is known to be right."""
+    """Lets armed faults answer the contract's routes, once the key has been accepted."""
 
     name = "faults"
     api = 2
@@ -185,7 +185,7 @@ class FaultPlugin:
 
 
 def wait(waiting: Waiting, seconds: float, db: Database) -> None:
-    """Wait so long, or until the delay is over for all, or the client has gone."""
+    """Wait so long, or until all delays are ended, or the client has gone."""
     is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
     with waiting.one_more(), db.while_waiting():
         until = time.monotonic() + seconds
@@ -197,13 +197,13 @@ def wait(waiting: Waiting, seconds: float, db: Database) -> None:
 
 
 def drop(how: str, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
-    """An answer that breaks off: after half of the body, or before its first byte."""
+    """An answer that breaks off, after half of the body or before its first byte."""
     if how == "truncate":
         yield body[: len(body) // 2]
     elif how == "reset" and (is_gone := environ.get("waitress.client_disconnected")):
-        # Make waitress's closing of this connection a reset. (In-process there is none.)
+        # Make closing this connection a reset. (In-process there is none.)
         sock = is_gone.__self__.socket
         if sock is not None:  # else it has been closed
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # It ends a connection under waitress, and is what an in-process client gets to see.
+    # Under waitress it ends the connection; an in-process client gets it as it is.
     raise ConnectionResetError("dropped by a fault that was armed for this request")

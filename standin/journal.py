@@ -1,4 +1,4 @@
-"""The journal's entries: what a request sent and got, with no credential whole in it."""
+"""The journal's entries: a request and its answer, with the credentials in them masked."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fense_admin import (
 )
 
 MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
-# Of these the value is shown; any other header may be a way to send a key.
-HARMLESS = frozenset(
+# The values of these are shown; any other header may bring a key.
+SHOWN_HEADERS = frozenset(
     "accept accept-charset accept-encoding accept-language cache-control connection "
     "content-encoding content-language content-length content-type date dnt expect host "
     "if-match if-modified-since if-none-match if-unmodified-since keep-alive origin pragma "
@@ -40,7 +40,7 @@ COLON = re.compile(r"\s*:\s*")
 
 
 def mask(key: str) -> str:
-    """A credential as an account shows it: its last four characters, if it has twelve."""
+    """A credential as an account shows it: its last four characters, if it has at least twelve."""
     return HIDDEN + (models.last4(key) or "")
 
 
@@ -58,14 +58,14 @@ def unescaped(text: str) -> str:
 
 
 def without_keys(text: str, keys: list[str] | None) -> str:
-    """The text without these keys; nothing of it where one hides in escapes."""
+    """The text with these keys hidden; all of it is hidden if a key stands in it escaped."""
     text = hide_keys(text, keys)
     plain = unescaped(text)
     return text if plain == text or hide_keys(plain, keys) == plain else HIDDEN
 
 
 def without_named_keys(text: str) -> str:
-    """The text up to the first name of a key; nothing of it where one hides in escapes."""
+    """The text up to the first name of a key; all of it is hidden if a name stands escaped."""
     found = KEY_NAME.search(text)
     before = text[: found.start()] if found else text
     return HIDDEN if KEY_NAME.search(unescaped(before)) else truncate_at_key_name(text)
@@ -80,7 +80,7 @@ def is_key_name(name: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """The text of a body: JSON with every key in it masked, anything else up to a key's name."""
+    """A body: JSON with the keys in it masked, any other text up to the first name of a key."""
     text = text.replace("\0", "")  # UTF-16
     try:
         json.loads(text)
@@ -90,9 +90,9 @@ def masked(text: str) -> str:
 
 
 def masked_json(text: str) -> str:
-    """The same for what is JSON: the value of each such field, whatever it is.
+    """JSON text with the value of each field that is named like a key masked.
 
-    It is shown up to a string in which more text stands with the name of a key in it.
+    It ends at a string that has the name of a key among other text.
     """
     parts, done = [], 0
     for found in STRING.finditer(text):
@@ -115,7 +115,7 @@ def masked_json(text: str) -> str:
 
 
 def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
-    """An entry for a request that has just arrived; its answer is still to come."""
+    """The entry of a request that has just arrived, without its answer."""
     headers = {
         name.removeprefix("HTTP_").lower().replace("_", "-"): value
         for name, value in environ.items()
@@ -125,8 +125,8 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     keys = app.keys_to_hide(key)
     as_names = None if keys is None else [key.lower().replace("_", "-") for key in keys]
     request_id = app.choose_id(headers.get("x-request-id"), key)
-    environ["HTTP_X_REQUEST_ID"] = request_id  # for the contract to choose the same
-    # What is read here is read again by the handler, which reads no more than this either.
+    environ["HTTP_X_REQUEST_ID"] = request_id  # so that the contract uses the same
+    # The handler reads the body again, and no more of it than this.
     body = read_input(environ, MAX_BODY)
     environ["wsgi.input"] = io.BytesIO(body)
     return {
@@ -137,7 +137,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
         "query": without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
         "headers": {
             hide_keys(name, as_names): without_named_keys(without_keys(value, keys))
-            if name in HARMLESS
+            if name in SHOWN_HEADERS
             else mask(value)
             for name, value in headers.items()
         },
@@ -150,7 +150,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
 
 
 def sent_path(environ: dict[str, Any]) -> str:
-    """The path as it was sent; in-process, where that is not known, quoted again."""
+    """The path as it was sent; in-process, where only the decoded path is known, quoted again."""
     uri = environ.get("REQUEST_URI", "")
     if uri.startswith("/"):
         return uri.partition("?")[0]
@@ -158,11 +158,11 @@ def sent_path(environ: dict[str, Any]) -> str:
 
 
 def masked_body(raw: bytes, *keys: str) -> str | None:
-    """A request's body as an entry keeps it, without these keys either."""
+    """A request's body as an entry keeps it, with these keys hidden, too."""
     shown = without_keys(masked(raw.decode(errors="replace")), list(keys))
     return truncate(shown.encode(errors="replace"))
 
 
 def truncate(raw: bytes) -> str | None:
-    """The text of a body, as much of it as an entry keeps; None where there was none."""
+    """The text of a body, at most `MAX_TEXT` bytes of it; None for an empty one."""
     return raw[:MAX_TEXT].decode(errors="ignore") if raw else None

@@ -1,6 +1,6 @@
-"""State documents and lists of lookups: what may be seeded and loaded, rule by rule.
+"""State documents and lists of lookups: the rules for what is seeded, loaded and recorded.
 
-The rules for accounts are the contract's. What breaks one is named by its path: accounts[3].email.
+The rules for accounts are the contract's. Errors name the path of the value: accounts[3].email.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fense_admin.rules import JsonObject, ValidationErrors
 
 STATE_RULES = {"accounts": rules.instance(list, "an array")}
 STATE_ACCOUNT_RULES = rules.CREATE_RULES | {
-    # In the place of api_key, as a state read back has it.
+    # In place of api_key, as in a state that was read back.
     "api_key_sha256": rules.matching(
         "[0-9a-f]{64}", "must be a SHA-256 in 64 lower-case hex digits"
     ),
@@ -39,7 +39,7 @@ class State(NamedTuple):
 
 
 def check_state(document: JsonObject, errors: ValidationErrors) -> State:
-    """The rows of a state document; what is wrong with it is noted by its path."""
+    """The rows of a state document; what is wrong with it goes to `errors`."""
     state = State([], [])
     paths: dict[object, str] = {}  # of each id and each key
     highest = 0
@@ -82,7 +82,7 @@ def check_state(document: JsonObject, errors: ValidationErrors) -> State:
 def check_days(
     days: JsonObject, account_id: int, path: str, errors: ValidationErrors
 ) -> list[tuple[int, str, int]]:
-    """The days of an account's usage as rows; a day of 0 is none."""
+    """The days of an account's usage as rows; a day of 0 is left out."""
     rows = []
     for date, lookups in days.items():
         try:
@@ -136,7 +136,7 @@ def check_usage(entries: list[Any], errors: ValidationErrors) -> list[tuple[int,
 
 
 def record_usage(db: Database, rows: list[tuple[int, str, int]]) -> None:
-    """Add them, all or nothing. Raises `ValidationErrors`, or `ApiError` (404) for accounts."""
+    """Add them, all or nothing. Raises `ValidationErrors`; `ApiError` (404): unknown accounts."""
     unknown = ValidationErrors()
     with db.writing(), ValidationErrors() as errors:
         for number, row in enumerate(rows):

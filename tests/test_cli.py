@@ -206,7 +206,7 @@ def test_a_start_tells_where_the_accounts_are_and_where_the_page_is(start, tmp_p
     log = again.end()[2]
     assert "page" not in log
     assert f" the database is {tmp_path}/fense-admin.sqlite3, with 1 account\n" in log
-    assert " they are from before and stay: to begin anew, name another file by --database" in log
+    assert " accounts of earlier runs are kept: to start empty, name another --database" in log
     memory = start("--port=0", "--database=:memory:")
     memory.ready()
     assert "the database is in memory, with 0 accounts: it goes with" in memory.end()[2]
@@ -440,7 +440,7 @@ def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
     again = start("--port=0", FENSE_ADMIN_SEED=str(SEED))
     again.ready()
     assert again.call("/accounts/1")[1]["name"] == "Changed"
-    assert f"the database has accounts already: {SEED} is left out" in again.end()[2]
+    assert f"the database has accounts already: {SEED} is not loaded" in again.end()[2]
 
 
 @pytest.mark.parametrize(
