@@ -1,0 +1,132 @@
+"""The limits and defaults that the documents name are those of the service."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT
+
+import fense_admin
+from fense_admin import cli, rules, server, sqlite
+from fense_admin.standin import control, faults, journal
+
+
+def kib(limit):
+    assert limit % 1024 == 0
+    return f"{limit // 1024} KiB"
+
+
+def bounds(rule):
+    """The lowest and the highest value that a rule of `rules.whole_number` takes."""
+    with pytest.raises(ValueError, match="from") as refused:
+        rule(None)
+    low, high = re.findall("[0-9]+", str(refused.value))
+    return f"{int(low):,}", f"{int(high):,}"
+
+
+def default(name):
+    return cli.SETTINGS[name].default
+
+
+STATUS = bounds(faults.FAULT_RULES["status"])
+REQUEST_ID = re.search(r"\{1,([0-9]+)\}", fense_admin.VALID_REQUEST_ID.pattern)[1]
+WRITE_TIMEOUT = sqlite.WRITER_TIMEOUT + sqlite.BUSY_TIMEOUT  # seconds
+LONGEST = rules.MAX_LOOKUPS, rules.MAX_ID
+ADDRESS = f"{default('host')}:{default('port')}"
+
+STATEMENTS = [
+    (document, statement)
+    for document, statements in {
+        "README.md": [
+            f"the newest {control.JOURNAL_LENGTH:,} requests",
+            f"with {kib(journal.MAX_TEXT)} of each body",
+            "`status` ({} to {})".format(*STATUS),
+            f"http://{ADDRESS}, key: {fense_admin.DEVELOPMENT_KEY}",
+            f"listens on {default('host')} by default",
+            f"Accounts are kept in `{default('database')}`",
+            *(
+                f"| `--{name}` | `{cli.variable_of(name)}` | {f'`{value}`' if value else 'none'} |"
+                for name, (value, *_) in cli.SETTINGS.items()
+            ),
+        ],
+        "SECURITY.md": [
+            f"{kib(server.MAX_HEADER)} of header",
+            f"{kib(fense_admin.MAX_BODY)} of body",
+            f"Without the master key no body is over {kib(server.MAX_REQUEST_BODY)}",
+            f"{server.CONNECTIONS} connections, {server.IDLE_TIMEOUT} s for a request",
+            f"| {server.CONNECTIONS} connections;",
+            f"reads nothing is closed after {server.IDLE_TIMEOUT} s",
+            f"A connection has {server.IDLE_TIMEOUT} s to send a whole request",
+            f"{default('threads')} requests at a time",
+            f"{WRITE_TIMEOUT} s for a write to get its turn",
+            f"{rules.MAX_ERRORS} errors reported of one request",
+            f"{faults.MAX_WAITING} requests that wait for a delay",
+            f"Listens on {default('host')} by default",
+        ],
+        "FIDELITY.md": [
+            f"413 over {kib(fense_admin.MAX_BODY)}",
+            f"the connection's own limit is {kib(server.MAX_REQUEST_BODY)}",
+            f"431 over {kib(server.MAX_HEADER)} of headers",
+            f"of more than {rules.MAX_ERRORS} the first {rules.MAX_ERRORS}",
+            f"While {faults.MAX_WAITING} requests wait for a delay",
+            f"1 to {REQUEST_ID} visible ASCII characters, and no key",
+            "A day's total is at most 10^12",
+            "After the id 2^53 - 1 a creation is 503",
+            f"With `{fense_admin.DEVELOPMENT_KEY}` a request with a foreign `Origin`",
+        ],
+        "openapi.json": [
+            f'"description": "A JSON object in UTF-8 of at most {kib(fense_admin.MAX_BODY)}."',
+            f'"The body is over {kib(fense_admin.MAX_BODY)}."',
+            f"1 to {REQUEST_ID} visible ASCII characters",
+        ],
+        "deploy/README.md": [f"the service itself listens on {ADDRESS}"],
+        "deploy/fense-admin.socket": [f"ListenStream={ADDRESS}"],
+        "deploy/nginx.conf": [
+            f"server {ADDRESS};",
+            f"the body is over {server.MAX_REQUEST_BODY} bytes",
+            f"the request line and headers are over {server.MAX_HEADER} bytes",
+            f"client_max_body_size {server.MAX_REQUEST_BODY // 1024}k;",
+            f"client_body_buffer_size {server.MAX_REQUEST_BODY // 1024}k;",
+            f"it answers what is over {fense_admin.MAX_BODY // 1024}k itself",
+            f"large_client_header_buffers 4 {server.MAX_HEADER // 1024}k;",
+            f"the service closes what is idle for {server.IDLE_TIMEOUT}",
+            f"{{1,{REQUEST_ID}}}",
+            server.ERRORS[501],
+        ],
+    }.items()
+    for statement in statements
+]
+
+
+@pytest.mark.parametrize(("document", "statement"), STATEMENTS)
+def test_a_document_names_the_limit_or_the_default_of_the_service(document, statement):
+    assert statement in " ".join((CHECKOUT / document).read_text("utf-8").split())
+
+
+def test_limits_that_are_written_as_powers_are_these():
+    assert LONGEST == (10**12, 2**53 - 1)
+    schemas = json.loads(Path(fense_admin.OPENAPI_FILE).read_text("utf-8"))["components"]["schemas"]
+    assert schemas["Lookups"]["maximum"] == rules.MAX_LOOKUPS
+    assert f"BETWEEN 1 AND {rules.MAX_LOOKUPS}" in Path(sqlite.SCHEMA_FILE).read_text("utf-8")
+
+
+@pytest.mark.parametrize("document", ["openapi.json", "FIDELITY.md", "SECURITY.md"])
+def test_no_document_names_another_size(document):
+    """Wherever a size in KiB is named a second time, it is one of the limits, too."""
+    named = set(re.findall("[0-9]+ KiB", (CHECKOUT / document).read_text("utf-8")))
+    assert named <= {
+        kib(limit) for limit in (fense_admin.MAX_BODY, server.MAX_REQUEST_BODY, server.MAX_HEADER)
+    }
+
+
+def test_what_stands_in_front_gives_the_service_time():
+    """nginx lets go of an idle connection before the service does, systemd waits for the drain."""
+    nginx = (CHECKOUT / "deploy/nginx.conf").read_text("utf-8")
+    assert int(re.search(r"keepalive_timeout ([0-9]+)s;", nginx)[1]) < server.IDLE_TIMEOUT
+    unit = (CHECKOUT / "deploy/fense-admin.service").read_text("utf-8")
+    assert int(re.search(r"TimeoutStopSec=([0-9]+)", unit)[1]) > float(default("drain"))
+    # Of a length of six digits nginx says 413 itself: the service takes no body that long.
+    digits = int(re.search(r'"\\d\{([0-9])\}"', nginx)[1])
+    assert len(str(server.MAX_REQUEST_BODY)) == digits
+    assert 10 ** (digits - 1) > fense_admin.MAX_BODY
