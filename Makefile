@@ -13,7 +13,8 @@ test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admin[sqlite]
-	.venv-sqlite/bin/python -m pytest tests/test_models.py tests/test_faults.py tests/contract
+	.venv-sqlite/bin/python -m pytest $(addprefix tests/,contract test_models.py test_transactions.py \
+	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py)
 
 soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then an audit; MINUTES=10
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)

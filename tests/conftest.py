@@ -29,6 +29,8 @@ from peewee import sqlite3  # the library that the service itself uses
 from webtest import TestApp
 
 from fense_admin import __version__, create_app, server
+from fense_admin.models import Database
+from fense_admin.standin import StandIn
 
 MASTER_KEY = "test-master-key-1a2b"
 SERVICE_KEY = "test-service-key-3c4d"
@@ -41,32 +43,49 @@ TOOLS = dict(
 )
 TIMEOUT = 30  # seconds that anything may take which takes none if all is well
 SENT = object()  # "send the key that the client has"
+HEAD = f"Host: localhost\r\nx-api-key: {MASTER_KEY}\r\nContent-Type: application/json\r\n"
+KEY_HEADER = f"x-api-key: {MASTER_KEY}\r\n".encode()
+SEED_FILE = CHECKOUT / "examples" / "seed.json"
+SEED = {
+    "accounts": [
+        {
+            "api_key": "sk_test_acme_000001",
+            "name": "Acme Ltd",
+            "email": "owner@acme.example",
+            "suppress_billing": True,
+            "is_active": False,
+            "usage": {"2026-11-01": 12, "2026-11-02": 7},
+        },
+        {"api_key": "beta", "name": "Beta", "email": "b@beta.example", "fense_account_id": 7},
+    ]
+}
+FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
 
 KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
-TOLD: list[str] = []  # whatever a service told meanwhile: answers, logs, the journal
+OUTPUT: list[str] = []  # whatever a service told meanwhile: answers, logs, the journal
 
 
 class Listening(logging.Handler):
     """Hears this process's log, tracebacks too."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        TOLD.append(self.format(record))
+        OUTPUT.append(self.format(record))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_key_is_told():
+def _no_key_is_in_the_output():
     """At the end, looks for every key that was used in everything that was told."""
     handler = Listening()
     logging.getLogger().addHandler(handler)
     yield
     logging.getLogger().removeHandler(handler)
-    assert keys_told() == set()
+    assert keys_in_output() == set()
 
 
-def keys_told() -> set[str]:
-    told = "\n".join(TOLD)
-    words = set(re.findall("sk_[A-Za-z0-9_]+", told))
-    return {key for key in KEYS if key in words or (key[:3] != "sk_" and key in told)}
+def keys_in_output() -> set[str]:
+    text = "\n".join(OUTPUT)
+    words = set(re.findall("sk_[A-Za-z0-9_]+", text))
+    return {key for key in KEYS if key in words or (key[:3] != "sk_" and key in text)}
 
 
 def pytest_addoption(parser):
@@ -126,7 +145,7 @@ class Api:
             body=b"" if body is None else raw,
             expect_errors=True,
         )
-        TOLD.append(f"{answer.headers} {answer.text}")
+        OUTPUT.append(f"{answer.headers} {answer.text}")
         return Answer(answer.status_code, answer.headers, answer.json if answer.body else None)
 
     def get(self, path: str, **options: Any) -> Answer:
@@ -157,9 +176,9 @@ def account_fields(**fields: Any) -> dict[str, Any]:
 
 def refusal(*details: tuple[str, str], message: str = "", code: str = "bad_request") -> Any:
     """The error body of these (field, message) pairs, or of a message that blames no field."""
-    told = "; ".join([message] * bool(message) + [f"{field} {text}" for field, text in details])
+    whole = "; ".join([message] * bool(message) + [f"{field} {text}" for field, text in details])
     shown = [{"field": field, "message": text} for field, text in details]
-    return {"error": {"code": code, "message": told, "details": shown}}
+    return {"error": {"code": code, "message": whole, "details": shown}}
 
 
 def forward_to(url: urllib.parse.SplitResult) -> Any:
@@ -247,7 +266,7 @@ class Process:
             self.process.send_signal(signum)
         rest, _ = self.process.communicate(timeout=TIMEOUT)
         log = self.errors.read_text()
-        TOLD.append(rest + log)
+        OUTPUT.append(rest + log)
         return self.process.returncode, rest, log
 
 
@@ -286,7 +305,7 @@ class Served:
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
-        TOLD.append(f"{answer.headers} {content}")
+        OUTPUT.append(f"{answer.headers} {content}")
         return answer.status, json.loads(content)
 
     def stop(self):
@@ -350,6 +369,121 @@ def run_pytest(
     return result.stdout + result.stderr
 
 
+def sentence(result):
+    """The one line that the command left on standard error, under exit code 1."""
+    code, out, log = result
+    assert (code, out) == (1, ""), log
+    lines = [line for line in log.splitlines() if "the x-api-key is" not in line]
+    assert len(lines) == 1, log
+    assert lines[0].startswith("fense-admin: ")
+    return lines[0]
+
+
+def connect(port, timeout=10):
+    """A connection to this port of this machine."""
+    return socket.create_connection(("127.0.0.1", port), timeout=timeout)
+
+
+def http_request(line, *headers, body=b""):
+    """A request with the master key, as bytes."""
+    more = "".join(f"{header}\r\n" for header in headers)
+    return f"{line} HTTP/1.1\r\n{HEAD}{more}\r\n".encode() + body
+
+
+def http_post(path, body, *headers):
+    """A POST with the master key, which closes its connection, as bytes."""
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        % path
+    )
+    return head + KEY_HEADER + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body
+
+
+def parse_answer(answer):
+    """Status, headers and JSON of one raw answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *headers = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in headers)
+    assert "Server" not in headers
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Request-Id"]
+    return int(status.split()[1]), headers, json.loads(body) if body else None
+
+
+def statuses(raw):
+    """The status of each of these answers."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3})", raw)]
+
+
+def ids(raw):
+    """The X-Request-Id of each of these answers."""
+    return re.findall(rb"X-Request-Id: (\S+)", raw)
+
+
+def read_all(sock):
+    """What comes until the connection is closed."""
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := sock.recv(1 << 20):
+            answer += chunk
+    return answer
+
+
+def talk(port, raw):
+    """Send these bytes on a connection of its own; all that comes back."""
+    with connect(port) as sock:
+        sock.sendall(raw)
+        return read_all(sock)
+
+
+def port_of(fense):
+    """The port on which a stand-in listens."""
+    return int(fense.standin_url.split("/")[2].rpartition(":")[2])
+
+
+def call_standin(fense, method, path, body=None, timeout=10):
+    """One request on a connection of its own; status, headers and the whole body."""
+    host = fense.standin_url.split("/")[2]
+    connection = http.client.HTTPConnection(host, timeout=timeout)
+    try:
+        connection.request(method, path, json.dumps(body) if body else None, fense.headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def state_and_faults(api):
+    """All that the control plane can show, but the journal."""
+    return [api.get(f"/_standin/{what}").body for what in ("state", "faults")]
+
+
+def in_threads(count, work):
+    """Run it so many times at once; gives what each raised or returned."""
+    results = []
+    go = threading.Barrier(count)
+
+    def run():
+        go.wait(TIMEOUT)
+        try:
+            results.append(work())
+        except Exception as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    join(*threads)
+    return results
+
+
+def daily(db):
+    """The lookups of the first account, by day."""
+    days = json.loads(db.account_usage(1, None, None))["daily"]
+    return {day["date"]: day["lookups"] for day in days}
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts the command with these arguments. Whatever becomes of the test, it is gone after it."""
@@ -396,3 +530,73 @@ def inside(request):
     if request.config.getoption("--fense-url"):
         pytest.skip("needs the inside of the service, which --fense-url does not give")
     return request.getfixturevalue("app")
+
+
+@pytest.fixture
+def file_app(tmp_path, make_app):
+    """The application over a database in a file."""
+    return make_app(str(tmp_path / "fense.sqlite3"), master_key=MASTER_KEY)
+
+
+@pytest.fixture
+def served(file_app):
+    """The application on a port, with one account."""
+    with Served(file_app) as served:
+        served.call("POST", "/accounts", account_fields())
+        yield served
+
+
+@pytest.fixture
+def serve():
+    """Serves an application, until the end of the test at the latest."""
+    with contextlib.ExitStack() as stack:
+        yield lambda app, **options: stack.enter_context(Served(app, **options))
+
+
+@pytest.fixture
+def fense():
+    """A stand-in that listens."""
+    with StandIn(master_key=MASTER_KEY, service_key=SERVICE_KEY) as fense:
+        yield fense
+
+
+@pytest.fixture(params=["service", "stand-in"])
+def port(request):
+    """The port of either, with one account."""
+    if request.param == "service":
+        return request.getfixturevalue("served").server.port
+    fense = request.getfixturevalue("fense")
+    fense.create_account()
+    return port_of(fense)
+
+
+@pytest.fixture
+def seeded():
+    """A stand-in in this process alone, with the accounts of SEED."""
+    with StandIn(SEED, master_key=MASTER_KEY, service_key=SERVICE_KEY, serve=False) as fense:
+        yield fense
+
+
+@pytest.fixture
+def seeded_api(seeded):
+    """A client of `seeded`, its control plane included."""
+    return Api(seeded.app, MASTER_KEY, SERVICE_KEY)
+
+
+@pytest.fixture
+def open_database():
+    """Opens databases, which are closed at the end, whatever becomes of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_database(path):
+            db = Database(str(path))
+            stack.callback(db.close_all)
+            return db
+
+        yield open_database
+
+
+@pytest.fixture(params=["memory", "file"])
+def db(request, tmp_path, open_database):
+    """A database without accounts."""
+    return open_database(":memory:" if request.param == "memory" else tmp_path / "fense.sqlite3")

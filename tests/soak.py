@@ -3,7 +3,8 @@
     python tests/soak.py --minutes 10
 
 Prints what it counted. The exit code is 1 where anything was lost, half-written, invented, left
-unanswered or otherwise not as it should be. The short forms of it are in test_crash.py.
+unanswered or otherwise not as it should be. The short forms of it are in test_crash.py and
+test_shutdown.py.
 """
 
 from __future__ import annotations
@@ -459,9 +460,9 @@ class Client:
             sock.sendall(b"{}")
             while answers.count(b"HTTP/1.1 ") < len(reads) + 2 and (chunk := sock.recv(1 << 20)):
                 answers += chunk
-        told = re.findall(rb"HTTP/1\.1 (\d{3})", answers)
-        if told != [b"200"] * len(reads) + [b"100", b"200"] and not self.run.disturbs(answers):
-            self.run.tell(f"a pipeline was answered {told}")
+        answered = re.findall(rb"HTTP/1\.1 (\d{3})", answers)
+        if answered != [b"200"] * len(reads) + [b"100", b"200"] and not self.run.disturbs(answers):
+            self.run.tell(f"a pipeline was answered {answered}")
 
     # Many requests at once, for a stop to answer
 

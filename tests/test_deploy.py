@@ -252,13 +252,13 @@ def listener():
 
 def test_nginx_finds_no_fault_in_its_site(tmp_path, certificate):
     # (Without a command of its own to say so, it tells of success on standard error.)
-    told = run(*Nginx(tmp_path, certificate, 1).command, "-t")
-    assert "successful" in told
-    assert "[" not in told  # no [warn], nor worse
+    output = run(*Nginx(tmp_path, certificate, 1).command, "-t")
+    assert "successful" in output
+    assert "[" not in output  # no [warn], nor worse
 
 
 ZERO_BYTE = (  # in a path: nginx refuses it by itself, as no HTTP
-    *(f"test_responses.py::test_an_unknown_path_is_not_found_with_or_without_a_key[{method}-/%00-None]"
+    *(f"test_paths.py::test_an_unknown_path_is_not_found_with_or_without_a_key[{method}-/%00-None]"
       for method in ("GET", "POST", "DELETE", "TRACE")),
     "test_accounts.py::test_an_id_is_ascii_digits_or_refused[%00]",
 )  # fmt: skip
@@ -271,12 +271,12 @@ def test_the_contract_holds_through_nginx(tmp_path, certificate, start):
         environment = KEYS | {"SSL_CERT_FILE": str(certificate.file)}
         url = f"https://127.0.0.1:{nginx.port}/"
         left_out = [part for test in ZERO_BYTE for part in ("--deselect", f"tests/contract/{test}")]
-        told = run_pytest(
+        output = run_pytest(
             CHECKOUT, "tests/contract", "--fense-url", url, *left_out, plugins=(), **environment
         )
         request_id = nginx.ask("GET", "/accounts/1")[1]["X-Request-Id"]
     log = service.end()[2]
-    assert re.search(r"^[56]\d\d passed, \d+ skipped, 5 deselected in ", told, re.M), told
+    assert re.search(r"^[56]\d\d passed, \d+ skipped, 5 deselected in ", output, re.M), output
     access_log = (tmp_path / "access.log").read_text()
     for text in (log, access_log):
         assert text.splitlines()[-1].endswith(f" {request_id}")

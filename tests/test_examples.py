@@ -23,12 +23,12 @@ def test_the_pytest_suite_passes():
 def test_the_node_script_runs():
     tools("node")
     command = ["fense-admin", "exec", "--seed", "examples/seed.json", "--"]
-    code, told, errors = run(*command, "node", "examples/billing.mjs")
-    assert (code, told, errors) == (0, "Acme Ltd: billing stopped after 19 lookups\n", "")
+    code, output, errors = run(*command, "node", "examples/billing.mjs")
+    assert (code, output, errors) == (0, "Acme Ltd: billing stopped after 19 lookups\n", "")
 
 
 def test_the_ci_script_runs():
     tools("curl")
-    code, told, errors = run("examples/ci.sh")
+    code, output, errors = run("examples/ci.sh")
     assert code == 0, errors
-    assert '"name": "Acme Ltd"' in told
+    assert '"name": "Acme Ltd"' in output

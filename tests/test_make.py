@@ -34,8 +34,8 @@ def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path):
     (folder / "env").mkdir()  # left by one that was stopped
     (folder / "env" / "left").touch()
     # pip's help in the place of a package: nothing is fetched for it.
-    code, told = environment(folder, "--help", PYTHON=sys.executable)
-    assert code == 0, told
+    code, output = environment(folder, "--help", PYTHON=sys.executable)
+    assert code == 0, output
     assert not (folder / "env" / "left").exists()
     assert environment(folder) == (0, "")
     assert environment(folder, "--no-such-option")[0] != 0
@@ -46,19 +46,19 @@ def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("version_info", "is too old: name a Python 3.10 or later, as in make PYTHON=python3.12"),
         ("venv", "has no venv module: apt install python3-venv"),
     ],
 )
-def test_a_python_that_will_not_do_is_named_in_a_line(tmp_path, word, told):
+def test_a_python_that_will_not_do_is_named_in_a_line(tmp_path, word, message):
     python = tmp_path / "python"
     python.write_text(FAILS.format(word=word, python=sys.executable))
     python.chmod(0o755)
     code, output = environment(tmp_path, "--help", PYTHON=str(python))
     assert code == 1
-    assert output.startswith(f"{python} {told}")
+    assert output.startswith(f"{python} {message}")
     assert output.count("\n") == 1
     assert not (tmp_path / "env").exists()
 

@@ -59,14 +59,14 @@ def test_the_wheel_holds_one_package_and_its_data(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
-        told = archive.read(metadata).decode()
+        content = archive.read(metadata).decode()
     assert {name for name in names if ".dist-info/" not in name} == PACKAGE
-    assert re.findall("^Requires-Dist: (bottle|peewee|waitress)", told, re.M) == [
+    assert re.findall("^Requires-Dist: (bottle|peewee|waitress)", content, re.M) == [
         "bottle",
         "peewee",
         "waitress",
     ]
-    assert "Requires-Python: >=3.10" in told
+    assert "Requires-Python: >=3.10" in content
 
 
 @pytest.fixture(scope="module", params=["wheel", "folder", "editable", "strict editable"])
@@ -103,5 +103,5 @@ def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
 
 
 def test_the_command_is_installed(installed, tmp_path):
-    told = run(installed.with_name("fense-admin"), "--version", cwd=tmp_path)
-    assert told == f"fense-admin {__version__}\n"
+    output = run(installed.with_name("fense-admin"), "--version", cwd=tmp_path)
+    assert output == f"fense-admin {__version__}\n"

@@ -95,11 +95,11 @@ def test_the_commands_for_any_language_are_those_of_the_examples():
 
 def test_the_table_of_settings_is_the_commands(start):
     rows = re.findall(r"^\| `--(\w+)` \| `(\w+)` \| (\S+) \|", README, re.M)
-    told, _, _ = start("serve", "--help").end(None)[1].partition("\0")
-    told = " ".join(told.split())
-    assert [name for name, _, _ in rows] == re.findall(r" --(\w+) [A-Z]+ ", told)
+    output, _, _ = start("serve", "--help").end(None)[1].partition("\0")
+    output = " ".join(output.split())
+    assert [name for name, _, _ in rows] == re.findall(r" --(\w+) [A-Z]+ ", output)
     for _, variable, default in rows:
-        assert f"(${variable}; default: {default.strip('`')})" in told
+        assert f"(${variable}; default: {default.strip('`')})" in output
 
 
 def test_every_file_it_names_is_there():

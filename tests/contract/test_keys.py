@@ -8,7 +8,6 @@ from conftest import MASTER_KEY, SERVICE_KEY, Api, account_fields, refusal
 MISSING = refusal(code="unauthorized", message="the header x-api-key is missing")
 UNKNOWN = refusal(code="unauthorized", message="x-api-key is not a known key")
 MERCHANT = refusal(code="forbidden", message="a merchant's key does not open these endpoints")
-
 ENDPOINTS = [
     ("POST", "/accounts"),
     ("GET", "/accounts/1"),
@@ -86,8 +85,8 @@ def test_a_strange_key_is_an_unknown_key(api, key):
 def test_a_key_that_came_twice_is_told_so(api):
     twice = f"{api.master_key}, {api.master_key}"  # as a server joins two headers
     answer = api.get("/accounts/usage", key=twice)
-    told = "the header x-api-key came twice: send it once"
-    assert (answer.status, answer.body) == (401, refusal(code="unauthorized", message=told))
+    message = "the header x-api-key came twice: send it once"
+    assert (answer.status, answer.body) == (401, refusal(code="unauthorized", message=message))
 
 
 def test_every_key_is_compared_whichever_it_is(inside, monkeypatch):

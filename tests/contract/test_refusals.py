@@ -178,9 +178,9 @@ def test_a_strange_name_is_legible_in_the_message_and_whole_in_the_details(api):
     names = ["a\nb", "\x1b[31m", "\ud800", "", "\u202e"]
     answer = api.post("/accounts/1", dict.fromkeys(names, 1))
     error = answer.body["error"]
-    told = "a\ufffdb is not accepted here; \ufffd[31m is not accepted here; "
-    told += '\ufffd is not accepted here; "" is not accepted here; \ufffd is not accepted here'
-    assert (answer.status, error["message"]) == (400, told)
+    message = "a\ufffdb is not accepted here; \ufffd[31m is not accepted here; "
+    message += '\ufffd is not accepted here; "" is not accepted here; \ufffd is not accepted here'
+    assert (answer.status, error["message"]) == (400, message)
     assert error["details"] == [{"field": name, "message": NOT_ACCEPTED} for name in names]
 
 

@@ -1,35 +1,36 @@
-"""The journal: what came and what went, in order, bounded, and with no key whole in it."""
+"""The journal keeps what came and what went, in order, bounded, and with no key whole in it."""
 
 import json
 import time
 
 import pytest
-from conftest import Api, account_fields
+from conftest import MASTER_KEY, Api, account_fields, http_request, port_of, talk
 
 from fense_admin import models
 from fense_admin.standin import StandIn
 from fense_admin.standin.journal import masked
 
-KEY = "master-of-tests-1a2b"
 SECRET = "sk_live_5e1f6a7b8c9d"
 
 
 @pytest.fixture
-def fense():
-    with StandIn(master_key=KEY, serve=False, prefix="/admin") as fense:
-        yield fense
+def mounted():
+    with StandIn(master_key=MASTER_KEY, serve=False, prefix="/admin") as mounted:
+        yield mounted
 
 
 @pytest.fixture
-def api(fense):
-    return Api(fense.app, KEY, None, base="/admin")
+def mounted_api(mounted):
+    return Api(mounted.app, MASTER_KEY, None, base="/admin")
 
 
-def test_an_entry_tells_what_came_and_what_went(fense, api):
+def test_an_entry_tells_what_came_and_what_went(mounted, mounted_api):
     before = models.now()
     body = account_fields(api_key=SECRET, name="Acme")
-    answer = api.post("/accounts?x=1", body, headers={"X-Request-Id": "mine", "X-Mine": "yes"})
-    (entry,) = fense.requests()
+    answer = mounted_api.post(
+        "/accounts?x=1", body, headers={"X-Request-Id": "mine", "X-Mine": "yes"}
+    )
+    (entry,) = mounted.requests()
     assert list(entry) == (
         "id at method path query headers body status response duration_ms fault".split()
     )
@@ -56,19 +57,21 @@ def test_an_entry_tells_what_came_and_what_went(fense, api):
     assert answer.status == 400
 
 
-def test_all_requests_are_kept_in_order_of_arrival_but_those_beside_the_contract(fense, api):
-    fense.fail(503, path="/accounts/7")
+def test_all_requests_are_kept_in_order_of_arrival_but_those_beside_the_contract(
+    mounted, mounted_api
+):
+    mounted.fail(503, path="/accounts/7")
     calls = [
-        ("GET", "/accounts/1", KEY, 404),
+        ("GET", "/accounts/1", MASTER_KEY, 404),
         ("GET", "/accounts/1", None, 401),
-        ("HEAD", "/accounts/usage", KEY, 200),
-        ("GET", "/accounts/7", KEY, 503),
-        ("DELETE", "/accounts/1", KEY, 405),
-        ("GET", "/no%20thing/%FF/%C3%BC", KEY, 404),
+        ("HEAD", "/accounts/usage", MASTER_KEY, 200),
+        ("GET", "/accounts/7", MASTER_KEY, 503),
+        ("DELETE", "/accounts/1", MASTER_KEY, 405),
+        ("GET", "/no%20thing/%FF/%C3%BC", MASTER_KEY, 404),
     ]
     for method, path, key, status in calls:
-        assert api.call(method, path, key=key).status == status
-    outside = Api(fense.app, KEY, None)
+        assert mounted_api.call(method, path, key=key).status == status
+    outside = Api(mounted.app, MASTER_KEY, None)
     for path in (
         "/healthz",
         "/openapi.json",
@@ -78,49 +81,55 @@ def test_all_requests_are_kept_in_order_of_arrival_but_those_beside_the_contract
     ):
         outside.get(path)
     assert outside.get("/nothing").status == 404
-    kept = [(entry["method"], entry["path"], entry["status"]) for entry in fense.requests()]
+    kept = [(entry["method"], entry["path"], entry["status"]) for entry in mounted.requests()]
     assert kept == [
         *((method, "/admin" + path, status) for method, path, _, status in calls),
         ("GET", "/nothing", 404),
     ]
-    assert [entry["fault"] for entry in fense.requests()] == [None, None, None, 1, None, None, None]
-    assert [entry["response"] is None for entry in fense.requests()][:3] == [False, False, True]
-    assert {len(entry["id"]) for entry in fense.requests()} == {16}
+    assert [entry["fault"] for entry in mounted.requests()] == [
+        None,
+        None,
+        None,
+        1,
+        None,
+        None,
+        None,
+    ]
+    assert [entry["response"] is None for entry in mounted.requests()][:3] == [False, False, True]
+    assert {len(entry["id"]) for entry in mounted.requests()} == {16}
 
 
-def test_a_dropped_request_has_no_status(fense, api):
+def test_a_dropped_request_has_no_status(mounted, mounted_api):
     for drop in ("reset", "empty", "truncate"):
-        fense.fail(drop=drop)
+        mounted.fail(drop=drop)
         with pytest.raises(ConnectionResetError):
-            api.get("/accounts/1")
-    assert [(e["status"], e["response"], e["fault"]) for e in fense.requests()] == [
+            mounted_api.get("/accounts/1")
+    assert [(e["status"], e["response"], e["fault"]) for e in mounted.requests()] == [
         (None, None, 1),
         (None, None, 2),
         (None, None, 3),
     ]
 
 
-def test_it_is_forgotten_when_told(fense, api):
-    control = Api(fense.app, KEY, None)
-    api.get("/accounts/1")
+def test_it_is_forgotten_when_told(mounted, mounted_api):
+    control = Api(mounted.app, MASTER_KEY, None)
+    mounted_api.get("/accounts/1")
     assert len(control.get("/_standin/requests").body["requests"]) == 1
     assert control.call("DELETE", "/_standin/requests").status == 204
     assert control.get("/_standin/requests").body == {"requests": []}
 
 
-def test_it_keeps_the_newest_thousand_and_8_kib_of_each(fense, api):
+def test_it_keeps_the_newest_thousand_and_8_kib_of_each(mounted, mounted_api):
     long = "x" * 60_000
     for number in range(1_005):
-        api.post(f"/accounts/{number}", {long: 1} if number % 100 == 4 else b"")
-    entries = fense.requests()
+        mounted_api.post(f"/accounts/{number}", {long: 1} if number % 100 == 4 else b"")
+    entries = mounted.requests()
     assert [entry["path"] for entry in entries] == [f"/admin/accounts/{n}" for n in range(5, 1_005)]
     assert {len(entry["body"] or "") for entry in entries} == {0, 8192}
-    api.post("/accounts", "\N{SNOWMAN}".encode() * 10_000)
-    assert len(fense.requests()[-1]["body"].encode()) == 8190
+    mounted_api.post("/accounts", "\N{SNOWMAN}".encode() * 10_000)
+    assert len(mounted.requests()[-1]["body"].encode()) == 8190
     assert max(len(entry["response"]) for entry in entries) == 8192
 
-
-# --- Credentials -------------------------------------------------------------------------------
 
 BODIES = [
     '{"api_key": "%s"}',
@@ -154,19 +163,21 @@ BODIES = [
 
 
 @pytest.mark.parametrize("template", BODIES)
-def test_no_key_is_whole_in_a_body(fense, api, template):
+def test_no_key_is_whole_in_a_body(mounted, mounted_api, template):
     text = template.replace("%s", SECRET).replace("%%", "%")
     for body in (text.encode(), b" " * 8_150 + text.encode(), text.encode("utf-16")):
-        api.post("/accounts", body)
-    kept = json.dumps(fense.requests(), ensure_ascii=False)
+        mounted_api.post("/accounts", body)
+    kept = json.dumps(mounted.requests(), ensure_ascii=False)
     assert SECRET not in kept
     assert "…" in kept
 
 
-def test_what_follows_a_key_is_kept(fense, api):
-    api.post("/accounts", b'{"api_key": ["x", {"y": 1}], "name": "Acme", "api_key": 5, "z": 1}')
-    api.post("/accounts", b'{"api_key": "%s", "name": "Acme"' % SECRET.encode())
-    assert [entry["body"] for entry in fense.requests()] == [
+def test_what_follows_a_key_is_kept(mounted, mounted_api):
+    mounted_api.post(
+        "/accounts", b'{"api_key": ["x", {"y": 1}], "name": "Acme", "api_key": 5, "z": 1}'
+    )
+    mounted_api.post("/accounts", b'{"api_key": "%s", "name": "Acme"' % SECRET.encode())
+    assert [entry["body"] for entry in mounted.requests()] == [
         '{"api_key": …, "name": "Acme", "api_key": …, "z": 1}',
         '{"api_key…',
     ]
@@ -180,26 +191,26 @@ def test_what_follows_a_key_is_kept(fense, api):
         '{"api_key_last4": "9f2c"}',
     ],
 )
-def test_what_has_no_key_is_kept_as_it_was(fense, api, text):
-    api.post("/accounts", text.encode())
-    assert fense.requests()[0]["body"] == text
+def test_what_has_no_key_is_kept_as_it_was(mounted, mounted_api, text):
+    mounted_api.post("/accounts", text.encode())
+    assert mounted.requests()[0]["body"] == text
 
 
-def test_a_short_key_shows_nothing_of_itself(fense, api):
-    api.post("/accounts", {"api_key": "short"}, key="shorter")
-    (entry,) = fense.requests()
+def test_a_short_key_shows_nothing_of_itself(mounted, mounted_api):
+    mounted_api.post("/accounts", {"api_key": "short"}, key="shorter")
+    (entry,) = mounted.requests()
     assert entry["body"] == '{"api_key": "…"}'
     assert entry["headers"]["x-api-key"] == "…"
 
 
-def test_no_credential_is_whole_in_headers_query_or_anywhere_else(fense, api):
+def test_no_credential_is_whole_in_headers_query_or_anywhere_else(mounted, mounted_api):
     headers = dict.fromkeys(("authorization", "cookie", "proxy-authorization"), SECRET)
     for query in ("api_key=%s", "x=1&API-KEY=%s&y", "%61pi_key=%s", "x-api-key=%s"):
-        api.call(
+        mounted_api.call(
             "GET", "/accounts/usage?" + query.replace("%s", SECRET), key=SECRET, headers=headers
         )
-        api.call("POST", "/accounts", {"note": f"the key {SECRET} of mine"}, key=SECRET)
-    kept = json.dumps(fense.requests(), ensure_ascii=False)
+        mounted_api.call("POST", "/accounts", {"note": f"the key {SECRET} of mine"}, key=SECRET)
+    kept = json.dumps(mounted.requests(), ensure_ascii=False)
     assert SECRET not in kept
     assert kept.count("…8c9d") == 4 * (4 + 1)
 
@@ -233,12 +244,12 @@ def test_masking_a_long_hostile_body_takes_no_time():
         ('{"api_key": "\\ud800%s"}', '{"api_key": "…8c9d"}'),
     ],
 )
-def test_a_text_with_the_name_of_a_key_in_it_is_shown_up_to_there(fense, api, text, kept):
-    api.post("/accounts", text.replace("%s", SECRET).replace("%%", "%").encode())
-    assert fense.requests()[0]["body"] == kept
+def test_a_text_with_the_name_of_a_key_in_it_is_shown_up_to_there(mounted, mounted_api, text, kept):
+    mounted_api.post("/accounts", text.replace("%s", SECRET).replace("%%", "%").encode())
+    assert mounted.requests()[0]["body"] == kept
 
 
-def test_a_body_is_read_no_further_than_it_may_be_long(fense):
+def test_a_body_is_read_no_further_than_it_may_be_long(mounted):
     class Endless:
         taken = 0
 
@@ -248,18 +259,23 @@ def test_a_body_is_read_no_further_than_it_may_be_long(fense):
 
     sent = Endless()
     environ = {
-        "REQUEST_METHOD": "POST", "PATH_INFO": "/admin/accounts", "HTTP_X_API_KEY": KEY,
+        "REQUEST_METHOD": "POST", "PATH_INFO": "/admin/accounts", "HTTP_X_API_KEY": MASTER_KEY,
         "wsgi.input": sent, "wsgi.input_terminated": True,
     }  # fmt: skip
-    told = []
-    b"".join(fense.app(environ, lambda *answer: told.append(answer[0])))
-    assert told == ["413 Request Entity Too Large"]
+    message = []
+    b"".join(mounted.app(environ, lambda *answer: message.append(answer[0])))
+    assert message == ["413 Request Entity Too Large"]
     assert sent.taken == 64 * 1024 + 1
 
 
-def test_no_key_of_many_is_shown_where_masking_shortens_the_text(fense, api):
+def test_no_key_of_many_is_shown_where_masking_shortens_the_text(mounted, mounted_api):
     keys = [f"sk_live_{number:027}" for number in range(200)]
-    api.post("/accounts", {"list": [{"api_key": key} for key in keys]})
-    kept = fense.requests()[0]["body"]
+    mounted_api.post("/accounts", {"list": [{"api_key": key} for key in keys]})
+    kept = mounted.requests()[0]["body"]
     assert len(kept.encode()) > 4_000
     assert not any(key in kept for key in keys)
+
+
+def test_the_path_is_kept_as_it_was_sent(fense):
+    talk(port_of(fense), http_request("GET /accounts/%31", "Connection: close"))
+    assert fense.requests()[0]["path"] == "/accounts/%31"

@@ -1,0 +1,188 @@
+"""A drop cuts the connection as it says, and a delay keeps the one request that it meets and nobody else."""
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+
+import pytest
+from conftest import (
+    account_fields,
+    call_standin,
+    connect,
+    http_request,
+    in_background,
+    join,
+    port_of,
+    statuses,
+    talk,
+    wait_until,
+)
+
+from fense_admin.standin import StandIn
+
+
+def test_a_delay_alone_only_waits(seeded_api):
+    seeded_api.post("/_standin/faults", {"delay_ms": 150})
+    began = time.monotonic()
+    assert seeded_api.get("/accounts/1").body["name"] == "Acme Ltd"
+    assert 0.15 <= time.monotonic() - began < 1
+    began = time.monotonic()
+    assert seeded_api.get("/accounts/1").status == 200
+    assert time.monotonic() - began < 0.15
+
+
+@pytest.mark.parametrize("drop", ["reset", "empty", "truncate"])
+def test_a_dropped_connection_is_reset_in_process(seeded, seeded_api, drop):
+    seeded.fail(drop=drop)
+    with pytest.raises(ConnectionResetError):
+        seeded_api.get("/accounts/1")
+    assert seeded_api.get("/accounts/1").status == 200
+
+
+def test_a_reset_is_a_reset(fense):
+    fense.fail(drop="reset", times=2)
+    for method, path in (("GET", "/accounts/1"), ("POST", "/accounts")):
+        with pytest.raises(ConnectionResetError):
+            call_standin(fense, method, path)
+    assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
+
+
+def test_an_empty_drop_is_an_end_without_a_byte(fense):
+    fense.fail(drop="empty", status=500)
+    with pytest.raises(http.client.RemoteDisconnected):
+        call_standin(fense, "GET", "/accounts/usage")
+    host, port = fense.url[7:].split(":")
+    fense.fail(drop="empty")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        key = fense.master_key.encode()
+        sock.sendall(b"GET /accounts/usage HTTP/1.1\r\nHost: x\r\nx-api-key: " + key + b"\r\n\r\n")
+        assert sock.recv(100) == b""
+
+
+def test_a_truncated_answer_ends_inside_its_body(fense):
+    fense.fail(drop="truncate", status=502, message="cut short")
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        call_standin(fense, "GET", "/accounts/usage")
+    assert caught.value.partial.startswith(b'{"error": {"code": "bad_gateway"')
+    assert caught.value.expected > 0
+    assert [(e["status"], e["fault"]) for e in fense.requests()] == [(None, 1)]
+
+
+def test_a_drop_does_nothing_else(fense):
+    fense.fail(drop="reset")
+    with pytest.raises(ConnectionResetError):
+        call_standin(fense, "POST", "/accounts", account_fields())
+    assert fense.state() == {"accounts": []}
+
+
+def test_requests_that_wait_take_no_worker_and_go_on_when_disarmed(fense):
+    fense.fail(delay_ms=60_000, times=0, path="/accounts/usage")
+    threads_before = threading.active_count()
+    statuses = []
+
+    def wait():
+        statuses.append(call_standin(fense, "GET", "/accounts/usage", timeout=30)[0])
+
+    with in_background(wait, 12, fense.disarm):
+        wait_until(lambda: len(fense.requests()) == 12)
+        began = time.monotonic()
+        assert call_standin(fense, "GET", "/healthz")[0] == 200
+        assert call_standin(fense, "GET", "/accounts/1")[0] == 404
+        assert statuses == []
+        assert call_standin(fense, "DELETE", "/_standin/faults")[0] == 204
+    assert time.monotonic() - began < 2
+    assert statuses == [200] * 12
+    wait_until(lambda: threading.active_count() <= threads_before)
+
+
+@pytest.mark.parametrize("end", ["disarm", "reset", "stop"])
+def test_a_wait_ends_with_what_armed_it(end):
+    statuses = []
+    with StandIn() as fense:
+        fense.fail(503, delay_ms=60_000)
+        waiting = threading.Thread(
+            target=lambda: statuses.append(call_standin(fense, "GET", "/accounts/1")[0])
+        )
+        waiting.start()
+        wait_until(fense.requests)
+        time.sleep(0.05)
+        began = time.monotonic()
+        if end != "stop":
+            getattr(fense, end)()
+            join(waiting)
+    join(waiting)
+    assert time.monotonic() - began < 2
+    assert statuses == [503]
+
+
+def test_a_request_that_waits_writes_nothing_after_a_reset(fense):
+    fense.fail(delay_ms=60_000)
+    statuses = []
+
+    def create():
+        statuses.append(call_standin(fense, "POST", "/accounts", account_fields())[0])
+
+    with in_background(create, stop=fense.reset):
+        wait_until(fense.requests)
+        time.sleep(0.05)
+    assert statuses == [503]
+    assert fense.state() == {"accounts": []}
+
+
+def test_many_may_wait_and_the_control_plane_still_answers(fense):
+    fense.fail(delay_ms=60_000, times=0, path="/accounts/usage")
+    key = fense.master_key.encode()
+    request = b"GET /accounts/usage HTTP/1.1\r\nHost: x\r\nx-api-key: " + key + b"\r\n\r\n"
+    port = int(fense.url.rpartition(":")[2])
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(port)) for _ in range(150)]
+        for sock in sockets:
+            sock.sendall(request)
+        wait_until(lambda: len(fense.requests()) == 150)
+        assert call_standin(fense, "DELETE", "/_standin/faults")[0] == 204
+        for sock in sockets:
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_has_gone_ends_its_wait(fense, monkeypatch):
+    monkeypatch.setattr("fense_admin.standin.faults.GONE_CHECK", 0.05)
+    fense.fail(503, delay_ms=60_000, times=0)
+    for _ in range(20):
+        with connect(port_of(fense)) as sock:
+            sock.sendall(http_request("GET /accounts/1"))
+    wait_until(lambda: len(fense.requests()) == 20)
+    wait_until(lambda: all(entry["status"] == 503 for entry in fense.requests()))
+
+
+def test_a_client_that_sent_one_byte_more_and_has_gone_ends_its_wait(fense, monkeypatch):
+    monkeypatch.setattr("fense_admin.standin.faults.GONE_CHECK", 0.05)
+    fense.fail(503, delay_ms=60_000)
+    with connect(port_of(fense)) as sock:
+        sock.sendall(http_request("GET /accounts/1") + b"\r\n")
+    wait_until(lambda: fense.requests() and fense.requests()[0]["status"] == 503)
+
+
+def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
+    monkeypatch.setattr("fense_admin.standin.faults.MAX_WAITING", 3)
+    fense.disarm()  # from here on the limit holds
+    fense.fail(delay_ms=60_000, times=0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connect(port_of(fense))).sendall(http_request("GET /accounts/1"))
+        wait_until(lambda: len(fense.requests()) == 3)
+        answer = talk(port_of(fense), http_request("GET /accounts/1", "Connection: close"))
+        assert (statuses(answer), b"3 requests wait for a delay already" in answer) == ([503], True)
+
+
+@pytest.mark.parametrize("drop", ["reset", "empty"])
+def test_a_reset_is_one_and_an_end_is_none(fense, drop):
+    fense.fail(drop=drop)
+    with connect(port_of(fense)) as sock:
+        sock.sendall(http_request("GET /accounts/1"))
+        if drop == "reset":
+            with pytest.raises(ConnectionResetError):
+                sock.recv(100)
+        else:
+            assert sock.recv(100) == b""

@@ -1,0 +1,81 @@
+"""pytest's fixture is clean before each test, and a run without it loads nothing."""
+
+import pytest
+from conftest import run_pytest
+
+SUITE = """
+    import urllib.error, urllib.request
+    import pytest
+
+    def get(fense, path):
+        request = urllib.request.Request(fense.url + path, headers=fense.headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status
+
+    @pytest.mark.parametrize("number", range(6))
+    def test_each_begins_clean(fense, number):
+        assert [account["name"] for account in fense.state()["accounts"]] == ["Of the seed"]
+        assert fense.requests() == []
+        assert fense.create_account()["fense_account_id"] == 2
+        assert get(fense, "/accounts/2") == 200
+        fense.fail(503)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            get(fense, "/accounts/2")
+        caught.value.close()
+
+    def test_the_server_is_the_sessions(fense, fense_server):
+        assert fense is fense_server
+        assert fense.url.endswith("/admin")
+"""
+
+OPTIONS = """
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def fense_options():
+        account = {"api_key": "seed", "name": "Of the seed", "email": "a@b.example"}
+        return {"seed": {"accounts": [account]}, "prefix": "/admin"}
+"""
+
+OVERRIDDEN = """
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def fense_options():
+        return {"prefix": "/elsewhere"}
+
+    def test_it_is_elsewhere(fense):
+        assert fense.url.endswith("/elsewhere")
+"""
+
+UNUSED = """
+    import sys
+
+    def test_nothing_of_the_service_is_loaded():
+        names = ("bottle", "peewee", "waitress", "fense_admin")
+        assert not [name for name in sys.modules if name.partition(".")[0] in names]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "plugins"),
+    [((), None), (("-n", "2"), ("pytest_fense_admin", "xdist"))],
+    ids=["alone", "xdist"],
+)
+def test_the_fixture_is_clean_before_each_test(tmp_path, arguments, plugins):
+    (tmp_path / "conftest.py").write_text(OPTIONS.replace("\n    ", "\n"))
+    (tmp_path / "test_suite.py").write_text(SUITE.replace("\n    ", "\n"))
+    assert "7 passed" in run_pytest(tmp_path, *arguments, plugins=plugins)
+
+
+def test_options_may_differ_from_folder_to_folder(tmp_path):
+    (tmp_path / "conftest.py").write_text(OPTIONS.replace("\n    ", "\n"))
+    (tmp_path / "test_suite.py").write_text(SUITE.replace("\n    ", "\n"))
+    for name in ("a", "z"):
+        (tmp_path / f"test_{name}.py").write_text(OVERRIDDEN.replace("\n    ", "\n"))
+    assert "9 passed" in run_pytest(tmp_path)
+
+
+def test_a_run_without_the_fixture_loads_nothing(tmp_path):
+    (tmp_path / "test_suite.py").write_text(UNUSED.replace("\n    ", "\n"))
+    assert "1 passed" in run_pytest(tmp_path)

@@ -1,0 +1,246 @@
+"""A StandIn is used from Python, marks every answer as its own, and minds its own business."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import MASTER_KEY, TIMEOUT, account_fields, call_standin, connect
+
+from fense_admin import __version__
+from fense_admin.standin import StandIn
+
+
+def test_every_answer_says_that_it_is_none_of_fenses(seeded_api):
+    for method, path, key in (
+        ("GET", "/accounts/1", MASTER_KEY),
+        ("GET", "/accounts/1", None),
+        ("GET", "/nothing", MASTER_KEY),
+        ("GET", "/healthz", None),
+        ("GET", "/openapi.json", None),
+        ("GET", "/_standin/state", MASTER_KEY),
+        ("GET", "/_standin/nothing", None),
+        ("POST", "/_standin/reset", MASTER_KEY),
+    ):
+        answer = seeded_api.call(method, path, b"" if method == "POST" else None, key=key)
+        assert answer.headers["X-Standin"] == f"fense-admin/{__version__}"
+
+
+def test_a_half_sent_request_and_an_unread_answer_do_not_hold_up_the_end():
+    with contextlib.ExitStack() as stack, StandIn() as fense:
+        fense.load({"accounts": [account_fields(name="x" * 255) for _ in range(3_000)]})
+        port = int(fense.url.rpartition(":")[2])
+        half, unread = (stack.enter_context(connect(port)) for _ in range(2))
+        half.sendall(b"POST /acc")
+        key = fense.master_key.encode()
+        unread.sendall(
+            b"GET /_standin/state HTTP/1.1\r\nHost: x\r\nx-api-key: " + key + b"\r\n\r\n"
+        )
+        time.sleep(0.3)
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+
+
+def test_what_waitress_itself_refuses_bears_the_mark_too(fense):
+    host, port = fense.url[7:].split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(b"nonsense\r\n\r\n")
+        assert f"X-Standin: fense-admin/{__version__}".encode() in sock.recv(10_000)
+
+
+def test_it_tells_where_it_is_and_how_to_get_in():
+    keys = {"master_key": "a-master-key", "service_key": "a-service-key"}
+    with StandIn(prefix="admin", **keys) as fense:
+        assert fense.url == f"http://127.0.0.1:{fense.url.split(':')[2].split('/')[0]}/admin"
+        assert fense.standin_url == fense.url.replace("/admin", "/_standin")
+        assert (fense.master_key, fense.service_key) == ("a-master-key", "a-service-key")
+        assert fense.headers == {"x-api-key": "a-master-key", "Content-Type": "application/json"}
+        assert call_standin(fense, "GET", "/admin/accounts/usage")[0] == 200
+    with StandIn(serve=False, prefix="/admin") as fense:
+        assert fense.url == "http://localhost/admin"
+
+
+def test_an_account_is_made_of_what_is_given_and_made_up_for_the_rest():
+    with StandIn(serve=False) as fense:
+        one = fense.create_account()
+        two = fense.create_account(name=" Acme ", is_active=False, suppress_billing=True)
+        assert one.keys() == two.keys()
+        assert (two["name"], two["is_active"], two["suppress_billing"]) == ("Acme", False, True)
+        assert one["email"] != two["email"]
+        fense.create_account(api_key="taken-by-this-one")
+        before = fense.state()
+        for fields, message in (
+            ({"name": ""}, "name must be 1 to 255 characters"),
+            ({"nmae": "x"}, "nmae is not accepted here"),
+            ({"api_key": "taken-by-this-one"}, "api_key belongs to another account"),
+            (
+                {"email": None, "is_active": 1},
+                "email must be a string; is_active must be true or false",
+            ),
+            ({"name": object()}, "is no JSON"),
+            ({"fense_account_id": 9}, "fense_account_id is not accepted here"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                fense.create_account(**fields)
+        assert fense.state() == before
+        assert fense.requests() == []
+
+
+def test_lookups_are_recorded_past_faults_and_journal():
+    with StandIn(serve=False) as fense:
+        fense.fail(503, times=0)
+        number = fense.create_account()["fense_account_id"]
+        fense.record_lookups(number, 12, "2026-11-01")
+        assert fense.state()["accounts"][0]["usage"] == {"2026-11-01": 12}
+        for arguments, message in (
+            ((number, -1), "must be a whole number of lookups"),
+            ((number, 10**12, "2026-11-01"), "a day's most"),
+            ((number, 1, "2026-11-31"), "day of the calendar"),
+            ((99, 1), "no account has the fense_account_id 99"),
+            (("1", 1), "fense_account_id must be an integer"),
+            ((1.0, 1), "fense_account_id must be an integer"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                fense.record_lookups(*arguments)
+        assert fense.requests() == []
+
+
+def test_a_state_is_loaded_and_given_back(tmp_path):
+    state = {"accounts": [account_fields(usage={"2026-11-01": 5})]}
+    file = tmp_path / "state.json"
+    file.write_text(json.dumps(state))
+    with StandIn(serve=False) as fense:
+        for source in (state, str(file), file):
+            fense.load(source)
+            assert fense.state()["accounts"][0]["usage"] == {"2026-11-01": 5}
+            first = fense.state()
+            fense.load(first)
+            assert fense.state() == first
+        fense.reset()
+        assert fense.state() == {"accounts": []}
+    with StandIn(seed=file, serve=False) as fense:
+        fense.create_account()
+        fense.reset()
+        assert [account["usage"] for account in fense.state()["accounts"]] == [{"2026-11-01": 5}]
+
+
+def test_a_bad_seed_key_or_prefix_is_refused(tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    for arguments, message in (
+        ({"seed": {"accounts": [{"name": 1}]}}, r"accounts\[0\]\.name must be a string"),
+        ({"seed": {"accounts": [], "x": 1}}, "x is not accepted here"),
+        ({"seed": {1, 2}}, "a state is a dict, or the path of a file"),
+        ({"seed": 1}, "a state is a dict, or the path of a file"),
+        ({"seed": tmp_path / "broken.json"}, "is not valid JSON"),
+        ({"master_key": "a b"}, "visible ASCII"),
+        ({"master_key": ""}, "visible ASCII"),
+        ({"service_key": "\n"}, "visible ASCII"),
+        ({"prefix": "/a b"}, "must be a path"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            StandIn(**arguments)
+    with pytest.raises(FileNotFoundError):
+        StandIn(seed=tmp_path / "nowhere.json")
+
+
+def test_two_of_them_never_see_each_others_data():
+    with StandIn() as one, StandIn() as two:
+        one.create_account(name="One")
+        one.fail(503)
+        assert call_standin(two, "GET", "/accounts/usage")[2].endswith(b'"accounts": []}')
+        assert call_standin(one, "GET", "/accounts/usage")[0] == 503
+        assert (len(one.requests()), len(two.requests())) == (1, 1)
+
+
+FORK = """
+import os, socket, sys, time
+from fense_admin.standin import StandIn
+
+with StandIn() as fense:
+    port = int(fense.url.rpartition(":")[2])
+    sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+    sock.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    assert sock.recv(1000)
+    child = os.fork()
+    if not child:
+        time.sleep(30)
+        os._exit(0)
+    fense.fail(drop="empty")
+    key = fense.master_key
+    sock.sendall(f"GET /accounts/1 HTTP/1.1\\r\\nHost: localhost\\r\\nx-api-key: {key}\\r\\n\\r\\n".encode())
+    assert sock.recv(1000) == b"", "the drop was not seen"
+try:
+    socket.create_connection(("127.0.0.1", port), timeout=5)
+    print("it still listens")
+except ConnectionRefusedError:
+    print("fine")
+os.kill(child, 9)
+"""
+
+NEVER_LEFT = "from fense_admin.standin import StandIn; StandIn().__enter__(); print('fine')"
+NESTED = """
+import io
+import bottle
+from fense_admin.standin import StandIn
+
+inner, outer = StandIn(serve=False), bottle.Bottle()
+
+def call(app, path):
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": io.BytesIO()}
+    started = []
+    body = b"".join(app(environ, lambda *answer: started.extend(answer)))
+    return body, started
+
+@outer.get("/mine")
+def mine():
+    bottle.response.set_header("X-Mine", "1")
+    call(inner.app, "/accounts/99")
+    return bottle.request.path
+
+with inner:
+    body, (status, headers, _) = call(outer, "/mine")
+    assert (body, status, dict(headers)["X-Mine"]) == (b"/mine", "200 OK", "1")
+print("fine")
+"""
+
+RANDOM = """
+import random
+from fense_admin.standin import StandIn
+
+random.seed(1)
+expected = random.random()
+random.seed(1)
+with StandIn(serve=False) as fense:
+    fense.create_account()
+    from webtest import TestApp
+    TestApp(fense.app).get("/accounts/1", headers=fense.headers)
+assert random.random() == expected
+print("fine")
+"""
+
+
+@pytest.mark.parametrize(
+    "script", [FORK, NEVER_LEFT, NESTED, RANDOM], ids=["fork", "left", "nested", "random"]
+)
+def test_a_stand_in_minds_its_own_business(script):
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("fine\n", "", 0)
+
+
+def test_a_stand_in_that_is_left_twice_touches_no_other_file(tmp_path):
+    fense = StandIn().__enter__()
+    fense.__exit__()
+    with open(tmp_path / "mine", "wb"), open(tmp_path / "more", "wb"):
+        fense._server.stop()
+        fense.__exit__()
+    assert (tmp_path / "mine").read_bytes() + (tmp_path / "more").read_bytes() == b""
+
+
+def test_a_stand_in_is_entered_once():
+    with StandIn(serve=False) as fense, pytest.raises(RuntimeError, match="make another one"):
+        fense.__enter__()

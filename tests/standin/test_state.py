@@ -1,0 +1,276 @@
+"""A state is put and read back whole, lookups are recorded, a reset goes back to the seed, and a bad one changes nothing."""
+
+import json
+import re
+import time
+
+import pytest
+from conftest import MASTER_KEY, SEED, Api, account_fields, refusal, state_and_faults
+
+from fense_admin.standin import StandIn
+from fense_admin.standin.control import ControlPlane
+
+
+def test_a_state_is_read_back_whole_in_order_of_id(seeded, seeded_api):
+    answer = seeded_api.get("/_standin/state")
+    created_at = answer.body["accounts"][0]["created_at"]
+    digest = "8b0e2b0a5a5cf1a7a6d14d1bb7a4d4b7"  # only its shape is known here
+    first, second = answer.body["accounts"]
+    assert len(first.pop("api_key_sha256")) == 2 * len(digest)
+    assert list(first.items()) == [
+        ("fense_account_id", 1),
+        ("name", "Acme Ltd"),
+        ("email", "owner@acme.example"),
+        ("api_key_last4", "0001"),
+        ("suppress_notifications", False),
+        ("suppress_billing", True),
+        ("is_active", False),
+        ("dispute_account_id", None),
+        ("created_at", created_at),
+        ("updated_at", created_at),
+        ("usage", {"2026-11-01": 12, "2026-11-02": 7}),
+    ]
+    assert (second["fense_account_id"], second["api_key_last4"], second["usage"]) == (7, None, {})
+    assert seeded_api.get("/accounts/usage/1").body["total_lookups"] == 19
+    assert seeded_api.get("/accounts/1", key="sk_test_acme_000001").status == 403
+    assert seeded.state() == answer.body | {"accounts": [seeded.state()["accounts"][0], second]}
+
+
+def test_what_is_read_may_be_put_and_is_the_same_then(seeded_api):
+    def get():
+        return seeded_api.client.get("/_standin/state", headers={"x-api-key": MASTER_KEY}).body
+
+    first = get()
+    answer = seeded_api.call("PUT", "/_standin/state", first)
+    assert (answer.status, answer.body) == (200, json.loads(first))
+    assert get() == first
+    assert seeded_api.new_account()["fense_account_id"] == 8
+
+
+def test_a_state_of_ten_thousand_accounts_comes_back_the_same():
+    days = {f"2026-11-{day:02}": day for day in range(1, 31)}
+    account = {"email": "a@b.example", "usage": days}
+    state = {"accounts": [account | {"api_key": f"k{i}", "name": f"n{i}"} for i in range(10_000)]}
+    with StandIn(serve=False, master_key=MASTER_KEY) as fense:
+        api = Api(fense.app, MASTER_KEY, None)
+        began = time.monotonic()
+        first = api.client.put(
+            "/_standin/state",
+            json.dumps(state),
+            {"x-api-key": MASTER_KEY},
+            content_type="application/json",
+        ).body
+        assert api.call("PUT", "/_standin/state", first).status == 200
+        assert api.client.get("/_standin/state", headers={"x-api-key": MASTER_KEY}).body == first
+        assert time.monotonic() - began < 30
+        assert fense.state()["accounts"][-1]["usage"] == days
+
+
+def test_ids_that_are_left_out_follow_the_highest_so_far(seeded_api):
+    ids = [None, 5, None, 3, None]
+    accounts = [
+        account_fields() | ({} if number is None else {"fense_account_id": number})
+        for number in ids
+    ]
+    answer = seeded_api.call("PUT", "/_standin/state", {"accounts": accounts})
+    assert [account["fense_account_id"] for account in answer.body["accounts"]] == [1, 3, 5, 6, 7]
+
+
+def test_a_day_of_no_lookups_is_not_kept(seeded_api):
+    account = account_fields(usage={"2026-11-01": 0, "2026-11-02": 10**12})
+    answer = seeded_api.call("PUT", "/_standin/state", {"accounts": [account]})
+    assert answer.body["accounts"][0]["usage"] == {"2026-11-02": 10**12}
+
+
+def test_times_may_be_told(seeded_api):
+    times = {"created_at": "2020-02-29T00:00:00Z", "updated_at": "2021-12-31T23:59:59Z"}
+    answer = seeded_api.call("PUT", "/_standin/state", {"accounts": [account_fields(**times)]})
+    assert answer.body["accounts"][0].items() >= times.items()
+    del times["updated_at"]
+    answer = seeded_api.call("PUT", "/_standin/state", {"accounts": [account_fields(**times)]})
+    assert answer.body["accounts"][0]["updated_at"] == times["created_at"]
+
+
+NUMBER = "must be a whole number from 1 to 9007199254740991"
+LOOKUPS = "must be a whole number of lookups from 0 to 1000000000000"
+TIME = "must be a time in UTC, written YYYY-MM-DDThh:mm:ssZ"
+SHA256 = "must be a SHA-256 in 64 lower-case hex digits"
+KEY_OR_DIGEST = "is required, or else api_key_sha256"
+BESIDE = "is not accepted beside api_key"
+NO_DAY = "must be a day of the calendar, written YYYY-MM-DD"
+BAD_ACCOUNTS = [
+    ({"emial": "a@b"}, [("emial", "is not accepted here")]),
+    ({"email": "ab"}, [("email", "must be an address as local@domain, at most 254 characters")]),
+    ({"is_active": 1}, [("is_active", "must be true or false")]),
+    *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (0, -1, 1.0, True, "1")),
+    *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (None, 2**53, 2**63)),
+    *(({"created_at": t}, [("created_at", TIME)]) for t in ("now", "2026-02-30T00:00:00Z", "")),
+    *(({"created_at": t}, [("created_at", TIME)]) for t in ("2026-11-01T00:00:00", "2026-1-1T0:0:0Z")),
+    ({"updated_at": "2026-11-01T24:00:00Z"}, [("updated_at", TIME)]),
+    ({"updated_at": "2026-11-01T00:00:60Z"}, [("updated_at", TIME)]),
+    ({"updated_at": None}, [("updated_at", "must be a string")]),
+    ({"usage": []}, [("usage", "must be an object")]),
+    ({"usage": {"2026-11-31": 1}}, [("usage.2026-11-31", NO_DAY)]),
+    ({"usage": {"2026-11-01": -1}}, [("usage.2026-11-01", LOOKUPS)]),
+    ({"usage": {"2026-11-01": 1.5, "x": 1}}, [("usage.2026-11-01", LOOKUPS), ("usage.x", NO_DAY)]),
+    ({"usage": {"2026-11-01": 10**12 + 1}}, [("usage.2026-11-01", LOOKUPS)]),
+    ({"api_key_sha256": "0" * 64}, [("api_key_sha256", BESIDE)]),
+    ({"api_key_last4": "0001"}, [("api_key_last4", BESIDE)]),
+    ({"api_key": ...}, [("api_key", KEY_OR_DIGEST)]),
+    ({"api_key": ..., "api_key_sha256": "0" * 63}, [("api_key_sha256", SHA256)]),
+    ({"api_key": ..., "api_key_sha256": "A" * 64}, [("api_key_sha256", SHA256)]),
+    ({"name": ..., "email": ...}, [("name", "is required"), ("email", "is required")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "faults"), BAD_ACCOUNTS, ids=str)
+def test_a_bad_account_in_a_state_is_named_by_its_place(seeded, seeded_api, change, faults):
+    account = {k: v for k, v in (account_fields() | change).items() if v is not ...}
+    state = {"accounts": [account_fields(), account_fields(), account, account_fields()]}
+    places = [(f"accounts[2].{name}", message) for name, message in faults]
+    before = state_and_faults(seeded_api)
+    answer = seeded_api.call("PUT", "/_standin/state", state)
+    assert (answer.status, answer.body) == (400, refusal(*places))
+    with pytest.raises(ValueError, match=re.escape(" ".join(places[0]))):
+        seeded.load(state)
+    assert state_and_faults(seeded_api) == before
+
+
+def test_two_accounts_with_one_id_or_one_key_are_told_at_the_second(seeded_api):
+    one, two = account_fields(fense_account_id=2), account_fields()
+    state = {
+        "accounts": [two, one, one | {"fense_account_id": 3}, account_fields(fense_account_id=1)]
+    }
+    answer = seeded_api.call("PUT", "/_standin/state", state)
+    assert answer.body == refusal(
+        ("accounts[2].api_key", "is that of accounts[1] too"),
+        ("accounts[3].fense_account_id", "is that of accounts[0] too"),
+    )
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"[]", "the body must be a JSON object"),
+        (b"{}", "accounts is required"),
+        (b'{"accounts": {}}', "accounts must be an array"),
+        (b'{"accounts": [1]}', "accounts[0] must be an object"),
+        (b'{"accounts": [], "faults": []}', "faults is not accepted here"),
+        (b'{"accounts": [], "accounts": []}', "accounts is given twice"),
+        (b'{"accounts": [{"name": "a", "name": "b", "api_key": "k", "email": "a@b"}]}', None),
+        (b"[" * 50_000, "the body is n"),  # nested too deeply, or no JSON from Python 3.14 on
+        (b'{"accounts": [{"usage": {"2026-11-01": 1, "2026-11-01": 2}}]}', None),
+        (b'{"accounts": [{"fense_account_id": ' + b"9" * 5_000 + b"}]}", None),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_what_is_no_state_changes_nothing(seeded_api, raw, message):
+    before = state_and_faults(seeded_api)
+    answer = seeded_api.call("PUT", "/_standin/state", raw)
+    assert answer.status == 400
+    if message:
+        assert answer.body["error"]["message"].startswith(message)
+    assert state_and_faults(seeded_api) == before
+
+
+def test_lookups_are_recorded_in_a_list(seeded_api):
+    entries = [
+        {"fense_account_id": 1, "date": "2026-11-02", "lookups": 3},
+        {"fense_account_id": 1, "date": "2026-11-02", "lookups": 30},
+        {"fense_account_id": 7, "lookups": 5},
+        {"fense_account_id": 7, "date": "2026-11-02", "lookups": 0},
+    ]
+    answer = seeded_api.post("/_standin/usage", entries)
+    assert (answer.status, answer.body) == (200, {"recorded": 4})
+    assert seeded_api.get("/accounts/usage/1").body["daily"][1] == {
+        "date": "2026-11-02",
+        "lookups": 40,
+    }
+    assert [day["lookups"] for day in seeded_api.get("/accounts/usage/7").body["daily"]] == [5]
+    assert seeded_api.post("/_standin/usage", []).body == {"recorded": 0}
+
+
+WHOLE = "must be a whole number from -9223372036854775808 to 9223372036854775807"
+
+
+@pytest.mark.parametrize(
+    ("entry", "status", "faults"),
+    [
+        ({"fense_account_id": 2}, 404, [("fense_account_id", "names no account")]),
+        ({"fense_account_id": -1}, 404, [("fense_account_id", "names no account")]),
+        ({"fense_account_id": 2**63}, 400, [("fense_account_id", WHOLE)]),
+        ({"fense_account_id": "1"}, 400, [("fense_account_id", WHOLE)]),
+        ({"lookups": -1}, 400, [("lookups", LOOKUPS)]),
+        ({"lookups": True, "date": 1}, 400, [("date", NO_DAY), ("lookups", LOOKUPS)]),
+        ({"lookups": 10**12}, 400, [("lookups", "would take 2026-11-01 past 1000000000000, a day's most")]),
+        ({"date": None}, 400, [("date", NO_DAY)]),
+        ({"day": 1}, 400, [("day", "is not accepted here")]),
+        ({"lookups": ...}, 400, [("lookups", "is required")]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_bad_entry_anywhere_records_none(seeded_api, entry, status, faults):
+    good = {"fense_account_id": 1, "date": "2026-11-01", "lookups": 1}
+    bad = {k: v for k, v in (good | entry).items() if v is not ...}
+    expected = refusal(*((f"[2].{field}", message) for field, message in faults))
+    expected["error"]["code"] = "not_found" if status == 404 else "bad_request"
+    before = state_and_faults(seeded_api)
+    answer = seeded_api.post("/_standin/usage", [good, good, bad, good])
+    assert (answer.status, answer.body) == (status, expected)
+    assert state_and_faults(seeded_api) == before
+
+
+@pytest.mark.parametrize("raw", [b"{}", b"[1]", b"[[]]", b"null", b"", b"[{}]", b"x", b"[NaN]"])
+def test_what_is_no_list_of_lookups_records_none(seeded_api, raw):
+    before = state_and_faults(seeded_api)
+    assert seeded_api.post("/_standin/usage", raw).status == 400
+    assert state_and_faults(seeded_api) == before
+
+
+@pytest.mark.parametrize("database", [":memory:", "file"])
+def test_a_reset_goes_back_to_the_seed(tmp_path, database, make_app):
+    from fense_admin.standin.state import read_state
+
+    app = make_app(str(tmp_path / "x") if database == "file" else database, master_key=MASTER_KEY)
+    control = ControlPlane(app, MASTER_KEY, seed=read_state(SEED))
+    api = Api(control, MASTER_KEY, None)
+    control.reset()
+    first = state_and_faults(api)
+    api.new_account()
+    api.post("/accounts/1", {"name": "Changed"})
+    api.post("/_standin/usage", [{"fense_account_id": 1, "lookups": 1}])
+    api.post("/_standin/faults", {"status": 500})
+    assert state_and_faults(api) != first
+    answer = api.call("POST", "/_standin/reset", b"")
+    assert (answer.status, answer.body) == (204, None)
+    assert state_and_faults(api) == first
+    assert api.get("/_standin/requests").body == {"requests": []}
+    assert api.new_account()["fense_account_id"] == 8
+
+
+def test_without_a_seed_a_reset_leaves_nothing():
+    with StandIn(serve=False) as fense:
+        fense.create_account()
+        fense.reset()
+        assert fense.state() == {"accounts": []}
+        assert fense.create_account()["fense_account_id"] == 1
+
+
+def test_a_bad_number_goes_before_an_unknown_account(seeded, seeded_api):
+    number = seeded.create_account()["fense_account_id"]
+    seeded.record_lookups(number, 10**12, "2026-11-01")
+    rows = [
+        {"fense_account_id": 99, "lookups": 1},
+        {"fense_account_id": number, "date": "2026-11-01", "lookups": 1},
+    ]
+    assert seeded_api.post("/_standin/usage", rows).status == 400
+
+
+def test_the_last_id_is_put_and_read_back(seeded_api):
+    state = {"accounts": [account_fields(fense_account_id=2**53 - 1)]}
+    assert seeded_api.call("PUT", "/_standin/state", state).status == 200
+    answer = seeded_api.post("/accounts", account_fields())
+    assert (answer.status, answer.body["error"]["code"]) == (503, "service_unavailable")
+    read = seeded_api.get("/_standin/state").body
+    assert seeded_api.call("PUT", "/_standin/state", read).body == read

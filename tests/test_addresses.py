@@ -1,0 +1,106 @@
+"""It listens on the address it was given, or on the socket it was handed."""
+
+import errno
+import os
+import re
+import socket
+import sys
+import threading
+import time
+
+import pytest
+from conftest import COMMAND, account_fields, in_background, sentence
+
+from fense_admin import server
+
+
+@pytest.mark.parametrize(("host", "url"), [("localhost", "localhost"), ("::1", "[::1]")])
+def test_it_listens_where_it_is_told(start, host, url):
+    try:
+        socket.create_server(
+            (host, 0), family=[socket.AF_INET, socket.AF_INET6][":" in host]
+        ).close()
+    except OSError as error:
+        pytest.skip(f"needs {host}, which this machine has not ({error.strerror})")
+    service = start("--host", host, "--port=0")
+    assert re.fullmatch(rf"http://{re.escape(url)}:\d+", service.ready())
+    assert service.call("/healthz") == (200, {"status": "ok"})
+
+
+def test_it_serves_every_address_when_it_has_a_key(start):
+    service = start("--host=0.0.0.0", "--port=0", DISPUTE_MASTER_KEY="a-key")
+    service.ready()
+    service.url = service.url.replace("0.0.0.0", "127.0.0.1")
+    assert service.call("/accounts/usage", key="a-key")[0] == 200
+
+
+def test_a_busy_port_is_named(start):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        message = sentence(start("--port", port).end(None))
+    assert message.endswith("is in use: stop what uses it, or choose another --port")
+    assert port in message
+
+
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def start_on(listening, start, **environment):
+    """Start it as systemd does, on a socket that is open already."""
+    os.set_inheritable(listening.fileno(), True)
+    command = [sys.executable, "-c", HAND_OVER, str(listening.fileno()), str(COMMAND)]
+    service = start(command=command, close_fds=False, **environment)
+    service.ready()
+    return service
+
+
+def test_keys_are_rotated_and_nobody_is_refused(start):
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        service = start_on(listening, start, DISPUTE_SERVICE_KEYS="the-old-key")
+        assert service.url == url
+        key, stop, answers = ["the-old-key"], threading.Event(), []
+
+        def keep_asking():
+            while not stop.is_set():
+                answers.append(service.call("/accounts", account_fields(), key=key[0])[0])
+
+        with in_background(keep_asking, 4, stop.set):
+            for keys, used in (("the-old-key,the-new-key", "the-new-key"), ("the-new-key",) * 2):
+                time.sleep(0.3)
+                assert service.end()[0] == 0
+                service = start_on(listening, start, DISPUTE_SERVICE_KEYS=keys)
+                time.sleep(0.2)
+                key[0] = used
+            time.sleep(0.3)
+        assert set(answers) == {201}
+        assert len(answers) > 100
+        assert service.call("/accounts/usage", key="the-old-key")[0] == 401
+        assert len(service.call("/accounts/usage", key="the-new-key")[1]["accounts"]) == len(
+            answers
+        )
+
+
+def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch):
+    bind = socket.socket.bind
+
+    class Socket(socket.socket):
+        def bind(self, address):
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
+            bind(self, address)
+
+    monkeypatch.setattr(server.socket, "socket", Socket)
+    four = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
+    six = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 0, 0, 0))
+    sockets = server.listen([four, six])
+    assert [sock.family for sock in sockets] == [socket.AF_INET]
+    for sock in sockets:
+        sock.close()
+    with pytest.raises(server.CannotListen):
+        server.listen([six])

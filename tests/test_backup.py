@@ -1,0 +1,112 @@
+"""A backup has all that was acknowledged before it, and what goes wrong leaves nothing."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import FIELDS, TIMEOUT, account_fields, in_background, wait_until
+from peewee import sqlite3
+
+from fense_admin import sqlite
+
+
+def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, monkeypatch):
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sqlite, "_rename_to_new", fails)
+    with pytest.raises(OSError, match="No space"):
+        sqlite.backup(str(tmp_path / "fense.sqlite3"), str(folder / "copy"))
+    assert list(folder.iterdir()) == []
+
+
+KILLED = """
+import os, sys, time
+from fense_admin import sqlite
+sync = sqlite._sync
+def killed(path):
+    os.kill(os.getpid(), 9)
+sqlite._sync = killed
+sqlite.backup(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_backup_that_is_killed_leaves_nothing(tmp_path, open_database):
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    command = [sys.executable, "-c", KILLED, tmp_path / "fense.sqlite3", folder / "copy"]
+    assert subprocess.run(command, timeout=TIMEOUT).returncode == -9
+    wait_until(lambda: list(folder.iterdir()) == [])
+
+
+def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    (tmp_path / "precious").write_bytes(b"")
+    sqlite.backup("fense.sqlite3", "file:precious")
+    assert (tmp_path / "precious").read_bytes() == b""
+    copy = open_database(tmp_path / "file:precious")
+    assert copy.get_account(1)["name"] == "Acme Ltd"
+
+
+def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(start, tmp_path):
+    service = start("--port=0")
+    service.ready()
+    stop, acknowledged = threading.Event(), []
+
+    def write():
+        while not stop.is_set():
+            acknowledged.append(service.call("/accounts", account_fields())[1])
+
+    counts = []
+    with in_background(write, stop=stop.set):
+        for number in range(3):
+            time.sleep(0.1)
+            counts.append(len(acknowledged))
+            result = start("backup", f"copy-{number}", name="errors").end(None)
+            assert result == (0, "", "")
+    for number, count in enumerate(counts):
+        copy = start("--port=0", f"--database=copy-{number}", name="errors")
+        copy.ready()
+        for account in acknowledged[:count]:
+            assert copy.call(f"/accounts/{account['fense_account_id']}") == (200, account)
+        assert copy.end()[0] == 0
+    assert counts[0]
+    assert (tmp_path / "copy-0").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["there"], "can't write there: File exists"),
+        (["no/folder/copy"], "can't write no/folder/copy: No such file or directory"),
+        ([":memory:"], "a backup goes into a file"),
+        (["copy", "--database=missing"], "there is no database file missing"),
+        (["copy", "--database=:memory:"], "there is no database file :memory:"),
+        (["copy", "--database=there"], "there is no database of fense-admin: name it with"),
+    ],
+)
+def test_a_backup_that_can_not_be_made_changes_nothing(start, tmp_path, arguments, message):
+    service = start("--port=0")
+    service.ready()
+    service.end()
+    other = sqlite3.connect(tmp_path / "there")
+    other.execute("CREATE TABLE mine (id)")
+    other.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    code, _, errors = start("backup", *arguments).end(None)
+    assert code == 1
+    assert errors.startswith("fense-admin: ")
+    assert message in errors
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {name: after[name] for name in before if name != "stderr"} == {
+        name: content for name, content in before.items() if name != "stderr"
+    }
+    assert "copy" not in after

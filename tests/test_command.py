@@ -1,0 +1,143 @@
+"""The command serves until it is stopped, and names in a sentence what keeps it from it."""
+
+import os
+import re
+import signal
+import sys
+
+import pytest
+from conftest import CHECKOUT, account_fields, sentence
+
+from fense_admin import __version__
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_a_signal_and_keeps_what_was_written(start, tmp_path, signum):
+    service = start("--port", "0")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", service.ready())
+    status, account = service.call("/accounts", account_fields())
+    assert (status, account["fense_account_id"]) == (201, 1)
+    code, rest, log = service.end(signum)
+    assert (code, rest) == (0, "")
+    assert "no DISPUTE_MASTER_KEY is set: the x-api-key is local-dev-key" in log
+    assert sorted(os.listdir(tmp_path)) == ["fense-admin.sqlite3", "stderr"]
+
+    again = start("serve", "--port", "0")
+    again.ready()
+    assert again.call("/accounts/1") == (200, account)
+    assert again.end()[0] == 0
+
+
+def test_it_runs_from_a_checkout_as_a_script(start):
+    service = start("--port=0", command=(sys.executable, CHECKOUT / "fense_admin.py"))
+    service.ready()
+    assert service.call("/accounts", account_fields())[0] == 201
+    assert service.end()[0] == 0
+
+
+def test_it_tells_its_version(start):
+    assert start("--version").end(None)[:2] == (0, f"fense-admin {__version__}\n")
+    code, output, _ = start("--help").end(None)
+    assert code == 0
+    assert "serve" in output
+    assert "--database" in output
+    code, output, _ = start("serve", "--help").end(None)
+    assert code == 0
+    for name in ("HOST", "PORT", "DATABASE", "PREFIX", "THREADS"):
+        assert f"FENSE_ADMIN_{name}" in output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host=no.such.host.invalid"], "no.such.host.invalid is no address of this machine"),
+        (["--host=192.0.2.1"], "can't be had"),
+        (["--database=."], ". is a directory: name a file"),
+        (["--database=no/such/folder/x"], "name a file in a folder that exists"),
+        (["--database=/proc/fense"], "name a file in a folder that exists"),
+        (["--database=stderr"], None),
+    ],
+)
+def test_what_stands_in_the_way_is_named(start, tmp_path, arguments, message):
+    if message is None:
+        (tmp_path / "text").write_text("no database " * 100)
+        arguments, message = ["--database=text"], "text is no SQLite database"
+    environment = {"DISPUTE_MASTER_KEY": "a-key"}
+    assert message in sentence(start("--port=0", *arguments, **environment).end(None))
+
+
+def test_of_several_faults_of_a_start_the_first_is_told(start, tmp_path):
+    """The address, then the keys, then the seed, then the database."""
+    (tmp_path / "bad.json").write_text("{")
+    arguments = ["--port=0", "--seed=bad.json", "--database=."]
+    output = start("--host=192.0.2.1.invalid", *arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
+    assert "is no address" in output
+    output = start(*arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
+    assert "DISPUTE_MASTER_KEY" in output
+    output = start(*arguments, DISPUTE_MASTER_KEY="key").end(None)[2]
+    assert "the seed bad.json" in output
+    output = start("--database=.", "--port=0", DISPUTE_MASTER_KEY="key").end(None)[2]
+    assert ". is a directory" in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--port", port] for port in ("99999", "-1", "x", "", "1.5", "65536", " 1", "\u0661")),
+        *(["--threads", threads] for threads in ("0", "-1", "x", "1000", "")),
+        *(
+            ["--prefix", prefix]
+            for prefix in ("/a b", "/a//b", "/../x", "/<x>", "/a?b", "/%41", ".")
+        ),
+        *(["--host", host] for host in ("", " ", "a b")),
+        *([flag] for flag in ("--database=", "--prot=1", "--dat=x", "-x", "--port")),
+        *(["serve", "more"], ["nonsense"]),
+    ],
+)
+def test_wrong_usage_is_told(start, tmp_path, arguments):
+    code, out, log = start(*arguments).end(None)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in log
+    assert log.startswith("usage: fense-admin")
+    assert "error: " in log.splitlines()[-1]
+    assert os.listdir(tmp_path) == ["stderr"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prot", "1"], "unrecognized arguments: --prot 1; did you mean --port?"),
+        (["record", "1", "1", "--dta=x"], "; did you mean --date?"),
+        (["exec", "--sed=x", "--", "true"], "; did you mean --seed?"),
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["exec", "true"], "put -- before the command, as in: fense-admin exec -- npm test"),
+        (["exec"], "put -- before the command, as in: fense-admin exec -- npm test"),
+    ],
+)
+def test_wrong_usage_is_told_with_what_was_meant(start, arguments, message):
+    code, out, log = start(*arguments).end(None)
+    assert (code, out) == (2, "")
+    assert log.endswith(message + "\n")
+
+
+def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start):
+    service = start("--port=0")
+    service.ready()
+    service.call("/accounts", account_fields())
+    assert start("record", "1", "12", "--date=2026-11-01").end(None) == (0, "", "")
+    assert service.call("/accounts/usage/1")[1]["total_lookups"] == 12
+    service.end()
+    assert start("record", "1", "5").end(None) == (0, "", "")
+    assert "no account has the fense_account_id 2" in sentence(start("record", "2", "5").end(None))
+    full = start("record", "1", "1000000000000", "--date=2026-11-01").end(None)
+    assert "a day's most" in sentence(full)
+    nowhere = start("record", "1", "5", "--database=nowhere").end(None)
+    assert "there is no database file nowhere" in sentence(nowhere)
+    assert "there is no database" in sentence(
+        start("record", "1", "5", "--database=:memory:").end(None)
+    )
+    for bad in (["x", "1"], ["1", "-1"], ["1", "1.5"], ["1", "1", "--date=2026-02-30"], ["1"]):
+        assert start("record", *bad).end(None)[0] == 2
+    again = start("--port=0")
+    again.ready()
+    assert again.call("/accounts/usage/1")[1]["total_lookups"] == 17

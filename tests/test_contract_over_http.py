@@ -1,0 +1,12 @@
+"""The contract holds over a real socket as it does in-process."""
+
+import re
+
+from conftest import CHECKOUT, run_pytest
+
+
+def test_the_contract_holds_over_http(start):
+    keys = {"DISPUTE_MASTER_KEY": "a-master-key", "DISPUTE_SERVICE_KEYS": "a-service-key"}
+    url = start("--port=0", "--prefix=/admin", **keys).ready()
+    output = run_pytest(CHECKOUT, "tests/contract", "--fense-url", url, **keys)
+    assert re.search(r"\n[5-9]\d\d passed, [1-9]\d skipped in ", output), output

@@ -1,0 +1,186 @@
+"""A file is opened only if it is ours, is for its owner alone, and is never written once it is gone."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import FIELDS, account_fields, in_threads, sentence
+from peewee import sqlite3
+
+from fense_admin import sqlite
+from fense_admin.models import Database
+from fense_admin.sqlite import Unusable
+
+
+@pytest.mark.parametrize(
+    "name", ["100%.db", "what?.db", "a#b.db", "my file", "ü.db", "file:x", "%41"]
+)
+def test_any_file_name_is_a_file_name(tmp_path, monkeypatch, name, open_database):
+    monkeypatch.chdir(tmp_path)
+    db = open_database(name)
+    db.create_account(FIELDS)
+    db.close_all()
+    assert os.listdir(tmp_path) == [name]
+    again = open_database(name)
+    assert again.get_account(1)["name"] == "Acme Ltd"
+
+
+def make_text(path):
+    path.write_text("these are no accounts\n" * 100)
+
+
+def make_other_program(path):
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE account (id INTEGER)")
+    other.close()
+
+
+def make_empty_database(path):
+    with sqlite3.connect(path) as empty:
+        empty.execute("CREATE TABLE other (x)")
+        empty.execute("DROP TABLE other")
+    empty.close()
+
+
+def make_one_without_tables(path):
+    Database(str(path)).close_all()
+    with sqlite3.connect(path) as database:
+        for table in ("usage_month", "usage", "account"):
+            database.execute(f"DROP TABLE {table}")
+    database.close()
+
+
+def make_newer(path):
+    Database(str(path)).close_all()
+    with sqlite3.connect(path) as newer:
+        newer.execute("PRAGMA user_version = 4")
+    newer.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (make_text, "is no SQLite database"),
+        (make_other_program, "is another program's SQLite database"),
+        (lambda path: path.touch(), "is empty, and was there before"),
+        (make_empty_database, "is empty, and was there before"),
+        (make_one_without_tables, "has lost its tables"),
+        (make_newer, "was written by a newer version of fense-admin"),
+        (lambda path: path.mkdir(), "is a directory"),
+        (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
+    ],
+)
+def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make, message):
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "fense.sqlite3"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(Unusable, match=message) as caught:
+        Database(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
+    path = str(tmp_path / "fense.sqlite3")
+    databases = in_threads(6, lambda: open_database(path))
+    assert [type(db) for db in databases] == [Database] * 6
+    for i, db in enumerate(databases):
+        db.create_account(FIELDS | {"api_key": f"key-{i}"})
+        db.close_all()
+
+
+def modes(folder):
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+def test_files_are_for_their_owner_alone(tmp_path, open_database):
+    old = os.umask(0)
+    try:
+        open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+        sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+    finally:
+        os.umask(old)
+    names = ("fense.sqlite3", "fense.sqlite3-wal", "fense.sqlite3-shm", "copy")
+    assert modes(tmp_path) == dict.fromkeys(names, 0o600)
+
+
+def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, caplog):
+    path = tmp_path / "fense.sqlite3"
+    Database(str(path)).close_all()
+    assert caplog.messages == []
+    path.chmod(0o644)
+    Database(str(path)).close_all()
+    assert modes(tmp_path) == {"fense.sqlite3": 0o644}
+    assert caplog.messages == [f"{path} can be read by others: run chmod 600 on it"]
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_nothing_is_written_into_a_file_that_is_no_longer_there(
+    tmp_path, open_database, end, made_anew
+):
+    db = open_database(tmp_path / "fense.sqlite3")
+    db.create_account(FIELDS)
+    path = tmp_path / f"fense.sqlite3{end}"
+    path.rename(tmp_path / "away")
+    if made_anew:
+        path.write_bytes((tmp_path / "away").read_bytes())
+    with pytest.raises(sqlite.DatabaseError, match="was replaced" if made_anew else "is gone") as e:
+        db.create_account(FIELDS | {"api_key": "another"})
+    assert sqlite.is_unavailable(e.value)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_database_may_be_named_by_a_link(tmp_path, open_database, is_there):
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "fense.sqlite3"
+    if is_there:
+        Database(str(file)).close_all()
+    (tmp_path / "link").symlink_to(file)
+    db = open_database(tmp_path / "link")
+    assert db.create_account(FIELDS)["fense_account_id"] == 1
+    sqlite.backup(str(tmp_path / "link"), str(tmp_path / "copy"))
+    assert open_database(tmp_path / "copy").count_accounts() == 1
+
+
+def test_a_database_in_memory_leaves_no_file(start, tmp_path):
+    service = start("--port=0", "--database=:memory:", "--threads=1")
+    service.ready()
+    assert service.call("/accounts", account_fields())[0] == 201
+    assert service.end()[0] == 0
+    assert os.listdir(tmp_path) == ["stderr"]
+
+
+AS_SOMEBODY_ELSE = """
+import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
+from fense_admin import cli, server
+if os.geteuid() == 0:  # whom no mode of a file holds back
+    os.setuid(65534)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that others may look into, as `tmp_path` is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+        os.chmod(folder, 0o755)
+
+
+@pytest.mark.parametrize("folder_mode", [0o777, 0o555])
+def test_a_database_that_can_not_be_written_is_named(start, open_folder, folder_mode):
+    folder = open_folder
+    file = folder / "fense.sqlite3"
+    Database(str(file)).close_all()
+    before = file.read_bytes()
+    file.chmod(0o444)
+    folder.chmod(folder_mode)
+    command = (sys.executable, "-c", AS_SOMEBODY_ELSE)
+    message = sentence(start("--port=0", "--database", str(file), command=command).end(None))
+    assert message.startswith(f"fense-admin: can't open {file} (")
+    assert file.read_bytes() == before

@@ -1,0 +1,77 @@
+"""exec runs a command beside a service of its own, passes signals on, and ends as the command does."""
+
+import os
+import signal
+import sys
+
+import pytest
+from conftest import COMMAND, SEED_FILE, tools
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+)
+def test_exec_ends_as_the_command_does(start, tmp_path, script, code):
+    assert start("exec", "--", "sh", "-c", f"echo out; {script}").end(None) == (code, "out\n", "")
+    assert os.listdir(tmp_path) == ["stderr"]
+
+
+def test_exec_tells_the_command_where_the_service_is(start):
+    tools("curl")
+    script = (
+        'curl -s $FENSE_BASE_URL/accounts/usage -H "x-api-key: $FENSE_API_KEY";'
+        'curl -s $FENSE_STANDIN_URL/faults -H "x-api-key: $FENSE_API_KEY"; echo $FENSE_BASE_URL'
+    )
+    code, out, _ = start(
+        "exec", "--prefix=/admin", "--seed", SEED_FILE, "--", "sh", "-c", script
+    ).end(None)
+    assert code == 0
+    assert '"total_lookups": 19' in out
+    assert '{"faults": []}' in out
+    assert out.endswith("/admin\n")
+
+
+def test_exec_of_no_command_and_of_none_that_runs(start, tmp_path):
+    (tmp_path / "text").write_text("no program")
+    for command, code in (("no-such-command", 127), ("./text", 126), (".", 126)):
+        result = start("exec", "--", command, "--flag").end(None)
+        assert result[:2] == (code, "")
+        assert result[2].startswith(f"fense-admin: {command}: ")
+        assert result[2].count("\n") == 1
+    assert start("exec").end(None)[0] == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_exec_passes_a_signal_on(start, signum):
+    script = "import signal, time; print('up', flush=True); time.sleep(30)"
+    trap = f"import signal; signal.signal({int(signum)}, lambda *_: exit(9)); " + script
+    for code, source in ((9, trap), (128 + signum, script)):
+        if signum == signal.SIGINT and source == script:
+            continue  # Python makes it a KeyboardInterrupt
+        service = start("exec", "--", sys.executable, "-c", source)
+        assert service.process.stdout.readline() == "up\n"
+        assert service.end(signum)[0] == code
+
+
+EARLY = """
+import os, signal, subprocess, sys
+from fense_admin import cli
+popen = subprocess.Popen
+def signalled(*arguments, **options):  # as the command is being started
+    os.kill(os.getpid(), signal.SIGTERM)
+    return popen(*arguments, **options)
+subprocess.Popen = signalled
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_exec_passes_a_signal_on_that_comes_as_its_command_starts(start):
+    command = (sys.executable, "-c", EARLY)
+    service = start("exec", "--", "sleep", "60", command=command)
+    assert service.end(None)[::2] == (128 + signal.SIGTERM, "")
+
+
+def test_exec_reads_a_seed_once(start):
+    script = "fense-admin exec --seed <(echo '{\"accounts\": []}') -- true"
+    command = ["bash", "-c", f"PATH={COMMAND.parent}:$PATH; {script}"]
+    assert start(command=command).end(None) == (0, "", "")

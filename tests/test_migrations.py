@@ -1,0 +1,115 @@
+"""A database of an earlier version is brought up to date whole, or left as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import FIELDS, account_fields, daily
+from peewee import sqlite3
+
+from fense_admin import models, sqlite
+from fense_admin.models import Database
+from fense_admin.sqlite import Unusable
+
+
+def totals(db, start, end):
+    answer = json.loads(db.all_usage(start, end))
+    each = {row["fense_account_id"]: row["total_lookups"] for row in answer["accounts"]}
+    return answer["total_lookups"], each
+
+
+def make_version_1(path):
+    """A database as version 1 of the schema made it, with an account and its days."""
+    old = sqlite3.connect(path)
+    old.executescript(Path(__file__).with_name("schema-1.sql").read_text())
+    old.execute("PRAGMA journal_mode = wal")
+    old.execute(f"PRAGMA application_id = {sqlite.APPLICATION_ID}")
+    old.execute("PRAGMA user_version = 1")
+    old.execute(
+        "INSERT INTO account (name, email, api_key_sha256, created_at, updated_at)"
+        " VALUES ('Acme Ltd', 'owner@acme.example', ?, ?, ?)",
+        (models.digest(FIELDS["api_key"]), *["2026-11-01T00:00:00Z"] * 2),
+    )
+    days = [(f"2026-{month:02}-{day:02}", month * day) for month in range(1, 12) for day in (1, 28)]
+    old.executemany("INSERT INTO usage VALUES (1, ?, ?)", days)
+    old.commit()
+    old.close()
+    return dict(days)
+
+
+def test_a_database_of_version_1_is_brought_up_to_date(tmp_path, open_database):
+    days = make_version_1(tmp_path / "old")
+    db = open_database(tmp_path / "old")
+    assert daily(db) == days
+    assert totals(db, None, None) == (sum(days.values()), {1: sum(days.values())})
+    db.record_lookups(1, 5, "2026-03-28")
+    assert totals(db, None, None)[0] == sum(days.values()) + 5
+    new = open_database(tmp_path / "new")
+    schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+    assert db.execute_sql(schema).fetchall() == new.execute_sql(schema).fetchall()
+    assert db.user_version == new.user_version == 3
+    for it in (db, new):
+        it.close_all()
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path, request, open_database):
+    days = make_version_1(tmp_path / "old")
+    old = sqlite3.connect(tmp_path / "old")
+    request.addfinalizer(old.close)
+    # What version 1 could not hold: the months can't be summed up.
+    old.execute("PRAGMA ignore_check_constraints = 1")
+    old.execute("INSERT INTO usage VALUES (1, 'no day', 1)")
+    old.commit()
+
+    def content():
+        tables = old.execute("SELECT * FROM sqlite_master").fetchall()
+        return tables, [old.execute(f"SELECT * FROM {it[1]}").fetchall() for it in tables if it[4]]
+
+    before = content()
+    with pytest.raises(Unusable, match="CHECK constraint failed"):
+        Database(str(tmp_path / "old"))
+    assert content() == before
+    assert old.execute("PRAGMA user_version").fetchone() == (1,)
+    old.execute("DELETE FROM usage WHERE date = 'no day'")
+    old.commit()
+    old.close()
+    db = open_database(tmp_path / "old")
+    assert totals(db, None, None)[0] == sum(days.values())
+
+
+def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path, start):
+    days = make_version_1(tmp_path / "old")
+    services = [start("--port=0", "--database=old", name=f"stderr-{n}") for n in range(6)]
+    for number, service in enumerate(services):
+        service.ready()
+        fields = account_fields(api_key=f"of process {number}".replace(" ", "-"))
+        assert service.call("/accounts", fields)[0] == 201
+    for service in services:
+        status, body = service.call("/accounts/usage")
+        assert (status, len(body["accounts"]), body["total_lookups"]) == (
+            200,
+            7,
+            sum(days.values()),
+        )
+    assert [service.end()[0] for service in services] == [0] * 6
+
+
+@pytest.mark.parametrize(
+    "date", ["0001-01-01", "0300-02-29", "0300-03-01", "0300-03-31", "1582-10-10"]
+)
+def test_days_of_long_ago_are_days(tmp_path, open_database, date):
+    days = make_version_1(tmp_path / "old")
+    for db in (open_database(tmp_path / "old"), open_database(":memory:")):
+        if db.count_accounts() == 0:
+            db.create_account(FIELDS)
+        if date == "0300-02-29":
+            with pytest.raises(ValueError, match="day of the calendar"):
+                db.record_lookups(1, 5, date)
+            continue
+        db.record_lookups(1, 5, date)
+        assert daily(db)[date] == 5
+        time_of_day = f"{date}T00:00:00Z"
+        account = {"name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
+        db.replace([account | {"created_at": time_of_day, "updated_at": time_of_day}], [])
+        assert db.get_account(1)["created_at"] == time_of_day
+    assert days

@@ -1,0 +1,40 @@
+"""A seed fills an empty database before it is served, and a bad one is named by file and place."""
+
+import os
+
+import pytest
+from conftest import SEED_FILE, sentence
+
+
+def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
+    service = start("--port=0", "--seed", SEED_FILE)
+    service.ready()
+    assert service.call("/accounts/usage/1")[1]["total_lookups"] == 19
+    service.call("/accounts/1", {"name": "Changed"})
+    assert service.end()[0] == 0
+    again = start("--port=0", FENSE_ADMIN_SEED=str(SEED_FILE))
+    again.ready()
+    assert again.call("/accounts/1")[1]["name"] == "Changed"
+    assert f"the database has accounts already: {SEED_FILE} is left out" in again.end()[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"accounts": [{"name": 1, "api_key": "k", "email": "a@b"}]}', "accounts[0].name must be"),
+        ("{", "is not valid JSON"),
+        ("[" * 50_000, "is n"),  # nested too deeply, or no JSON from Python 3.14 on
+        ("[]", "must be an object"),
+        (None, "No such file or directory"),
+    ],
+)
+@pytest.mark.parametrize("command", [["--port=0"], ["exec", "--", "true"]])
+def test_a_bad_seed_is_named_by_file_and_place(start, tmp_path, command, text, message):
+    if text is not None:
+        (tmp_path / "bad.json").write_text(text)
+    at = -2 if "--" in command else len(command)
+    arguments = [*command[:at], "--seed=bad.json", *command[at:]]
+    line = sentence(start(*arguments).end(None))
+    assert "bad.json" in line
+    assert message in line
+    assert "fense-admin.sqlite3" not in os.listdir(tmp_path)

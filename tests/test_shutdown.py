@@ -1,0 +1,240 @@
+"""A stop answers what was sent before it and waits no longer than it says; a signal ends a start, too."""
+
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import time
+
+import pytest
+import soak
+from conftest import (
+    COMMAND,
+    KEY_HEADER,
+    Served,
+    account_fields,
+    connect,
+    http_request,
+    in_background,
+    locked,
+    parse_answer,
+    read_all,
+    statuses,
+    wait_until,
+)
+
+from fense_admin.models import Database
+
+
+def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
+    served = serve(file_app, threads=2)
+    file_app.db.all_usage = lambda *_: time.sleep(0.05) or "{}"
+    get_account = file_app.db.get_account
+    file_app.db.get_account = lambda number: time.sleep(0.05) or get_account(number)
+    statuses = []
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for path in (b"/accounts/1", b"/accounts/usage") * 10:
+            sockets.append(stack.enter_context(served.connect()))
+            sockets[-1].sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n" + KEY_HEADER + b"\r\n")
+        served.stop()
+        for sock in sockets:
+            answer = b""
+            while chunk := sock.recv(65536):
+                answer += chunk
+            statuses.append(parse_answer(answer)[0])
+    assert statuses == [404, 200] * 10
+    with pytest.raises(ConnectionRefusedError):
+        served.talk(b"")
+
+
+@pytest.mark.parametrize("path", [b"/accounts/1", b"/accounts/usage"])
+def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(file_app, path, serve):
+    served = serve(file_app, threads=1)
+    request = (
+        b"GET "
+        + path
+        + b" HTTP/1.1\r\nHost: x\r\nX-Pad: "
+        + b"x" * 100
+        + b"\r\n"
+        + KEY_HEADER
+        + b"\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
+        sock.sendall(request * 300)  # six times what is read at once
+        served.stop()
+        answers = b""
+        while chunk := sock.recv(65536):
+            answers += chunk
+    assert answers.count(b"HTTP/1.1 ") == 300
+
+
+def test_a_busy_client_does_not_hold_up_a_stop(served):
+    answered = []
+
+    def keep_asking():
+        connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+        with contextlib.closing(connection):
+            while True:
+                connection.request("GET", "/healthz")
+                answer = connection.getresponse()
+                answer.read()
+                answered.append(answer.status)
+                if answer.headers["Connection"] == "close":
+                    return
+
+    with in_background(keep_asking, 4, served.stop):
+        time.sleep(0.2)
+        began = time.monotonic()
+        served.stop()
+        assert time.monotonic() - began < 2
+    assert set(answered) == {200}
+
+
+def test_who_reads_nothing_holds_up_no_stop(file_app):
+    file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
+    with contextlib.ExitStack() as stack:
+        served = stack.enter_context(Served(file_app, drain=0.5))
+        sock = stack.enter_context(connect(served.server.port))
+        sock.sendall(http_request("GET /accounts/usage") * 40)
+        time.sleep(0.3)
+        began = time.monotonic()
+        served.stop()
+        assert time.monotonic() - began < 2
+
+
+def test_a_stop_leaves_no_refused_client_behind(file_app):
+    with Served(file_app) as served, connect(served.server.port) as sock:
+        sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
+        assert statuses(sock.recv(65536)) == [413]
+        served.stop()
+        assert list(served.server.channels) == []
+        sock.settimeout(2)
+        assert read_all(sock) == b""
+
+
+@pytest.fixture
+def start_soak(tmp_path):
+    """Starts a service with these flags. Whatever becomes of the test, it is gone after it."""
+    started = []
+
+    def start_soak(*arguments):
+        started.append(soak.Service(tmp_path, tmp_path / "fense.sqlite3", *arguments))
+        started[-1].start()
+        return started[-1]
+
+    yield start_soak
+    for service in started:
+        service.process.kill()
+        service.wait()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_stop_of_the_process_answers_every_request_that_was_sent(tmp_path, signum, frozen):
+    count = 600  # more than are let in at the same time
+    with soak.Run(tmp_path, tmp_path / "fense.sqlite3", soak.WRITES) as run:
+        run.wait_for_writes(20)
+        run.end(signum, count, frozen)
+    assert run.wrong == []
+    assert run.total("at_stops") >= count
+    assert run.total("unanswered") == 0
+
+
+def send_half_a_request(service):
+    sock = soak.connect(service.port)
+    sock.sendall(soak.raw_request("POST", "/accounts", soak.new_fields())[:-1])
+    return sock
+
+
+def wait_until_it_listens_no_more(service):
+    deadline = time.monotonic() + soak.TIMEOUT
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+        try:
+            soak.connect(service.port).close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:  # it was just about to listen no more
+            continue
+    pytest.fail("it still listens")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(start_soak, signum):
+    service = start_soak()
+    with send_half_a_request(service):
+        service.process.send_signal(signum)
+        wait_until_it_listens_no_more(service)
+        assert service.process.poll() is None
+        service.process.send_signal(signum)
+        assert service.wait(5) == -signum
+
+
+def test_a_stop_waits_for_half_a_request_no_longer_than_told(start_soak):
+    service = start_soak("--drain=0.5")
+    with send_half_a_request(service) as sock:
+        began = time.monotonic()
+        service.process.terminate()
+        assert service.wait() == 0
+        assert 0.4 < time.monotonic() - began < 5
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(1) == b""
+
+
+def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
+    service = start_soak()
+    fields = soak.new_fields()
+    request = soak.raw_request("POST", "/accounts", fields)
+    sock = soak.connect(service.port)
+    sock.sendall(request[:-1])
+    service.process.terminate()
+    wait_until_it_listens_no_more(service)
+    sock.sendall(request[-1:])
+    assert soak.read_answer(sock)[0] == 201
+    assert service.wait(5) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path, signum):
+    Database(str(tmp_path / "fense.sqlite3")).close_all()
+    with locked(tmp_path / "fense.sqlite3"):
+        service = start("--port=0", "--database=fense.sqlite3")
+        wait_until(lambda: "local-dev-key" in service.errors.read_text())
+        time.sleep(0.3)
+        began = time.monotonic()
+        code, _, errors = service.end(signum)
+    assert code == 128 + signum
+    assert time.monotonic() - began < 2
+    assert "Traceback" not in errors
+
+
+def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start, tmp_path):
+    usage = {
+        f"{year}-{month:02}-{day:02}": 1
+        for year in range(1000, 2000)
+        for month in range(1, 13)
+        for day in range(1, 29)
+    }
+    account = account_fields(usage=usage)
+    (tmp_path / "seed.json").write_text(json.dumps({"accounts": [account]}))
+    service = start("--port=0", "--seed=seed.json", "--database=fense.sqlite3")
+    wait_until(lambda: (tmp_path / "fense.sqlite3-wal").exists())
+    code, output, errors = service.end()
+    assert (code, output) == (128 + signal.SIGTERM, "")
+    assert "Traceback" not in errors
+    db = Database(str(tmp_path / "fense.sqlite3"))
+    assert db.count_accounts() == 0
+    db.close_all()
+
+
+def test_sighup_stops_it_unless_it_is_ignored(start):
+    service = start("--port=0")
+    service.ready()
+    assert service.end(signal.SIGHUP)[0] == 0
+    service = start("--port=0", command=("nohup", COMMAND))
+    service.ready()
+    service.process.send_signal(signal.SIGHUP)
+    assert service.call("/accounts/usage")[0] == 200
+    assert service.end()[0] == 0

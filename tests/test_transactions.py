@@ -1,0 +1,213 @@
+"""Writers and readers at the same time never lose, mix or outwait each other's work."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from conftest import (
+    FIELDS,
+    TIMEOUT,
+    account_fields,
+    daily,
+    in_background,
+    in_threads,
+    join,
+    locked,
+)
+
+from fense_admin import models, sqlite
+from fense_admin.models import Database
+from fense_admin.sqlite import Unusable
+
+
+def test_lookups_of_concurrent_callers_are_all_counted(db):
+    db.create_account(FIELDS)
+
+    def record():
+        for _ in range(25):
+            db.record_lookups(1, 1, "2026-11-03")
+
+    assert in_threads(8, record) == [None] * 8
+    assert daily(db) == {"2026-11-03": 200}
+
+
+def totals(db, start, end):
+    answer = json.loads(db.all_usage(start, end))
+    each = {row["fense_account_id"]: row["total_lookups"] for row in answer["accounts"]}
+    return answer["total_lookups"], each
+
+
+def test_a_write_that_fails_leaves_days_and_months_alike(db):
+    db.create_account(FIELDS)
+    db.record_lookups(1, 10**12, "2026-11-03")
+    with pytest.raises(ValueError, match="past"):
+        db.record_lookups(1, 1, "2026-11-03")
+    assert totals(db, None, None) == (10**12, {1: 10**12})
+
+
+def test_two_apps_in_one_process_never_see_each_others_rows(tmp_path, make_app):
+    apps = [make_app(master_key="k"), make_app(master_key="k")]
+    apps += [make_app(str(tmp_path / name), master_key="k") for name in ("a", "b")]
+
+    def fill(app, number):
+        for i in range(20):
+            app.db.create_account(FIELDS | {"api_key": f"{number}-{i}", "name": f"of {number}"})
+        return {account["name"] for account in json.loads(app.db.all_usage(None, None))["accounts"]}
+
+    todo = list(enumerate(apps))
+    results = in_threads(4, lambda: (lambda n, app: (n, fill(app, n)))(*todo.pop()))
+    assert sorted(results) == [(n, {f"of {n}"}) for n in range(4)]
+
+
+def test_a_database_in_memory_outlives_the_thread_that_made_it(open_database):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(open_database(":memory:")))
+    thread.start()
+    join(thread)
+    made[0].create_account(FIELDS)
+    assert in_threads(2, lambda: made[0].get_account(1)["name"]) == ["Acme Ltd"] * 2
+
+
+def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(
+    tmp_path, open_database
+):
+    db = open_database(tmp_path / "fense.sqlite3")
+    db.create_account(FIELDS)
+    with locked(tmp_path / "fense.sqlite3"):
+        began = time.monotonic()
+        errors = in_threads(4, lambda: db.record_lookups(1, 1))
+        assert time.monotonic() - began < 4
+        assert all(sqlite.is_unavailable(error) for error in errors)
+        assert db.get_account(1)["name"] == "Acme Ltd"
+    db.record_lookups(1, 1)
+    db.close_all()
+
+
+def test_a_start_waits_for_a_file_that_is_locked_and_not_for_ever(tmp_path, monkeypatch):
+    path = tmp_path / "fense.sqlite3"
+    Database(str(path)).close_all()
+    with locked(path):
+        monkeypatch.setattr(sqlite, "START_TIMEOUT", 0.5)
+        began = time.monotonic()
+        with pytest.raises(Unusable, match="is locked by another program"):
+            Database(str(path))
+        assert 0.4 < time.monotonic() - began < 3
+        monkeypatch.setattr(sqlite, "START_TIMEOUT", 30)
+        opened = []
+        thread = threading.Thread(target=lambda: opened.append(Database(str(path))))
+        thread.start()
+        time.sleep(0.5)
+        assert opened == []
+    join(thread)
+    opened[0].close_all()
+
+
+def test_a_writer_waits_for_another_writer(tmp_path, open_database):
+    db = open_database(tmp_path / "fense.sqlite3")
+    inside = threading.Event()
+
+    def hold():
+        with db.writing():
+            inside.set()
+            time.sleep(0.3)
+
+    with in_background(hold):
+        assert inside.wait(TIMEOUT)
+        assert db.create_account(FIELDS)["fense_account_id"] == 1
+
+
+def test_a_dump_is_of_one_moment(tmp_path, open_database, monkeypatch):
+    db = open_database(tmp_path / "fense.sqlite3")
+    other = open_database(tmp_path / "fense.sqlite3")
+    execute = Database.execute_sql
+
+    def written_meanwhile(self, sql, *values):
+        if self is db and sql == models.SELECT_DAYS:
+            other.create_account(FIELDS)
+            other.record_lookups(1, 1, "2026-11-01")
+        return execute(self, sql, *values)
+
+    monkeypatch.setattr(Database, "execute_sql", written_meanwhile)
+    assert db.dump() == {"accounts": []}
+
+
+def test_readers_wait_for_no_state_that_is_being_loaded(db):
+    rows = [
+        {"name": "n" * 200, "email": "a@b", "api_key_sha256": f"{n:064x}"}
+        | dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
+        for n in range(40_000)
+    ]
+    db.create_account(FIELDS)
+    seen, waits, over = set(), [], threading.Event()
+
+    def read():
+        while not over.is_set():
+            began = time.monotonic()
+            seen.add(db.count_accounts())
+            waits.append(time.monotonic() - began)
+        db.close()
+
+    with in_background(read, 3, over.set):
+        began = time.monotonic()
+        db.replace(rows, [(1, "2026-11-01", 1)])
+        loading = time.monotonic() - began
+    assert seen <= {1, 40_000}
+    assert max(waits) < loading / 3
+    assert db.count_accounts() == 40_000
+    assert db.create_account(FIELDS)["fense_account_id"] == 40_001
+    assert daily(db) == {"2026-11-01": 1}
+    db.replace([], [])
+    assert db.create_account(FIELDS)["fense_account_id"] == 1
+
+
+def test_a_signal_is_heard_while_much_is_written(db):
+    class SignalError(Exception):
+        pass
+
+    def on_signal(*_):
+        raise SignalError
+
+    times = dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
+    account = {"name": "n", "email": "a@b", "api_key_sha256": "0" * 64} | times
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        began = time.monotonic()
+        with pytest.raises(SignalError), db.writing():
+            db._replace([account], [(1, "2026-11-01", 1)] * 3_000_000)
+        assert time.monotonic() - began < 1.5
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert db.count_accounts() == 0
+
+
+def test_a_transaction_that_is_over_already_is_rolled_back_no_more(db):
+    with contextlib.suppress(ZeroDivisionError), db.atomic():
+        db.execute_sql("ROLLBACK")  # as SQLite does by itself where the disk is full
+        raise ZeroDivisionError
+
+
+def test_writers_that_wait_hold_up_nobody_else(served, tmp_path):
+    waits, statuses = [], []
+
+    def write():
+        began = time.monotonic()
+        statuses.append(served.call("POST", "/accounts", account_fields())[0])
+        waits.append(time.monotonic() - began)
+
+    with locked(tmp_path / "fense.sqlite3"), in_background(write, 12):
+        time.sleep(0.5)
+        for path in ("/healthz", "/accounts/1", "/accounts/usage"):
+            began = time.monotonic()
+            assert served.call("GET", path)[0] == 200
+            assert time.monotonic() - began < 0.5
+    assert statuses == [503] * 12
+    assert max(waits) < 4
+    assert served.call("POST", "/accounts", account_fields())[0] == 201
+    assert len(served.call("GET", "/accounts/usage")[1]["accounts"]) == 2
