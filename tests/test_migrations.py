@@ -1,6 +1,8 @@
 """A database of an earlier version is brought up to date whole, or left as it was."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,27 @@ def test_days_of_long_ago_are_days(tmp_path, open_database, date):
         db.replace([account | {"created_at": time_of_day, "updated_at": time_of_day}], [])
         assert db.get_account(1)["created_at"] == time_of_day
     assert days
+
+
+# --- Sections of the schema --------------------------------------------------------------------
+
+SECTIONS = re.split("-- version [0-9]+\n", Path(sqlite.SCHEMA_FILE).read_text("utf-8"))[1:]
+# The SHA-256 of each section, comments and white space aside.
+IN_USE = {
+    1: "73afbeb2301d8935fca6cbeb25069044b9b2677b81d0a27e7b9ec89efc3d1ec3",
+    2: "9add13630bd7c0133f568b896250802d49e2c15bc9ae2867ee259e0381bf8277",
+    3: "6036547b96c96f9b216a75bf7889f32a47f9fa224a3bd5c53eaf831f9556a86c",
+}
+
+
+def digest_of(section):
+    words = re.sub("--.*", "", section).split()
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def test_a_section_that_is_in_use_does_not_change():
+    """A database that has it never runs it again: it would be without the change."""
+    found = {number: digest_of(section) for number, section in enumerate(SECTIONS, 1)}
+    assert found.keys() == IN_USE.keys(), "add the new section's digest to IN_USE"
+    changed = [number for number in found if found[number] != IN_USE[number]]
+    assert not changed, f"section {changed} is in use: put the change into a new section"

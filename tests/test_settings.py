@@ -1,9 +1,15 @@
-"""Settings come from flags, then from the environment, and a wrong one is named."""
+"""Settings come from flags, then from the environment; each has its effect, and a wrong one is named."""
 
 import os
 import re
+import socket
+import time
+from pathlib import Path
 
 import pytest
+from conftest import CHECKOUT, TIMEOUT, account_fields
+
+from fense_admin import cli
 
 
 def test_settings_come_from_the_environment_and_the_flag_wins(start, tmp_path):
@@ -62,3 +68,84 @@ def test_a_key_that_is_none_is_wrong_usage_and_not_told(start, tmp_path, environ
     assert list(environment)[-1] in log
     assert "secret" not in log
     assert os.listdir(tmp_path) == ["stderr"]
+
+
+# --- Each setting, by its effect ---------------------------------------------------------------
+#
+# Each takes `serve`, which starts a service with the setting at a value and returns it, ready.
+
+
+def listens_on_its_address(serve):
+    assert serve("127.0.0.2").url.startswith("http://127.0.0.2:")
+
+
+def listens_on_its_port(serve):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert serve(str(port)).url == f"http://127.0.0.1:{port}"
+
+
+def keeps_accounts_in_its_file(serve):
+    service = serve("by-setting.sqlite3")
+    assert service.call("/accounts", account_fields())[0] == 201
+    assert (service.errors.parent / "by-setting.sqlite3").stat().st_size > 0
+
+
+def serves_under_its_prefix(serve):
+    service = serve("/by/setting")
+    assert service.url.endswith("/by/setting")
+    assert service.call("/accounts/usage")[0] == 200
+
+
+def has_so_many_threads(serve):
+    tasks = Path(f"/proc/{serve('7').process.pid}/task")
+    if not tasks.exists():
+        pytest.skip("needs Linux's /proc")
+    assert len(list(tasks.iterdir())) == 1 + 7
+
+
+def loads_its_seed(serve):
+    service = serve(str(CHECKOUT / "examples" / "seed.json"))
+    assert service.call("/accounts/1")[0] == 200
+
+
+def waits_so_long_at_a_stop(serve):
+    service = serve("0.5")
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT) as half_sent:
+        half_sent.sendall(b"GET /accounts/1 HTTP/1.1\r\n")
+        assert service.call("/accounts/usage")[0] == 200  # so the half is there, too
+        began = time.monotonic()
+        assert service.end()[0] == 0
+    assert 0.4 < time.monotonic() - began < 5
+
+
+EFFECTS = {
+    "host": listens_on_its_address,
+    "port": listens_on_its_port,
+    "database": keeps_accounts_in_its_file,
+    "prefix": serves_under_its_prefix,
+    "threads": has_so_many_threads,
+    "seed": loads_its_seed,
+    "drain": waits_so_long_at_a_stop,
+}
+
+
+@pytest.mark.parametrize("given", ["as a flag", "in the environment"])
+@pytest.mark.parametrize("name", cli.SETTINGS)
+def test_a_setting_does_what_it_is_for(start, name, given):
+    assert name in EFFECTS, f"add to EFFECTS a function that shows what --{name} does"
+
+    def serve(value):
+        others = {"port": "0", "database": ":memory:"}
+        others.pop(name, None)
+        flags = [f"--{other}={default}" for other, default in others.items()]
+        if given == "as a flag":
+            service = start(*flags, f"--{name}={value}")
+        else:
+            service = start(*flags, **{cli.variable_of(name): value})
+        service.ready()
+        return service
+
+    EFFECTS[name](serve)

@@ -5,7 +5,9 @@ import re
 import pytest
 from conftest import MASTER_KEY, SEED, Api, account_fields, refusal
 
+from fense_admin import ApiKeyPlugin
 from fense_admin.standin import StandIn
+from fense_admin.standin.control import ControlPlane
 
 
 def test_a_fault_comes_back_with_its_id_and_the_times_left(seeded_api):
@@ -148,3 +150,25 @@ def test_faults_count_from_one_after_a_reset(seeded):
     seeded.fail(503)
     seeded.reset()
     assert seeded.fail(503)["id"] == 1
+
+
+# --- Every route of the contract ---------------------------------------------------------------
+
+
+def test_a_route_that_is_added_to_the_contract_can_be_faulted(app):
+    app.contract("/new", GET=lambda db: {"new": True})
+    api = Api(ControlPlane(app, MASTER_KEY), MASTER_KEY, None)
+    api.post("/_standin/faults", {"status": 503})
+    assert api.get("/new").status == 503
+    assert api.get("/new").body == {"new": True}
+
+
+def test_every_route_that_takes_a_key_can_be_faulted(app):
+    """So one that is not added by `contract`, and would never meet a fault, is noticed."""
+    api = Api(ControlPlane(app, MASTER_KEY), MASTER_KEY, None)
+    for route in app.routes:
+        if route.callback.__name__ == "method_not_allowed" or ApiKeyPlugin in route.skiplist:
+            continue
+        api.post("/_standin/faults", {"status": 418})
+        path = re.sub("<.*>", "1", route.rule)
+        assert api.call(route.method, path).status == 418, f"{route.method} {route.rule}"
