@@ -20,13 +20,16 @@ def totals(db, start, end):
     return answer["total_lookups"], each
 
 
-def make_version_1(path):
-    """A database as version 1 of the schema made it, with an account and its days."""
+SECTIONS = re.split("-- version [0-9]+\n", Path(sqlite.SCHEMA_FILE).read_text("utf-8"))[1:]
+
+
+def make_version(path, version):
+    """A database as this version of the schema made it, with an account and its days."""
     old = sqlite3.connect(path)
     old.executescript(Path(__file__).with_name("schema-1.sql").read_text())
     old.execute("PRAGMA journal_mode = wal")
     old.execute(f"PRAGMA application_id = {sqlite.APPLICATION_ID}")
-    old.execute("PRAGMA user_version = 1")
+    old.execute(f"PRAGMA user_version = {version}")
     old.execute(
         "INSERT INTO account (name, email, api_key_sha256, created_at, updated_at)"
         " VALUES ('Acme Ltd', 'owner@acme.example', ?, ?, ?)",
@@ -34,13 +37,16 @@ def make_version_1(path):
     )
     days = [(f"2026-{month:02}-{day:02}", month * day) for month in range(1, 12) for day in (1, 28)]
     old.executemany("INSERT INTO usage VALUES (1, ?, ?)", days)
+    for section in SECTIONS[1:version]:
+        old.executescript(section)
     old.commit()
     old.close()
     return dict(days)
 
 
-def test_a_database_of_version_1_is_brought_up_to_date(tmp_path, open_database):
-    days = make_version_1(tmp_path / "old")
+@pytest.mark.parametrize("version", range(1, len(SECTIONS)))
+def test_a_database_of_an_earlier_version_becomes_like_a_new_one(tmp_path, open_database, version):
+    days = make_version(tmp_path / "old", version)
     db = open_database(tmp_path / "old")
     assert daily(db) == days
     assert totals(db, None, None) == (sum(days.values()), {1: sum(days.values())})
@@ -49,13 +55,13 @@ def test_a_database_of_version_1_is_brought_up_to_date(tmp_path, open_database):
     new = open_database(tmp_path / "new")
     schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
     assert db.execute_sql(schema).fetchall() == new.execute_sql(schema).fetchall()
-    assert db.user_version == new.user_version == 3
+    assert db.user_version == new.user_version == len(SECTIONS)
     for it in (db, new):
         it.close_all()
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path, request, open_database):
-    days = make_version_1(tmp_path / "old")
+    days = make_version(tmp_path / "old", 1)
     old = sqlite3.connect(tmp_path / "old")
     request.addfinalizer(old.close)
     # What version 1 could not hold: the months can't be summed up.
@@ -80,7 +86,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path, request, ope
 
 
 def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path, start):
-    days = make_version_1(tmp_path / "old")
+    days = make_version(tmp_path / "old", 1)
     services = [start("--port=0", "--database=old", name=f"stderr-{n}") for n in range(6)]
     for number, service in enumerate(services):
         service.ready()
@@ -100,7 +106,7 @@ def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path,
     "date", ["0001-01-01", "0300-02-29", "0300-03-01", "0300-03-31", "1582-10-10"]
 )
 def test_days_of_long_ago_are_days(tmp_path, open_database, date):
-    days = make_version_1(tmp_path / "old")
+    make_version(tmp_path / "old", 1)
     for db in (open_database(tmp_path / "old"), open_database(":memory:")):
         if db.count_accounts() == 0:
             db.create_account(FIELDS)
@@ -114,12 +120,10 @@ def test_days_of_long_ago_are_days(tmp_path, open_database, date):
         account = {"name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
         db.replace([account | {"created_at": time_of_day, "updated_at": time_of_day}], [])
         assert db.get_account(1)["created_at"] == time_of_day
-    assert days
 
 
 # --- Sections of the schema --------------------------------------------------------------------
 
-SECTIONS = re.split("-- version [0-9]+\n", Path(sqlite.SCHEMA_FILE).read_text("utf-8"))[1:]
 # The SHA-256 of each section, comments and white space aside.
 IN_USE = {
     1: "73afbeb2301d8935fca6cbeb25069044b9b2677b81d0a27e7b9ec89efc3d1ec3",
