@@ -47,7 +47,8 @@ SELECT fense_account_id, substr(date, 1, 7) AS month, SUM(lookups) FROM usage GR
 -- version 3
 
 -- The checks of dates let those before 1600 pass, as above. What a CHECK says is not in the rows, so
--- its text alone is changed; a table made and dropped makes other connections read it anew.
+-- its text alone is changed. RESET makes this connection read it anew, a table created and dropped
+-- makes the others.
 PRAGMA writable_schema = ON;
 UPDATE sqlite_master SET sql = replace(replace(replace(replace(sql,
     'CHECK (created_at IS', 'CHECK (created_at < ''1600'' OR created_at IS'),
@@ -55,6 +56,6 @@ UPDATE sqlite_master SET sql = replace(replace(replace(replace(sql,
     'CHECK (date IS', 'CHECK (date < ''1600'' OR date IS'),
     'CHECK (month IS', 'CHECK (month < ''1600'' OR month IS')
 WHERE name IN ('account', 'usage', 'usage_month');
-PRAGMA writable_schema = OFF;
+PRAGMA writable_schema = RESET;
 CREATE TABLE schema_changed (x);
 DROP TABLE schema_changed;

@@ -55,7 +55,8 @@ def make_one_without_tables(path):
 def make_newer(path):
     Database(str(path)).close_all()
     with sqlite3.connect(path) as newer:
-        newer.execute("PRAGMA user_version = 4")
+        (version,) = newer.execute("PRAGMA user_version").fetchone()
+        newer.execute(f"PRAGMA user_version = {version + 1}")
     newer.close()
 
 

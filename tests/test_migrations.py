@@ -60,6 +60,19 @@ def test_a_database_of_an_earlier_version_becomes_like_a_new_one(tmp_path, open_
         it.close_all()
 
 
+@pytest.mark.parametrize("version", range(1, len(SECTIONS) + 1))
+def test_a_column_can_be_added_after_every_version(tmp_path, monkeypatch, open_database, version):
+    days = make_version(tmp_path / "old", version)
+    schema = Path(sqlite.SCHEMA_FILE).read_text("utf-8")
+    added = "ALTER TABLE account ADD COLUMN phone TEXT CHECK (length(phone) BETWEEN 1 AND 40);\n"
+    (tmp_path / "schema.sql").write_text(f"{schema}\n-- version {len(SECTIONS) + 1}\n\n{added}")
+    monkeypatch.setattr(sqlite, "SCHEMA_FILE", str(tmp_path / "schema.sql"))
+    db = open_database(tmp_path / "old")
+    assert db.user_version == len(SECTIONS) + 1
+    assert db.execute_sql("SELECT phone FROM account").fetchall() == [(None,)]
+    assert daily(db) == days
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path, request, open_database):
     days = make_version(tmp_path / "old", 1)
     old = sqlite3.connect(tmp_path / "old")
@@ -128,7 +141,7 @@ def test_days_of_long_ago_are_days(tmp_path, open_database, date):
 IN_USE = {
     1: "73afbeb2301d8935fca6cbeb25069044b9b2677b81d0a27e7b9ec89efc3d1ec3",
     2: "9add13630bd7c0133f568b896250802d49e2c15bc9ae2867ee259e0381bf8277",
-    3: "6036547b96c96f9b216a75bf7889f32a47f9fa224a3bd5c53eaf831f9556a86c",
+    3: "9956c05f88a4f222c694cff5c16e8546e572669ed2904fcf46b035aceee4f9c4",
 }
 
 
