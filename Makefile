@@ -1,12 +1,12 @@
 # make serve, make test: all that a fresh clone needs. The environment is made by itself, in .venv.
 
-export PYTHON  # the one to make environments with; python3 unless given
+export PYTHON  # makes the environments; default: python3
 BIN := .venv/bin
 
 serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
 	@$(BIN)/fense-admin $(ARGS)
 
-# In two processes; of a deployment there is one.
+# In two processes; against a deployment in one.
 WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2)
 
 test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
@@ -16,18 +16,18 @@ test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admi
 	.venv-sqlite/bin/python -m pytest $(addprefix tests/,contract test_models.py test_transactions.py \
 	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py)
 
-soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then an audit; MINUTES=10
+soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then a check; MINUTES=10
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)
 
-lint: .venv/dev             ## what .ci/run holds the code against
+lint: .venv/dev             ## check the code and its format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: .venv-bench/run      ## what it costs, against what one would use instead; FULL=1 for ten minutes
+bench: .venv-bench/run      ## what it costs, beside what one would use instead; FULL=1: ten minutes
 	@.venv-bench/bin/python benchmarks/bench.py \
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 
-clean:                      ## forget the environment, and all that was built
+clean:                      ## remove the environments, and all that was built
 	rm -rf .venv .venv-bench .venv-sqlite build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -36,7 +36,7 @@ help:
 
 # --- Environments: environment.sh makes them ---------------------------------------------------
 
-# One that is not whole is made anew: its making was stopped, or the checkout was moved.
+# One that is not whole is made again: it was interrupted, or the checkout was moved.
 unless_whole = $(shell sh environment.sh $(1) || echo anew)
 
 .venv/run: pyproject.toml setup.py $(call unless_whole,.venv)

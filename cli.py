@@ -177,8 +177,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.default = it = command(
         "serve",
         serve,
-        "serve until told to stop (the default)",
-        "Serve until told to stop. Keys come from the environment alone: DISPUTE_MASTER_KEY, and "
+        "serve until stopped (the default)",
+        "Serve until stopped. Keys come from the environment alone: DISPUTE_MASTER_KEY, and "
         "DISPUTE_SERVICE_KEYS, separated by commas.",
     )
     add_settings(it, *SETTINGS)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# environment.sh FOLDER WHAT...: makes a Python environment and installs what pip is told to.
-# environment.sh FOLDER: exits with 0 if there is one that is whole.
+# environment.sh FOLDER WHAT...: makes a Python environment and has pip install this into it.
+# environment.sh FOLDER: exits with 0 if the environment is whole.
 #
-# An environment counts once it is whole, in the checkout and with the Python it was made for:
-# FOLDER/whole is written last and says which these were. Any other is made anew.
+# An environment is whole in the checkout and with the Python that it was made for. FOLDER/whole is
+# written last and names them. An environment that is not whole is made again.
 set -eu
 folder=$1
 shift
@@ -13,7 +13,7 @@ fail() {
   exit 1
 }
 
-made_for() { # a Python; another one counts only where PYTHON names it
+made_for() { # a Python, unless PYTHON names another
   echo "$PWD, Python $("${PYTHON:-$1}" -c 'import sys; print(sys.version)')"
 }
 
@@ -37,7 +37,7 @@ if ! is_whole; then
   if can 'import ensurepip'; then
     "$python" -m venv "$folder"
   else
-    # Debian leaves ensurepip out unless python3-venv is there: the pip that is there brings one.
+    # Debian has ensurepip in python3-venv. Without it, Python's own pip installs one.
     "$python" -m venv --without-pip "$folder"
     packages=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     "$python" -m pip install -q --disable-pip-version-check --target "$packages" pip
@@ -46,6 +46,6 @@ fi
 
 echo "installing into $folder: this takes up to a minute"
 rm -f "$folder/whole"
-# (The warning that is left out says of an editable install that it is one.)
+# (The warning that is ignored only says that an editable install is one.)
 PYTHONWARNINGS=ignore "$folder/bin/python" -m pip install -q --disable-pip-version-check "$@"
 made_for "$folder/bin/python" >"$folder/whole"

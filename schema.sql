@@ -33,8 +33,8 @@ CREATE TABLE usage (
 
 -- version 2
 
--- The sums of the days, so that a long history is not added up anew for every question. Whatever
--- writes usage keeps them, in the same transaction.
+-- The sums of the days, so that a query need not add up a long history. What writes usage writes them,
+-- too, in the same transaction.
 CREATE TABLE usage_month (
     fense_account_id       INTEGER NOT NULL REFERENCES account,
     month                  TEXT NOT NULL CHECK (month < '1600' OR month IS strftime('%Y-%m', month || '-01', '+0 days')),
@@ -47,8 +47,8 @@ SELECT fense_account_id, substr(date, 1, 7) AS month, SUM(lookups) FROM usage GR
 -- version 3
 
 -- The checks of dates let those before 1600 pass, as above. What a CHECK says is not in the rows, so
--- its text alone is changed. RESET makes this connection read it anew, a table created and dropped
--- makes the others.
+-- its text alone is changed. RESET makes this connection read it again; a table that is
+-- created and dropped makes the others do so.
 PRAGMA writable_schema = ON;
 UPDATE sqlite_master SET sql = replace(replace(replace(replace(sql,
     'CHECK (created_at IS', 'CHECK (created_at < ''1600'' OR created_at IS'),

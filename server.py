@@ -157,7 +157,7 @@ class Workers:
             if first is not self._first:
                 self._first, self._first_since = first, time.monotonic()
             elif first and time.monotonic() > self._first_since + WAKE_AFTER:
-                self._first = None  # the next look begins to wait anew
+                self._first = None  # the next look begins to wait again
                 self._changed.notify()
 
     def _work(self) -> None:
@@ -265,7 +265,7 @@ class RequestParser(parser.HTTPRequestParser):
             self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
         used = super().received(data)
         if self.chunked and not self.completed:
-            # waitress copies these anew at each read: without a bound, that is quadratic.
+            # waitress copies these at each read: without a bound, that is quadratic.
             receiver = self.body_rcv
             if len(receiver.control_line) > MAX_CHUNK_LINE or len(receiver.trailer) > MAX_HEADER:
                 self.error = parser.BadRequest("a chunk's line or a trailer without end")

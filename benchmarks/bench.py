@@ -125,7 +125,7 @@ class Contender:
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", *headers]
         command += ["-s", str(HERE / "load.lua"), f"http://127.0.0.1:{self.port}"]
         command += ["--", kind, str(accounts), f"{time.time_ns():x}"]
-        os.sync()  # lest one waits for the disk to write what another has left behind
+        os.sync()  # so that none waits for the disk to write what another has left
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         report = json.loads(printed.splitlines()[-1])
         if report["failed"]:
@@ -250,8 +250,8 @@ def ratio(
     value = median(ours) / median(other)
     each = [a / b for a, b in zip(ours, other, strict=True)]
     met = value <= goal if most else value >= goal
-    told = f"{goal:g} or {'less' if most else 'more'}"
-    return Figure(name, told, value, min(each), max(each), met, note=note, rounds=rounds)
+    bound = f"{goal:g} or {'less' if most else 'more'}"
+    return Figure(name, bound, value, min(each), max(each), met, note=note, rounds=rounds)
 
 
 def amount(name: str, goal: float, values: list[float], unit: str, note: str = "") -> Figure:
@@ -304,7 +304,7 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
         def rates(reports: dict[str, list[dict[str, Any]]], names: list[str]) -> Any:
             return {name: [report["per_second"] for report in reports[name]] for name in names}
 
-        def told(reports: dict[str, list[dict[str, Any]]]) -> str:
+        def per_second(reports: dict[str, list[dict[str, Any]]]) -> str:
             each = {n: median(it["per_second"] for it in reports[n]) for n in reports}
             return ", ".join(f"{name} {rate:,.0f}/s" for name, rate in each.items())
 
@@ -313,7 +313,7 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
             "GET an account, over FastAPI",
             6,
             rates(reports, ["ours", "fastapi"]),
-            note=told(reports),
+            note=per_second(reports),
         )
         yield ratio("GET an account, over bare waitress", 0.5, rates(reports, ["ours", "waitress"]))
         reports = take_turns("create", ["ours", "fastapi", "naive"])
@@ -321,7 +321,7 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
             "POST an account on disk, over FastAPI",
             3,
             rates(reports, ["ours", "fastapi"]),
-            note=told(reports),
+            note=per_second(reports),
         )
         p99 = [report["p99"] for report in reports["ours"]]
         yield amount("POST an account on disk, p99", 20, p99, "ms")
@@ -330,7 +330,7 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
             "usage of one account, 30 days, over FastAPI",
             5,
             rates(reports, ["ours", "fastapi"]),
-            note=told(reports),
+            note=per_second(reports),
         )
 
 
@@ -478,9 +478,9 @@ def measure_start(size: Size, folder: Path) -> Figure:
 
     imports = [PYTHON, "-c", "import bottle, peewee, waitress"]
     rounds = in_turn(size.repeats, {"ours": start, "imports": timed(subprocess.run, imports)})
-    told = f"ours {median(rounds['ours']):.0f} ms, imports {median(rounds['imports']):.0f} ms"
+    note = f"ours {median(rounds['ours']):.0f} ms, imports {median(rounds['imports']):.0f} ms"
     return ratio(
-        "exec to the first 200, over importing the three", 1.35, rounds, most=True, note=told
+        "exec to the first 200, over importing the three", 1.35, rounds, most=True, note=note
     )
 
 
@@ -528,10 +528,10 @@ def report(results: dict[str, Any]) -> str:
     ]
     for it in results["figures"]:
         unit = "" if it["unit"] == "times" else f" {it['unit']}"
-        told = f"{it['value']:.2f}{unit}", f"{it['low']:.2f} to {it['high']:.2f}"
+        value, spread = f"{it['value']:.2f}{unit}", f"{it['low']:.2f} to {it['high']:.2f}"
         mark = "holds" if it["met"] else "**missed**"
         note = f": {it['note']}" if it["note"] else ""
-        lines.append(f"| {it['name']} | {it['goal']} | {told[0]} | {told[1]} | {mark}{note} |")
+        lines.append(f"| {it['name']} | {it['goal']} | {value} | {spread} | {mark}{note} |")
     lines += [
         "",
         "How many threads: 8 clients that read, 8 that create, and the p99 of 8 that do both while",
@@ -600,27 +600,27 @@ def main() -> None:
     size = FULL if options.full else QUICK
     figures: list[Figure] = []
 
-    def told(figure: Figure) -> None:
+    def show(figure: Figure) -> None:
         figures.append(figure)
         mark = "holds" if figure.met else "MISSED"
-        told = f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
-        print(f"{mark:6}  {figure.name}: {told}, goal {figure.goal}", file=sys.stderr)
+        value = f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+        print(f"{mark:6}  {figure.name}: {value}, goal {figure.goal}", file=sys.stderr)
 
     with tempfile.TemporaryDirectory(prefix="fense-bench-") as name:
         folder = Path(name)
         for figure in measure_requests(size, folder):
-            told(figure)
+            show(figure)
         *history, points = measure_history(size, folder)
         for figure in history:
-            told(figure)
-        told(measure_start(size, folder))
+            show(figure)
+        show(measure_start(size, folder))
         for figure in measure_memory(size, folder):
-            told(figure)
-        told(measure_reset(size))
+            show(figure)
+        show(measure_reset(size))
         for figure in measure_edge(size, folder):
-            told(figure)
+            show(figure)
         threads, others = measure_threads(size, folder)
-        told(others)
+        show(others)
     packages = ("fense-admin", "bottle", "peewee", "waitress", "fastapi", "sqlalchemy", "uvicorn")
     results = {
         "date": str(datetime.date.today()),
