@@ -207,3 +207,8 @@ def test_a_body_may_have_64_kib_and_no_more(api):
     assert api.post("/accounts", fits).status == 201
     error = refusal(message="the body is over 65536 bytes", code="payload_too_large")
     check_refused(api, fits + b" ", 413, (error, error))
+
+
+def test_a_body_that_is_too_large_is_413_whatever_else_is_wrong(api):
+    answer = api.post("/accounts?y=1", b" " * (64 * 1024 + 1))
+    assert (answer.status, answer.body["error"]["code"]) == (413, "payload_too_large")
