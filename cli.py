@@ -82,6 +82,11 @@ def check_seconds(text: str) -> float:
     return float(rules.matching(r"[0-9]{1,6}(\.[0-9]+)?", "must be a number of seconds")(text))
 
 
+def check_day_or_range(text: str) -> str:
+    rules.check_days(text, models.as_text(models.utc_now())[:10])
+    return text
+
+
 def check_url(text: str) -> str:
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -115,7 +120,7 @@ SETTINGS = {
     "threads": Setting(
         "4", number(rules.whole_number(1, 999)), "requests answered at the same time"
     ),
-    "seed": Setting("", str, "state document to load into an empty database"),
+    "seed": Setting("", str, "state document to load into an empty database, or demo"),
     "drain": Setting("10", check_seconds, "seconds that a stop waits for in-flight requests"),
 }
 
@@ -206,7 +211,11 @@ def build_parser() -> argparse.ArgumentParser:
     it = command("record", record, "add lookups to an account's day in a database file")
     it.add_argument("id", type=typed(rules.check_id), help="the fense_account_id")
     it.add_argument("lookups", type=typed(number(rules.check_lookups)), help="how many")
-    it.add_argument("--date", type=typed(rules.check_date), help="YYYY-MM-DD (today, UTC)")
+    it.add_argument(
+        "--date",
+        type=typed(check_day_or_range),
+        help="YYYY-MM-DD, days before today such as -7, or FIRST..LAST for each day (today, UTC)",
+    )
     add_settings(it, "database")
 
     it = command("backup", backup, "copy the database file, while it is served or not")
@@ -242,7 +251,7 @@ def serve(options: argparse.Namespace) -> int:
         if seed is not None and found:
             log.warning("the database has accounts already: %s is not loaded", options.seed)
         elif seed is not None:
-            app.db.replace(*seed)
+            app.db.replace(*seed.at(app.db.now()))
     except ValueError as error:
         options.parser.error(str(error))
     except (server.CannotListen, sqlite.Unusable, sqlite.DatabaseError) as error:
@@ -260,7 +269,7 @@ def serve(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f"can't write to standard output: {error.strerror}") from error
     running.run(options.drain)
-    app.close()
+    served.close()
     return 0
 
 
@@ -317,13 +326,13 @@ def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[st
 
 
 def read_seed(path: str) -> Any:
-    """The rows of a seed file; None if there is no path. Raises `CommandError`."""
+    """The `Seed` of this path, or "demo"; None if there is no path. Raises `CommandError`."""
     if not path:
         return None
-    from fense_admin.standin.state import read_state
+    from fense_admin.standin.state import Seed
 
     with naming_seed(path):
-        return read_state(path)
+        return Seed(path, models.as_text(models.utc_now()))
 
 
 @contextlib.contextmanager
@@ -347,10 +356,14 @@ def run_command(options: argparse.Namespace) -> int:
     with naming_seed(options.seed):
         standin = StandIn(seed=options.seed or None, prefix=options.prefix)
     with standin as fense:
+        not_by_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+        not_by_proxy = ",".join(filter(None, [not_by_proxy, "127.0.0.1", "localhost"]))
         environment = os.environ | {
             "FENSE_BASE_URL": fense.url,
             "FENSE_API_KEY": fense.master_key,
             "FENSE_STANDIN_URL": fense.standin_url,
+            "NO_PROXY": not_by_proxy,
+            "no_proxy": not_by_proxy,  # which some clients look at first
         }
         process = None
         early: list[int] = []  # signals that came before the process was there

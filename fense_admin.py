@@ -106,14 +106,22 @@ def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
     return environ["wsgi.input"].read(length)
 
 
-def read_json(errors: ValidationErrors, kind: type = JsonObject, limit: int = MAX_BODY) -> Any:
-    """The body, which has to be a `JsonObject` or a `list`; an empty one if it isn't.
+def read_json(
+    errors: ValidationErrors,
+    kind: type = JsonObject,
+    limit: int = MAX_BODY,
+    may_be_empty: bool = False,
+) -> Any:
+    """The body, which has to be a `JsonObject` or a `list`; None if it isn't.
 
-    What is wrong with it goes to `errors`. Raises `ApiError` (413) beyond `limit` bytes.
+    What is wrong with it goes to `errors`. No body at all is an empty one if it `may_be_empty`.
+    Raises `ApiError` (413) beyond `limit` bytes.
     """
     raw = read_input(request.environ, limit)
     if len(raw) > limit:
         raise ApiError(413, f"the body is over {limit} bytes")
+    if may_be_empty and not raw:
+        return kind()
     sent_as = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if sent_as != "application/json":
         errors.add(None, "the body must be sent with Content-Type: application/json")
@@ -381,18 +389,18 @@ MONTHS = re.compile(r"start_date=(\d{4}-\d\d)-\d\d&end_date=(\d{4}-\d\d)-\d\d", 
 class Application(bottle.Bottle):
     """The routes, and what all responses have in common.
 
-    `keys` are hidden in whatever is logged. A `server.Server` asks it for `runs_inline`,
-    `body_limit`, `choose_id`, `common_headers` and `release_waiting`.
+    `keys` are hidden in whatever is logged. A `server.Server` calls `runs_inline`, `body_limit`,
+    `choose_id`, `common_headers`, `release_waiting` and `end_thread`.
     """
 
     def __init__(self, db: Database, prefix: str, keys: Iterable[str]) -> None:
         super().__init__()
         self.db = db
         self.prefix = prefix
-        self._keys = sorted(keys, key=len, reverse=True)
+        self.keys = sorted(keys, key=len, reverse=True)
         # What `GET /` names in development mode.
         self.signposts: dict[str, str] = {}
-        if DEVELOPMENT_KEY in self._keys:
+        if DEVELOPMENT_KEY in self.keys:
             self.signposts["the API"] = prefix + "/accounts"
             self.signposts["its description"] = "/openapi.json"
         self.catchall = False  # `__call__` answers what a handler raises
@@ -417,7 +425,7 @@ class Application(bottle.Bottle):
         def method_not_allowed(**kwargs: Any) -> None:
             message = f"this path takes {allow}"
             if request.method in ("GET", "HEAD") and path == self.prefix + "/accounts":
-                message += f"; GET {path}/usage lists all accounts"
+                message += f"; GET {mount_point()}{path}/usage lists all accounts"
             raise ApiError(405, message, Allow=allow)
 
         # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
@@ -460,6 +468,10 @@ class Application(bottle.Bottle):
     def release_waiting(self) -> None:
         """End the delays that requests wait for: the server is about to stop."""
 
+    def end_thread(self) -> None:
+        """Close what this thread has open: it ends."""
+        self.db.close()
+
     # Keys, hidden in logs and the journal
 
     def keys_to_hide(self, sent: str) -> list[str] | None:
@@ -468,7 +480,7 @@ class Application(bottle.Bottle):
         None where more than `MAX_KEYS_SENT` were sent: then all of a text is hidden.
         """
         keys = dict.fromkeys(sent.split(", "))  # a server joins two headers by a comma
-        return [*self._keys, *keys] if len(keys) <= MAX_KEYS_SENT else None
+        return [*self.keys, *keys] if len(keys) <= MAX_KEYS_SENT else None
 
     def hide_keys(self, text: str, sent: str) -> str:
         """The text without those keys."""
@@ -498,13 +510,14 @@ class Application(bottle.Bottle):
             return "; " + ", ".join(f"{what} is at {at}" for what, at in self.signposts.items())
         meant = guess_path(path, self.prefix)
         if meant:
-            return f"; did you mean {meant}?"
-        return f"; the API is under {self.prefix}" if self.prefix else ""
+            return f"; did you mean {mount_point()}{meant}?"
+        return f"; the API is under {mount_point()}{self.prefix}" if self.prefix else ""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         began = time.perf_counter()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         environ[ASKED_PATH] = path  # Bottle takes slashes off its own
+        whole_path = environ.get("SCRIPT_NAME", "") + path
         key = environ.get("HTTP_X_API_KEY", "")
         request_id = self.choose_id(environ.get("HTTP_X_REQUEST_ID"), key)
         environ[REQUEST_ID] = request_id
@@ -522,7 +535,7 @@ class Application(bottle.Bottle):
         try:
             body = self.wsgi(environ, start)
         except Exception:
-            what = self._loggable(method, key), self._loggable(path, key)
+            what = self._loggable(method, key), self._loggable(whole_path, key)
             log.exception("internal server error: %s %s id=%s", *what, request_id)
             raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
@@ -531,7 +544,7 @@ class Application(bottle.Bottle):
         if log.isEnabledFor(logging.INFO):
             milliseconds = (time.perf_counter() - began) * 1000
             why = environ.get(REASON, "")
-            what = self._loggable(method, key), self._loggable(path, key)
+            what = self._loggable(method, key), self._loggable(whole_path, key)
             log.info("%s %s %s %.1fms %s%s", *what, status, milliseconds, request_id, why)
         return body
 

@@ -11,7 +11,7 @@ import datetime
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import peewee
@@ -195,11 +195,37 @@ SELECT_TOTALS_BY_MONTH = SELECT_TOTALS.replace(
 )
 
 
+# --- Time --------------------------------------------------------------------------------------
+
+
+def utc_now() -> datetime.datetime:
+    """The current time in UTC, without a time zone."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+
+
+def as_text(time: datetime.datetime) -> str:
+    """A time in UTC as the contract writes it."""
+    return time.isoformat(timespec="seconds") + "Z"
+
+
 # --- Reading and writing -------------------------------------------------------------------------
 
 
 class Database(sqlite.Engine):
-    """A database of accounts and usage, safe to share between threads: see `sqlite.Engine`."""
+    """A database of accounts and usage, safe to share between threads: see `sqlite.Engine`.
+
+    `clock` gives the time of what is written.
+    """
+
+    clock: Callable[[], datetime.datetime] = staticmethod(utc_now)
+
+    def now(self) -> str:
+        """The time of its clock, as the contract writes times."""
+        return as_text(self.clock())
+
+    def today(self) -> str:
+        """The day of its clock, as YYYY-MM-DD."""
+        return self.now()[:10]
 
     # Accounts
 
@@ -228,7 +254,7 @@ class Database(sqlite.Engine):
 
     def create_account(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Create an account from checked fields and return it. Raises `ApiKeyTaken`."""
-        created_at = now()
+        created_at = self.now()
         columns = as_columns(fields) | {"created_at": created_at, "updated_at": created_at}
         with self.writing(), _unique_key():
             return self.get_account(self._insert_account(columns))
@@ -242,7 +268,7 @@ class Database(sqlite.Engine):
             account = self.get_account(fense_account_id)
             if not fields:
                 return account
-            columns = as_columns(fields) | {"updated_at": now()}
+            columns = as_columns(fields) | {"updated_at": self.now()}
             values = columns | {"fense_account_id": fense_account_id}
             self.execute_sql(change_account(*columns), values)
             return self.get_account(fense_account_id)
@@ -286,18 +312,19 @@ class Database(sqlite.Engine):
         head = {"start_date": start, "end_date": end, "total_lookups": (high << 32) + low}
         return f'{json.dumps(head)[:-1]}, "accounts": [{accounts}]}}'
 
-    def record_lookups(self, fense_account_id: int, lookups: int, date: str | None = None) -> None:
-        """Add lookups to an account's UTC day (YYYY-MM-DD; today unless given).
+    def record_lookups(self, fense_account_id: int, lookups: int, date: Any = None) -> None:
+        """Add lookups to an account's UTC day, or to each day of a range: see `rules.check_days`.
 
         Raises `NoSuchAccount`, and `ValueError` for a number below 0 or no number, for a day that
-        is none, and where the day's total would pass 10^12.
+        is none, and where a day's total would pass 10^12. Then nothing has changed.
         """
         if type(fense_account_id) is not int:
             raise ValueError("fense_account_id must be an integer")
-        date = today() if date is None else rules.check_date(date)
+        days = rules.check_days(date, self.today())
         rules.check_lookups(lookups)
         with self.writing():
-            self.add_lookups(fense_account_id, date, lookups)
+            for day in days:
+                self.add_lookups(fense_account_id, day, lookups)
 
     def add_lookups(self, fense_account_id: int, date: str, lookups: int) -> None:
         """`record_lookups` of checked values, within a transaction of the caller's."""
@@ -359,16 +386,6 @@ class Database(sqlite.Engine):
 
 
 # --- Helpers -----------------------------------------------------------------------------------
-
-
-def now() -> str:
-    """The current time in UTC, as the contract writes times."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime(rules.IN_UTC)
-
-
-def today() -> str:
-    """The current day in UTC, as YYYY-MM-DD."""
-    return now()[:10]
 
 
 def count_months(first: str, last: str) -> int:

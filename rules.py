@@ -16,6 +16,7 @@ from typing import Any
 MAX_ERRORS = 100  # of one request; of those beyond only the number is given
 MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it, too
 MAX_ID = 2**53 - 1  # what JSON's numbers hold exactly
+MAX_DAYS = 3_660  # of a range of days: ten years
 
 CONTROL = r"\x00-\x1f\x7f-\x9f"  # control characters, for a pattern
 IN_UTC = "%Y-%m-%dT%H:%M:%SZ"  # as the contract writes times
@@ -224,6 +225,37 @@ def check_date(value: object) -> str:
     except ValueError:
         pass
     raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
+
+
+def day_or_before(today: str) -> Rule:
+    """The rule for a day, YYYY-MM-DD or so many days before today: "-7", -7 (0 is today)."""
+
+    def check(value: object) -> str:
+        if type(value) in (int, str) and re.fullmatch("0|-[1-9][0-9]{0,6}", str(value)):
+            try:
+                return str(datetime.date.fromisoformat(today) + datetime.timedelta(int(value)))
+            except OverflowError:
+                raise ValueError("is before the first day of the calendar") from None
+        return check_date(value)
+
+    return check
+
+
+def check_days(value: object, today: str) -> list[str]:
+    """The days that a value names; today for None.
+
+    A day is text, a `datetime.date` or days before today; a range is (first, last) or
+    "first..last", both included.
+    """
+    if isinstance(value, str) and ".." in value:
+        value = value.split("..", 1)
+    ends = value if isinstance(value, (list, tuple)) and len(value) == 2 else (value, value)
+    ends = [str(end) if isinstance(end, datetime.date) else end for end in ends]
+    check = day_or_before(today)
+    first, last = (datetime.date.fromisoformat(check(0 if value is None else end)) for end in ends)
+    if not 0 <= (last - first).days < MAX_DAYS:
+        raise ValueError(f"must be a range of at most {MAX_DAYS} days, the first one first")
+    return [str(first + datetime.timedelta(day)) for day in range((last - first).days + 1)]
 
 
 def check_time(value: object) -> str:

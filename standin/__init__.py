@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import datetime
 import os
-import secrets
 import threading
 from typing import Any
 
 from fense_admin import create_app, models, rules
 from fense_admin.rules import ValidationErrors
-from fense_admin.standin.control import ROOT, ControlPlane
+from fense_admin.standin.control import ROOT, ControlPlane, generated
 from fense_admin.standin.faults import check_fault
-from fense_admin.standin.state import read_state
+from fense_admin.standin.state import Seed
 
 THREADS = 4  # requests answered at the same time
+Day = str | int | datetime.date
 STOP_TIMEOUT = 1  # seconds that the end of the block waits for in-flight requests
 
 
@@ -22,9 +23,11 @@ class StandIn:
     """Fense's API with its control plane, in this process, over a database of its own in memory.
 
     Use it as a context, once: it serves on a free port of 127.0.0.1 from a thread, and leaves
-    nothing behind. With `serve=False` it opens no socket, and is called through `app`. `seed` is a
-    state document or the path of one, `prefix` such as "/admin"; keys that are not given are
-    generated. Raises `ValueError` for what is none of these, `OSError` if a seed can't be read.
+    nothing behind. With `serve=False` it opens no socket, and is called through `app`.
+
+    `seed` is a state document, the path of one, or "demo"; `prefix` is such as "/admin"; keys that
+    are not given are generated. Raises `ValueError` for what is none of these, `OSError` if a seed
+    can't be read.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class StandIn:
         service_key: str | None = None,
         serve: bool = True,
     ) -> None:
-        state = None if seed is None else read_state(seed)
+        loaded = Seed(seed, models.as_text(models.utc_now()))
         self.master_key = generated("master") if master_key is None else master_key
         self.service_key = generated("service") if service_key is None else service_key
         self.headers = {"x-api-key": self.master_key, "Content-Type": "application/json"}
@@ -48,7 +51,7 @@ class StandIn:
         self._entered = self._left = False
         try:
             # The WSGI application, for WebTest or an in-process HTTP client.
-            self.app = ControlPlane(contract, self.master_key, [self.service_key], seed=state)
+            self.app = ControlPlane(contract, self.master_key, [self.service_key], seed=loaded)
             self.reset()
         except ValueError:
             contract.close()
@@ -82,7 +85,7 @@ class StandIn:
         if self._serves:
             self._server.stop()
             self._thread.join()
-        self._db.close_all()
+        self.app.close()
 
     def _locate(self, origin: str) -> None:
         self.url = origin + self._prefix
@@ -104,10 +107,17 @@ class StandIn:
         except models.ApiKeyTaken:
             raise ValueError("api_key belongs to another account") from None
 
-    def record_lookups(self, fense_account_id: int, lookups: int, date: str | None = None) -> None:
-        """Add lookups to an account's UTC day (YYYY-MM-DD; today unless given).
+    def record_lookups(
+        self,
+        fense_account_id: int,
+        lookups: int,
+        date: Day | tuple[Day, Day] | None = None,
+    ) -> None:
+        """Add lookups to an account's UTC day, or to each day of a range; today unless given.
 
-        No fault, no journal entry. Raises `ValueError` for what can't be recorded.
+        A day is "YYYY-MM-DD", a `datetime.date`, or days before today such as -7. A range is
+        (first, last) or "first..last", both included. No fault, no journal entry. Raises
+        `ValueError` for what can't be recorded, and then nothing has changed.
         """
         try:
             self._db.record_lookups(fense_account_id, lookups, date)
@@ -124,13 +134,33 @@ class StandIn:
             fields = check_fault(rules.as_json(sent), errors)
         return self.app.faults.arm(fields)
 
+    def faults(self) -> list[dict[str, Any]]:
+        """The armed faults, oldest first, with the `times` left and how often each was `used`."""
+        return self.app.faults.armed()
+
     def disarm(self) -> None:
         """Disarm every fault; requests that wait for the delay of one go on."""
         self.app.faults.disarm()
 
     def requests(self) -> list[dict[str, Any]]:
-        """The journal: the newest 1,000 requests, oldest first."""
-        return list(self.app.journal)
+        """The journal, copied: the newest 1,000 requests, oldest first."""
+        return [entry | {"headers": dict(entry["headers"])} for entry in list(self.app.journal)]
+
+    def set_clock(self, now: str) -> None:
+        """Stop the clock at a time in UTC, YYYY-MM-DDThh:mm:ssZ. Raises `ValueError` for others.
+
+        It decides `created_at`, `updated_at` and today; the log, the journal and delays go by the
+        system's.
+        """
+        self.app.clock.stop(rules.check_time(now))
+
+    def advance(self, seconds: int) -> None:
+        """Move the stopped clock on, or back. Raises `ValueError` where it runs."""
+        self.app.clock.advance(seconds)
+
+    def release_clock(self) -> None:
+        """Let the clock go: it is the system's again."""
+        self.app.clock.release()
 
     def state(self) -> dict[str, Any]:
         """The state document: all accounts with their usage."""
@@ -141,13 +171,9 @@ class StandIn:
 
         Raises `ValueError`, and then nothing has changed.
         """
-        self._db.replace(*read_state(state))
+        now = self._db.now()
+        self._db.replace(*Seed(state, now).at(now))
 
     def reset(self) -> None:
-        """Back to the seed: accounts, usage, ids, faults, journal."""
+        """Back to the seed: accounts, usage, ids, faults, journal, clock; ends all instances."""
         self.app.reset()
-
-
-def generated(kind: str) -> str:
-    """A name or a key that is unique."""
-    return f"{kind}-{secrets.token_hex(8)}"

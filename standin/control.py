@@ -8,7 +8,10 @@ from __future__ import annotations
 import base64
 import collections
 import contextlib
+import datetime
 import json
+import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -22,29 +25,71 @@ from fense_admin import (
     ApiKeyPlugin,
     Application,
     __version__,
+    create_app,
     foreign_header,
+    models,
+    mount_point,
     read_json,
     read_query,
+    rules,
 )
 from fense_admin.models import Database
-from fense_admin.rules import ValidationErrors
+from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import page
 from fense_admin.standin.faults import FAULT, FaultPlugin, Faults, check_fault, drop
 from fense_admin.standin.journal import journal_entry, truncate
-from fense_admin.standin.state import State, check_state, check_usage, record_usage
+from fense_admin.standin.state import DEMO, Seed, check_state, check_usage, record_usage
 
 ROOT = "/_standin"
+INSTANCES = ROOT + "/instances"
+MAX_INSTANCES = 1_000
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 MAX_STATE_BODY = 32 * 1024 * 1024  # bytes, of a state or a list of lookups
 JOURNAL_LENGTH = 1_000  # entries
 UNRECORDED = ("/healthz", "/openapi.json")
 
 
+CLOCK_RULES = {
+    "now": rules.check_time,
+    "advance_seconds": rules.whole_number(-(10**12), 10**12),
+}
+INSTANCE_RULES = {"seed": lambda value: value if value == DEMO else check_seed(value)}
+check_seed = rules.instance(JsonObject, f'a state document or "{DEMO}"')
+
+
+class Clock:
+    """The time of a stand-in: the system's, unless it is stopped."""
+
+    def __init__(self, stopped_at: datetime.datetime | None = None) -> None:
+        self.stopped_at = stopped_at
+
+    def now(self) -> datetime.datetime:
+        """The time in UTC, without a time zone."""
+        return self.stopped_at or models.utc_now()
+
+    def stop(self, time: str) -> None:
+        """Stop it at a time that `rules.check_time` takes."""
+        self.stopped_at = datetime.datetime.strptime(time, rules.IN_UTC)
+
+    def advance(self, seconds: int) -> None:
+        """Move it on, or back. Raises `ValueError` where it runs, or would leave the calendar."""
+        if self.stopped_at is None:
+            raise ValueError("moves a stopped clock, and this one runs: send now first")
+        try:
+            self.stopped_at += datetime.timedelta(seconds=seconds)
+        except OverflowError:
+            raise ValueError("would leave the calendar: the years are 1 to 9999") from None
+
+    def release(self) -> None:
+        """Let it go: it is the system's again."""
+        self.stopped_at = None
+
+
 class ControlPlane:
     """A WSGI application: the contract's, with a journal and faults, and /_standin beside it.
 
     `seed` is what a reset goes back to. `on_loopback` says that no other machine reaches it: then
-    DNS rebinding is refused, too.
+    DNS rebinding is refused, too. With `parent` it is an instance of that one.
     """
 
     def __init__(
@@ -53,24 +98,31 @@ class ControlPlane:
         master_key: str,
         service_keys: Iterable[str] = (),
         *,
-        seed: State | None = None,
+        seed: Seed | None = None,
         on_loopback: bool = True,
+        parent: ControlPlane | None = None,
     ) -> None:
         if f"{app.prefix}/".startswith(ROOT + "/"):
             raise ValueError(f"the prefix must not be under {ROOT}")
         self.app = app
         self.db = app.db
-        self.seed = seed or State([], [])
+        self.clock = Clock(parent and parent.clock.stopped_at)
+        self.db.clock = self.clock.now
+        self.seed = seed or Seed(None, self.db.now())
         self.faults = Faults()
+        self.instances: dict[str, Instance] = {}
+        self._changing_instances = threading.Lock()
         self.journal: collections.deque[dict[str, Any]] = collections.deque(maxlen=JOURNAL_LENGTH)
         app.install(FaultPlugin(self.faults, app.prefix))
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
 
-        self.control = Application(app.db, "", [master_key, *service_keys])
+        self.control = Application(app.db, "", app.keys)
         self.guard = ControlGuard(master_key, service_keys, on_loopback)
+        if parent is not None:
+            self.guard.page_is_open = parent.guard.page_is_open
         self.control.install(self.guard)
-        for path, handlers in {
+        endpoints: dict[str, dict[str, Callable[..., Any]]] = {
             "/": {"GET": self.get_page},
             "/reset": {"POST": self.post_reset},
             "/state": {"GET": self.get_state, "PUT": self.put_state},
@@ -81,14 +133,40 @@ class ControlPlane:
                 "DELETE": self.delete_faults,
             },
             "/requests": {"GET": self.get_requests, "DELETE": self.delete_requests},
-        }.items():
+            "/clock": {"GET": self.get_clock, "PUT": self.put_clock, "DELETE": self.delete_clock},
+        }
+        if parent is None:
+            endpoints["/instances"] = {"GET": self.get_instances, "POST": self.post_instance}
+            endpoints["/instances/<id>"] = {"DELETE": self.delete_instance}
+            ended = INSTANCES + "/<id>/<path:path>"
+            self.control.route(ended, "ANY", no_such_instance, skip=[self.guard])
+        for path, handlers in endpoints.items():
             self.control.endpoint(ROOT + path, handlers)
 
     def reset(self) -> None:
-        """Back to the seed: accounts, usage, ids, faults, journal."""
+        """Back to the seed: accounts, usage, ids, faults, journal, clock; no instances.
+
+        Raises `ValueError` where the seed can't be loaded today: see `Seed.at`.
+        """
+        state = self.seed.at(models.as_text(models.utc_now()))
         self.faults.reset()
-        self.db.replace(*self.seed)
+        self.end_instances()
+        self.clock.release()
+        self.db.replace(*state)
         self.journal.clear()
+
+    def end_instances(self) -> None:
+        """End all of them."""
+        with self._changing_instances:
+            ended = list(self.instances.values())
+            self.instances.clear()
+        for instance in ended:
+            instance.end()
+
+    def close(self) -> None:
+        """End its instances, and close its database for good."""
+        self.end_instances()
+        self.app.close()
 
     # What the server asks
 
@@ -97,6 +175,9 @@ class ControlPlane:
 
     def body_limit(self, path: str, headers: Mapping[str, str]) -> int | None:
         """Large bodies are taken with the master key only."""
+        instance, rest = self._instance_at(path)
+        if instance is not None:
+            return instance.plane.body_limit(rest, headers)
         key = headers.get("X_API_KEY") or basic_password(headers.get("AUTHORIZATION", ""))
         is_large = path.startswith(ROOT + "/") and self.guard.master.knows(key)
         return MAX_STATE_BODY if is_large else None
@@ -109,6 +190,13 @@ class ControlPlane:
 
     def release_waiting(self) -> None:
         self.faults.disarm()
+        for instance in list(self.instances.values()):
+            instance.plane.release_waiting()
+
+    def end_thread(self) -> None:
+        self.db.close()
+        for instance in list(self.instances.values()):
+            instance.plane.end_thread()
 
     # Handlers
 
@@ -122,14 +210,14 @@ class ControlPlane:
     def put_state(self, db: Database) -> str:
         with ValidationErrors() as errors:
             document = read_json(errors, limit=MAX_STATE_BODY)
-            state = None if document is None else check_state(document, errors)
+            state = None if document is None else check_state(document, errors, db.now())
         db.replace(*state)
         return self.get_state(db)
 
     def post_usage(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
             entries = read_json(errors, list, MAX_STATE_BODY)
-            rows = check_usage(entries or [], errors)
+            rows = check_usage(entries or [], errors, db.today())
         record_usage(db, rows)
         return {"recorded": len(rows)}
 
@@ -154,6 +242,55 @@ class ControlPlane:
         self.journal.clear()
         response.status = 204
 
+    def get_clock(self, db: Database) -> dict[str, Any]:
+        return {"now": db.now(), "stopped": self.clock.stopped_at is not None}
+
+    def put_clock(self, db: Database) -> dict[str, Any]:
+        with ValidationErrors() as errors:
+            sent = read_json(errors)
+            fields = {} if sent is None else rules.validate(sent, CLOCK_RULES, errors)
+            if len(fields) != 1 and not errors:
+                errors.add(None, "send either now or advance_seconds")
+            if "advance_seconds" in fields and not errors:
+                errors.check("advance_seconds", self.clock.advance, fields["advance_seconds"])
+        if "now" in fields:
+            self.clock.stop(fields["now"])
+        return self.get_clock(db)
+
+    def delete_clock(self, db: Database) -> None:
+        self.clock.release()
+        response.status = 204
+
+    def get_instances(self, db: Database) -> dict[str, Any]:
+        return {"instances": [instance.urls() for instance in list(self.instances.values())]}
+
+    def post_instance(self, db: Database) -> dict[str, Any]:
+        with ValidationErrors() as errors:
+            sent = read_json(errors, limit=MAX_STATE_BODY, may_be_empty=True)
+            fields = {} if sent is None else rules.validate(sent, INSTANCE_RULES, errors)
+            source = fields.get("seed")
+            if isinstance(source, JsonObject):
+                check_state(source, errors, db.now(), "seed.")
+        instance = Instance(self, self.seed if source is None else Seed(source, db.now()))
+        with self._changing_instances:
+            has_room = len(self.instances) < MAX_INSTANCES
+            if has_room:
+                self.instances[instance.id] = instance
+        if not has_room:
+            instance.end()
+            raise ApiError(409, f"there are {MAX_INSTANCES} instances: end those you need no more")
+        response.status = 201
+        keys = {"api_key": instance.master_key, "service_key": instance.service_key}
+        return instance.urls() | keys
+
+    def delete_instance(self, db: Database, id: str) -> None:
+        with self._changing_instances:
+            instance = self.instances.pop(id, None)
+        if instance is None:
+            no_such_instance(db)
+        instance.end()
+        response.status = 204
+
     def get_page(self, db: Database) -> str:
         response.content_type = "text/html; charset=utf-8"
         response.set_header("Content-Security-Policy", page.CONTENT_SECURITY_POLICY)
@@ -167,12 +304,23 @@ class ControlPlane:
             return start_response(status, [*headers, STANDIN_HEADER], exc_info)
 
         path = environ.get("PATH_INFO", "")
+        instance, rest = self._instance_at(path)
         with own_context():
+            answer = instance and instance.answer(environ, rest, start_response)
+            if answer is not None:
+                return answer
             if path == ROOT or path.startswith(ROOT + "/"):
                 return self.control(environ, start)
             if path in UNRECORDED:
                 return self.app(environ, start)
             return self._recorded(environ, start)
+
+    def _instance_at(self, path: str) -> tuple[Instance | None, str]:
+        """The instance that a path belongs to, if any, and the path within it."""
+        if not path.startswith(INSTANCES + "/"):
+            return None, path
+        id, slash, rest = path[len(INSTANCES) + 1 :].partition("/")
+        return (self.instances.get(id) if slash else None), slash + rest
 
     def _recorded(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         """Answer a request of the contract, with an entry in the journal."""
@@ -192,6 +340,72 @@ class ControlPlane:
         if how in (None, "truncate"):
             start(*answer)
         return drop(how, environ, body) if how else [body] if body else []
+
+
+class Instance:
+    """A stand-in of its own, under a path of its parent's. It ends with its last request."""
+
+    def __init__(self, parent: ControlPlane, seed: Seed) -> None:
+        self.id = secrets.token_hex(8)
+        self.path = f"{INSTANCES}/{self.id}"
+        self.master_key, self.service_key = generated("master"), generated("service")
+        keys = {"master_key": self.master_key, "service_keys": [self.service_key]}
+        app = create_app(prefix=parent.app.prefix, **keys)
+        app.keys += parent.app.keys  # to be hidden, not known
+        app.db.while_waiting = lambda: parent.db.while_waiting()
+        self.plane = ControlPlane(
+            app, **keys, seed=seed, on_loopback=parent.guard.on_loopback, parent=parent
+        )
+        app.db.replace(*seed.at(app.db.now()))
+        self._changing = threading.Lock()
+        self._in_flight = 0  # requests
+        self._has_ended = False
+
+    def urls(self) -> dict[str, str]:
+        """Its id and where it is, by the host that was asked."""
+        environ = request.environ
+        host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+        url = f"{environ['wsgi.url_scheme']}://{host}{mount_point()}{self.path}"
+        return {
+            "id": self.id,
+            "base_url": url + self.plane.app.prefix,
+            "standin_url": url + ROOT,
+        }
+
+    def answer(self, environ: dict[str, Any], path: str, start: Callable[..., Any]) -> Any:
+        """Answer a request to this path within it, as a WSGI application; None if it has ended."""
+        with self._changing:
+            if self._has_ended:
+                return None
+            self._in_flight += 1
+        mount = environ.get("SCRIPT_NAME", "") + self.path
+        try:
+            return self.plane(environ | {"SCRIPT_NAME": mount, "PATH_INFO": path}, start)
+        finally:
+            self._leave()
+
+    def end(self) -> None:
+        """End it: requests that wait are answered 503, those that are answered already go on."""
+        with self._changing:
+            self._has_ended = True
+            self._in_flight += 1
+        self.plane.faults.reset()
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._changing:
+            self._in_flight -= 1
+            if self._has_ended and not self._in_flight:
+                self.plane.close()
+
+
+def no_such_instance(db: Database, **kwargs: Any) -> None:
+    raise ApiError(404, "no instance has this id, or it has ended")
+
+
+def generated(kind: str) -> str:
+    """A name or a key that is unique."""
+    return f"{kind}-{secrets.token_hex(8)}"
 
 
 def json_object(name: str, items: list[Any]) -> str:

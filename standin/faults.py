@@ -102,7 +102,8 @@ class Waiting:
 
 
 class Faults:
-    """The armed faults, oldest first. Each is what was sent, with its `id` and the `times` left."""
+    """The armed faults, oldest first. Each is what was sent, with its `id`, the `times` left and
+    the number of requests that `used` it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -114,7 +115,7 @@ class Faults:
         """Arm a fault of checked fields. Returns it."""
         with self._lock:
             self._count += 1
-            fault = {"id": self._count} | fields | {"times": fields.get("times", 1)}
+            fault = {"id": self._count} | fields | {"times": fields.get("times", 1), "used": 0}
             self._armed.append(fault)
             return dict(fault)
 
@@ -142,6 +143,7 @@ class Faults:
                 if fault.get("method", method) == method and fnmatch.fnmatchcase(
                     path, fault.get("path", "*")
                 ):
+                    fault["used"] += 1
                     if fault["times"] == 1:
                         self._armed.remove(fault)
                     elif fault["times"]:

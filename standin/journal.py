@@ -131,7 +131,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     environ["wsgi.input"] = io.BytesIO(body)
     return {
         "id": request_id,
-        "at": models.now(),
+        "at": models.as_text(models.utc_now()),
         "method": hide_keys(environ["REQUEST_METHOD"], keys),
         "path": without_named_keys(without_keys(sent_path(environ), keys)),
         "query": without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
@@ -154,7 +154,8 @@ def sent_path(environ: dict[str, Any]) -> str:
     uri = environ.get("REQUEST_URI", "")
     if uri.startswith("/"):
         return uri.partition("?")[0]
-    return quote(environ.get("PATH_INFO", "").encode("latin-1"), safe="/:@!$&'()*+,;=~")
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return quote(path.encode("latin-1"), safe="/:@!$&'()*+,;=~")
 
 
 def masked_body(raw: bytes, *keys: str) -> str | None:

@@ -6,11 +6,15 @@ The rules for accounts are the contract's. Errors name the path of the value: ac
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fense_admin import invalid, models, rules
 from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
+from fense_admin.standin import demo
+
+DEMO = "demo"  # names the built-in state
 
 # --- State: the document that is seeded, put in, and read back ------------------------------------
 
@@ -38,14 +42,17 @@ class State(NamedTuple):
     usage: list[tuple[int, str, int]]
 
 
-def check_state(document: JsonObject, errors: ValidationErrors) -> State:
-    """The rows of a state document; what is wrong with it goes to `errors`."""
+def check_state(document: JsonObject, errors: ValidationErrors, now: str, root: str = "") -> State:
+    """The rows of a state document that is loaded now; what is wrong with it goes to `errors`.
+
+    `root` stands before each path there.
+    """
     state = State([], [])
     paths: dict[object, str] = {}  # of each id and each key
     highest = 0
-    fields = rules.validate(document, STATE_RULES, errors, required=("accounts",))
+    fields = rules.validate(document, STATE_RULES, errors, root, required=("accounts",))
     for number, sent in enumerate(fields.get("accounts") or []):
-        path = f"accounts[{number}]"
+        path = f"{root}accounts[{number}]"
         if not isinstance(sent, JsonObject):
             errors.add(path, "must be an object")
             continue
@@ -62,7 +69,7 @@ def check_state(document: JsonObject, errors: ValidationErrors) -> State:
                     errors.add(f"{path}.{name}", "is not accepted beside api_key")
         days = account.pop("usage", None) or JsonObject()
         account_id = account.setdefault("fense_account_id", highest + 1)
-        usage = check_days(days, account_id, path + ".usage", errors)
+        usage = check_usage_by_day(days, account_id, now[:10], path + ".usage", errors)
         if len(errors) > known:
             continue
         account = models.as_columns(account)
@@ -71,7 +78,7 @@ def check_state(document: JsonObject, errors: ValidationErrors) -> State:
             if value in paths:
                 errors.add(f"{path}.{name}", f"is that of {paths[value]} too")
             paths[value] = path
-        account.setdefault("created_at", models.now())
+        account.setdefault("created_at", now)
         account.setdefault("updated_at", account["created_at"])
         highest = max(highest, account_id)
         state.accounts.append(account)
@@ -79,37 +86,73 @@ def check_state(document: JsonObject, errors: ValidationErrors) -> State:
     return state
 
 
-def check_days(
-    days: JsonObject, account_id: int, path: str, errors: ValidationErrors
+def check_usage_by_day(
+    days: JsonObject, account_id: int, today: str, path: str, errors: ValidationErrors
 ) -> list[tuple[int, str, int]]:
     """The days of an account's usage as rows; a day of 0 is left out."""
+    check_day = rules.day_or_before(today)
     rows = []
-    for date, lookups in days.items():
+    names: dict[str, str] = {}  # of each day
+    for name, lookups in days.items():
         try:
-            row = (account_id, rules.check_date(date), rules.check_lookups(lookups))
+            date = check_day(name)
+            row = (account_id, date, rules.check_lookups(lookups))
+            if date in names:
+                raise ValueError(f"is the day of {names[date]}, too")
         except ValueError as error:
-            errors.add(f"{path}.{date}", str(error))
+            errors.add(f"{path}.{name}", str(error))
         else:
+            names[date] = name
             rows += [row] if lookups else []
-    for date in days.doubled:
-        errors.add(f"{path}.{date}", "is given twice")
+    for name in days.doubled:
+        errors.add(f"{path}.{name}", "is given twice")
     return rows
 
 
-def read_state(source: Any) -> State:
-    """The rows of a state document, given as a dict or as the path of a JSON file.
+class Seed:
+    """A state to go back to, again and again: its relative days count from the day it is loaded.
 
+    `source` is a state document as a dict, "demo", the path of a JSON file, or None for nothing.
     Raises `ValueError` in the contract's words, naming each path; `OSError` for the file.
     """
+
+    def __init__(self, source: Any, now: str) -> None:
+        document = read_document(source)
+        self._document_of: Callable[[str], JsonObject] = lambda today: document
+        if source == DEMO:
+            self._document_of = demo.document
+        self._loaded = now[:10], self._check(now)
+        self._is_relative = source == DEMO or has_relative_days(document)
+
+    def at(self, now: str) -> State:
+        """Its rows, to be loaded now. Raises `ValueError` where two names are one day now."""
+        day, state = self._loaded
+        if self._is_relative and day != now[:10]:
+            state = self._check(now)
+            self._loaded = now[:10], state
+        return state
+
+    def _check(self, now: str) -> State:
+        with ValidationErrors() as errors:
+            return check_state(self._document_of(now[:10]), errors, now)
+
+
+def read_document(source: Any) -> JsonObject:
+    if source is None or source == DEMO:
+        return JsonObject([("accounts", [])])
+    if isinstance(source, JsonObject):
+        return source
     if isinstance(source, dict):
-        document = rules.as_json(source)
-    elif not isinstance(source, (str, os.PathLike)):
+        return rules.as_json(source)
+    if not isinstance(source, (str, os.PathLike)):
         raise ValueError("a state is a dict, or the path of a file")
-    else:
-        with open(source, "rb") as file:
-            document = rules.parse_json(file.read())
-    with ValidationErrors() as errors:
-        return check_state(rules.check_object(document), errors)
+    with open(source, "rb") as file:
+        return rules.check_object(rules.parse_json(file.read()))
+
+
+def has_relative_days(document: JsonObject) -> bool:
+    usages = [account.get("usage", ()) for account in document["accounts"]]
+    return any(not day[:1].isdigit() or day == "0" for days in usages for day in days)
 
 
 # --- Usage -------------------------------------------------------------------------------------
@@ -121,16 +164,19 @@ USAGE_RULES = {
 }
 
 
-def check_usage(entries: list[Any], errors: ValidationErrors) -> list[tuple[int, str, int]]:
+def check_usage(
+    entries: list[Any], errors: ValidationErrors, today: str
+) -> list[tuple[int, str, int]]:
     """The entries of a list of lookups as (id, date, lookups)."""
+    usage_rules = USAGE_RULES | {"date": rules.day_or_before(today)}
     rows = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, JsonObject):
             errors.add(f"[{number}]", "must be an object")
             continue
         required = ("fense_account_id", "lookups")
-        fields = rules.validate(entry, USAGE_RULES, errors, f"[{number}].", required)
-        date = fields.get("date") or models.today()
+        fields = rules.validate(entry, usage_rules, errors, f"[{number}].", required)
+        date = fields.get("date") or today
         rows.append((fields.get("fense_account_id"), date, fields.get("lookups")))
     return rows
 

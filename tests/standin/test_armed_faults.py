@@ -21,17 +21,21 @@ def test_a_fault_comes_back_with_its_id_and_the_times_left(seeded_api):
         "message": "slow down",
     }
     answer = seeded_api.post("/_standin/faults", sent)
-    assert (answer.status, answer.body) == (201, {"id": 1} | sent)
+    assert (answer.status, answer.body) == (201, {"id": 1} | sent | {"used": 0})
     assert seeded_api.post("/_standin/faults", {"drop": "reset"}).body == {
         "id": 2,
         "drop": "reset",
         "times": 1,
+        "used": 0,
     }
     refused = seeded_api.post("/accounts/1", {})
     assert refused.body == refusal(code="too_many_requests", message="slow down")
     assert (refused.status, refused.headers["Retry-After"]) == (429, "7")
     armed = seeded_api.get("/_standin/faults").body["faults"]
-    assert armed == [{"id": 1} | sent | {"times": 1}, {"id": 2, "drop": "reset", "times": 1}]
+    assert armed == [
+        {"id": 1} | sent | {"times": 1, "used": 1},
+        {"id": 2, "drop": "reset", "times": 1, "used": 0},
+    ]
     assert seeded_api.call("DELETE", "/_standin/faults").status == 204
     assert seeded_api.get("/_standin/faults").body == {"faults": []}
 

@@ -223,10 +223,10 @@ def test_what_is_no_list_of_lookups_records_none(seeded_api, raw):
 
 @pytest.mark.parametrize("database", [":memory:", "file"])
 def test_a_reset_goes_back_to_the_seed(tmp_path, database, make_app):
-    from fense_admin.standin.state import read_state
+    from fense_admin.standin.state import Seed
 
     app = make_app(str(tmp_path / "x") if database == "file" else database, master_key=MASTER_KEY)
-    control = ControlPlane(app, MASTER_KEY, seed=read_state(SEED))
+    control = ControlPlane(app, MASTER_KEY, seed=Seed(SEED, app.db.now()))
     api = Api(control, MASTER_KEY, None)
     control.reset()
     first = state_and_faults(api)

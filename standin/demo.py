@@ -1,0 +1,78 @@
+"""The demo state: accounts as a customer base has them, and thirteen months of their usage."""
+
+from __future__ import annotations
+
+import datetime
+import zlib
+from typing import Any
+
+from fense_admin.rules import JsonObject
+
+MONTHS = 13  # of usage, up to today
+WEEKDAYS = (100, 108, 110, 106, 92, 46, 38)  # percent of an account's usual lookups, from Monday on
+NOISE = 30  # percent by which a day's lookups vary at most
+QUIET = 29  # about one day in so many has no lookups
+LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d"  # with two more digits, a dispute_account_id
+
+# name, email, age in days, lookups on a usual day, growth in percent a year, further fields
+ACCOUNTS: list[tuple[str, str, int, int, int, dict[str, Any]]] = [
+    ("Acme Ltd", "owner@acme.example", 940, 320, 35, {"dispute_account_id": LINK + "01"}),
+    ("Blue Heron Books", "accounts@blueheron.example", 812, 45, 10, {}),
+    ("Café Zoë", "zoe@cafe-zoe.example", 700, 18, -15, {"suppress_notifications": True}),
+    ("Дом и сад", "pay@dom-i-sad.example", 655, 130, 60, {"dispute_account_id": LINK + "04"}),
+    ("株式会社さくら", "billing@sakura.example", 590, 510, 20, {"dispute_account_id": LINK + "05"}),
+    ("Old Mill Outlet", "info@oldmill.example", 580, 60, -40, {"is_active": False}),
+    ("متجر النخيل", "orders@nakheel.example", 470, 95, 80, {}),
+    ("Nordlys Cykler ApS", "kontakt@nordlys.example", 402, 70, 25, {"suppress_billing": True}),
+    ("Sample & Sons", "sales@sample-sons.example", 300, 40, 0,
+     {"suppress_notifications": True, "suppress_billing": True}),
+    ("한빛 상점", "help@hanbit.example", 210, 150, 120, {"dispute_account_id": LINK + "10"}),
+    ("Trial Shop", "trial@shop.example", 95, 6, 0, {"is_active": False, "suppress_billing": True}),
+    ("Zephyr Outdoor GmbH", "buchhaltung@zephyr.example", 12, 25, 300, {}),
+]  # fmt: skip
+
+
+def document(today: str) -> JsonObject:
+    """The state document of a day, YYYY-MM-DD: for one day always the same."""
+    end = datetime.date.fromisoformat(today)
+    accounts = []
+    for number, (name, email, age, usual, growth, fields) in enumerate(ACCOUNTS, 1):
+        created = end - datetime.timedelta(age)
+        account = {
+            "fense_account_id": number,
+            "api_key": f"sk_demo_{number:04}_{zlib.crc32(email.encode()):08x}",
+            "name": name,
+            "email": email,
+            **fields,
+            "created_at": f"{created}T{8 + number % 9:02}:{number * 7 % 60:02}:00Z",
+            "usage": usage(number, max(created, months_before(end)), end, usual, growth),
+        }
+        accounts.append(JsonObject(list(account.items())))
+    return JsonObject([("accounts", accounts)])
+
+
+def months_before(day: datetime.date) -> datetime.date:
+    """The first day of usage: `MONTHS` months before this one, or the day after."""
+    month = day.year * 12 + day.month - 1 - MONTHS
+    first = datetime.date(month // 12, month % 12 + 1, 1)
+    return first + datetime.timedelta(min(day.day, 28))
+
+
+def usage(
+    account: int, first: datetime.date, last: datetime.date, usual: int, growth: int
+) -> JsonObject:
+    """The lookups of each day that has any; `usual` and `growth` are those on the last day."""
+    days = []
+    for before in range((last - first).days, -1, -1):
+        day = last - datetime.timedelta(before)
+        # The same for a calendar day on whichever day it is asked: no random generator is.
+        chance = zlib.crc32(f"{account} {day}".encode())
+        if chance % QUIET == 0 or (day.month, day.day) in ((12, 25), (1, 1)):
+            continue
+        trend = max(0.0, 100 - growth * before / 365)
+        percent = (
+            trend * WEEKDAYS[day.weekday()] * (100 - NOISE + chance // QUIET % (2 * NOISE + 1))
+        )
+        lookups = round(usual * percent / 10**6)
+        days.append((str(day), lookups))
+    return JsonObject([(day, lookups) for day, lookups in days if lookups])
