@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import logging
@@ -28,7 +29,7 @@ import pytest
 from peewee import sqlite3  # the library that the service itself uses
 from webtest import TestApp
 
-from fense_admin import __version__, create_app, server
+from fense_admin import __version__, cli, create_app, server
 from fense_admin.models import Database
 from fense_admin.standin import StandIn
 
@@ -181,16 +182,26 @@ def refusal(*details: tuple[str, str], message: str = "", code: str = "bad_reque
     return {"error": {"code": code, "message": whole, "details": shown}}
 
 
-def forward_to(url: urllib.parse.SplitResult) -> Any:
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Made once: it takes as long as a request."""
+    return ssl.create_default_context()
+
+
+@contextlib.contextmanager
+def forwarding_to(url: urllib.parse.SplitResult) -> Any:
     """A WSGI application that passes each request on to a deployment."""
 
     connect, options = http.client.HTTPConnection, {}
     if url.scheme == "https":
-        connect = http.client.HTTPSConnection
-        options["context"] = ssl.create_default_context()  # once: it takes as long as a request
+        connect, options["context"] = http.client.HTTPSConnection, tls_context()
+    idle: list[Any] = []  # connections to use again
 
     def application(environ, start_response):
-        connection = connect(url.netloc, timeout=30, **options)
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = connect(url.netloc, timeout=30, **options)
         path = urllib.parse.quote(environ["PATH_INFO"].encode("latin-1"))
         headers = {k[5:].replace("_", "-"): v for k, v in environ.items() if k.startswith("HTTP_")}
         headers |= {"Content-Type": environ["CONTENT_TYPE"]} if environ.get("CONTENT_TYPE") else {}
@@ -203,10 +214,17 @@ def forward_to(url: urllib.parse.SplitResult) -> Any:
         kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in hop_by_hop]
         start_response(f"{answer.status} {answer.reason}", kept)
         content = answer.read()
-        connection.close()
+        if answer.will_close:
+            connection.close()
+        else:
+            idle.append(connection)
         return [content]
 
-    return application
+    try:
+        yield application
+    finally:
+        for connection in idle:
+            connection.close()
 
 
 class Process:
@@ -494,6 +512,33 @@ def start(tmp_path):
 
 
 @pytest.fixture
+def run_command(tmp_path, monkeypatch, capsys):
+    """Runs the command in this process, for what it does before it serves: a refusal, or a copy.
+
+    Gives what `Process.end` gives, but for the log.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cli, "on_stops", lambda handler: None)
+    monkeypatch.setattr(server, "log_to_stderr", lambda level: None)
+
+    def run_command(*arguments, **environment):
+        with monkeypatch.context() as settings:
+            for name, value in environment.items():
+                settings.setenv(name, value)
+            try:
+                code = cli.main(list(arguments))
+            except SystemExit as end:
+                code = end.code
+        out, errors = capsys.readouterr()
+        OUTPUT.append(out + errors)
+        return code, out, errors
+
+    return run_command
+
+
+@pytest.fixture
 def make_app():
     """`create_app`, whose applications are closed at the end, whatever becomes of the test."""
     with contextlib.ExitStack() as stack:
@@ -513,15 +558,17 @@ def api(request):
     """A client of the contract."""
     url = request.config.getoption("--fense-url")
     if url is None:
-        return Api(request.getfixturevalue("app"), MASTER_KEY, SERVICE_KEY)
+        yield Api(request.getfixturevalue("app"), MASTER_KEY, SERVICE_KEY)
+        return
     parts = urllib.parse.urlsplit(url)
     services = os.environ.get("DISPUTE_SERVICE_KEYS")
-    return Api(
-        forward_to(parts),
-        os.environ["DISPUTE_MASTER_KEY"],
-        services.split(",")[0] if services else None,
-        base=parts.path.rstrip("/"),
-    )
+    with forwarding_to(parts) as application:
+        yield Api(
+            application,
+            os.environ["DISPUTE_MASTER_KEY"],
+            services.split(",")[0] if services else None,
+            base=parts.path.rstrip("/"),
+        )
 
 
 @pytest.fixture

@@ -72,12 +72,12 @@ def test_keys_are_rotated_and_nobody_is_refused(start):
 
         with in_background(keep_asking, 4, stop.set):
             for keys, used in (("the-old-key,the-new-key", "the-new-key"), ("the-new-key",) * 2):
-                time.sleep(0.3)
+                time.sleep(0.15)
                 assert service.end()[0] == 0
                 service = start_on(listening, start, DISPUTE_SERVICE_KEYS=keys)
-                time.sleep(0.2)
+                time.sleep(0.1)
                 key[0] = used
-            time.sleep(0.3)
+            time.sleep(0.15)
         assert set(answers) == {201}
         assert len(answers) > 100
         assert service.call("/accounts/usage", key="the-old-key")[0] == 401

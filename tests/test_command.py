@@ -94,13 +94,13 @@ def test_of_several_faults_of_a_start_the_first_is_told(start, tmp_path):
         *(["serve", "more"], ["nonsense"]),
     ],
 )
-def test_wrong_usage_is_told(start, tmp_path, arguments):
-    code, out, log = start(*arguments).end(None)
+def test_wrong_usage_is_told(run_command, tmp_path, arguments):
+    code, out, log = run_command(*arguments)
     assert (code, out) == (2, "")
     assert "Traceback" not in log
     assert log.startswith("usage: fense-admin")
     assert "error: " in log.splitlines()[-1]
-    assert os.listdir(tmp_path) == ["stderr"]
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -114,30 +114,30 @@ def test_wrong_usage_is_told(start, tmp_path, arguments):
         (["exec"], "put -- before the command, as in: fense-admin exec -- npm test"),
     ],
 )
-def test_wrong_usage_is_told_with_what_was_meant(start, arguments, message):
-    code, out, log = start(*arguments).end(None)
+def test_wrong_usage_is_told_with_what_was_meant(run_command, arguments, message):
+    code, out, log = run_command(*arguments)
     assert (code, out) == (2, "")
     assert log.endswith(message + "\n")
 
 
-def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start):
+def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start, run_command):
     service = start("--port=0")
     service.ready()
     service.call("/accounts", account_fields())
     assert start("record", "1", "12", "--date=2026-11-01").end(None) == (0, "", "")
     assert service.call("/accounts/usage/1")[1]["total_lookups"] == 12
     service.end()
-    assert start("record", "1", "5").end(None) == (0, "", "")
-    assert "no account has the fense_account_id 2" in sentence(start("record", "2", "5").end(None))
-    full = start("record", "1", "1000000000000", "--date=2026-11-01").end(None)
+    assert run_command("record", "1", "5") == (0, "", "")
+    assert "no account has the fense_account_id 2" in sentence(run_command("record", "2", "5"))
+    full = run_command("record", "1", "1000000000000", "--date=2026-11-01")
     assert "a day's most" in sentence(full)
-    nowhere = start("record", "1", "5", "--database=nowhere").end(None)
+    nowhere = run_command("record", "1", "5", "--database=nowhere")
     assert "there is no database file nowhere" in sentence(nowhere)
     assert "there is no database" in sentence(
-        start("record", "1", "5", "--database=:memory:").end(None)
+        run_command("record", "1", "5", "--database=:memory:")
     )
     for bad in (["x", "1"], ["1", "-1"], ["1", "1.5"], ["1", "1", "--date=2026-02-30"], ["1"]):
-        assert start("record", *bad).end(None)[0] == 2
+        assert run_command("record", *bad)[0] == 2
     again = start("--port=0")
     again.ready()
     assert again.call("/accounts/usage/1")[1]["total_lookups"] == 17

@@ -5,8 +5,8 @@ from conftest import SERVICE_KEY, Api, refusal
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_without_a_key_it_serves_on_loopback_only(start, host):
-    code, out, log = start("--host", host, "--port=0").end(None)
+def test_without_a_key_it_serves_on_loopback_only(run_command, host):
+    code, out, log = run_command("--host", host, "--port=0")
     assert (code, out) == (2, "")
     assert "set DISPUTE_MASTER_KEY" in log
 

@@ -38,17 +38,17 @@ def test_a_check_reads_the_file_and_not_what_is_remembered_of_it(tmp_path, open_
         db.ping()
 
 
-def test_health_waits_until_a_service_answers(start):
+def test_health_waits_until_a_service_answers(start, run_command):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     message = f"fense-admin: {url}/healthz does not answer: Connection refused"
-    assert sentence(start("health", url).end(None)) == message
-    assert "does not answer" in sentence(start("health", "--wait=0.3", url + "/admin").end(None))
+    assert sentence(run_command("health", url)) == message
+    assert "does not answer" in sentence(run_command("health", "--wait=0.3", url + "/admin"))
     waiting = start("health", "--wait=20", url + "/admin", http_proxy="http://127.0.0.1:9")
     service = start("--port", str(port), "--prefix=/admin")
     service.ready()
     assert waiting.end(None)[:2] == (0, "")
-    assert start("health", FENSE_ADMIN_PORT=str(port)).end(None)[:2] == (0, "")
+    assert run_command("health", FENSE_ADMIN_PORT=str(port))[:2] == (0, "")
     for bad in (["--wait=x"], ["--wait=-1"], ["127.0.0.1"], ["ftp://x"], ["http://"]):
-        assert start("health", *bad).end(None)[0] == 2
+        assert run_command("health", *bad)[0] == 2

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pip
 import pytest
 from conftest import CHECKOUT
 
@@ -11,6 +13,25 @@ FAILS = """#!/bin/sh
 case "$*" in *{word}*) exit 1 ;; esac
 exec {python} "$@"
 """
+
+
+# As a new environment gets its pip: for these tests from the one that runs them, not by ensurepip,
+# which takes seconds. (Each fresh clone makes a real one before its first test.)
+LENDS = """#!/bin/sh
+[ "$*" = "-m venv env" ] || exec {python} "$@"
+{python} -m venv --without-pip env
+echo "{packages}" >"$(echo env/lib/python*/site-packages)/lent.pth"
+"""
+
+
+@pytest.fixture
+def lending(tmp_path):
+    """A Python whose environments find their pip elsewhere."""
+    python = tmp_path / "lending"
+    packages = Path(pip.__file__).parent.parent
+    python.write_text(LENDS.format(python=sys.executable, packages=packages))
+    python.chmod(0o755)
+    return str(python)
 
 
 def environment(folder, *what, **settings):
@@ -27,20 +48,20 @@ def environment(folder, *what, **settings):
     return result.returncode, result.stdout
 
 
-def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path):
+def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path, lending):
     folder = tmp_path / "with space and ü"
     folder.mkdir()
     assert environment(folder)[0] == 1
     (folder / "env").mkdir()  # left by one that was stopped
     (folder / "env" / "left").touch()
     # pip's help in the place of a package: nothing is fetched for it.
-    code, output = environment(folder, "--help", PYTHON=sys.executable)
+    code, output = environment(folder, "--help", PYTHON=lending)
     assert code == 0, output
     assert not (folder / "env" / "left").exists()
     assert environment(folder) == (0, "")
     assert environment(folder, "--no-such-option")[0] != 0
     assert environment(folder)[0] == 1  # the last installation failed
-    assert environment(folder, "--help", PYTHON=sys.executable)[0] == 0
+    assert environment(folder, "--help", PYTHON=lending)[0] == 0
     folder.rename(tmp_path / "elsewhere")
     assert environment(tmp_path / "elsewhere")[0] == 1
 
@@ -65,8 +86,8 @@ def test_a_python_that_will_not_do_is_named_in_a_line(tmp_path, word, message):
 
 def test_a_python_without_any_pip_is_named_in_a_line(tmp_path):
     python = tmp_path / "python"
-    pip = 'case "$*" in *ensurepip*|*"import pip"*) exit 1 ;; esac'
-    python.write_text(f'#!/bin/sh\n{pip}\nexec {sys.executable} "$@"\n')
+    without_pip = 'case "$*" in *ensurepip*|*"import pip"*) exit 1 ;; esac'
+    python.write_text(f'#!/bin/sh\n{without_pip}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     expected = f"{python} has no pip: apt install python3-venv\n"
     assert environment(tmp_path, "--help", PYTHON=str(python)) == (1, expected)

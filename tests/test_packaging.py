@@ -86,7 +86,7 @@ def installed(request, source, wheel, tmp_path_factory):
         "editable": ["-e", source],
         "strict editable": ["-e", source, "--config-settings", "editable_mode=strict"],
     }[request.param]
-    run(*PIP, "--python", python, "install", *FROM_HERE, *what, cwd=folder)
+    run(*PIP, "--python", python, "install", "--no-compile", *FROM_HERE, *what, cwd=folder)
     return python
 
 

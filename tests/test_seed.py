@@ -29,12 +29,12 @@ def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
     ],
 )
 @pytest.mark.parametrize("command", [["--port=0"], ["exec", "--", "true"]])
-def test_a_bad_seed_is_named_by_file_and_place(start, tmp_path, command, text, message):
+def test_a_bad_seed_is_named_by_file_and_place(run_command, tmp_path, command, text, message):
     if text is not None:
         (tmp_path / "bad.json").write_text(text)
     at = -2 if "--" in command else len(command)
     arguments = [*command[:at], "--seed=bad.json", *command[at:]]
-    line = sentence(start(*arguments).end(None))
+    line = sentence(run_command(*arguments))
     assert "bad.json" in line
     assert message in line
     assert "fense-admin.sqlite3" not in os.listdir(tmp_path)

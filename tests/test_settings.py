@@ -40,11 +40,11 @@ def test_service_keys_alone_are_keys(start):
 
 
 @pytest.mark.parametrize("name", ["PORT", "THREADS", "PREFIX", "HOST", "DATABASE"])
-def test_a_wrong_setting_in_the_environment_is_named(start, name):
+def test_a_wrong_setting_in_the_environment_is_named(run_command, name):
     value = "a b//" if name != "DATABASE" else ""
-    code, _, log = start(
+    code, _, log = run_command(
         "--port=0" if name != "PORT" else "--threads=1", **{f"FENSE_ADMIN_{name}": value}
-    ).end(None)
+    )
     assert code == 2
     assert f"FENSE_ADMIN_{name}" in log.splitlines()[-1]
 
@@ -62,12 +62,12 @@ def test_a_wrong_setting_in_the_environment_is_named(start, name):
         {"DISPUTE_MASTER_KEY": "secret", "DISPUTE_SERVICE_KEYS": "secret, "},
     ],
 )
-def test_a_key_that_is_none_is_wrong_usage_and_not_told(start, tmp_path, environment):
-    code, out, log = start("--port=0", **environment).end(None)
+def test_a_key_that_is_none_is_wrong_usage_and_not_told(run_command, tmp_path, environment):
+    code, out, log = run_command("--port=0", **environment)
     assert (code, out) == (2, "")
     assert list(environment)[-1] in log
     assert "secret" not in log
-    assert os.listdir(tmp_path) == ["stderr"]
+    assert os.listdir(tmp_path) == []
 
 
 # --- Each setting, by its effect ---------------------------------------------------------------

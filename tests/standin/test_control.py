@@ -171,7 +171,7 @@ def test_the_control_plane_is_on_under_the_development_key_or_when_told(
         assert service.call("/_standin/state", Host="fense.example")[0] == status
 
 
-def test_the_control_plane_needs_a_master_key(start):
-    code, _, log = start("--standin", "--port=0", DISPUTE_SERVICE_KEYS="only").end(None)
+def test_the_control_plane_needs_a_master_key(run_command):
+    code, _, log = run_command("--standin", "--port=0", DISPUTE_SERVICE_KEYS="only")
     assert code == 2
     assert "set DISPUTE_MASTER_KEY" in log

@@ -40,10 +40,10 @@ def test_what_is_read_may_be_put_and_is_the_same_then(seeded_api):
     assert seeded_api.new_account()["fense_account_id"] == 8
 
 
-def test_a_state_of_ten_thousand_accounts_comes_back_the_same():
+def test_a_state_of_two_thousand_accounts_comes_back_the_same():
     days = {f"2026-11-{day:02}": day for day in range(1, 31)}
     account = {"email": "a@b.example", "usage": days}
-    state = {"accounts": [account | {"api_key": f"k{i}", "name": f"n{i}"} for i in range(10_000)]}
+    state = {"accounts": [account | {"api_key": f"k{i}", "name": f"n{i}"} for i in range(2_000)]}
     with StandIn(serve=False, master_key=MASTER_KEY) as fense:
         api = Api(fense.app, MASTER_KEY, None)
         began = time.monotonic()
@@ -55,7 +55,7 @@ def test_a_state_of_ten_thousand_accounts_comes_back_the_same():
         ).body
         assert api.call("PUT", "/_standin/state", first).status == 200
         assert api.client.get("/_standin/state", headers={"x-api-key": MASTER_KEY}).body == first
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 6
         assert fense.state()["accounts"][-1]["usage"] == days
 
 
