@@ -102,6 +102,12 @@ def test_every_example_fits_its_schema():
 
 CONTROLS = "\0\t\n\v\f\r\x1c\x1d\x1e\x1f\x7f\x80\x85\x9f"
 SPACES = "".join(c for c in map(chr, range(0x10000)) if c.isspace() and c not in CONTROLS)
+# What stands next to them, and is neither.
+NEIGHBOURS = [
+    c
+    for c in sorted({chr(ord(c) + step) for c in SPACES + "\x1f\x7f\x9f" for step in (-1, 1)})
+    if not c.isspace() and c not in "@" and not c < " " and not "\x7f" <= c <= "\x9f"
+]
 NO_STRINGS = [True, 0, 1.5, [], ["x"], {}]
 FLAG = [True, False], [None, 0, 1, 0.0, "", "true", [], [True], {}]
 LOCAL = "a" * 241  # with @acme.example: 254
@@ -115,19 +121,21 @@ VALUES = {
     ),
     "name": (
         ["x", "x" * 255, "é" * 255, "😀" * 255, "a b", f"x{' ' * 253}x", "\u200b", "\ufeff",
-         f"x{SPACES}x", SPACES + "x" * 255 + SPACES * 20, *(f"{c}x{c}" for c in SPACES)],
+         f"x{SPACES}x", SPACES + "x" * 255 + SPACES * 20, *(f"{c}x{c}" for c in SPACES),
+         *(text for c in NEIGHBOURS for text in (c, c * 2, f"x{c}x"))],
         [None, *NO_STRINGS, "", " ", SPACES, "x" * 256, f" {'x' * 256} ", "😀" * 256,
          *(text for c in CONTROLS for text in (c, f"x{c}", f"{c}x", f"x{c}x", f" {c}x", f"x {c}"))],
     ),
     "email": (
         ["a@b", "é@ü", "😀@x", ".@.", '"@\\', f"{LOCAL}@acme.example", "é" * 252 + "@x",
-         "\u200b@\ufeff"],
+         "\u200b@\ufeff", *(f"{c}@{c}" for c in NEIGHBOURS)],
         [None, *NO_STRINGS, "", "@", "a", "a@", "@b", "a@b@c", "a@@b", f"{LOCAL}a@acme.example",
          *(text for c in CONTROLS + SPACES for text in (f"a@b{c}", f"{c}a@b", f"a{c}@b"))],
     ),
     **dict.fromkeys(["suppress_notifications", "suppress_billing", "is_active"], FLAG),
     "dispute_account_id": (
-        [LINK, LINK.upper(), "0" * 8 + "-0000-0000-0000-" + "f" * 12, None],
+        [LINK, LINK.upper(), "0" * 8 + "-0000-0000-0000-" + "f" * 12, None,
+         *("-".join(c * n for n in (8, 4, 4, 4, 12)) for c in "0123456789abcdefABCDEF")],
         [*NO_STRINGS, "", LINK[:-1], LINK + "0", LINK + "\n", " " + LINK, LINK.replace("-", ""),
          "{" + LINK + "}", "urn:uuid:" + LINK, LINK.replace("6", "g"), LINK.replace("6", "\u0666")],
     ),
@@ -178,6 +186,7 @@ def test_a_field_that_is_left_out_has_its_documented_default(api):
     assert defaults == {name: account[name] for name in CREATE_RULES if name not in CREATE_REQUIRED}
 
 
+YEARS = {d * n for d in range(1, 10) for n in (1, 10, 11, 100, 101, 110, 111, 1000, 1001, 1111)}
 DAYS = "0001-01-01 9999-12-31 2024-02-29 2000-02-29 1010-10-10 0100-01-01 0010-01-01 2026-11-30"
 LATE_DAYS = "2026-02-29 1900-02-29 2026-02-30 2026-04-31".split()  # of months that are shorter
 NO_DAYS = (
@@ -188,7 +197,7 @@ NO_DAYS += ["", " 2026-11-03", "2026-11-03 ", "2026-11-03\n", None, 20261103]
 
 
 def test_the_document_and_the_service_accept_the_same_days():
-    for text in DAYS.split() + LATE_DAYS + NO_DAYS:
+    for text in [f"{year:04}-01-01" for year in YEARS] + DAYS.split() + LATE_DAYS + NO_DAYS:
         accepted = text not in LATE_DAYS + NO_DAYS
         assert rule_takes(rules.check_date, text) is accepted, repr(text)
         assert schema_takes("Date", text, FORMATS) is accepted, repr(text)
@@ -242,22 +251,182 @@ def test_an_object_has_the_documented_keys_only_and_an_answer_has_all_of_them():
             assert not schema_takes(name, schema["examples"][0] | {key: 1.5})  # of no type here
 
 
+ALWAYS = {
+    "DisputeAccountId": [text.lower() for text in VALUES["dispute_account_id"][0] if text] + [None],
+    "Timestamp": [f"{d * 4}-{d * 2}-{d * 2}T{d * 2}:{d * 2}:{d * 2}Z" for d in "0123456789"],
+    "FenseAccountId": [1],
+    "TotalLookups": [0, 28 * rules.MAX_LOOKUPS],
+    "Lookups": [1, rules.MAX_LOOKUPS],
+    "ApiKeyLast4": ["!~!~", None],
+    "Error": [
+        {"error": {"code": "a_z", "message": "x", "details": [{"field": "", "message": "x"}]}}
+    ],
+}
 NEVER = {
-    "FenseAccountId": [0],
-    "TotalLookups": [-1],
-    "Lookups": [0, rules.MAX_LOOKUPS + 1, 1.5],
+    "FenseAccountId": [0, None],
+    "TotalLookups": [-1, None],
+    "Lookups": [0, None, rules.MAX_LOOKUPS + 1, 1.5],
     "ApiKeyLast4": ["9f2", "9f2cc", "9f2c\n", "9f2\xa0"],
     "DisputeAccountId": [LINK.upper(), f"{LINK}\n"],
     "Name": ["", " x", "x\u3000", "x" * 256, "x\x85x", "x\n"],
-    "Timestamp": ["2026-11-23", "2026-11-23 07:24:00Z", "2026-11-23T07:24:00Z\n"],
-    "Error": [{"error": {"code": "Bad Request", "message": "no", "details": []}}],
+    "Timestamp": ["2026-11-23", "2026-11-23 07:24:00Z", "2026-11-23T07:24:00Z\n", None],
+    "Error": [
+        {"error": {"code": "bad_request", "message": "no", "details": []} | change}
+        for change in (
+            *({"code": code} for code in ("Bad Request", "a b", " a", "", None, 1)),
+            *({"message": message} for message in ("", None, 1)),
+            *({"details": details} for details in (None, {}, "x", [1], [{}])),
+            *({"details": [{"field": value, "message": "x"}]} for value in (None, 1)),
+            *({"details": [{"field": "x", "message": value}]} for value in (None, 1, "")),
+        )
+    ],
+    "AccountUsage": [
+        COMPONENTS["schemas"]["AccountUsage"]["examples"][0] | {"daily": value}
+        for value in (None, [1], [{}], [{"date": "2026-11-03", "lookups": 1, "more": 1}])
+    ],
+    "AllUsage": [
+        COMPONENTS["schemas"]["AllUsage"]["examples"][0] | {"accounts": value}
+        for value in (None, [1], [{}])
+    ],
+}
+# The component of each property of an answer, whichever answer it is in.
+PROPERTIES = {
+    "fense_account_id": "FenseAccountId",
+    "name": "Name",
+    "email": "Email",
+    "api_key_last4": "ApiKeyLast4",
+    "dispute_account_id": "DisputeAccountId",
+    "created_at": "Timestamp",
+    "updated_at": "Timestamp",
+    "start_date": "DateFilter",
+    "end_date": "DateFilter",
+    "date": "Date",
+    "lookups": "Lookups",
+    "total_lookups": "TotalLookups",
+}
+HEADERS = {  # the schema of each, with values that may be sent and values that are not
+    "X-Request-Id": (["a", "!", "~" * 128], ["", "x" * 129, "a b", " a", "a ", None, 1]),
+    "Cache-Control": (["no-store"], ["no-cache", ""]),
+    "Location": (
+        ["/accounts/1", "/admin/accounts/90", "/Az.az_09~-/accounts/19"],
+        ["/accounts/0", "x/accounts/1", "accounts/1", "/accounts/1x", "/a b/accounts/1", None, 1],
+    ),
+    "WWW-Authenticate": (["ApiKey"], [None, 1]),
+    "Retry-After": ([0, 1], [-1, "1", None, 0.5]),
 }
 
 
-def test_the_document_refuses_what_is_never_answered():
+def test_the_document_accepts_what_is_answered_and_refuses_what_is_never():
+    for name, values in ALWAYS.items():
+        for value in values:
+            assert schema_takes(name, value), (name, value)
     for name, values in NEVER.items():
         for value in values:
             assert not schema_takes(name, value), (name, value)
+    for date, accepted in (("2026-11-03", True), (None, True), ("today", False)):
+        assert schema_takes("DateFilter", date) is accepted, date
+
+
+def test_a_name_is_answered_as_the_rule_keeps_it():
+    for value in (text for texts in VALUES["name"] for text in texts):
+        kept = rules.check_name(value) if rule_takes(rules.check_name, value) else None
+        assert schema_takes("Name", value) is (kept is not None and kept == value), repr(value)
+        assert kept is None or schema_takes("Name", kept), repr(kept)
+
+
+def test_a_property_of_an_answer_is_of_the_component_of_its_name():
+    for name, schema in COMPONENTS["schemas"].items():
+        for at, node in nodes(schema):
+            for key, part in (
+                node.get("properties", {}).items() if name not in OPERATION_RULES else ()
+            ):
+                if key in PROPERTIES:
+                    assert part == {"$ref": f"#/components/schemas/{PROPERTIES[key]}"}, (
+                        name,
+                        at,
+                        key,
+                    )
+                elif key in VALUES:
+                    assert part == {"type": "boolean"}, (name, at, key)
+
+
+def test_the_headers_of_an_answer_are_those_documented():
+    found = {}
+    for _, node in nodes(DOCUMENT):
+        for name, header in node.get("headers", {}).items():
+            if "schema" in header:
+                found[name] = header["schema"]
+    assert found.keys() == HEADERS.keys()
+    for name, (sent, never) in HEADERS.items():
+        for value in sent:
+            assert errors(found[name], value) == [], (name, value)
+        for value in never:
+            assert errors(found[name], value) != [], (name, value)
+
+
+BODY = {"post /accounts": "AccountCreate", "post /accounts/{fense_account_id}": "AccountUpdate"}
+IN_PATH, IN_QUERY = ("fense_account_id", "path", True), ("fense_account_id", "query", False)
+DATES = [("start_date", "query", False), ("end_date", "query", False)]
+PARAMETERS = {
+    "get /accounts/{fense_account_id}": [IN_PATH],
+    "post /accounts/{fense_account_id}": [IN_PATH],
+    "get /accounts/usage": [*DATES, IN_QUERY],
+    "get /accounts/usage/{fense_account_id}": [IN_PATH, *DATES, IN_QUERY],
+}
+ANSWERS = {
+    "post /accounts": {"$ref": "#/components/schemas/Account"},
+    "get /accounts/{fense_account_id}": {"$ref": "#/components/schemas/Account"},
+    "post /accounts/{fense_account_id}": {"$ref": "#/components/schemas/Account"},
+    "get /accounts/usage": {
+        "oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("AllUsage", "AccountUsage")]
+    },
+    "get /accounts/usage/{fense_account_id}": {"$ref": "#/components/schemas/AccountUsage"},
+    "get /healthz": {"$ref": "#/components/schemas/Health"},
+}
+
+
+def resolved(node):
+    """The node, or the component that it refers to."""
+    for name in node.get("$ref", "#").split("/")[1:]:
+        node = DOCUMENT[name] if name == "components" else node[name]
+    return node
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
+def test_an_operation_has_its_key_parameters_body_and_answer(method, path, operation):
+    name = f"{method} {path}"
+    given = [resolved(it) for it in DOCUMENT["paths"][path].get("parameters", [])]
+    given += [resolved(it) for it in operation.get("parameters", [])]
+    assert [(it["name"], it["in"], it.get("required", False)) for it in given] == PARAMETERS.get(
+        name, []
+    )
+    for parameter in given:
+        expected = {"type": "integer"}
+        if parameter["name"] != "fense_account_id":
+            expected = {"$ref": "#/components/schemas/Date"}
+        assert parameter["schema"] == expected
+    body = operation.get("requestBody", {"required": None, "content": None})
+    schema = {"schema": {"$ref": f"#/components/schemas/{BODY[name]}"}} if name in BODY else None
+    expected = (True, {"application/json": schema}) if schema else (None, None)
+    assert (body["required"], body["content"]) == expected
+    for status, answer in operation["responses"].items():
+        (content,) = resolved(answer)["content"].values()
+        if status >= "400":
+            assert content["schema"] == {"$ref": "#/components/schemas/Error"}
+        elif name in ANSWERS:
+            assert content["schema"] == ANSWERS[name]
+        else:
+            assert errors(content["schema"], DOCUMENT) == []
+            for key in ("openapi", "info", "servers", "paths", "components"):
+                assert errors(content["schema"], {k: DOCUMENT[k] for k in DOCUMENT if k != key})
+            for value in (None, [], DOCUMENT | {"openapi": "3.0.0"}):
+                assert errors(content["schema"], value) != []
+
+
+def test_the_key_is_sent_in_its_header():
+    scheme = COMPONENTS["securitySchemes"]["apiKey"]
+    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "x-api-key")
+    assert DOCUMENT["security"] == [{"apiKey": []}]
 
 
 def assert_documented(answer, operation):
@@ -265,6 +434,8 @@ def assert_documented(answer, operation):
     if "$ref" in documented:
         documented = COMPONENTS["responses"][documented["$ref"].rpartition("/")[2]]
     assert errors(documented["content"]["application/json"]["schema"], answer.body) == []
+    own = {name.lower() for name in answer.headers} - {"content-type", "content-length", "date"}
+    assert own == {name.lower() for name in documented["headers"]}
     for name, header in documented["headers"].items():
         header = COMPONENTS["headers"][name] if "$ref" in header else header
         integer = header["schema"].get("type") == "integer"
