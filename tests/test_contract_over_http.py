@@ -6,6 +6,7 @@ from conftest import CHECKOUT, run_pytest
 
 
 def test_the_contract_holds_over_http(start):
+    # Takes seconds, as it is the whole contract, one request after another: the only run of --fense-url.
     keys = {"DISPUTE_MASTER_KEY": "a-master-key", "DISPUTE_SERVICE_KEYS": "a-service-key"}
     url = start("--port=0", "--prefix=/admin", **keys).ready()
     output = run_pytest(CHECKOUT, "tests/contract", "--fense-url", url, **keys)

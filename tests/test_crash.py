@@ -5,6 +5,7 @@ from conftest import in_threads
 
 
 def test_no_acknowledged_write_is_lost_to_kill_9(tmp_path):
+    # Takes seconds, as each of the four lives has to write on disk for a while, and then to start.
     with soak.Run(tmp_path, tmp_path / "fense.sqlite3", soak.WRITES) as run:
         for _ in range(4):
             run.wait_for_writes(300)

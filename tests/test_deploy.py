@@ -271,6 +271,7 @@ def test_the_contract_holds_through_nginx(tmp_path, certificate, start):
 
     What the service makes of a request that got there, test_contract_over_http.py looks at.
     """
+    # Takes seconds, as each test is a TLS handshake and a few requests, one after another.
     service = start("--port=0", "--database=:memory:", **KEYS)
     upstream = service.ready().rpartition(":")[2]
     with Nginx(tmp_path, certificate, upstream) as nginx:

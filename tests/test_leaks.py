@@ -59,6 +59,7 @@ def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):
 
 
 def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
+    # Takes seconds, as what one request leaves behind is seen in thousands only.
     service = start("--port=0", DISPUTE_MASTER_KEY=MASTER_KEY)
     port = int(service.ready().rpartition(":")[2])
     service.call("/accounts", account_fields(), key=MASTER_KEY)

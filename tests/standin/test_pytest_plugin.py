@@ -63,6 +63,7 @@ UNUSED = """
     ids=["alone", "xdist"],
 )
 def test_the_fixture_is_clean_before_each_test(tmp_path, arguments, plugins):
+    # Alone it takes seconds, as only there pytest loads every plugin that is installed, ours by its entry point.
     (tmp_path / "conftest.py").write_text(OPTIONS.replace("\n    ", "\n"))
     (tmp_path / "test_suite.py").write_text(SUITE.replace("\n    ", "\n"))
     assert "7 passed" in run_pytest(tmp_path, *arguments, plugins=plugins)
