@@ -520,7 +520,7 @@ def run_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cli, "on_stops", lambda handler: None)
+    monkeypatch.setattr(cli, "on_stop_signals", lambda handler: None)
     monkeypatch.setattr(server, "log_to_stderr", lambda level: None)
 
     def run_command(*arguments, **environment):

@@ -30,7 +30,7 @@ def test_every_answer_says_that_it_is_none_of_fenses(seeded_api):
 
 
 def test_a_half_sent_request_and_an_unread_answer_do_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr(standin, "LEAVING", 0.2)
+    monkeypatch.setattr(standin, "STOP_TIMEOUT", 0.2)
     with contextlib.ExitStack() as stack, StandIn() as fense:
         fense.load({"accounts": [account_fields(name="x" * 255) for _ in range(3_000)]})
         port = int(fense.url.rpartition(":")[2])
