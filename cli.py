@@ -385,6 +385,8 @@ def run_command(options: argparse.Namespace) -> int:
         for signum in early:
             process.send_signal(signum)
         code = process.wait()
+        if code != 0 and (report := fense.report()):
+            print(f"fense-admin: the command failed. Its requests:\n{report}", file=sys.stderr)
         return code if code >= 0 else 128 - code
 
 

@@ -6,13 +6,23 @@ It imports no part of the service until a fixture is asked for.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from fense_admin.standin import StandIn
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Adds to the report of a failed test what it sent, and which armed faults it never used."""
+    outcome = yield
+    report = outcome.get_result()
+    fense = getattr(item, "funcargs", {}).get("fense")
+    if report.failed and fense is not None and (text := fense.report()):
+        report.sections.append(("requests to fense", text))
 
 
 @pytest.fixture(scope="session")

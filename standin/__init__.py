@@ -10,6 +10,7 @@ from typing import Any
 
 from fense_admin import create_app, models, rules
 from fense_admin.rules import ValidationErrors
+from fense_admin.standin import journal
 from fense_admin.standin.control import ROOT, ControlPlane, generated
 from fense_admin.standin.faults import check_fault
 from fense_admin.standin.state import Seed
@@ -161,6 +162,18 @@ class StandIn:
     def release_clock(self) -> None:
         """Let the clock go: it is the system's again."""
         self.app.clock.release()
+
+    def report(self) -> str:
+        """For a failed test: the last 20 requests, a line each, and the armed faults never used.
+
+        Those of its instances, too. "" where there is neither.
+        """
+        lines = journal.report(self.app.journal, self.app.faults.armed())
+        for instance in list(self.app.instances.values()):
+            plane = instance.plane
+            its_own = journal.report(plane.journal, plane.faults.armed())
+            lines += [f"instance {instance.id}:", *its_own] if its_own else []
+        return "\n".join(lines)
 
     def state(self) -> dict[str, Any]:
         """The state document: all accounts with their usage."""

@@ -280,8 +280,14 @@ class ControlPlane:
             instance.end()
             raise ApiError(409, f"there are {MAX_INSTANCES} instances: end those you need no more")
         response.status = 201
-        keys = {"api_key": instance.master_key, "service_key": instance.service_key}
-        return instance.urls() | keys
+        urls = instance.urls()
+        return {
+            "id": instance.id,
+            "base_url": urls["base_url"],
+            "api_key": instance.master_key,
+            "service_key": instance.service_key,
+            "standin_url": urls["standin_url"],
+        }
 
     def delete_instance(self, db: Database, id: str) -> None:
         with self._changing_instances:
@@ -351,7 +357,7 @@ class Instance:
         self.master_key, self.service_key = generated("master"), generated("service")
         keys = {"master_key": self.master_key, "service_keys": [self.service_key]}
         app = create_app(prefix=parent.app.prefix, **keys)
-        app.keys += parent.app.keys  # to be hidden, not known
+        app.hide_also(parent.app.keys)
         app.db.while_waiting = lambda: parent.db.while_waiting()
         self.plane = ControlPlane(
             app, **keys, seed=seed, on_loopback=parent.guard.on_loopback, parent=parent

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
@@ -167,3 +169,34 @@ def masked_body(raw: bytes, *keys: str) -> str | None:
 def truncate(raw: bytes) -> str | None:
     """The text of a body, at most `MAX_TEXT` bytes of it; None for an empty one."""
     return raw[:MAX_TEXT].decode(errors="ignore") if raw else None
+
+
+# --- For a failed test -------------------------------------------------------------------------
+
+REPORTED = 20  # requests, the newest ones
+UNNAMED = ("id", "used")  # of a fault
+
+
+def report(journal: Iterable[dict[str, Any]], faults: Iterable[dict[str, Any]]) -> list[str]:
+    """What a failed test may want to see: its last requests, and the armed faults never used."""
+    entries = list(journal)
+    lines = [summary(entry) for entry in entries[-REPORTED:]]
+    if len(entries) > REPORTED:
+        lines.insert(0, f"({len(entries) - REPORTED} requests before these)")
+    for fault in faults:
+        if not fault["used"]:
+            named = ", ".join(f"{key}={fault[key]!r}" for key in fault if key not in UNNAMED)
+            lines.append(f"never used: the armed fault {fault['id']} ({named})")
+    return lines
+
+
+def summary(entry: dict[str, Any]) -> str:
+    """One line: method, path, status, and for a 4xx the message."""
+    query = f"?{entry['query']}" if entry["query"] else ""
+    line = f"{entry['method']} {entry['path']}{query} {entry['status'] or 'no answer'}"
+    if entry["fault"]:
+        line += f" (fault {entry['fault']})"
+    if 400 <= (entry["status"] or 0) < 500:
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # HEAD; longer than is kept
+            line += f": {json.loads(entry['response'])['error']['message']}"
+    return line
