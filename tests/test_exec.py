@@ -43,7 +43,8 @@ def test_exec_of_no_command_and_of_none_that_runs(start, tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_exec_passes_a_signal_on(start, signum):
-    script = "import signal, time; print('up', flush=True); time.sleep(30)"
+    # Naps: a signal that comes as a long sleep begins would be handled at its end.
+    script = "import signal, time; print('up', flush=True); [time.sleep(0.1) for _ in range(300)]"
     trap = f"import signal; signal.signal({int(signum)}, lambda *_: exit(9)); " + script
     for code, source in ((9, trap), (128 + signum, script)):
         if signum == signal.SIGINT and source == script:
