@@ -138,7 +138,7 @@ class ControlPlane:
         if parent is None:
             endpoints["/instances"] = {"GET": self.get_instances, "POST": self.post_instance}
             endpoints["/instances/<id>"] = {"DELETE": self.delete_instance}
-            ended = INSTANCES + "/<id>/<path:path>"
+            ended = INSTANCES + "/<id>/<path:re:.*>"
             self.control.route(ended, "ANY", no_such_instance, skip=[self.guard])
         for path, handlers in endpoints.items():
             self.control.endpoint(ROOT + path, handlers)

@@ -65,7 +65,7 @@ def usage(
     days = []
     for before in range((last - first).days, -1, -1):
         day = last - datetime.timedelta(before)
-        # The same for a calendar day on whichever day it is asked: no random generator is.
+        # No random generator, whose numbers could change with the version of Python.
         chance = zlib.crc32(f"{account} {day}".encode())
         if chance % QUIET == 0 or (day.month, day.day) in ((12, 25), (1, 1)):
             continue

@@ -72,6 +72,35 @@ def test_exec_passes_a_signal_on_that_comes_as_its_command_starts(start):
     assert service.end(None)[::2] == (128 + signal.SIGTERM, "")
 
 
+def test_a_command_that_fails_has_its_requests_shown(start):
+    script = """
+        get() { curl -s -o /dev/null -H "x-api-key: $FENSE_API_KEY" "$@"; }
+        get $FENSE_BASE_URL/accounts/1
+        get -X POST $FENSE_STANDIN_URL/instances
+        get $FENSE_STANDIN_URL/faults -H 'Content-Type: application/json' -d '{"status": 500, "path": "/x"}'
+        exit $CODE
+    """
+    tools("curl")
+    for code in (3, 0):
+        ended = start("exec", "--", "sh", "-c", script, CODE=str(code)).end(None)
+        assert ended[:2] == (code, "")
+        assert ended[2].splitlines() == ((code and [
+            "fense-admin: the command failed. Its requests:",
+            "GET /accounts/1 404: no account has this fense_account_id",
+            "never used: the armed fault 1 (status=500, path='/x', times=1)",
+        ]) or [])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+@pytest.mark.parametrize("value", [None, "corp.example"])
+def test_the_command_asks_no_proxy_for_it(start, name, value):
+    script = "import os; print(os.environ['NO_PROXY'], os.environ['no_proxy'])"
+    settings = {"NO_PROXY": "", "no_proxy": ""} | ({} if value is None else {name: value})
+    found = start("exec", "--", sys.executable, "-c", script, **settings).end(None)[1]
+    expected = ",".join([value, "127.0.0.1", "localhost"] if value else ["127.0.0.1", "localhost"])
+    assert found == f"{expected} {expected}\n"
+
+
 def test_exec_reads_a_seed_once(start):
     script = "fense-admin exec --seed <(echo '{\"accounts\": []}') -- true"
     command = ["bash", "-c", f"PATH={COMMAND.parent}:$PATH; {script}"]

@@ -1,5 +1,7 @@
 """pytest's fixture is clean before each test, and a run without it loads nothing."""
 
+import textwrap
+
 import pytest
 from conftest import run_pytest
 
@@ -48,6 +50,35 @@ OVERRIDDEN = """
         assert fense.url.endswith("/elsewhere")
 """
 
+FAILING = """
+    import urllib.error, urllib.request
+
+    def get(fense, path):
+        request = urllib.request.Request(fense.url + path, headers=fense.headers)
+        try:
+            urllib.request.urlopen(request, timeout=10).close()
+        except (urllib.error.HTTPError, ConnectionError) as error:
+            getattr(error, "close", lambda: None)()
+
+    def test_it_fails(fense):
+        fense.create_account()
+        for _ in range(19):
+            get(fense, "/accounts/usage")
+        get(fense, "/accounts/1?colour=red")
+        fense.fail(503)
+        get(fense, "/accounts/1")
+        fense.fail(drop="empty")
+        get(fense, "/accounts/2")
+        fense.fail(429, path="/never", times=2)
+        assert "no" == "yes"
+
+    def test_it_passes(fense):
+        get(fense, "/accounts/9")
+
+    def test_it_has_none(fense):
+        assert "no" == "yes"
+"""
+
 UNUSED = """
     import sys
 
@@ -80,3 +111,19 @@ def test_options_may_differ_from_folder_to_folder(tmp_path):
 def test_a_run_without_the_fixture_loads_nothing(tmp_path):
     (tmp_path / "test_suite.py").write_text(UNUSED.replace("\n    ", "\n"))
     assert "1 passed" in run_pytest(tmp_path)
+
+
+def test_a_failed_test_shows_its_requests_and_the_faults_that_were_never_used(tmp_path):
+    (tmp_path / "test_suite.py").write_text(textwrap.dedent(FAILING))
+    output = run_pytest(tmp_path)
+    assert "2 failed, 1 passed" in output
+    shown = output.split("requests to fense")[1].partition("\n")[2].splitlines()
+    assert shown[:1] == ["(2 requests before these)"]
+    assert shown[1:18] == ["GET /accounts/usage 200"] * 17
+    assert shown[18:22] == [
+        "GET /accounts/1?colour=red 400: colour is not accepted here",
+        "GET /accounts/1 503 (fault 1)",
+        "GET /accounts/2 no answer (fault 2)",
+        "never used: the armed fault 3 (status=429, path='/never', times=2)",
+    ]
+    assert output.count("requests to fense") == 1

@@ -1,6 +1,7 @@
 """A StandIn is used from Python, marks every answer as its own, and minds its own business."""
 
 import contextlib
+import datetime
 import json
 import socket
 import subprocess
@@ -107,6 +108,73 @@ def test_lookups_are_recorded_past_faults_and_journal():
             with pytest.raises(ValueError, match=message):
                 fense.record_lookups(*arguments)
         assert fense.requests() == []
+
+
+def test_lookups_are_recorded_for_a_day_or_for_each_of_a_range(seeded):
+    seeded.set_clock("2026-03-02T12:00:00Z")
+    day = datetime.date
+    for date, days in (
+        (day(2026, 2, 1), ["2026-02-01"]),
+        (-1, ["2026-03-01"]),
+        ("-1", ["2026-03-01"]),
+        (0, ["2026-03-02"]),
+        (None, ["2026-03-02"]),
+        ("2026-02-27..2026-03-01", ["2026-02-27", "2026-02-28", "2026-03-01"]),
+        ("-2..0", ["2026-02-28", "2026-03-01", "2026-03-02"]),
+        (("2026-03-01", day(2026, 3, 2)), ["2026-03-01", "2026-03-02"]),
+        ((day(2026, 3, 1), -1), ["2026-03-01"]),
+    ):
+        seeded.reset()
+        seeded.set_clock("2026-03-02T12:00:00Z")
+        seeded.record_lookups(7, 3, date)
+        assert seeded.state()["accounts"][1]["usage"] == dict.fromkeys(days, 3), date
+
+
+TOO_LONG = "must be a range of at most 3660 days, the first one first"
+
+
+@pytest.mark.parametrize(
+    ("date", "message"),
+    [
+        ("0..-1", TOO_LONG),
+        (("2026-03-02", "2026-03-01"), TOO_LONG),
+        ("0001-01-01..9999-12-31", TOO_LONG),
+        ("2026-03-01..", "day of the calendar"),
+        ("..", "day of the calendar"),
+        ("2026-03-01..2026-03-02..2026-03-03", "day of the calendar"),
+        (1, "day of the calendar"),
+        (True, "day of the calendar"),
+        (("2026-03-01",), "day of the calendar"),
+        (("2026-03-01", None), "day of the calendar"),
+        (datetime.datetime(2026, 3, 1), "day of the calendar"),
+        (-(10**6), "before the first day"),
+    ],
+    ids=str,
+)
+def test_a_day_or_a_range_that_is_none_records_nothing(seeded, date, message):
+    with pytest.raises(ValueError, match=message):
+        seeded.record_lookups(7, 3, date)
+    assert seeded.state()["accounts"][1]["usage"] == {}
+
+
+def test_a_range_is_recorded_whole_or_not_at_all(seeded):
+    seeded.record_lookups(7, 10**12, "2026-03-02")
+    with pytest.raises(ValueError, match="would take 2026-03-02 past"):
+        seeded.record_lookups(7, 1, "2026-03-01..2026-03-03")
+    assert seeded.state()["accounts"][1]["usage"] == {"2026-03-02": 10**12}
+
+
+def test_requests_and_faults_are_copies(seeded, seeded_api):
+    seeded_api.get("/accounts/1")
+    seeded.fail(503, path="/nowhere")
+    for entry in seeded.requests():
+        entry["headers"].clear()
+        entry["status"] = 0
+    seeded.requests().clear()
+    seeded.faults()[0]["times"] = 9
+    (entry,) = seeded.requests()
+    assert (entry["status"], "x-api-key" in entry["headers"]) == (200, True)
+    assert seeded.faults() == [{"id": 1, "status": 503, "path": "/nowhere", "times": 1, "used": 0}]
 
 
 def test_a_state_is_loaded_and_given_back(tmp_path):

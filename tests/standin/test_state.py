@@ -107,6 +107,9 @@ BAD_ACCOUNTS = [
     ({"usage": {"2026-11-01": -1}}, [("usage.2026-11-01", LOOKUPS)]),
     ({"usage": {"2026-11-01": 1.5, "x": 1}}, [("usage.2026-11-01", LOOKUPS), ("usage.x", NO_DAY)]),
     ({"usage": {"2026-11-01": 10**12 + 1}}, [("usage.2026-11-01", LOOKUPS)]),
+    *(({"usage": {day: 1}}, [(f"usage.{day}", NO_DAY)]) for day in ("7", "-07", "-0", "-1.5", "- 1")),
+    *(({"usage": {day: 1}}, [(f"usage.{day}", NO_DAY)]) for day in ("-2..0", " -1", "\u0660")),
+    ({"usage": {"-9999999": 1}}, [("usage.-9999999", "is before the first day of the calendar")]),
     ({"api_key_sha256": "0" * 64}, [("api_key_sha256", BESIDE)]),
     ({"api_key_last4": "0001"}, [("api_key_last4", BESIDE)]),
     ({"api_key": ...}, [("api_key", KEY_OR_DIGEST)]),
@@ -127,6 +130,32 @@ def test_a_bad_account_in_a_state_is_named_by_its_place(seeded, seeded_api, chan
     with pytest.raises(ValueError, match=re.escape(" ".join(places[0]))):
         seeded.load(state)
     assert state_and_faults(seeded_api) == before
+
+
+def test_days_before_today_count_from_the_day_of_the_load(seeded, seeded_api):
+    seeded.set_clock("2026-03-01T00:00:00Z")
+    state = {"accounts": [account_fields(usage={"0": 1, "-1": 2, "-730": 3, "2026-01-31": 4})]}
+    (account,) = seeded_api.call("PUT", "/_standin/state", state).body["accounts"]
+    assert account["usage"] == {
+        "2024-03-01": 3,
+        "2026-01-31": 4,
+        "2026-02-28": 2,
+        "2026-03-01": 1,
+    }
+    entries = [
+        {"fense_account_id": 1, "lookups": 5, "date": date} for date in ("-1", -1, "0", 0, "-59")
+    ]
+    assert seeded_api.post("/_standin/usage", entries).body == {"recorded": 5}
+    usage = seeded_api.get("/_standin/state").body["accounts"][0]["usage"]
+    assert (usage["2026-02-28"], usage["2026-03-01"], usage["2026-01-01"]) == (12, 11, 5)
+
+
+def test_a_day_under_two_names_is_named_at_the_second(seeded, seeded_api):
+    seeded.set_clock("2026-03-01T00:00:00Z")
+    state = {"accounts": [account_fields(usage={"2026-02-28": 1, "-1": 2})]}
+    answer = seeded_api.call("PUT", "/_standin/state", state)
+    fault = ("accounts[0].usage.-1", "is the day of 2026-02-28, too")
+    assert (answer.status, answer.body) == (400, refusal(fault))
 
 
 def test_two_accounts_with_one_id_or_one_key_are_told_at_the_second(seeded_api):

@@ -1,0 +1,170 @@
+"""The clock decides times and today of one stand-in, until it is let go; nothing else."""
+
+import datetime
+import re
+
+import pytest
+from conftest import MASTER_KEY, Api, account_fields, refusal
+
+from fense_admin import models
+from fense_admin.standin import StandIn
+
+NOON = "2026-11-30T12:00:00Z"
+TIME = "must be a time in UTC, written YYYY-MM-DDThh:mm:ssZ"
+SECONDS = "must be a whole number from -1000000000000 to 1000000000000"
+EITHER = "send either now or advance_seconds"
+CLOCK = "/_standin/clock"
+
+
+def is_now(text):
+    passed = models.utc_now() - datetime.datetime.fromisoformat(text.rstrip("Z"))
+    return datetime.timedelta(seconds=-1) < passed < datetime.timedelta(seconds=60)
+
+
+def put(api, body):
+    answer = api.call("PUT", CLOCK, body)
+    return answer.status, answer.body
+
+
+def test_it_is_the_systems_until_it_is_stopped_moved_and_let_go(seeded_api):
+    running = seeded_api.get(CLOCK).body
+    assert running == {"now": running["now"], "stopped": False}
+    assert is_now(running["now"])
+    assert put(seeded_api, {"now": NOON}) == (200, {"now": NOON, "stopped": True})
+    assert seeded_api.get(CLOCK).body == {"now": NOON, "stopped": True}
+    for seconds, now in ((86_400, "2026-12-01T12:00:00Z"), (-1, "2026-12-01T11:59:59Z")):
+        assert put(seeded_api, {"advance_seconds": seconds}) == (
+            200,
+            {"now": now, "stopped": True},
+        )
+    assert seeded_api.call("DELETE", CLOCK).status == 204
+    assert is_now(seeded_api.get(CLOCK).body["now"])
+
+
+def test_it_decides_created_at_updated_at_and_today(seeded_api):
+    put(seeded_api, {"now": "2026-11-30T23:59:59Z"})
+    account = seeded_api.new_account()
+    assert account["created_at"] == account["updated_at"] == "2026-11-30T23:59:59Z"
+    number = account["fense_account_id"]
+    for lookups, date in ((3, "2026-11-30"), (4, "2026-12-01")):
+        entry = {"fense_account_id": number, "lookups": lookups}
+        assert seeded_api.post("/_standin/usage", [entry, entry | {"date": "-7"}]).status == 200
+        daily = seeded_api.get(f"/accounts/usage/{number}").body["daily"]
+        assert {"date": date, "lookups": lookups} in daily
+        put(seeded_api, {"advance_seconds": 1})
+    assert [day["date"] for day in daily] == [
+        "2026-11-23",
+        "2026-11-24",
+        "2026-11-30",
+        "2026-12-01",
+    ]
+    assert seeded_api.post(f"/accounts/{number}", {"name": "New"}).body["updated_at"] == (
+        "2026-12-01T00:00:01Z"
+    )
+
+
+def test_the_journal_goes_by_the_systems(seeded_api):
+    put(seeded_api, {"now": "2001-01-01T00:00:00Z"})
+    seeded_api.get("/accounts/1")
+    (entry,) = seeded_api.get("/_standin/requests").body["requests"]
+    assert is_now(entry["at"])
+
+
+def test_a_state_that_is_loaded_counts_from_it_and_a_reset_lets_it_go():
+    seed = {"accounts": [account_fields(usage={"-1": 5, "0": 6})]}
+    with StandIn(seed, serve=False, master_key=MASTER_KEY) as fense:
+        fense.set_clock(NOON)
+        fense.load(fense.state() | seed)
+        (account,) = fense.state()["accounts"]
+        assert account["usage"] == {"2026-11-29": 5, "2026-11-30": 6}
+        assert account["created_at"] == NOON
+        fense.reset()
+        today = models.utc_now().date()
+        days = {str(today - datetime.timedelta(1)): 5, str(today): 6}
+        assert fense.state()["accounts"][0]["usage"] == days
+        assert not Api(fense.app, MASTER_KEY, None).get(CLOCK).body["stopped"]
+
+
+def test_a_reset_counts_the_seeds_days_from_the_day_of_the_reset(monkeypatch):
+    seed = {"accounts": [account_fields(usage={"-1": 5, "2026-11-01": 1})]}
+    day = datetime.datetime(2026, 11, 30, 23, 59)
+    monkeypatch.setattr(models, "utc_now", lambda: day)
+    with StandIn(seed, serve=False) as fense:
+        assert fense.state()["accounts"][0]["usage"] == {"2026-11-01": 1, "2026-11-29": 5}
+        monkeypatch.setattr(models, "utc_now", lambda: day + datetime.timedelta(minutes=1))
+        fense.reset()
+        assert fense.state()["accounts"][0]["usage"] == {"2026-11-01": 1, "2026-11-30": 5}
+        # Now both names are one day: there is no state to go back to.
+        monkeypatch.setattr(models, "utc_now", lambda: datetime.datetime(2026, 11, 2))
+        with pytest.raises(ValueError, match=re.escape("usage.2026-11-01 is the day of -1, too")):
+            fense.reset()
+        assert fense.state()["accounts"][0]["usage"] == {"2026-11-01": 1, "2026-11-30": 5}
+
+
+def test_an_instance_has_one_that_starts_at_its_parents_time(seeded_api):
+    put(seeded_api, {"now": NOON})
+    made = seeded_api.call("POST", "/_standin/instances").body
+    its = Api(
+        seeded_api.client.app,
+        made["api_key"],
+        None,
+        base=f"/_standin/instances/{made['id']}",
+    )
+    assert its.get(CLOCK).body == {"now": NOON, "stopped": True}
+    put(its, {"advance_seconds": 60})
+    assert seeded_api.get(CLOCK).body["now"] == NOON
+    seeded_api.call("DELETE", CLOCK)
+    assert its.get(CLOCK).body == {"now": "2026-11-30T12:01:00Z", "stopped": True}
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ({"now": "2026-11-31T00:00:00Z"}, ("now", TIME)),
+        ({"now": "2026-11-30"}, ("now", TIME)),
+        ({"now": None}, ("now", "must be a string")),
+        ({"advance_seconds": 1.5}, ("advance_seconds", SECONDS)),
+        ({"advance_seconds": True}, ("advance_seconds", SECONDS)),
+        ({"advance_seconds": 10**12 + 1}, ("advance_seconds", SECONDS)),
+        (
+            {"advance_seconds": 10**12},
+            ("advance_seconds", "would leave the calendar: the years are 1 to 9999"),
+        ),
+        ({"advance": 1}, ("advance", "is not accepted here")),
+    ],
+)
+def test_a_time_that_is_none_moves_nothing(seeded_api, body, fault):
+    put(seeded_api, {"now": NOON})
+    assert put(seeded_api, body) == (400, refusal(fault))
+    assert seeded_api.get(CLOCK).body == {"now": NOON, "stopped": True}
+
+
+@pytest.mark.parametrize("body", [{}, {"now": NOON, "advance_seconds": 1}])
+def test_one_of_both_is_sent(seeded_api, body):
+    assert put(seeded_api, body) == (400, refusal(message=EITHER))
+    assert not seeded_api.get(CLOCK).body["stopped"]
+
+
+def test_a_clock_that_runs_is_not_moved(seeded, seeded_api):
+    message = "moves a stopped clock, and this one runs: send now first"
+    assert put(seeded_api, {"advance_seconds": 1}) == (
+        400,
+        refusal(("advance_seconds", message)),
+    )
+    with pytest.raises(ValueError, match=message):
+        seeded.advance(1)
+
+
+def test_python_stops_moves_and_releases_it(seeded):
+    seeded.set_clock("0001-01-01T00:00:00Z")
+    assert seeded.create_account()["created_at"] == "0001-01-01T00:00:00Z"
+    seeded.advance(59)
+    account = seeded.create_account()
+    assert account["created_at"] == "0001-01-01T00:00:59Z"
+    for wrong in ("now", "2026-11-30", None, datetime.datetime(2026, 11, 30)):
+        with pytest.raises(ValueError, match="must be a"):
+            seeded.set_clock(wrong)
+    with pytest.raises(ValueError, match="leave the calendar"):
+        seeded.advance(-60)
+    seeded.release_clock()
+    assert is_now(seeded.create_account()["created_at"])

@@ -1,0 +1,262 @@
+"""An instance is a stand-in of its own: nothing of one is ever seen in another."""
+
+import json
+import threading
+import urllib.parse
+import urllib.request
+
+import pytest
+from conftest import (
+    MASTER_KEY,
+    SERVICE_KEY,
+    TIMEOUT,
+    Api,
+    account_fields,
+    call_standin,
+    in_threads,
+    refusal,
+)
+
+from fense_admin.standin import StandIn, control
+from fense_admin.standin.control import ControlPlane
+
+NOT_FOUND = refusal(code="not_found", message="no instance has this id, or it has ended")
+
+
+def make(api, body=None, **options):
+    answer = api.call("POST", "/_standin/instances", body, **options)
+    assert answer.status == 201, answer.body
+    return answer.body
+
+
+def api_of(api, instance):
+    """A client of an instance, through the application of its parent."""
+    path = urllib.parse.urlsplit(instance["base_url"]).path
+    return Api(api.client.app, instance["api_key"], instance["service_key"], base=path)
+
+
+def test_an_instance_is_seeded_as_its_parent_and_has_its_own_of_everything(seeded_api):
+    seeded_api.new_account(name="Of the parent")
+    made = make(seeded_api)
+    assert list(made) == ["id", "base_url", "api_key", "service_key", "standin_url"]
+    path = f"/_standin/instances/{made['id']}"
+    assert made["base_url"].endswith(f"://localhost:80{path}")
+    assert made["standin_url"] == f"{made['base_url']}/_standin"
+    its = api_of(seeded_api, made)
+    assert [row["name"] for row in its.everything()[0]] == ["Acme Ltd", "Beta"]
+    assert its.new_account()["fense_account_id"] == 8
+    assert its.get("/accounts/8", key=made["service_key"]).status == 200
+    its.post("/_standin/faults", {"status": 503, "times": 0})
+    assert its.get("/accounts/1").status == 503
+    assert seeded_api.get("/accounts/1").status == 200
+    assert [entry["path"] for entry in its.get("/_standin/requests").body["requests"]] == [
+        f"{path}{end}" for end in ("/accounts/usage", "/accounts/7", "/accounts", "/accounts/8", "/accounts/1")
+    ]  # fmt: skip
+    assert [e["path"] for e in seeded_api.get("/_standin/requests").body["requests"]] == [
+        "/accounts",
+        "/accounts/1",
+    ]
+    assert its.call("POST", "/_standin/reset").status == 204
+    assert its.get("/accounts/8").status == 404
+    assert seeded_api.get("/accounts/8").status == 200
+
+
+def test_the_paths_in_its_answers_are_right(seeded_api):
+    its = api_of(seeded_api, make(seeded_api))
+    answer = its.post("/accounts", account_fields())
+    assert answer.headers["Location"] == f"{its.base}/accounts/8"
+    assert its.get("/openapi.json").body["servers"] == [{"url": its.base}]
+    assert its.get("/healthz").body == {"status": "ok"}
+    message = its.get("/acounts/1").body["error"]["message"]
+    assert message == f"there is no such path; did you mean {its.base}/accounts/1?"
+    assert answer.headers["X-Standin"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/admin"])
+def test_its_urls_name_the_host_that_was_asked_and_the_parents_prefix(prefix):
+    with StandIn(master_key=MASTER_KEY, serve=False, prefix=prefix) as fense:
+        api = Api(fense.app, MASTER_KEY, None)
+        made = make(api, {}, headers={"Host": "127.0.0.1:4711"})
+        url = f"http://127.0.0.1:4711/_standin/instances/{made['id']}"
+        assert (made["base_url"], made["standin_url"]) == (url + prefix, url + "/_standin")
+        listed = api.get("/_standin/instances", headers={"Host": "localhost:1"}).body
+        assert listed == {
+            "instances": [
+                {
+                    "id": made["id"],
+                    "base_url": f"http://localhost:1/_standin/instances/{made['id']}{prefix}",
+                    "standin_url": f"http://localhost:1/_standin/instances/{made['id']}/_standin",
+                }
+            ]
+        }
+        its = api_of(api, made)
+        account = its.new_account()
+        assert its.get(f"/accounts/{account['fense_account_id']}").body == account
+
+
+def test_it_knows_no_key_of_its_parent_and_its_parent_none_of_its(seeded_api):
+    made = make(seeded_api)
+    its = api_of(seeded_api, made)
+    for key in (MASTER_KEY, SERVICE_KEY):
+        assert its.get("/accounts/1", key=key).status == 401
+    standin = Api(seeded_api.client.app, MASTER_KEY, None, base=its.base)
+    assert standin.get("/_standin/state").status == 401
+    assert its.get("/_standin/state", key=made["service_key"]).status == 403
+    for key in (made["api_key"], made["service_key"]):
+        assert seeded_api.get("/accounts/1", key=key).status == 401
+        assert seeded_api.get("/_standin/state", key=key).status == 401
+        assert seeded_api.call("DELETE", f"/_standin/instances/{made['id']}", key=key).status == 401
+
+
+def test_its_journal_hides_its_keys_and_those_of_its_parent(seeded_api):
+    made = make(seeded_api)
+    its = api_of(seeded_api, made)
+    its.get(f"/accounts/1?a={MASTER_KEY}&b={made['service_key']}")
+    journal = json.dumps(its.get("/_standin/requests").body)
+    for key in (MASTER_KEY, made["service_key"], made["api_key"]):
+        assert key not in journal
+
+
+def test_a_seed_of_its_own_is_what_its_reset_goes_back_to(seeded_api):
+    seed = {"accounts": [account_fields(name="Its own", usage={"-1": 3})]}
+    its = api_of(seeded_api, make(seeded_api, {"seed": seed}))
+    its.new_account()
+    its.call("POST", "/_standin/reset")
+    (account,) = its.get("/accounts/usage").body["accounts"]
+    assert (account["name"], account["total_lookups"]) == ("Its own", 3)
+    demo = api_of(seeded_api, make(seeded_api, {"seed": "demo"}))
+    assert len(demo.get("/accounts/usage").body["accounts"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "message"),
+    [
+        ({"seed": None}, "seed", 'must be a state document or "demo"'),
+        ({"seed": "examples/seed.json"}, "seed", 'must be a state document or "demo"'),
+        ({"seed": {}}, "seed.accounts", "is required"),
+        ({"seed": {"accounts": [1]}}, "seed.accounts[0]", "must be an object"),
+        ({"sed": {}}, "sed", "is not accepted here"),
+    ],
+)
+def test_a_bad_seed_makes_none(seeded_api, body, field, message):
+    answer = seeded_api.post("/_standin/instances", body)
+    assert (answer.status, answer.body) == (400, refusal((field, message)))
+    assert seeded_api.get("/_standin/instances").body == {"instances": []}
+
+
+def test_one_that_is_ended_is_gone_and_its_requests_that_wait_write_nothing(seeded, seeded_api):
+    made, other = make(seeded_api), make(seeded_api)
+    its = api_of(seeded_api, made)
+    its.post("/_standin/faults", {"delay_ms": 60_000})
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.append(its.post("/accounts/1", {})))
+    waiting.start()
+    plane = seeded.app.instances[made["id"]].plane
+    deadline = threading.Event()
+    while plane.faults.armed():
+        assert not deadline.wait(0.01)
+    assert seeded_api.call("DELETE", f"/_standin/instances/{made['id']}").status == 204
+    waiting.join(10)
+    assert [answer.status for answer in answers] == [503]
+    assert plane.db._connections == set()
+    for path in ("/accounts/1", "/_standin/state", "/"):
+        answer = its.get(path)
+        assert (answer.status, answer.body) == (404, NOT_FOUND)
+    for id in (made["id"], "none"):
+        answer = seeded_api.call("DELETE", f"/_standin/instances/{id}")
+        assert (answer.status, answer.body) == (404, NOT_FOUND)
+    assert api_of(seeded_api, other).get("/accounts/1").status == 200
+
+
+def test_a_reset_of_the_parent_ends_all(seeded_api):
+    instances = [make(seeded_api) for _ in range(3)]
+    assert api_of(seeded_api, instances[0]).call("POST", "/_standin/reset").status == 204
+    assert len(seeded_api.get("/_standin/instances").body["instances"]) == 3
+    assert seeded_api.call("POST", "/_standin/reset").status == 204
+    assert seeded_api.get("/_standin/instances").body == {"instances": []}
+    assert [api_of(seeded_api, it).get("/accounts/1").status for it in instances] == [404] * 3
+
+
+def test_an_instance_has_no_instances(seeded_api):
+    its = api_of(seeded_api, make(seeded_api))
+    for method in ("GET", "POST"):
+        assert its.call(method, "/_standin/instances").status == 404
+
+
+def test_there_are_no_more_than_so_many(seeded_api, monkeypatch):
+    assert control.MAX_INSTANCES == 1_000
+    monkeypatch.setattr(control, "MAX_INSTANCES", 2)
+    first, _ = make(seeded_api), make(seeded_api)
+    answer = seeded_api.call("POST", "/_standin/instances")
+    message = "there are 2 instances: end those you need no more"
+    assert (answer.status, answer.body) == (409, refusal(code="conflict", message=message))
+    seeded_api.call("DELETE", f"/_standin/instances/{first['id']}")
+    make(seeded_api)
+
+
+def test_its_page_opens_as_its_parents_does(make_app):
+    for master_key, status in (("local-dev-key", 200), (MASTER_KEY, 401)):
+        app = make_app(master_key=master_key)
+        api = Api(ControlPlane(app, master_key), master_key, None)
+        made = make(api)
+        page = api.client.get(f"/_standin/instances/{made['id']}/_standin/", expect_errors=True)
+        assert page.status_int == status
+
+
+def test_another_sites_page_does_not_reach_it(seeded_api):
+    its = api_of(seeded_api, make(seeded_api))
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        assert its.get("/_standin/state", headers=headers).status == 403
+        assert seeded_api.call("POST", "/_standin/instances", headers=headers).status == 403
+
+
+def test_a_large_state_is_taken_with_its_key_alone(fense):
+    _, _, body = call_standin(fense, "POST", "/_standin/instances")
+    made = json.loads(body)
+    path = urllib.parse.urlsplit(made["standin_url"]).path
+    state = {"accounts": [account_fields() for _ in range(2_000)]}
+    assert len(json.dumps(state)) > 128 * 1024
+    assert call_standin(fense, "PUT", f"{path}/state", state)[0] == 413
+    request = urllib.request.Request(
+        f"{made['standin_url']}/state",
+        json.dumps(state).encode(),
+        fense.headers | {"x-api-key": made["api_key"]},
+        method="PUT",
+    )
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        assert len(json.load(answer)["accounts"]) == 2_000
+
+
+def test_two_hundred_at_once_under_load_see_nothing_of_each_other(fense):
+    def use_a_new_one():
+        status, _, body = call_standin(fense, "POST", "/_standin/instances")
+        assert status == 201
+        made = json.loads(body)
+        its = Api(
+            fense.app, made["api_key"], None, base=urllib.parse.urlsplit(made["base_url"]).path
+        )
+        name = f"Account of {made['id']}"
+        assert its.new_account(name=name)["fense_account_id"] == 1
+        state = its.get("/_standin/state").body["accounts"]
+        assert [account["name"] for account in state] == [name]
+        assert len(its.get("/_standin/requests").body["requests"]) == 1
+        return made["id"]
+
+    made = in_threads(200, use_a_new_one)
+    assert len(set(made)) == 200
+    assert len(fense.app.instances) == 200
+    assert fense.state() == {"accounts": []}
+    assert fense.requests() == []
+
+
+def test_leaving_the_parent_closes_all(tmp_path):
+    with StandIn(master_key=MASTER_KEY) as fense:
+        call_standin(fense, "POST", "/_standin/instances")
+        (instance,) = fense.app.instances.values()
+    assert instance.plane.db._connections == set()
+    assert fense.app.instances == {}
+
+
+def test_it_is_off_where_the_control_plane_is(make_app):
+    api = Api(make_app(master_key=MASTER_KEY), MASTER_KEY, None)
+    assert api.call("POST", "/_standin/instances").status == 404
