@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "exec" and "--" in arguments:
         at = arguments.index("--")
         arguments, command = arguments[:at], arguments[at + 1 :]
+    if "--date" in arguments[:-1]:  # argparse would take -7..0 for a flag
+        at = arguments.index("--date")
+        arguments = [*arguments[:at], f"--date={arguments[at + 1]}", *arguments[at + 2 :]]
     options, unknown = build_parser().parse_known_args(arguments)
     if options.run is run_command and not command:
         options.parser.error("put -- before the command, as in: fense-admin exec -- npm test")
