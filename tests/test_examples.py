@@ -3,6 +3,7 @@
 import os
 import subprocess
 
+import pytest
 from conftest import CHECKOUT, COMMAND, run_pytest, tools
 
 EXAMPLES = CHECKOUT / "examples"
@@ -25,6 +26,37 @@ def test_the_node_script_runs():
     command = ["fense-admin", "exec", "--seed", "examples/seed.json", "--"]
     code, output, errors = run(*command, "node", "examples/billing.mjs")
     assert (code, output, errors) == (0, "Acme Ltd: billing stopped after 19 lookups\n", "")
+
+
+PARALLEL = {
+    "vitest": "npm test --prefix examples/javascript",
+    "node": "node --test --test-concurrency=2 examples/javascript/node/*.test.mjs",
+    "rspec": "sh -c 'ls examples/rspec/*_spec.rb | xargs -n 1 -P 2 rspec'",
+}
+
+
+@pytest.mark.parametrize(
+    ("runner", "passed"),
+    [("vitest", "Tests  4 passed (4)"), ("node", "# pass 4"), ("rspec", "2 examples, 0 failures")],
+)
+def test_files_that_run_in_parallel_pass(runner, passed):
+    tools({"vitest": "npm"}.get(runner, runner))
+    if runner == "vitest":
+        install_vitest()
+    command = f"fense-admin exec --seed examples/seed.json -- {PARALLEL[runner]}"
+    code, output, errors = run("bash", "-c", f"NO_COLOR=1 {command}")
+    assert (code, errors) == (0, "")
+    assert output.count(passed) == (2 if runner == "rspec" else 1), output
+
+
+def install_vitest():
+    """Once in a checkout, from the npm registry: it takes ten seconds."""
+    if (EXAMPLES / "javascript" / "node_modules" / ".bin" / "vitest").exists():
+        return
+    install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
+    code, output, errors = run(*install, "--prefix", "examples/javascript")
+    if code != 0:
+        pytest.skip(f"needs the npm registry: {output}{errors}")
 
 
 def test_the_ci_script_runs():
