@@ -422,11 +422,14 @@ def why(error: Exception) -> str:
 
 
 def record(options: argparse.Namespace) -> int:
-    with using(options.database), contextlib.closing(models.Database(options.database)) as db:
+    with using(options.database):
+        db = models.Database(options.database)
         try:
             db.record_lookups(options.id, options.lookups, options.date)
         except models.NoSuchAccount:
             raise CommandError(f"no account has the fense_account_id {options.id}") from None
+        finally:
+            db.close_all()
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import heapq
+import operator
 import os
 import threading
 from typing import Any
@@ -168,12 +170,11 @@ class StandIn:
 
         Those of its instances, too. "" where there is neither.
         """
-        lines = journal.report(self.app.journal, self.app.faults.armed())
-        for instance in list(self.app.instances.values()):
-            plane = instance.plane
-            its_own = journal.report(plane.journal, plane.faults.armed())
-            lines += [f"instance {instance.id}:", *its_own] if its_own else []
-        return "\n".join(lines)
+        planes = [self.app, *(instance.plane for instance in list(self.app.instances.values()))]
+        journals = [list(plane.journal) for plane in planes]
+        entries = heapq.merge(*journals, key=operator.itemgetter("at"))
+        faults = [fault for plane in planes for fault in plane.faults.armed()]
+        return journal.report(list(entries), faults)
 
     def state(self) -> dict[str, Any]:
         """The state document: all accounts with their usage."""

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote_plus
 
@@ -177,9 +177,8 @@ REPORTED = 20  # requests, the newest ones
 UNNAMED = ("id", "used")  # of a fault
 
 
-def report(journal: Iterable[dict[str, Any]], faults: Iterable[dict[str, Any]]) -> list[str]:
+def report(entries: Sequence[dict[str, Any]], faults: Sequence[dict[str, Any]]) -> str:
     """What a failed test may want to see: its last requests, and the armed faults never used."""
-    entries = list(journal)
     lines = [summary(entry) for entry in entries[-REPORTED:]]
     if len(entries) > REPORTED:
         lines.insert(0, f"({len(entries) - REPORTED} requests before these)")
@@ -187,7 +186,7 @@ def report(journal: Iterable[dict[str, Any]], faults: Iterable[dict[str, Any]]) 
         if not fault["used"]:
             named = ", ".join(f"{key}={fault[key]!r}" for key in fault if key not in UNNAMED)
             lines.append(f"never used: the armed fault {fault['id']} ({named})")
-    return lines
+    return "\n".join(lines)
 
 
 def summary(entry: dict[str, Any]) -> str:

@@ -143,7 +143,7 @@ def test_a_long_history_holds_nobody_up(tmp_path, file_app):
         for month in range(1, 13)
         for day in range(1, 29)
     ]
-    rows = [(1, date, 1) for date in days]
+    rows = [{"fense_account_id": 1, "date": date, "lookups": 1} for date in days]
     with file_app.db.writing():
         file_app.db.cursor().executemany(models.ADD_TO_DAY, rows)
     worst = []

@@ -1,5 +1,6 @@
 """An instance is a stand-in of its own: nothing of one is ever seen in another."""
 
+import contextlib
 import json
 import threading
 import urllib.parse
@@ -196,11 +197,12 @@ def test_there_are_no_more_than_so_many(seeded_api, monkeypatch):
 
 def test_its_page_opens_as_its_parents_does(make_app):
     for master_key, status in (("local-dev-key", 200), (MASTER_KEY, 401)):
-        app = make_app(master_key=master_key)
-        api = Api(ControlPlane(app, master_key), master_key, None)
-        made = make(api)
-        page = api.client.get(f"/_standin/instances/{made['id']}/_standin/", expect_errors=True)
-        assert page.status_int == status
+        plane = ControlPlane(make_app(master_key=master_key), master_key)
+        with contextlib.closing(plane):
+            api = Api(plane, master_key, None)
+            made = make(api)
+            page = api.client.get(f"/_standin/instances/{made['id']}/_standin/", expect_errors=True)
+            assert page.status_int == status
 
 
 def test_another_sites_page_does_not_reach_it(seeded_api):

@@ -264,7 +264,7 @@ def test_a_body_is_read_no_further_than_it_may_be_long(mounted):
     }  # fmt: skip
     message = []
     b"".join(mounted.app(environ, lambda *answer: message.append(answer[0])))
-    assert message == ["413 Request Entity Too Large"]
+    assert [line[:4] for line in message] == ["413 "]
     assert sent.taken == 64 * 1024 + 1
 
 

@@ -225,7 +225,8 @@ def test_two_of_them_never_see_each_others_data():
 
 
 FORK = """
-import os, socket, sys, time
+import os, socket, sys, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12's, of a fork beside threads
 from fense_admin.standin import StandIn
 
 with StandIn() as fense:
