@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "exec" and "--" in arguments:
         at = arguments.index("--")
         arguments, command = arguments[:at], arguments[at + 1 :]
-    if "--date" in arguments[:-1]:  # argparse would take -7..0 for a flag
+    if arguments[0] == "record" and "--date" in arguments[:-1]:  # -7..0 is no flag
         at = arguments.index("--date")
         arguments = [*arguments[:at], f"--date={arguments[at + 1]}", *arguments[at + 2 :]]
     options, unknown = build_parser().parse_known_args(arguments)
@@ -86,7 +86,7 @@ def check_seconds(text: str) -> float:
 
 
 def check_day_or_range(text: str) -> str:
-    rules.check_days(text, models.as_text(models.utc_now())[:10])
+    rules.check_days(text, models.now()[:10])
     return text
 
 
@@ -217,7 +217,8 @@ def build_parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--date",
         type=typed(check_day_or_range),
-        help="YYYY-MM-DD, days before today such as -7, or FIRST..LAST for each day (today, UTC)",
+        help="YYYY-MM-DD, days before today such as -7, or FIRST..LAST for each day "
+        "(default: today, UTC)",
     )
     add_settings(it, "database")
 
@@ -335,7 +336,7 @@ def read_seed(path: str) -> Any:
     from fense_admin.standin.state import Seed
 
     with naming_seed(path):
-        return Seed(path, models.as_text(models.utc_now()))
+        return Seed(path, models.now())
 
 
 @contextlib.contextmanager
@@ -356,18 +357,17 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the command. Returns its exit code, or 128 + n if signal n ended it."""
     from fense_admin.standin import StandIn
 
-    with naming_seed(options.seed):
-        standin = StandIn(seed=options.seed or None, prefix=options.prefix)
+    try:
+        standin = StandIn(seed=read_seed(options.seed), prefix=options.prefix)
+    except ValueError as error:
+        options.parser.error(str(error))
     with standin as fense:
-        not_by_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-        not_by_proxy = ",".join(filter(None, [not_by_proxy, "127.0.0.1", "localhost"]))
         environment = os.environ | {
             "FENSE_BASE_URL": fense.url,
             "FENSE_API_KEY": fense.master_key,
             "FENSE_STANDIN_URL": fense.standin_url,
-            "NO_PROXY": not_by_proxy,
-            "no_proxy": not_by_proxy,  # which some clients look at first
         }
+        environment |= without_proxy("127.0.0.1", "localhost")
         process = None
         early: list[int] = []  # signals that came before the process was there
 
@@ -388,9 +388,21 @@ def run_command(options: argparse.Namespace) -> int:
         for signum in early:
             process.send_signal(signum)
         code = process.wait()
-        if code != 0 and (report := fense.report()):
-            print(f"fense-admin: the command failed. Its requests:\n{report}", file=sys.stderr)
+        if code != 0 and (report := fense.report()) and sys.stderr:
+            with contextlib.suppress(OSError):  # the exit code is the command's, all the same
+                print(f"fense-admin: the command failed. Its requests:\n{report}", file=sys.stderr)
         return code if code >= 0 else 128 - code
+
+
+def without_proxy(*hosts: str) -> dict[str, str]:
+    """NO_PROXY and no_proxy, which some clients look at first, with these hosts added to them."""
+    names = ("NO_PROXY", "no_proxy")
+    known = [os.environ.get(name, "") for name in names]
+    values = [text or "".join(known) for text in known]  # one that is not set is as the other
+    return {
+        name: text if text.strip() == "*" else ",".join(filter(None, [text, *hosts]))
+        for name, text in zip(names, values, strict=True)
+    }
 
 
 def health(options: argparse.Namespace) -> int:
@@ -425,7 +437,7 @@ def record(options: argparse.Namespace) -> int:
     with using(options.database):
         db = models.Database(options.database)
         try:
-            db.record_lookups(options.id, options.lookups, options.date)
+            db.record_lookups(int(options.id), options.lookups, options.date)
         except models.NoSuchAccount:
             raise CommandError(f"no account has the fense_account_id {options.id}") from None
         finally:

@@ -474,9 +474,9 @@ class Application(bottle.Bottle):
 
     # Keys, hidden in logs and the journal
 
-    def hide_also(self, keys: Iterable[str]) -> None:
-        """Hide these keys, too; they open nothing."""
-        self.keys[:] = sorted({*self.keys, *keys}, key=len, reverse=True)
+    def hide(self, keys: Iterable[str]) -> None:
+        """Hide these keys from now on, whatever they open."""
+        self.keys[:] = sorted(set(keys), key=len, reverse=True)
 
     def keys_to_hide(self, sent: str) -> list[str] | None:
         """The configured keys, and the one that was sent, to be hidden.

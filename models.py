@@ -208,6 +208,11 @@ def as_text(time: datetime.datetime) -> str:
     return time.isoformat(timespec="seconds") + "Z"
 
 
+def now() -> str:
+    """The current time in UTC, as the contract writes times."""
+    return as_text(utc_now())
+
+
 # --- Reading and writing -------------------------------------------------------------------------
 
 

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from fense_admin.standin import StandIn
 
 
+USED: pytest.StashKey[StandIn] = pytest.StashKey()  # of a test: what its `fense` is
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Adds to the report of a failed test what it sent, and which armed faults it never used."""
     outcome = yield
     report = outcome.get_result()
-    fense = getattr(item, "funcargs", {}).get("fense")
+    fense = item.stash.get(USED, None)
     if report.failed and fense is not None and (text := fense.report()):
         report.sections.append(("requests to fense", text))
 
@@ -59,9 +62,12 @@ def fense_server(
 
 @pytest.fixture
 def fense(
-    _fense_servers: Callable[[dict[str, Any]], StandIn], fense_options: dict[str, Any]
+    request: pytest.FixtureRequest,
+    _fense_servers: Callable[[dict[str, Any]], StandIn],
+    fense_options: dict[str, Any],
 ) -> StandIn:
     """The session's `StandIn`, reset before the test."""
     server = _fense_servers(fense_options)
     server.reset()
+    request.node.stash[USED] = server
     return server

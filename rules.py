@@ -231,7 +231,8 @@ def day_or_before(today: str) -> Rule:
     """The rule for a day, YYYY-MM-DD or so many days before today: "-7", -7 (0 is today)."""
 
     def check(value: object) -> str:
-        if type(value) in (int, str) and re.fullmatch("0|-[1-9][0-9]{0,6}", str(value)):
+        is_number = type(value) is int and -(10**7) < value <= 0
+        if is_number or (isinstance(value, str) and re.fullmatch("0|-[1-9][0-9]{0,6}", value)):
             try:
                 return str(datetime.date.fromisoformat(today) + datetime.timedelta(int(value)))
             except OverflowError:
@@ -253,8 +254,10 @@ def check_days(value: object, today: str) -> list[str]:
     ends = [str(end) if isinstance(end, datetime.date) else end for end in ends]
     check = day_or_before(today)
     first, last = (datetime.date.fromisoformat(check(0 if value is None else end)) for end in ends)
-    if not 0 <= (last - first).days < MAX_DAYS:
-        raise ValueError(f"must be a range of at most {MAX_DAYS} days, the first one first")
+    if first > last:
+        raise ValueError("must be a range whose first day is not after its last")
+    if (last - first).days >= MAX_DAYS:
+        raise ValueError(f"must be a range of at most {MAX_DAYS} days")
     return [str(first + datetime.timedelta(day)) for day in range((last - first).days + 1)]
 
 

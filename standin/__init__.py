@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import atexit
 import datetime
-import heapq
-import operator
 import os
 import threading
 from typing import Any
 
 from fense_admin import create_app, models, rules
 from fense_admin.rules import ValidationErrors
-from fense_admin.standin import journal
-from fense_admin.standin.control import ROOT, ControlPlane, generated
+from fense_admin.standin.control import CLOCK_RULES, ROOT, ControlPlane, generated
 from fense_admin.standin.faults import check_fault
 from fense_admin.standin.state import Seed
 
@@ -35,13 +32,13 @@ class StandIn:
 
     def __init__(
         self,
-        seed: dict[str, Any] | str | os.PathLike[str] | None = None,
+        seed: dict[str, Any] | str | os.PathLike[str] | Seed | None = None,
         prefix: str = "",
         master_key: str | None = None,
         service_key: str | None = None,
         serve: bool = True,
     ) -> None:
-        loaded = Seed(seed, models.as_text(models.utc_now()))
+        loaded = seed if isinstance(seed, Seed) else Seed(seed, models.now())
         self.master_key = generated("master") if master_key is None else master_key
         self.service_key = generated("service") if service_key is None else service_key
         self.headers = {"x-api-key": self.master_key, "Content-Type": "application/json"}
@@ -159,7 +156,7 @@ class StandIn:
 
     def advance(self, seconds: int) -> None:
         """Move the stopped clock on, or back. Raises `ValueError` where it runs."""
-        self.app.clock.advance(seconds)
+        self.app.clock.advance(CLOCK_RULES["advance_seconds"](seconds))
 
     def release_clock(self) -> None:
         """Let the clock go: it is the system's again."""
@@ -170,18 +167,14 @@ class StandIn:
 
         Those of its instances, too. "" where there is neither.
         """
-        planes = [self.app, *(instance.plane for instance in list(self.app.instances.values()))]
-        journals = [list(plane.journal) for plane in planes]
-        entries = heapq.merge(*journals, key=operator.itemgetter("at"))
-        faults = [fault for plane in planes for fault in plane.faults.armed()]
-        return journal.report(list(entries), faults)
+        return self.app.report()
 
     def state(self) -> dict[str, Any]:
         """The state document: all accounts with their usage."""
         return self._db.dump()
 
     def load(self, state: dict[str, Any] | str | os.PathLike[str]) -> None:
-        """Replace everything by a state document, or by the one in the file of this path.
+        """Replace everything by a state document, the one in the file of this path, or "demo".
 
         Raises `ValueError`, and then nothing has changed.
         """
@@ -189,5 +182,8 @@ class StandIn:
         self._db.replace(*Seed(state, now).at(now))
 
     def reset(self) -> None:
-        """Back to the seed: accounts, usage, ids, faults, journal, clock; ends all instances."""
+        """Back to the seed: accounts, usage, ids, faults, journal, clock; ends all instances.
+
+        Raises `ValueError` if two of the seed's days, such as -1 and 2026-11-01, are the same now.
+        """
         self.app.reset()

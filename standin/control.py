@@ -9,11 +9,13 @@ import base64
 import collections
 import contextlib
 import datetime
+import heapq
 import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import bottle
@@ -37,14 +39,21 @@ from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import page
 from fense_admin.standin.faults import FAULT, FaultPlugin, Faults, check_fault, drop
-from fense_admin.standin.journal import journal_entry, truncate
-from fense_admin.standin.state import DEMO, Seed, check_state, check_usage, record_usage
+from fense_admin.standin.journal import REPORTED, journal_entry, report, truncate
+from fense_admin.standin.state import (
+    DEMO,
+    Seed,
+    check_state,
+    check_usage,
+    record_usage,
+    with_times,
+)
 
 ROOT = "/_standin"
 INSTANCES = ROOT + "/instances"
 MAX_INSTANCES = 1_000
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
-MAX_STATE_BODY = 32 * 1024 * 1024  # bytes, of a state or a list of lookups
+MAX_STATE_BODY = 32 * 1024 * 1024  # bytes of a body that has the master key
 JOURNAL_LENGTH = 1_000  # entries
 UNRECORDED = ("/healthz", "/openapi.json")
 
@@ -53,8 +62,12 @@ CLOCK_RULES = {
     "now": rules.check_time,
     "advance_seconds": rules.whole_number(-(10**12), 10**12),
 }
-INSTANCE_RULES = {"seed": lambda value: value if value == DEMO else check_seed(value)}
-check_seed = rules.instance(JsonObject, f'a state document or "{DEMO}"')
+
+
+def check_seed(value: object) -> Any:
+    if value != DEMO and not isinstance(value, JsonObject):
+        raise ValueError(f'must be a state document or "{DEMO}"')
+    return value
 
 
 class Clock:
@@ -62,6 +75,7 @@ class Clock:
 
     def __init__(self, stopped_at: datetime.datetime | None = None) -> None:
         self.stopped_at = stopped_at
+        self._moving = threading.Lock()
 
     def now(self) -> datetime.datetime:
         """The time in UTC, without a time zone."""
@@ -73,12 +87,14 @@ class Clock:
 
     def advance(self, seconds: int) -> None:
         """Move it on, or back. Raises `ValueError` where it runs, or would leave the calendar."""
-        if self.stopped_at is None:
-            raise ValueError("moves a stopped clock, and this one runs: send now first")
-        try:
-            self.stopped_at += datetime.timedelta(seconds=seconds)
-        except OverflowError:
-            raise ValueError("would leave the calendar: the years are 1 to 9999") from None
+        with self._moving:
+            stopped_at = self.stopped_at
+            if stopped_at is None:
+                raise ValueError("moves a stopped clock, and this one runs: send now first")
+            try:
+                self.stopped_at = stopped_at + datetime.timedelta(seconds=seconds)
+            except OverflowError:
+                raise ValueError("would leave the calendar: the years are 1 to 9999") from None
 
     def release(self) -> None:
         """Let it go: it is the system's again."""
@@ -109,9 +125,14 @@ class ControlPlane:
         self.clock = Clock(parent and parent.clock.stopped_at)
         self.db.clock = self.clock.now
         self.seed = seed or Seed(None, self.db.now())
-        self.faults = Faults()
+        self.faults = Faults(parent and parent.faults.room)
+        self.own_keys = list(app.keys)
         self.instances: dict[str, Instance] = {}
         self._changing_instances = threading.Lock()
+        self._is_closed = False
+        # Of instances that have ended, what a report shows.
+        self._ended_requests: collections.deque[dict[str, Any]] = collections.deque(maxlen=REPORTED)
+        self._ended_faults: collections.deque[dict[str, Any]] = collections.deque(maxlen=REPORTED)
         self.journal: collections.deque[dict[str, Any]] = collections.deque(maxlen=JOURNAL_LENGTH)
         app.install(FaultPlugin(self.faults, app.prefix))
         if app.signposts:
@@ -138,7 +159,7 @@ class ControlPlane:
         if parent is None:
             endpoints["/instances"] = {"GET": self.get_instances, "POST": self.post_instance}
             endpoints["/instances/<id>"] = {"DELETE": self.delete_instance}
-            ended = INSTANCES + "/<id>/<path:re:.*>"
+            ended = INSTANCES + r"/<id>/<path:re:[\s\S]*>"
             self.control.route(ended, "ANY", no_such_instance, skip=[self.guard])
         for path, handlers in endpoints.items():
             self.control.endpoint(ROOT + path, handlers)
@@ -148,25 +169,55 @@ class ControlPlane:
 
         Raises `ValueError` where the seed can't be loaded today: see `Seed.at`.
         """
-        state = self.seed.at(models.as_text(models.utc_now()))
+        state = self.seed.at(models.now())
         self.faults.reset()
-        self.end_instances()
+        self.end_instances(list(self.instances))
         self.clock.release()
         self.db.replace(*state)
-        self.journal.clear()
-
-    def end_instances(self) -> None:
-        """End all of them."""
-        with self._changing_instances:
-            ended = list(self.instances.values())
-            self.instances.clear()
-        for instance in ended:
-            instance.end()
+        for entries in (self.journal, self._ended_requests, self._ended_faults):
+            entries.clear()
 
     def close(self) -> None:
         """End its instances, and close its database for good."""
-        self.end_instances()
+        self._is_closed = True
+        self.end_instances(list(self.instances))
         self.app.close()
+
+    def report(self) -> str:
+        """The last requests and the armed faults never used, those of its instances, too."""
+        planes = [self, *(instance.plane for instance in list(self.instances.values()))]
+        journals = [list(plane.journal) for plane in planes]
+        entries = heapq.merge(list(self._ended_requests), *journals, key=itemgetter("at"))
+        faults = [fault for plane in planes for fault in plane.faults.armed()]
+        return report(list(entries), [*self._ended_faults, *faults])
+
+    # Instances
+
+    def add_instance(self, instance: Instance) -> bool:
+        """Serve an instance. Returns False if there are too many, or this has stopped."""
+        with self._changing_instances:
+            if self._is_closed or len(self.instances) >= MAX_INSTANCES:
+                return False
+            self.instances[instance.id] = instance
+            self._hide_keys()
+        return True
+
+    def end_instances(self, ids: Iterable[str]) -> bool:
+        """End these, as far as they are there. Returns whether any was."""
+        with self._changing_instances:
+            ended = [self.instances.pop(id) for id in ids if id in self.instances]
+            self._hide_keys()
+        for instance in ended:
+            self._ended_requests.extend(list(instance.plane.journal)[-REPORTED:])
+            self._ended_faults.extend(instance.plane.faults.armed())
+            instance.end()
+        return bool(ended)
+
+    def _hide_keys(self) -> None:
+        """Hide the keys of its instances in its own log and journal."""
+        keys = [key for instance in self.instances.values() for key in instance.plane.own_keys]
+        for app in (self.app, self.control):
+            app.hide([*self.own_keys, *keys])
 
     # What the server asks
 
@@ -210,8 +261,8 @@ class ControlPlane:
     def put_state(self, db: Database) -> str:
         with ValidationErrors() as errors:
             document = read_json(errors, limit=MAX_STATE_BODY)
-            state = None if document is None else check_state(document, errors, db.now())
-        db.replace(*state)
+            state = None if document is None else check_state(document, errors, db.today())
+        db.replace(*with_times(state, db.now()))
         return self.get_state(db)
 
     def post_usage(self, db: Database) -> dict[str, Any]:
@@ -267,18 +318,18 @@ class ControlPlane:
     def post_instance(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=MAX_STATE_BODY, may_be_empty=True)
-            fields = {} if sent is None else rules.validate(sent, INSTANCE_RULES, errors)
+            fields = {} if sent is None else rules.validate(sent, {"seed": check_seed}, errors)
             source = fields.get("seed")
             if isinstance(source, JsonObject):
-                check_state(source, errors, db.now(), "seed.")
-        instance = Instance(self, self.seed if source is None else Seed(source, db.now()))
-        with self._changing_instances:
-            has_room = len(self.instances) < MAX_INSTANCES
-            if has_room:
-                self.instances[instance.id] = instance
-        if not has_room:
+                check_state(source, errors, db.today(), "seed.")
+        too_many = ApiError(409, f"there are {MAX_INSTANCES} instances: end some, or reset")
+        if len(self.instances) >= MAX_INSTANCES:
+            raise too_many
+        seed = self.seed.since(db.now()) if source is None else Seed(source, db.now())
+        instance = Instance(self, seed)
+        if not self.add_instance(instance):
             instance.end()
-            raise ApiError(409, f"there are {MAX_INSTANCES} instances: end those you need no more")
+            raise too_many
         response.status = 201
         urls = instance.urls()
         return {
@@ -290,11 +341,8 @@ class ControlPlane:
         }
 
     def delete_instance(self, db: Database, id: str) -> None:
-        with self._changing_instances:
-            instance = self.instances.pop(id, None)
-        if instance is None:
+        if not self.end_instances([id]):
             no_such_instance(db)
-        instance.end()
         response.status = 204
 
     def get_page(self, db: Database) -> str:
@@ -349,20 +397,24 @@ class ControlPlane:
 
 
 class Instance:
-    """A stand-in of its own, under a path of its parent's. It ends with its last request."""
+    """A stand-in of its own, under a path of its parent's.
+
+    Once it has ended it closes its database, as soon as no request is in flight.
+    """
 
     def __init__(self, parent: ControlPlane, seed: Seed) -> None:
+        state = seed.at(parent.db.now())
         self.id = secrets.token_hex(8)
         self.path = f"{INSTANCES}/{self.id}"
         self.master_key, self.service_key = generated("master"), generated("service")
         keys = {"master_key": self.master_key, "service_keys": [self.service_key]}
         app = create_app(prefix=parent.app.prefix, **keys)
-        app.hide_also(parent.app.keys)
+        app.hide([*app.keys, *parent.own_keys])
         app.db.while_waiting = lambda: parent.db.while_waiting()
         self.plane = ControlPlane(
             app, **keys, seed=seed, on_loopback=parent.guard.on_loopback, parent=parent
         )
-        app.db.replace(*seed.at(app.db.now()))
+        app.db.replace(*state)
         self._changing = threading.Lock()
         self._in_flight = 0  # requests
         self._has_ended = False
@@ -370,7 +422,7 @@ class Instance:
     def urls(self) -> dict[str, str]:
         """Its id and where it is, by the host that was asked."""
         environ = request.environ
-        host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+        host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
         url = f"{environ['wsgi.url_scheme']}://{host}{mount_point()}{self.path}"
         return {
             "id": self.id,
@@ -391,7 +443,7 @@ class Instance:
             self._leave()
 
     def end(self) -> None:
-        """End it: requests that wait are answered 503, those that are answered already go on."""
+        """End it: requests that wait for a delay are answered 503, others go on."""
         with self._changing:
             self._has_ended = True
             self._in_flight += 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from fense_admin.rules import JsonObject
 
-MONTHS = 13  # of usage, up to today
+DAYS = 396  # of usage, up to today: thirteen months
 WEEKDAYS = (100, 108, 110, 106, 92, 46, 38)  # percent of an account's usual lookups, from Monday on
 NOISE = 30  # percent by which a day's lookups vary at most
 QUIET = 29  # about one day in so many has no lookups
@@ -37,7 +37,7 @@ def document(today: str) -> JsonObject:
     end = datetime.date.fromisoformat(today)
     accounts = []
     for number, (name, email, age, usual, growth, fields) in enumerate(ACCOUNTS, 1):
-        created = end - datetime.timedelta(age)
+        created = days_before(end, age)
         account = {
             "fense_account_id": number,
             "api_key": f"sk_demo_{number:04}_{zlib.crc32(email.encode()):08x}",
@@ -45,17 +45,15 @@ def document(today: str) -> JsonObject:
             "email": email,
             **fields,
             "created_at": f"{created}T{8 + number % 9:02}:{number * 7 % 60:02}:00Z",
-            "usage": usage(number, max(created, months_before(end)), end, usual, growth),
+            "usage": usage(number, max(created, days_before(end, DAYS - 1)), end, usual, growth),
         }
         accounts.append(JsonObject(list(account.items())))
     return JsonObject([("accounts", accounts)])
 
 
-def months_before(day: datetime.date) -> datetime.date:
-    """The first day of usage: `MONTHS` months before this one, or the day after."""
-    month = day.year * 12 + day.month - 1 - MONTHS
-    first = datetime.date(month // 12, month % 12 + 1, 1)
-    return first + datetime.timedelta(min(day.day, 28))
+def days_before(day: datetime.date, count: int) -> datetime.date:
+    """So many days before, or the first day of the calendar."""
+    return datetime.date.fromordinal(max(1, day.toordinal() - count))
 
 
 def usage(

@@ -86,10 +86,10 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 class Waiting:
     """The requests that wait for a delay. `over` ends the delays of all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: threading.BoundedSemaphore) -> None:
         self.over = threading.Event()
         self.was_reset = False
-        self._room = threading.BoundedSemaphore(MAX_WAITING)
+        self._room = room
 
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
@@ -103,11 +103,16 @@ class Waiting:
 
 class Faults:
     """The armed faults, oldest first. Each is what was sent, with its `id`, the `times` left and
-    the number of requests that `used` it."""
+    the number of requests that `used` it.
 
-    def __init__(self) -> None:
+    `room` bounds the requests that wait: an instance shares that of its parent, as it does the
+    connections.
+    """
+
+    def __init__(self, room: threading.BoundedSemaphore | None = None) -> None:
+        self.room = room or threading.BoundedSemaphore(MAX_WAITING)
         self._lock = threading.Lock()
-        self._waiting = Waiting()
+        self._waiting = Waiting(self.room)
         self._armed: list[dict[str, Any]] = []
         self._count = 0
 
@@ -128,7 +133,7 @@ class Faults:
         with self._lock:
             self._armed.clear()
             self._waiting.over.set()
-            self._waiting = Waiting()
+            self._waiting = Waiting(self.room)
 
     def reset(self) -> None:
         """Disarm them and count from 1; requests that wait are answered 503, not written."""

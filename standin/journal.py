@@ -133,7 +133,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     environ["wsgi.input"] = io.BytesIO(body)
     return {
         "id": request_id,
-        "at": models.as_text(models.utc_now()),
+        "at": models.now(),
         "method": hide_keys(environ["REQUEST_METHOD"], keys),
         "path": without_named_keys(without_keys(sent_path(environ), keys)),
         "query": without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),

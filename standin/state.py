@@ -5,8 +5,9 @@ The rules for accounts are the contract's. Errors name the path of the value: ac
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fense_admin import invalid, models, rules
@@ -42,10 +43,12 @@ class State(NamedTuple):
     usage: list[tuple[int, str, int]]
 
 
-def check_state(document: JsonObject, errors: ValidationErrors, now: str, root: str = "") -> State:
-    """The rows of a state document that is loaded now; what is wrong with it goes to `errors`.
+def check_state(
+    document: JsonObject, errors: ValidationErrors, today: str, root: str = ""
+) -> State:
+    """The rows of a state document, without the times that are left out: see `with_times`.
 
-    `root` stands before each path there.
+    What is wrong with it goes to `errors`; `root` stands before each path there.
     """
     state = State([], [])
     paths: dict[object, str] = {}  # of each id and each key
@@ -69,7 +72,7 @@ def check_state(document: JsonObject, errors: ValidationErrors, now: str, root: 
                     errors.add(f"{path}.{name}", "is not accepted beside api_key")
         days = account.pop("usage", None) or JsonObject()
         account_id = account.setdefault("fense_account_id", highest + 1)
-        usage = check_usage_by_day(days, account_id, now[:10], path + ".usage", errors)
+        usage = check_usage_by_day(days, account_id, today, path + ".usage", errors)
         if len(errors) > known:
             continue
         account = models.as_columns(account)
@@ -78,12 +81,20 @@ def check_state(document: JsonObject, errors: ValidationErrors, now: str, root: 
             if value in paths:
                 errors.add(f"{path}.{name}", f"is that of {paths[value]} too")
             paths[value] = path
-        account.setdefault("created_at", now)
-        account.setdefault("updated_at", account["created_at"])
         highest = max(highest, account_id)
         state.accounts.append(account)
         state.usage.extend(usage)
     return state
+
+
+def with_times(state: State, now: str) -> State:
+    """The state with `created_at` (now) and `updated_at` (`created_at`) in each account."""
+
+    def times(account: dict[str, Any]) -> dict[str, str]:
+        created_at = account.get("created_at", now)
+        return {"created_at": created_at, "updated_at": account.get("updated_at", created_at)}
+
+    return State([account | times(account) for account in state.accounts], state.usage)
 
 
 def check_usage_by_day(
@@ -110,35 +121,50 @@ def check_usage_by_day(
 
 
 class Seed:
-    """A state to go back to, again and again: its relative days count from the day it is loaded.
+    """A state to load again and again. Relative days count from the day on which it is loaded.
 
     `source` is a state document as a dict, "demo", the path of a JSON file, or None for nothing.
-    Raises `ValueError` in the contract's words, naming each path; `OSError` for the file.
+    `now` is the `created_at` of accounts without one. Raises `ValueError` in the contract's words,
+    naming each path; `OSError` for the file.
     """
 
     def __init__(self, source: Any, now: str) -> None:
-        document = read_document(source)
-        self._document_of: Callable[[str], JsonObject] = lambda today: document
-        if source == DEMO:
-            self._document_of = demo.document
-        self._loaded = now[:10], self._check(now)
-        self._is_relative = source == DEMO or has_relative_days(document)
+        self._created_at = now
+        self._is_demo = source == DEMO
+        self._document = JsonObject() if self._is_demo else read_document(source)
+        self._checked = now[:10], self._check(now[:10])
+        self._is_relative = not self._is_demo and has_relative_days(self._document)
 
     def at(self, now: str) -> State:
         """Its rows, to be loaded now. Raises `ValueError` where two names are one day now."""
-        day, state = self._loaded
-        if self._is_relative and day != now[:10]:
-            state = self._check(now)
-            self._loaded = now[:10], state
-        return state
+        day, state = self._checked
+        if day != now[:10] and (self._is_demo or self._is_relative):
+            state = self._check(now[:10])
+            self._checked = now[:10], state
+        return with_times(state, self._created_at)
 
-    def _check(self, now: str) -> State:
-        with ValidationErrors() as errors:
-            return check_state(self._document_of(now[:10]), errors, now)
+    def since(self, now: str) -> Seed:
+        """The same for another stand-in, whose accounts are created now."""
+        seed = copy.copy(self)
+        seed._created_at = now
+        return seed
+
+    def _check(self, today: str) -> State:
+        return demo_state(today) if self._is_demo else checked(self._document, today)
+
+
+@functools.lru_cache(maxsize=2)  # for all that are seeded with it on a day
+def demo_state(today: str) -> State:
+    return checked(demo.document(today), today)
+
+
+def checked(document: JsonObject, today: str) -> State:
+    with ValidationErrors() as errors:
+        return check_state(document, errors, today)
 
 
 def read_document(source: Any) -> JsonObject:
-    if source is None or source == DEMO:
+    if source is None:
         return JsonObject([("accounts", [])])
     if isinstance(source, JsonObject):
         return source
@@ -157,18 +183,16 @@ def has_relative_days(document: JsonObject) -> bool:
 
 # --- Usage -------------------------------------------------------------------------------------
 
-USAGE_RULES = {
-    "fense_account_id": rules.whole_number(-(2**63), 2**63 - 1),
-    "date": rules.check_date,
-    "lookups": rules.check_lookups,
-}
-
 
 def check_usage(
     entries: list[Any], errors: ValidationErrors, today: str
 ) -> list[tuple[int, str, int]]:
     """The entries of a list of lookups as (id, date, lookups)."""
-    usage_rules = USAGE_RULES | {"date": rules.day_or_before(today)}
+    usage_rules = {
+        "fense_account_id": rules.whole_number(-(2**63), 2**63 - 1),
+        "date": rules.day_or_before(today),
+        "lookups": rules.check_lookups,
+    }
     rows = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, JsonObject):

@@ -131,6 +131,8 @@ def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start
     assert "no account has the fense_account_id 2" in sentence(run_command("record", "2", "5"))
     assert run_command("record", "1", "2", "--date", "-1..0") == (0, "", "")
     assert run_command("record", "1", "2", "--date", "-400") == (0, "", "")
+    unknown = run_command("record", "9" * 5_000, "5")
+    assert "no account has the fense_account_id 999" in sentence(unknown)
     full = run_command("record", "1", "1000000000000", "--date=2026-11-01")
     assert "a day's most" in sentence(full)
     nowhere = run_command("record", "1", "5", "--database=nowhere")

@@ -91,14 +91,39 @@ def test_a_command_that_fails_has_its_requests_shown(start):
         ]) or [])  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
-@pytest.mark.parametrize("value", [None, "corp.example"])
-def test_the_command_asks_no_proxy_for_it(start, name, value):
+LOCAL = "127.0.0.1,localhost"
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "found"),
+    [
+        ("", "", f"{LOCAL} {LOCAL}"),
+        ("corp.example", "", f"corp.example,{LOCAL} corp.example,{LOCAL}"),
+        ("", "corp.example", f"corp.example,{LOCAL} corp.example,{LOCAL}"),
+        ("a", "b", f"a,{LOCAL} b,{LOCAL}"),
+        ("*", "", "* *"),  # which counts only as the whole value
+    ],
+)
+def test_the_command_asks_no_proxy_for_it(start, upper, lower, found):
     script = "import os; print(os.environ['NO_PROXY'], os.environ['no_proxy'])"
-    settings = {"NO_PROXY": "", "no_proxy": ""} | ({} if value is None else {name: value})
-    found = start("exec", "--", sys.executable, "-c", script, **settings).end(None)[1]
-    expected = ",".join([value, "127.0.0.1", "localhost"] if value else ["127.0.0.1", "localhost"])
-    assert found == f"{expected} {expected}\n"
+    settings = {"NO_PROXY": upper, "no_proxy": lower}
+    ended = start("exec", "--", sys.executable, "-c", script, **settings).end(None)
+    assert ended[:2] == (0, f"{found}\n")
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_the_exit_code_is_the_commands_where_nothing_can_be_reported(start, redirection):
+    tools("curl")
+    asks = 'curl -s -o /dev/null -H "x-api-key: $FENSE_API_KEY" $FENSE_BASE_URL/accounts/1; exit 3'
+    shell = f"PATH={COMMAND.parent}:$PATH; fense-admin exec -- sh -c '{asks}' {redirection}"
+    ended = start(command=["sh", "-c", shell]).end(None)
+    assert ended[:2] == (3, "")
+
+
+def test_a_prefix_that_the_control_plane_needs_is_wrong_usage(run_command):
+    code, _, errors = run_command("exec", "--prefix=/_standin", "--", "true")
+    assert code == 2
+    assert errors.endswith("error: the prefix must not be under /_standin\n")
 
 
 def test_exec_reads_a_seed_once(start):

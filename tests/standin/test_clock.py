@@ -4,7 +4,7 @@ import datetime
 import re
 
 import pytest
-from conftest import MASTER_KEY, Api, account_fields, refusal
+from conftest import MASTER_KEY, Api, account_fields, in_background, refusal
 
 from fense_admin import models
 from fense_admin.standin import StandIn
@@ -101,6 +101,28 @@ def test_a_reset_counts_the_seeds_days_from_the_day_of_the_reset(monkeypatch):
         assert fense.state()["accounts"][0]["usage"] == {"2026-11-01": 1, "2026-11-30": 5}
 
 
+def test_threads_that_move_it_at_once_lose_no_second(seeded):
+    seeded.set_clock("2026-11-30T00:00:00Z")
+    with in_background(lambda: [seeded.advance(1) for _ in range(500)], count=4):
+        pass
+    assert seeded.app.clock.now() == datetime.datetime(2026, 11, 30, 0, 33, 20)
+
+
+def test_an_account_without_created_at_has_the_time_of_its_stand_in():
+    seed = {"accounts": [account_fields(usage={"2026-11-01": 1}), account_fields(usage={"-1": 1})]}
+    with StandIn(seed, serve=False, master_key=MASTER_KEY) as fense:
+        api = Api(fense.app, MASTER_KEY, None)
+        before = [account["created_at"] for account in fense.state()["accounts"]]
+        put(api, {"now": "2031-01-01T00:00:00Z"})
+        made = api.call("POST", "/_standin/instances").body
+        its = Api(api.client.app, made["api_key"], None, base=f"/_standin/instances/{made['id']}")
+        accounts = its.get("/_standin/state").body["accounts"]
+        assert [account["created_at"] for account in accounts] == ["2031-01-01T00:00:00Z"] * 2
+        assert accounts[1]["usage"] == {"2030-12-31": 1}
+        fense.reset()
+        assert [account["created_at"] for account in fense.state()["accounts"]] == before
+
+
 def test_an_instance_has_one_that_starts_at_its_parents_time(seeded_api):
     put(seeded_api, {"now": NOON})
     made = seeded_api.call("POST", "/_standin/instances").body
@@ -166,5 +188,8 @@ def test_python_stops_moves_and_releases_it(seeded):
             seeded.set_clock(wrong)
     with pytest.raises(ValueError, match="leave the calendar"):
         seeded.advance(-60)
+    for wrong in ("1", None, 1.5, True, float("nan")):
+        with pytest.raises(ValueError, match="must be a whole number"):
+            seeded.advance(wrong)
     seeded.release_clock()
     assert is_now(seeded.create_account()["created_at"])

@@ -31,6 +31,15 @@ def test_it_is_the_same_for_one_day_every_time(fense):
     assert first.get("/_standin/state", headers=headers).body != before
 
 
+@pytest.mark.parametrize(
+    "day", ["0001-01-01", "0001-12-31", "0002-06-01", "0004-02-29", "2026-03-31", "9999-12-31"]
+)
+def test_there_is_one_for_every_day_of_the_calendar(fense, day):
+    fense.set_clock(f"{day}T00:00:00Z")
+    fense.load("demo")
+    assert len(fense.state()["accounts"]) == 12
+
+
 def test_a_reset_goes_back_to_it(fense):
     before = fense.state()
     fense.load({"accounts": []})

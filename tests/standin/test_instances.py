@@ -15,11 +15,15 @@ from conftest import (
     account_fields,
     call_standin,
     in_threads,
+    port_of,
     refusal,
+    talk,
 )
 
+from fense_admin import create_app
 from fense_admin.standin import StandIn, control
 from fense_admin.standin.control import ControlPlane
+from fense_admin.standin.state import Seed
 
 NOT_FOUND = refusal(code="not_found", message="no instance has this id, or it has ended")
 
@@ -160,13 +164,77 @@ def test_one_that_is_ended_is_gone_and_its_requests_that_wait_write_nothing(seed
     waiting.join(10)
     assert [answer.status for answer in answers] == [503]
     assert plane.db._connections == set()
-    for path in ("/accounts/1", "/_standin/state", "/"):
+    for path in ("/accounts/1", "/_standin/state", "/", "/accounts/%0a"):
         answer = its.get(path)
         assert (answer.status, answer.body) == (404, NOT_FOUND)
     for id in (made["id"], "none"):
         answer = seeded_api.call("DELETE", f"/_standin/instances/{id}")
         assert (answer.status, answer.body) == (404, NOT_FOUND)
     assert api_of(seeded_api, other).get("/accounts/1").status == 200
+
+
+def test_its_keys_are_in_no_log_of_its_parent_either(seeded_api, caplog):
+    caplog.set_level("INFO", "fense_admin")
+    made = make(seeded_api)
+    for path in (f"/_standin/instances/{made['api_key']}/x", f"/accounts/{made['service_key']}"):
+        seeded_api.get(path)
+    assert make(seeded_api)
+    for key in ("api_key", "service_key"):
+        assert made[key] not in caplog.text
+    seeded_api.call("POST", "/_standin/reset")
+    assert seeded_api.client.app.app.keys == seeded_api.client.app.own_keys
+
+
+def test_requests_that_wait_in_instances_count_with_those_of_the_parent(seeded, seeded_api):
+    plane = seeded.app
+    made = make(seeded_api)
+    assert plane.instances[made["id"]].plane.faults.room is plane.faults.room
+
+
+def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
+    seed = {"accounts": [account_fields(usage={"-400": 1})]}
+    parent = ControlPlane(
+        create_app(master_key=MASTER_KEY), MASTER_KEY, seed=Seed(seed, "2026-11-26T00:00:00Z")
+    )
+    with contextlib.closing(parent):
+        api = Api(parent, MASTER_KEY, None)
+        api.call("PUT", "/_standin/clock", {"now": "0001-01-01T00:00:00Z"})
+        before = len(threading.enumerate()), len(parent.instances)
+        answer = api.call("POST", "/_standin/instances")
+        message = "is before the first day of the calendar"
+        fault = refusal(("accounts[0].usage.-400", message))
+        assert (answer.status, answer.body) == (400, fault)
+        assert (len(threading.enumerate()), len(parent.instances)) == before
+
+
+def test_none_is_made_once_the_parent_has_stopped(seeded, seeded_api):
+    late = control.Instance(seeded.app, seeded.app.seed)
+    seeded.app.close()
+    assert not seeded.app.add_instance(late)
+    late.end()
+    assert late.plane.db._connections == set()
+
+
+def test_an_old_client_without_a_host_is_told_localhost(fense):
+    request = f"POST /_standin/instances HTTP/1.0\r\nx-api-key: {fense.master_key}\r\n\r\n"
+    answer = talk(port_of(fense), request.encode())
+    assert f'"base_url": "http://localhost:{port_of(fense)}/'.encode() in answer
+
+
+def test_what_one_that_has_ended_was_asked_stays_in_the_report(seeded, seeded_api):
+    its = api_of(seeded_api, make(seeded_api))
+    its.get("/accounts/99")
+    its.post("/_standin/faults", {"status": 503, "path": "/never"})
+    path = f"{its.base}/accounts/99"
+    expected = [
+        f"GET {path} 404: no account has this fense_account_id",
+        "never used: the armed fault 1 (status=503, path='/never', times=1)",
+    ]
+    assert seeded.report().splitlines() == expected
+    seeded_api.call("DELETE", its.base)
+    assert seeded.report().splitlines() == expected
+    seeded.reset()
+    assert seeded.report() == ""
 
 
 def test_a_reset_of_the_parent_ends_all(seeded_api):
@@ -189,7 +257,7 @@ def test_there_are_no_more_than_so_many(seeded_api, monkeypatch):
     monkeypatch.setattr(control, "MAX_INSTANCES", 2)
     first, _ = make(seeded_api), make(seeded_api)
     answer = seeded_api.call("POST", "/_standin/instances")
-    message = "there are 2 instances: end those you need no more"
+    message = "there are 2 instances: end some, or reset"
     assert (answer.status, answer.body) == (409, refusal(code="conflict", message=message))
     seeded_api.call("DELETE", f"/_standin/instances/{first['id']}")
     make(seeded_api)

@@ -79,6 +79,42 @@ FAILING = """
         assert "no" == "yes"
 """
 
+OTHERS = """
+    import urllib.error, urllib.request
+    import pytest
+
+    @pytest.fixture
+    def client(fense):
+        request = urllib.request.Request(fense.url + "/accounts/7", headers=fense.headers)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=10)
+        caught.value.close()
+        assert False, "in the setup"
+
+    def test_it_fails_in_its_setup(client):
+        pass
+
+    def test_it_asks_late(request):
+        request.getfixturevalue("client")
+
+    class TestAnotherFense:
+        @pytest.fixture
+        def fense(self):
+            return "http://fense.example"
+
+        def test_it_fails(self, fense):
+            assert fense == "another"
+
+    class TestAWrappedFense:
+        @pytest.fixture
+        def fense(self, fense):
+            return fense.url
+
+        def test_it_fails(self, fense):
+            urllib.request.urlopen(f"{fense}/healthz", timeout=10).close()
+            assert fense == "another"
+"""
+
 UNUSED = """
     import sys
 
@@ -127,3 +163,11 @@ def test_a_failed_test_shows_its_requests_and_the_faults_that_were_never_used(tm
         "never used: the armed fault 3 (status=429, path='/never', times=2)",
     ]
     assert output.count("requests to fense") == 1
+
+
+def test_a_report_is_had_however_the_fixture_was_asked_for_and_of_no_other(tmp_path):
+    (tmp_path / "test_suite.py").write_text(textwrap.dedent(OTHERS))
+    output = run_pytest(tmp_path)
+    assert "3 failed, 1 error" in output
+    assert output.count("GET /accounts/7 404: no account has this fense_account_id") == 2
+    assert output.count("requests to fense") == 2

@@ -130,14 +130,15 @@ def test_lookups_are_recorded_for_a_day_or_for_each_of_a_range(seeded):
         assert seeded.state()["accounts"][1]["usage"] == dict.fromkeys(days, 3), date
 
 
-TOO_LONG = "must be a range of at most 3660 days, the first one first"
+TOO_LONG = "must be a range of at most 3660 days"
+BACKWARDS = "must be a range whose first day is not after its last"
 
 
 @pytest.mark.parametrize(
     ("date", "message"),
     [
-        ("0..-1", TOO_LONG),
-        (("2026-03-02", "2026-03-01"), TOO_LONG),
+        ("0..-1", BACKWARDS),
+        (("2026-03-02", "2026-03-01"), BACKWARDS),
         ("0001-01-01..9999-12-31", TOO_LONG),
         ("2026-03-01..", "day of the calendar"),
         ("..", "day of the calendar"),
@@ -155,6 +156,11 @@ def test_a_day_or_a_range_that_is_none_records_nothing(seeded, date, message):
     with pytest.raises(ValueError, match=message):
         seeded.record_lookups(7, 3, date)
     assert seeded.state()["accounts"][1]["usage"] == {}
+
+
+def test_a_number_of_days_that_python_does_not_print_is_refused_as_any_other(seeded):
+    with pytest.raises(ValueError, match="day of the calendar"):
+        seeded.record_lookups(7, 3, -(10**5000))
 
 
 def test_a_range_is_recorded_whole_or_not_at_all(seeded):
