@@ -598,8 +598,9 @@ def create_app(
     app.contract("/accounts/usage", GET=get_usage)
     app.contract("/accounts/usage/<fense_account_id>", GET=get_usage)
     app.contract("/accounts/<fense_account_id>", GET=get_account, POST=update_account)
-    app.endpoint("/healthz", {"GET": get_health}, skip=ApiKeyPlugin)
-    app.endpoint("/openapi.json", {"GET": get_openapi}, skip=ApiKeyPlugin)
+    for root in {"", prefix}:  # under the prefix, too, where generated clients ask
+        app.endpoint(root + "/healthz", {"GET": get_health}, skip=ApiKeyPlugin)
+        app.endpoint(root + "/openapi.json", {"GET": get_openapi}, skip=ApiKeyPlugin)
     return app
 
 

@@ -365,7 +365,7 @@ class ControlPlane:
                 return answer
             if path == ROOT or path.startswith(ROOT + "/"):
                 return self.control(environ, start)
-            if path in UNRECORDED:
+            if path.removeprefix(self.app.prefix) in UNRECORDED:
                 return self.app(environ, start)
             return self._recorded(environ, start)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -28,10 +29,7 @@ from fense_admin.rules import (
 DOCUMENT = json.loads(Path(fense_admin.OPENAPI_FILE).read_text("utf-8"))
 COMPONENTS = DOCUMENT["components"]
 OPERATIONS = [
-    (method, path, item[method])
-    for path, item in DOCUMENT["paths"].items()
-    for method in item
-    if method not in ("parameters", "servers")
+    (method, path, item[method]) for path, item in DOCUMENT["paths"].items() for method in item
 ]
 LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d11"
 FORMATS = Draft202012Validator.FORMAT_CHECKER
@@ -82,12 +80,8 @@ def test_it_has_the_paths_and_methods_of_the_service(prefix):
             if route.callback.__name__ != "method_not_allowed"
         }
     assert served == DOCUMENT | {"servers": [{"url": prefix or "/"}]}
-    documented = set()
-    for method, path, _ in OPERATIONS:
-        # A path's own servers stand for the document's: such a path is outside the prefix.
-        servers = served["paths"][path].get("servers", served["servers"])
-        documented.add((method, servers[0]["url"].rstrip("/") + path))
-    assert documented == routes
+    documented = {(method, prefix + path) for method, path, _ in OPERATIONS}
+    assert documented | {("get", "/healthz"), ("get", "/openapi.json")} == routes
 
 
 def test_every_example_fits_its_schema():
@@ -96,6 +90,23 @@ def test_every_example_fits_its_schema():
         values += [(node, value) for value in node.get("examples", [])]
         for schema, value in values:
             assert errors(schema, value) == [], at
+
+
+def test_every_body_has_an_example():
+    """Without one, tools make up values that the service refuses."""
+    contents = [node["content"] for _, node in nodes(DOCUMENT) if "content" in node]
+    assert len(contents) > 10
+    for content in contents:
+        assert "example" in content["application/json"]
+
+
+def test_tools_that_read_less_than_all_of_openapi_understand_it():
+    for at, node in nodes(DOCUMENT):
+        assert "default" not in node, at  # openapi-typescript would require the property
+        assert node.get("type") or "const" not in node, at
+    for path, item in DOCUMENT["paths"].items():
+        assert "parameters" not in item, path  # Swagger UI loses a $ref here
+    assert not {"Error", "Date"} & COMPONENTS["schemas"].keys()  # classes of many languages
 
 
 # --- Requests: the schemas against the service -------------------------------------------------
@@ -178,11 +189,12 @@ def test_the_document_and_the_service_require_and_know_the_same_fields(schema):
 
 def test_a_field_that_is_left_out_has_its_documented_default(api):
     account = api.new_account()
-    defaults = {
-        name: node["default"]
-        for name, node in COMPONENTS["schemas"]["AccountCreate"]["properties"].items()
-        if "default" in node
+    properties = COMPONENTS["schemas"]["AccountCreate"]["properties"]
+    told = {
+        name: re.search(r"Default: (\w+)\.$", properties[name].get("description", ""))
+        for name in properties
     }
+    defaults = {name: json.loads(found[1]) for name, found in told.items() if found}
     assert defaults == {name: account[name] for name in CREATE_RULES if name not in CREATE_REQUIRED}
 
 
@@ -202,8 +214,8 @@ def test_the_document_and_the_service_accept_the_same_days():
     for text in [f"{year:04}-01-01" for year in YEARS] + DAYS.split() + LATE_DAYS + NO_DAYS:
         accepted = text not in LATE_DAYS + NO_DAYS
         assert rule_takes(rules.check_date, text) is accepted, repr(text)
-        assert schema_takes("Date", text, FORMATS) is accepted, repr(text)
-        assert schema_takes("Date", text) is (text not in NO_DAYS), repr(text)
+        assert schema_takes("Day", text, FORMATS) is accepted, repr(text)
+        assert schema_takes("Day", text) is (text not in NO_DAYS), repr(text)
 
 
 @pytest.mark.parametrize("name", ["AccountInPath", "AccountInQuery"])
@@ -220,7 +232,7 @@ RULES = {
     "NameSent": rules.check_name,
     "Email": rules.check_email,
     "DisputeAccountIdSent": rules.check_uuid,
-    "Date": rules.check_date,
+    "Day": rules.check_date,
 }
 PIECES = [*SPACES, *CONTROLS, *"aZ09-!~@@é😀", "\u200b", "\ufeff", "x" * 250, LINK, "2026-11-03"]
 STRINGS = [
@@ -240,17 +252,33 @@ def test_the_document_and_the_service_accept_the_same_strings(text):
 # --- Answers -----------------------------------------------------------------------------------
 
 
+EXAMPLES = {  # of each component that a body is
+    node["schema"]["$ref"].rpartition("/")[2]: node["example"]
+    for _, node in nodes(DOCUMENT)
+    if "example" in node and "$ref" in node["schema"]
+}
+EXAMPLES["AllUsage"] = DOCUMENT["paths"]["/accounts/usage"]["get"]["responses"]["200"]["content"][
+    "application/json"
+]["example"]
+EXAMPLES["AccountTotal"] = EXAMPLES["AllUsage"]["accounts"][0]
+EXAMPLES["DailyLookups"] = EXAMPLES["AccountUsage"]["daily"][0]
+EXAMPLES["ErrorBody"] = EXAMPLES["ErrorResponse"]["error"]
+EXAMPLES["ErrorDetail"] = {"field": "email", "message": "is required"}
+
+
 def test_an_object_has_the_documented_keys_only_and_an_answer_has_all_of_them():
-    for name, schema in COMPONENTS["schemas"].items():
-        for _, node in nodes(schema):
-            if "properties" not in node:
-                continue
-            assert (node["type"], node["additionalProperties"]) == ("object", False)
-            assert name in OPERATION_RULES or node["required"] == list(node["properties"])
+    objects = {n: schema for n, schema in COMPONENTS["schemas"].items() if "properties" in schema}
+    for name, schema in objects.items():
+        assert schema["type"] == "object"
+        if name != "OpenapiDocument":
+            assert schema["additionalProperties"] is False
         if name in OPERATION_RULES:
             assert schema["properties"].keys() == OPERATION_RULES[name].keys()
-        for key in schema.get("properties", ()):
-            assert not schema_takes(name, schema["examples"][0] | {key: 1.5})  # of no type here
+        else:
+            assert schema["required"] == list(schema["properties"])
+        for key in schema["properties"]:
+            assert schema_takes(name, EXAMPLES[name])
+            assert not schema_takes(name, EXAMPLES[name] | {key: 1.5})  # of no type here
 
 
 ALWAYS = {
@@ -260,7 +288,7 @@ ALWAYS = {
     "TotalLookups": [0, 28 * rules.MAX_LOOKUPS],
     "Lookups": [1, rules.MAX_LOOKUPS],
     "ApiKeyLast4": ["!~!~", None],
-    "Error": [
+    "ErrorResponse": [
         {"error": {"code": "a_z", "message": "x", "details": [{"field": "", "message": "x"}]}}
     ],
 }
@@ -272,7 +300,7 @@ NEVER = {
     "DisputeAccountId": [LINK.upper(), f"{LINK}\n"],
     "Name": ["", " x", "x\u3000", "x" * 256, "x\x85x", "x\n"],
     "Timestamp": ["2026-11-23", "2026-11-23 07:24:00Z", "2026-11-23T07:24:00Z\n", None],
-    "Error": [
+    "ErrorResponse": [
         {"error": {"code": "bad_request", "message": "no", "details": []} | change}
         for change in (
             *({"code": code} for code in ("Bad Request", "a b", " a", "", None, 1)),
@@ -283,13 +311,10 @@ NEVER = {
         )
     ],
     "AccountUsage": [
-        COMPONENTS["schemas"]["AccountUsage"]["examples"][0] | {"daily": value}
+        EXAMPLES["AccountUsage"] | {"daily": value}
         for value in (None, [1], [{}], [{"date": "2026-11-03", "lookups": 1, "more": 1}])
     ],
-    "AllUsage": [
-        COMPONENTS["schemas"]["AllUsage"]["examples"][0] | {"accounts": value}
-        for value in (None, [1], [{}])
-    ],
+    "AllUsage": [EXAMPLES["AllUsage"] | {"accounts": value} for value in (None, [1], [{}])],
 }
 # The component of each property of an answer, whichever answer it is in.
 PROPERTIES = {
@@ -300,9 +325,9 @@ PROPERTIES = {
     "dispute_account_id": "DisputeAccountId",
     "created_at": "Timestamp",
     "updated_at": "Timestamp",
-    "start_date": "DateFilter",
-    "end_date": "DateFilter",
-    "date": "Date",
+    "start_date": "DayFilter",
+    "end_date": "DayFilter",
+    "date": "Day",
     "lookups": "Lookups",
     "total_lookups": "TotalLookups",
 }
@@ -326,7 +351,7 @@ def test_the_document_accepts_what_is_answered_and_refuses_what_is_never():
         for value in values:
             assert not schema_takes(name, value), (name, value)
     for date, accepted in (("2026-11-03", True), (None, True), ("today", False)):
-        assert schema_takes("DateFilter", date) is accepted, date
+        assert schema_takes("DayFilter", date) is accepted, date
 
 
 def test_a_name_is_answered_as_the_rule_keeps_it():
@@ -397,24 +422,25 @@ def resolved(node):
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
 def test_an_operation_has_its_key_parameters_body_and_answer(method, path, operation):
     name = f"{method} {path}"
-    given = [resolved(it) for it in DOCUMENT["paths"][path].get("parameters", [])]
-    given += [resolved(it) for it in operation.get("parameters", [])]
+    given = [resolved(it) for it in operation.get("parameters", [])]
     assert [(it["name"], it["in"], it.get("required", False)) for it in given] == PARAMETERS.get(
         name, []
     )
     for parameter in given:
         expected = {"type": "integer"}
         if parameter["name"] != "fense_account_id":
-            expected = {"$ref": "#/components/schemas/Date"}
+            expected = {"$ref": "#/components/schemas/Day"}
         assert parameter["schema"] == expected
     body = operation.get("requestBody", {"required": None, "content": None})
-    schema = {"schema": {"$ref": f"#/components/schemas/{BODY[name]}"}} if name in BODY else None
-    expected = (True, {"application/json": schema}) if schema else (None, None)
-    assert (body["required"], body["content"]) == expected
+    schema = {"$ref": f"#/components/schemas/{BODY[name]}"} if name in BODY else None
+    assert body["required"] is (True if schema else None)
+    if schema:
+        (content,) = body["content"].items()
+        assert (content[0], content[1]["schema"]) == ("application/json", schema)
     for status, answer in operation["responses"].items():
         (content,) = resolved(answer)["content"].values()
         if status >= "400":
-            assert content["schema"] == {"$ref": "#/components/schemas/Error"}
+            assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
         elif name in ANSWERS:
             assert content["schema"] == ANSWERS[name]
         else:

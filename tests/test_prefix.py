@@ -40,8 +40,9 @@ def test_a_prefix_moves_every_path_of_the_page(prefix, make_app):
         message = f"there is no such path; {advice}"
         answer = outside.get(path)
         assert (answer.status, answer.body) == (404, refusal(code="not_found", message=message))
-    assert outside.get("/healthz", key=None).body == {"status": "ok"}
-    assert outside.get("/openapi.json", key=None).body["servers"] == [{"url": "/admin"}]
+    for its in (outside, api):
+        assert its.get("/healthz", key=None).body == {"status": "ok"}
+        assert its.get("/openapi.json", key=None).body["servers"] == [{"url": "/admin"}]
 
 
 def test_an_application_that_is_mounted_tells_paths_that_lead_to_it():

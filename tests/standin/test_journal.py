@@ -75,6 +75,8 @@ def test_all_requests_are_kept_in_order_of_arrival_but_those_beside_the_contract
     for path in (
         "/healthz",
         "/openapi.json",
+        "/admin/healthz",
+        "/admin/openapi.json",
         "/_standin/requests",
         "/_standin/nothing",
         "/_standin",
