@@ -28,7 +28,7 @@ bench: .venv-bench/run      ## what it costs, beside what one would use instead;
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 
 clean:                      ## remove the environments, and all that was built
-	rm -rf .venv .venv-bench .venv-sqlite build dist examples/javascript/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:

@@ -360,8 +360,13 @@ def get_health(db: Database) -> dict[str, Any]:
 
 
 def get_openapi(db: Database) -> dict[str, Any]:
-    with open(OPENAPI_FILE, encoding="utf-8") as file:
-        return json.load(file) | {"servers": [{"url": mount_point() + request.app.prefix or "/"}]}
+    return read_openapi(OPENAPI_FILE, request.app.prefix)
+
+
+def read_openapi(path: str, prefix: str) -> dict[str, Any]:
+    """The OpenAPI document in this file, as it is served under the prefix."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file) | {"servers": [{"url": mount_point() + prefix or "/"}]}
 
 
 def mount_point() -> str:

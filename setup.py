@@ -13,7 +13,7 @@ from setuptools.command.build_py import build_py
 PACKAGE = "fense_admin"
 PLUGIN = "pytest_fense_admin"  # beside the package, so that loading it loads nothing else
 ALONE = {PACKAGE, PLUGIN, "setup"}
-DATA = {PACKAGE: ["openapi.json", "schema.sql"], f"{PACKAGE}.standin": ["*.html"]}
+DATA = {PACKAGE: ["openapi.json", "schema.sql"], f"{PACKAGE}.standin": ["*.html", "*.json"]}
 
 
 class BuildPackage(build_py):

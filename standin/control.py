@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import heapq
 import json
+import os
 import secrets
 import threading
 import time
@@ -32,6 +33,7 @@ from fense_admin import (
     models,
     mount_point,
     read_json,
+    read_openapi,
     read_query,
     rules,
 )
@@ -50,6 +52,7 @@ from fense_admin.standin.state import (
 )
 
 ROOT = "/_standin"
+OPENAPI_FILE = os.path.join(os.path.dirname(__file__), "openapi.json")
 INSTANCES = ROOT + "/instances"
 MAX_INSTANCES = 1_000
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
@@ -127,6 +130,7 @@ class ControlPlane:
         self.seed = seed or Seed(None, self.db.now())
         self.faults = Faults(parent and parent.faults.room)
         self.own_keys = list(app.keys)
+        self.is_instance = parent is not None
         self.instances: dict[str, Instance] = {}
         self._changing_instances = threading.Lock()
         self._is_closed = False
@@ -155,6 +159,7 @@ class ControlPlane:
             },
             "/requests": {"GET": self.get_requests, "DELETE": self.delete_requests},
             "/clock": {"GET": self.get_clock, "PUT": self.put_clock, "DELETE": self.delete_clock},
+            "/openapi.json": {"GET": self.get_openapi},
         }
         if parent is None:
             endpoints["/instances"] = {"GET": self.get_instances, "POST": self.post_instance}
@@ -344,6 +349,13 @@ class ControlPlane:
         if not self.end_instances([id]):
             no_such_instance(db)
         response.status = 204
+
+    def get_openapi(self, db: Database) -> dict[str, Any]:
+        document = read_openapi(OPENAPI_FILE, ROOT)
+        if self.is_instance:  # it has no instances
+            for path in ("/instances", "/instances/{id}"):
+                del document["paths"][path]
+        return document
 
     def get_page(self, db: Database) -> str:
         response.content_type = "text/html; charset=utf-8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import http.client
 import json
@@ -105,6 +106,25 @@ def tools(*names: str) -> list[str]:
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
     return paths
+
+
+def npm_install(folder: str) -> Path:
+    """The node_modules of this folder, installed once in a checkout. Skips without a registry."""
+    modules = CHECKOUT / folder / "node_modules"
+    whole = modules / "whole"  # is written last, and says what was installed
+    with open(CHECKOUT / folder / "package.json") as wanted:
+        fcntl.flock(wanted, fcntl.LOCK_EX)  # the suite runs in two processes
+        text = wanted.read()
+        if not whole.exists() or whole.read_text() != text:
+            options = "--no-package-lock --no-audit --no-fund --silent".split()
+            install = ["npm", "install", *options, "--prefix", folder]
+            ended = subprocess.run(
+                install, cwd=CHECKOUT, capture_output=True, text=True, timeout=110
+            )
+            if ended.returncode != 0:
+                pytest.skip(f"needs the npm registry: {ended.stdout}{ended.stderr}")
+            whole.write_text(text)
+    return modules
 
 
 def pytest_terminal_summary(terminalreporter):

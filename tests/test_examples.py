@@ -4,9 +4,8 @@ import os
 import subprocess
 
 import pytest
-from conftest import CHECKOUT, COMMAND, run_pytest, tools
+from conftest import CHECKOUT, COMMAND, npm_install, run_pytest, tools
 
-EXAMPLES = CHECKOUT / "examples"
 ENVIRONMENT = os.environ | {"PATH": f"{COMMAND.parent}:{os.environ['PATH']}"}
 
 
@@ -42,21 +41,11 @@ PARALLEL = {
 def test_files_that_run_in_parallel_pass(runner, passed):
     tools({"vitest": "npm"}.get(runner, runner))
     if runner == "vitest":
-        install_vitest()
+        npm_install("examples/javascript")
     command = f"fense-admin exec --seed examples/seed.json -- {PARALLEL[runner]}"
     code, output, errors = run("bash", "-c", f"NO_COLOR=1 {command}")
     assert (code, errors) == (0, "")
     assert output.count(passed) == (2 if runner == "rspec" else 1), output
-
-
-def install_vitest():
-    """Once in a checkout, from the npm registry: it takes ten seconds."""
-    if (EXAMPLES / "javascript" / "node_modules" / ".bin" / "vitest").exists():
-        return
-    install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-    code, output, errors = run(*install, "--prefix", "examples/javascript")
-    if code != 0:
-        pytest.skip(f"needs the npm registry: {output}{errors}")
 
 
 def test_the_ci_script_runs():

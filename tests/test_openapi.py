@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-from pathlib import Path
 from unittest.mock import Mock
 
 import openapi_spec_validator
@@ -12,10 +11,11 @@ import pytest
 from conftest import MASTER_KEY, account_fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
+from openapi_document import FORMATS, Document, nodes
 from webtest import TestApp
 
 import fense_admin
+import fense_admin.standin.control
 from fense_admin import create_app, rules
 from fense_admin.rules import (
     CREATE_REQUIRED,
@@ -26,25 +26,12 @@ from fense_admin.rules import (
     validate,
 )
 
-DOCUMENT = json.loads(Path(fense_admin.OPENAPI_FILE).read_text("utf-8"))
-COMPONENTS = DOCUMENT["components"]
-OPERATIONS = [
-    (method, path, item[method]) for path, item in DOCUMENT["paths"].items() for method in item
-]
+CONTRACT = Document(fense_admin.OPENAPI_FILE)
+CONTROL_PLANE = Document(fense_admin.standin.control.OPENAPI_FILE)
+DOCUMENT, COMPONENTS, OPERATIONS = CONTRACT.whole, CONTRACT.components, CONTRACT.operations
+errors, schema_takes, resolved = CONTRACT.errors, CONTRACT.takes, CONTRACT.resolved
 LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d11"
-FORMATS = Draft202012Validator.FORMAT_CHECKER
-
-
-def errors(schema, value, formats=FORMATS):
-    """What is wrong with the value; the schema may refer to the document's components."""
-    whole = schema | {"components": COMPONENTS}
-    found = Draft202012Validator(whole, format_checker=formats).iter_errors(value)
-    return [error.message for error in found]
-
-
-def schema_takes(component, value, formats=None):
-    """By itself the schema says all but how long a month is: only that is left to a format."""
-    return not errors({"$ref": f"#/components/schemas/{component}"}, value, formats)
+both = pytest.mark.parametrize("document", [CONTRACT, CONTROL_PLANE], ids=["contract", "control"])
 
 
 def rule_takes(rule, value):
@@ -53,21 +40,13 @@ def rule_takes(rule, value):
     return not problems
 
 
-def nodes(part, at="#"):
-    """Every (place, object) in a part of the document."""
-    if isinstance(part, dict):
-        yield at, part
-    for key, child in part.items() if isinstance(part, dict) else enumerate(part):
-        if isinstance(child, dict | list):
-            yield from nodes(child, f"{at}/{key}")
-
-
 # --- The document ------------------------------------------------------------------------------
 
 
-def test_it_is_openapi_of_this_version():
-    openapi_spec_validator.validate(DOCUMENT)
-    assert DOCUMENT["info"]["version"] == fense_admin.__version__
+@both
+def test_it_is_openapi_of_this_version(document):
+    openapi_spec_validator.validate(document.whole)
+    assert document.whole["info"]["version"] == fense_admin.__version__
 
 
 @pytest.mark.parametrize("prefix", ["", "/admin"])
@@ -84,29 +63,39 @@ def test_it_has_the_paths_and_methods_of_the_service(prefix):
     assert documented | {("get", "/healthz"), ("get", "/openapi.json")} == routes
 
 
-def test_every_example_fits_its_schema():
-    for at, node in nodes(DOCUMENT):
+@both
+def test_every_example_fits_its_schema(document):
+    for at, node in nodes(document.whole):
         values = [(node["schema"], node["example"])] if "example" in node else []
         values += [(node, value) for value in node.get("examples", [])]
         for schema, value in values:
-            assert errors(schema, value) == [], at
+            assert document.errors(schema, value) == [], at
 
 
-def test_every_body_has_an_example():
+@both
+def test_every_body_has_an_example(document):
     """Without one, tools make up values that the service refuses."""
-    contents = [node["content"] for _, node in nodes(DOCUMENT) if "content" in node]
+    contents = [node["content"] for _, node in nodes(document.whole) if "content" in node]
     assert len(contents) > 10
     for content in contents:
         assert "example" in content["application/json"]
 
 
-def test_tools_that_read_less_than_all_of_openapi_understand_it():
-    for at, node in nodes(DOCUMENT):
+@both
+def test_tools_that_read_less_than_all_of_openapi_understand_it(document):
+    for at, node in nodes(document.whole):
         assert "default" not in node, at  # openapi-typescript would require the property
         assert node.get("type") or "const" not in node, at
-    for path, item in DOCUMENT["paths"].items():
+    for path, item in document.whole["paths"].items():
         assert "parameters" not in item, path  # Swagger UI loses a $ref here
-    assert not {"Error", "Date"} & COMPONENTS["schemas"].keys()  # classes of many languages
+    assert not {"Error", "Date"} & document.components["schemas"].keys()  # names of classes
+
+
+def test_what_both_documents_describe_is_the_same():
+    ours, theirs = (document.components["schemas"] for document in (CONTRACT, CONTROL_PLANE))
+    shared = ours.keys() & theirs.keys()
+    assert shared >= {"ErrorResponse", "Name", "NameSent", "Day", "Timestamp"}
+    assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
 # --- Requests: the schemas against the service -------------------------------------------------
@@ -252,11 +241,7 @@ def test_the_document_and_the_service_accept_the_same_strings(text):
 # --- Answers -----------------------------------------------------------------------------------
 
 
-EXAMPLES = {  # of each component that a body is
-    node["schema"]["$ref"].rpartition("/")[2]: node["example"]
-    for _, node in nodes(DOCUMENT)
-    if "example" in node and "$ref" in node["schema"]
-}
+EXAMPLES = CONTRACT.examples()
 EXAMPLES["AllUsage"] = DOCUMENT["paths"]["/accounts/usage"]["get"]["responses"]["200"]["content"][
     "application/json"
 ]["example"]
@@ -412,13 +397,6 @@ ANSWERS = {
 }
 
 
-def resolved(node):
-    """The node, or the component that it refers to."""
-    for name in node.get("$ref", "#").split("/")[1:]:
-        node = DOCUMENT[name] if name == "components" else node[name]
-    return node
-
-
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
 def test_an_operation_has_its_key_parameters_body_and_answer(method, path, operation):
     name = f"{method} {path}"
@@ -457,20 +435,6 @@ def test_the_key_is_sent_in_its_header():
     assert DOCUMENT["security"] == [{"apiKey": []}]
 
 
-def assert_documented(answer, operation):
-    documented = operation["responses"][str(answer.status)]
-    if "$ref" in documented:
-        documented = COMPONENTS["responses"][documented["$ref"].rpartition("/")[2]]
-    assert errors(documented["content"]["application/json"]["schema"], answer.body) == []
-    own = {name.lower() for name in answer.headers} - {"content-type", "content-length", "date"}
-    assert own == {name.lower() for name in documented["headers"]}
-    for name, header in documented["headers"].items():
-        header = COMPONENTS["headers"][name] if "$ref" in header else header
-        integer = header["schema"].get("type") == "integer"
-        value = int(answer.headers[name]) if integer else answer.headers[name]
-        assert (header["required"], errors(header["schema"], value)) == (True, [])
-
-
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
 def test_the_documented_answers_are_those_given(api, inside, monkeypatch, method, path, operation):
     merchant = api.new_account(api_key="merchant-key-7d1e-9f2c", dispute_account_id=LINK)
@@ -483,7 +447,7 @@ def test_the_documented_answers_are_those_given(api, inside, monkeypatch, method
         body = {"post": account_fields() if path == "/accounts" else {"name": " Acme\u3000"}}
         url = path.replace("{fense_account_id}", str(account)) + query
         answer = api.call(method.upper(), url, **{"body": body.get(method)} | options)
-        assert_documented(answer, operation)
+        CONTRACT.assert_documented(answer, operation)
         statuses.add(str(answer.status))
 
     for account in (1, 2, 3):

@@ -21,7 +21,7 @@ MODULES = "__init__ __main__ cli models rules server sqlite".split()
 MODULES += [f"standin/{name}" for name in "__init__ control demo faults journal page state".split()]
 PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
 PACKAGE |= {"fense_admin/openapi.json", "fense_admin/schema.sql", "pytest_fense_admin.py"}
-PACKAGE |= {"fense_admin/standin/page.html"}
+PACKAGE |= {"fense_admin/standin/page.html", "fense_admin/standin/openapi.json"}
 
 
 def run(*command, cwd):

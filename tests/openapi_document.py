@@ -1,0 +1,68 @@
+"""An OpenAPI document, to hold it against the service: its schemas, operations and answers."""
+
+import json
+from pathlib import Path
+
+from jsonschema import Draft202012Validator
+
+FORMATS = Draft202012Validator.FORMAT_CHECKER
+
+
+def nodes(part, at="#"):
+    """Every (place, object) in a part of a document."""
+    if isinstance(part, dict):
+        yield at, part
+    for key, child in part.items() if isinstance(part, dict) else enumerate(part):
+        if isinstance(child, dict | list):
+            yield from nodes(child, f"{at}/{key}")
+
+
+class Document:
+    def __init__(self, path):
+        self.whole = json.loads(Path(path).read_text("utf-8"))
+        self.components = self.whole["components"]
+        self.operations = [
+            (method, path, item[method])
+            for path, item in self.whole["paths"].items()
+            for method in item
+        ]
+
+    def errors(self, schema, value, formats=FORMATS):
+        """What is wrong with the value; the schema may refer to the document's components."""
+        whole = schema | {"components": self.components}
+        found = Draft202012Validator(whole, format_checker=formats).iter_errors(value)
+        return [error.message for error in found]
+
+    def takes(self, component, value, formats=None):
+        """By itself a schema says all but how long a month is: only that is left to a format."""
+        return not self.errors({"$ref": f"#/components/schemas/{component}"}, value, formats)
+
+    def resolved(self, node):
+        """The node, or the component that it refers to."""
+        for name in node.get("$ref", "#").split("/")[1:]:
+            node = self.whole[name] if name == "components" else node[name]
+        return node
+
+    def examples(self):
+        """The example of each component that is a whole body."""
+        return {
+            node["schema"]["$ref"].rpartition("/")[2]: node["example"]
+            for _, node in nodes(self.whole)
+            if "example" in node and "$ref" in node["schema"]
+        }
+
+    def assert_documented(self, answer, operation):
+        """The answer has a documented status, exactly its headers, and a body of its schema."""
+        documented = self.resolved(operation["responses"][str(answer.status)])
+        if "content" in documented:
+            (content,) = documented["content"].values()
+            assert self.errors(content["schema"], answer.body) == []
+        else:
+            assert answer.body is None
+        own = {name.lower() for name in answer.headers} - {"content-type", "content-length", "date"}
+        assert own == {name.lower() for name in documented["headers"]}
+        for name, header in documented["headers"].items():
+            header = self.resolved(header)
+            integer = header["schema"].get("type") == "integer"
+            value = int(answer.headers[name]) if integer else answer.headers[name]
+            assert (header["required"], self.errors(header["schema"], value)) == (True, [])

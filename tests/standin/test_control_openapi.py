@@ -1,0 +1,234 @@
+"""standin/openapi.json against the control plane: its routes, what it takes, what it answers."""
+
+import json
+from unittest.mock import Mock
+
+import peewee
+import pytest
+from conftest import MASTER_KEY, SERVICE_KEY, Api
+from openapi_document import Document
+
+import fense_admin
+from fense_admin import MAX_BODY, rules
+from fense_admin.standin import control
+from fense_admin.standin.faults import FAULT_RULES
+from fense_admin.standin.state import STATE_ACCOUNT_RULES
+
+DOCUMENT = Document(control.OPENAPI_FILE)
+KEY = "sk_test_control_0001"
+DIGEST = "9" * 64
+LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d11"
+ACCOUNT = {"api_key": KEY, "name": "Acme Ltd", "email": "owner@acme.example"}
+STATE = {"accounts": [ACCOUNT]}
+
+
+# --- Routes ------------------------------------------------------------------------------------
+
+
+def routes(plane):
+    return {
+        (route.method.lower(), route.rule.removeprefix("/_standin").replace("<id>", "{id}"))
+        for route in plane.control.routes
+        if route.callback.__name__ not in ("method_not_allowed", "no_such_instance", "get_page")
+    }
+
+
+def test_it_has_the_paths_and_methods_of_the_control_plane(seeded, seeded_api):
+    served = seeded_api.get("/_standin/openapi.json").body
+    assert served == DOCUMENT.whole | {"servers": [{"url": "/_standin"}]}
+    assert {(method, path) for method, path, _ in DOCUMENT.operations} == routes(seeded.app)
+
+
+def test_that_of_an_instance_has_its_own_paths(seeded, seeded_api):
+    made = seeded_api.post("/_standin/instances", {}).body
+    its = Api(seeded.app, made["api_key"], None, base=f"/_standin/instances/{made['id']}")
+    document = its.get("/_standin/openapi.json").body
+    assert document["servers"] == [{"url": f"{its.base}/_standin"}]
+    plane = seeded.app.instances[made["id"]].plane
+    found = {(method, path) for path, item in document["paths"].items() for method in item}
+    assert found == routes(plane)
+
+
+# --- Requests ----------------------------------------------------------------------------------
+
+FLAG = [True, False], [None, 0, "true"]
+RELATIVE = (
+    ["0", "-1", "-7", "-699999", "2026-11-03"],
+    ["-0", "-07", "-7\n", "+1", "1", "", "-", "today"],
+)
+NO_INTEGER = [None, True, 1.5, "1", [], {}]
+LOOKUPS = [0, 1, rules.MAX_LOOKUPS], [-1, rules.MAX_LOOKUPS + 1, *NO_INTEGER]
+TIMES = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"], [None, 1, "", "2026-11-23", "now"]
+# Of each field, values that are taken and values that are not.
+FAULT_VALUES = {
+    "status": ([400, 599], [399, 600, *NO_INTEGER]),
+    "method": (["GET", "HEAD", "POST"], ["get", "PUT", "", None, 1]),
+    "path": (["/", "*", "/accounts/*", "/" + "x" * 254],
+             ["", "x", "/a b", "/é", "/x\n", "/" + "x" * 255, None, 1]),
+    "times": ([0, 1, 10**12], [-1, 10**12 + 1, *NO_INTEGER]),
+    "delay_ms": ([0, 1, 600_000], [-1, 600_001, *NO_INTEGER]),
+    "drop": (["reset", "empty", "truncate"], ["", "Reset", None, True]),
+    "headers": ([{}, {"Retry-After": "7"}, {"x-1": " ~"}],
+                [None, [], "x", {"": "x"}, {"a b": "x"}, {"x": 1}, {"x": None}, {"x": "é"}, {"x": "\n"}, {"x\n": "x"}]),
+    "message": (["", "x", "é" * 9], [None, 1, "x\n", "\x7f", "\x85"]),
+}  # fmt: skip
+ACCOUNT_VALUES = {
+    "api_key": ([KEY, "!"], [None, 1, "", "a b", "é", "x" * 256]),
+    "api_key_sha256": ([DIGEST, "abcdef" + "0" * 58], [None, 1, "", "9" * 63, "9" * 65, "A" * 64]),
+    "api_key_last4": (["9f2c", None], [1, "", "9f2", "9f2cc", "9f2 "]),
+    "name": (["x", " x "], [None, 1, "", " ", "x\n", "x" * 256]),
+    "email": (["a@b"], [None, 1, "", "a", "a@b@c", "a@b "]),
+    **dict.fromkeys(["suppress_notifications", "suppress_billing", "is_active"], FLAG),
+    "dispute_account_id": ([LINK, LINK.upper(), None], [1, "", LINK[:-1]]),
+    "fense_account_id": ([1, rules.MAX_ID], [0, rules.MAX_ID + 1, *NO_INTEGER]),
+    **dict.fromkeys(["created_at", "updated_at"], TIMES),
+    "usage": ([{}, *({day: value} for day in RELATIVE[0] for value in LOOKUPS[0])],
+              [None, [], 1, *({day: 1} for day in [*RELATIVE[1], "2026-13-01", "0000-01-01"]),
+               *({"2026-11-03": value} for value in LOOKUPS[1])]),
+}  # fmt: skip
+ENTRY_VALUES = {
+    "fense_account_id": ([1], [-(2**63) - 1, 2**63, *NO_INTEGER]),
+    "date": (
+        [*RELATIVE[0], 0, -1, -699_999],
+        [*RELATIVE[1], None, 1, True, -1.5, [], "2026-13-01"],
+    ),
+    "lookups": LOOKUPS,
+}
+INSTANCE_VALUES = {"seed": (["demo", STATE], [None, "x", 1, [], {}, {"accounts": [{}]}])}
+CLOCK_VALUES = {"now": TIMES, "advance_seconds": ([0, -1, 1], [10**12 + 1, *NO_INTEGER])}
+TABLES = {  # of each schema: a method and path that take it, the values, the rules
+    "FaultSent": ("POST /faults", FAULT_VALUES, FAULT_RULES),
+    "StateAccountSent": ("PUT /state", ACCOUNT_VALUES, STATE_ACCOUNT_RULES),
+    "LookupsSent": ("POST /usage", ENTRY_VALUES, None),
+    "InstanceSent": ("POST /instances", INSTANCE_VALUES, None),
+    "ClockSent": ("PUT /clock", CLOCK_VALUES, control.CLOCK_RULES),
+}
+
+
+def around(schema, name, value):
+    """An object with this value of a field which is right in all else."""
+    fields = {name: value}
+    if schema == "FaultSent":
+        needed = "drop" if name == "status" else "status"
+        return {needed: {"drop": "empty", "status": 503}[needed]} | fields
+    if schema == "StateAccountSent":
+        without_key = {key: ACCOUNT[key] for key in ACCOUNT if key != "api_key"}
+        by_digest = without_key | {"api_key_sha256": DIGEST}
+        return (by_digest if name.startswith("api_key_") else ACCOUNT) | fields
+    if schema == "LookupsSent":
+        return {"fense_account_id": 1, "lookups": 1} | fields
+    return fields
+
+
+def sent_as(schema, value):
+    """The body in which an object of this schema is sent."""
+    return {"StateAccountSent": {"accounts": [value]}, "LookupsSent": [value]}.get(schema, value)
+
+
+@pytest.mark.parametrize("schema", TABLES)
+def test_the_document_and_the_control_plane_accept_the_same(seeded, seeded_api, schema):
+    where, table, its_rules = TABLES[schema]
+    method, path = where.split()
+    properties = DOCUMENT.components["schemas"][schema]["properties"]
+    assert properties.keys() == table.keys() == (its_rules or table).keys()
+    seeded.set_clock("2026-11-26T12:00:00Z")
+
+    def check(value, accepted):
+        if schema == "LookupsSent":
+            seeded.load(STATE)  # no day is full
+        answer = seeded_api.call(method, "/_standin" + path, sent_as(schema, value))
+        assert (answer.status < 300) is accepted, (value, answer.body)
+        assert answer.status in (200, 201, 400)
+        assert DOCUMENT.takes(schema, value) is accepted, value
+
+    for name, (accepted, refused) in table.items():
+        for value in accepted:
+            check(around(schema, name, value), True)
+        for value in refused:
+            check(around(schema, name, value), False)
+    first = next(iter(table))
+    whole = around(schema, first, table[first][0][0])
+    check(whole | {"colour": "red"}, False)
+    for value in ([], "x", 1):
+        check(value, False)
+    for name in DOCUMENT.components["schemas"][schema].get("required", ()):
+        check({key: whole[key] for key in whole if key != name}, False)
+
+
+@pytest.mark.parametrize(
+    ("schema", "method", "path"), [("StateSent", "PUT", "state"), ("ClockSent", "PUT", "clock")]
+)
+def test_an_object_without_or_with_too_many_fields_is_refused_by_both(
+    seeded, seeded_api, schema, method, path
+):
+    seeded.set_clock("2026-11-26T12:00:00Z")
+    for body in (
+        {},
+        {"accounts": None},
+        {"accounts": [1]},
+        {"accounts": [], "more": 1},
+        {"now": "2026-11-26T12:00:00Z", "advance_seconds": 1},
+    ):
+        assert seeded_api.call(method, f"/_standin/{path}", body).status == 400
+        assert not DOCUMENT.takes(schema, body)
+
+
+# --- Answers -----------------------------------------------------------------------------------
+
+BODIES = {
+    "put /state": STATE,
+    "post /usage": [{"fense_account_id": 1, "lookups": 12}],
+    "post /faults": {"status": 503, "path": "/accounts/7", "headers": {"Retry-After": "7"}},
+    "put /clock": {"now": "2026-11-30T23:59:59Z"},
+    "post /instances": {},
+}
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), DOCUMENT.operations)
+def test_the_documented_answers_are_those_given(
+    seeded, seeded_api, monkeypatch, method, path, operation
+):
+    seeded_api.get("/accounts/1?key=1")
+    seeded_api.post("/accounts/7", {"suppress_billing": True})
+    seeded.fail(delay_ms=1, times=0, path="/accounts/8")
+    seeded.fail(503, path="/accounts/9", headers={"Retry-After": "7"}, message="later")
+    seeded_api.get("/accounts/8")
+    seeded_api.get("/accounts/9")
+    seeded_api.post("/_standin/instances", {})
+    statuses = set()
+
+    def ask(query="", id=None, **options):
+        id = id or next(iter(seeded.app.instances), "none")
+        body = BODIES.get(f"{method} {path}")
+        url = "/_standin" + path.replace("{id}", id) + query
+        answer = seeded_api.call(method.upper(), url, **{"body": body} | options)
+        DOCUMENT.assert_documented(answer, operation)
+        statuses.add(str(answer.status))
+
+    monkeypatch.setattr(control, "MAX_STATE_BODY", MAX_BODY)
+    monkeypatch.setattr(control, "MAX_INSTANCES", 2)
+    ask(query="?colour=red")
+    if f"{method} {path}" in BODIES:
+        ask(body=b" " * (MAX_BODY + 1))
+    if path == "/usage":
+        ask(body=[{"fense_account_id": 99, "lookups": 1}])
+    for key in (None, SERVICE_KEY):
+        ask(key=key)
+    ask()
+    ask()
+    if "{id}" in path:
+        ask(id="none")
+    if path == "/instances":
+        ask()
+    for fault in (peewee.OperationalError("database is locked"), RuntimeError("a fault of ours")):
+        monkeypatch.setattr(seeded.app.db, "ensure_same_file", Mock(side_effect=fault))
+        ask()
+    assert statuses == set(operation["responses"])
+
+
+def test_each_answer_is_json_and_has_an_example_that_is_possible():
+    for name, value in DOCUMENT.examples().items():
+        assert DOCUMENT.takes(name, value), name
+        assert json.loads(json.dumps(value)) == value
+    assert fense_admin.__version__ in DOCUMENT.components["headers"]["X-Standin"]["example"]
+    assert MASTER_KEY not in json.dumps(DOCUMENT.whole)
