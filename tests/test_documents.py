@@ -80,6 +80,13 @@ STATEMENTS = [
             f'"The body is over {kib(fense_admin.MAX_BODY)}."',
             f"1 to {REQUEST_ID} visible ASCII characters",
         ],
+        "standin/openapi.json": [
+            f"of at most {control.MAX_STATE_BODY // 2**20} MiB",
+            f"At most {control.JOURNAL_LENGTH:,}, the oldest first",
+            f"The first {kib(journal.MAX_TEXT)}, keys masked",
+            f'"there are {control.MAX_INSTANCES} instances: end some, or reset"',
+            f'"the body is over {control.MAX_STATE_BODY} bytes"',
+        ],
         "deploy/README.md": [f"the service itself listens on {ADDRESS}"],
         "deploy/fense-admin.socket": [f"ListenStream={ADDRESS}"],
         "deploy/nginx.conf": [
