@@ -27,6 +27,12 @@ bench: .venv-bench/run      ## what it costs, beside what one would use instead;
 	@.venv-bench/bin/python benchmarks/bench.py \
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 
+pyz: .venv/run              ## dist/fense-admin.pyz: the service and its libraries in one file
+	rm -rf build/pyz && mkdir -p build/pyz dist
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile --target build/pyz .
+	printf 'import sys\n\nfrom fense_admin.cli import main\n\nsys.exit(main())\n' >build/pyz/__main__.py
+	$(BIN)/python -m zipapp -c -p '/usr/bin/env python3' -o dist/fense-admin.pyz build/pyz
+
 clean:                      ## remove the environments, and all that was built
 	rm -rf .venv .venv-bench .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -56,4 +62,4 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 
-.PHONY: serve test test-sqlite soak lint bench clean help anew
+.PHONY: serve test test-sqlite soak lint bench pyz clean help anew

@@ -365,8 +365,8 @@ def get_openapi(db: Database) -> dict[str, Any]:
 
 def read_openapi(path: str, prefix: str) -> dict[str, Any]:
     """The OpenAPI document in this file, as it is served under the prefix."""
-    with open(path, encoding="utf-8") as file:
-        return json.load(file) | {"servers": [{"url": mount_point() + prefix or "/"}]}
+    document = json.loads(__spec__.loader.get_data(path))  # which may be in a zip file
+    return document | {"servers": [{"url": mount_point() + prefix or "/"}]}
 
 
 def mount_point() -> str:

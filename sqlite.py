@@ -123,8 +123,8 @@ class Engine(SqliteDatabase):
 
     def _migrate(self, path: str) -> None:
         """Run the sections of the schema that are missing; refuse a file that is not ours."""
-        with open(SCHEMA_FILE, encoding="utf-8") as schema:
-            sections = re.split("-- version [0-9]+\n", schema.read())[1:]
+        schema = __spec__.loader.get_data(SCHEMA_FILE).decode()  # which may be in a zip file
+        sections = re.split("-- version [0-9]+\n", schema)[1:]
         with self.atomic():  # several processes may start at once
             version, owner, tables = self.user_version, self.application_id, self.get_tables()
             if self._path is None:

@@ -12,7 +12,8 @@ from fense_admin import __version__
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 COLUMNS = ("at", "method", "path", "query", "body", "status", "fault")  # of a journal entry
 ROWS_SHOWN = 100  # of each table, the newest first
-TEMPLATE = bottle.SimpleTemplate(name="page.html", lookup=[os.path.dirname(__file__)])
+PAGE_FILE = os.path.join(os.path.dirname(__file__), "page.html")
+TEMPLATE = bottle.SimpleTemplate(__spec__.loader.get_data(PAGE_FILE).decode())
 
 
 def render(

@@ -105,3 +105,25 @@ def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
 def test_the_command_is_installed(installed, tmp_path):
     output = run(installed.with_name("fense-admin"), "--version", cwd=tmp_path)
     assert output == f"fense-admin {__version__}\n"
+
+
+def test_one_file_runs_in_an_empty_environment(source, tmp_path):
+    tools("make")
+    binaries = Path(sys.executable).parent
+    make = ["make", "-o", ".venv/run", f"BIN={binaries}", "pyz"]
+    made = subprocess.run(make, cwd=source, capture_output=True, text=True, timeout=100)
+    if "No matching distribution" in made.stderr:
+        pytest.skip(f"needs a package index: {made.stderr}")
+    assert made.returncode == 0, made.stdout + made.stderr
+    venv.create(tmp_path / "empty", with_pip=False)
+    python = tmp_path / "empty" / "bin" / "python"
+    command = [python, "-I", "-W", "error", source / "dist" / "fense-admin.pyz"]
+    with Process(tmp_path, "--port=0", "--seed=demo", command=command) as service:
+        service.ready()
+        assert service.call("/accounts", account_fields())[0] == 201
+        assert service.call("/openapi.json")[1]["info"]["version"] == __version__
+        for path in ("/_standin/openapi.json", "/_standin/state"):
+            assert service.call(path)[0] == 200
+        assert service.end()[0] == 0
+    output = run(*command, "exec", "--", python, "-c", "print('in it')", cwd=tmp_path)
+    assert output == "in it\n"
