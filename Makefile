@@ -16,6 +16,9 @@ test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admi
 	.venv-sqlite/bin/python -m pytest $(addprefix tests/,contract test_models.py test_transactions.py \
 	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py)
 
+test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with buildah and debootstrap
+	$(BIN)/python -m pytest tests/image.py --timeout 400
+
 soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then a check; MINUTES=10
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)
 
@@ -62,4 +65,4 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 
-.PHONY: serve test test-sqlite soak lint bench pyz clean help anew
+.PHONY: serve test test-sqlite test-image soak lint bench pyz clean help anew

@@ -1,0 +1,20 @@
+# docker build -t fense-admin .   BASE may be any image with Python 3.10 or later and its pip.
+ARG BASE=python:3.13-slim
+
+FROM $BASE AS build
+COPY . /source
+RUN python3 -m venv --without-pip /fense-admin \
+ && python3 -m pip --python /fense-admin/bin/python install --quiet /source \
+ && mkdir /data
+
+FROM $BASE
+COPY --from=build /fense-admin /fense-admin
+COPY --from=build --chown=10001:10001 /data /data
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+# On all addresses, and so with keys only: DISPUTE_MASTER_KEY has to be given.
+ENV PATH=/fense-admin/bin:$PATH FENSE_ADMIN_HOST=0.0.0.0
+EXPOSE 8642
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["fense-admin", "health"]
+ENTRYPOINT ["fense-admin"]
