@@ -108,6 +108,23 @@ def tools(*names: str) -> list[str]:
     return paths
 
 
+def run_program(*command: Any, cwd: Path, timeout: float = 100) -> str:
+    """What a program printed, which has to succeed."""
+    words = [str(word) for word in command]
+    result = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy the files that git knows: building leaves nothing behind in the checkout."""
+    tools("git")
+    listed = run_program("git", "ls-files", "-co", "--exclude-standard", cwd=CHECKOUT)
+    for name in listed.splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((CHECKOUT / name).read_bytes())
+
+
 def npm_install(folder: str) -> Path:
     """The node_modules of this folder, installed once in a checkout. Skips without a registry."""
     modules = CHECKOUT / folder / "node_modules"

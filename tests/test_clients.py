@@ -1,10 +1,9 @@
 """Both OpenAPI documents as others' tools read them: linters, and generated clients that are run."""
 
-import subprocess
 import sys
 
 import pytest
-from conftest import CHECKOUT, COMMAND, npm_install, tools
+from conftest import CHECKOUT, COMMAND, npm_install, run_program, tools
 
 CLIENTS = CHECKOUT / "tests" / "clients"
 DOCUMENTS = {
@@ -25,16 +24,8 @@ ARGUED = {
 }
 
 
-def run(*command, cwd):
-    result = subprocess.run(
-        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=100
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
 def run_beside_a_service(*command, cwd):
-    return run(COMMAND, "exec", "--", *command, cwd=cwd)
+    return run_program(COMMAND, "exec", "--", *command, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +35,7 @@ def node_modules():
 
 
 def test_the_linters_have_nothing_else_to_say(node_modules):
-    found = run("node", "lint.mjs", *DOCUMENTS.values(), cwd=CLIENTS).splitlines()
+    found = run_program("node", "lint.mjs", *DOCUMENTS.values(), cwd=CLIENTS).splitlines()
     assert set(found) == ARGUED
     assert found.count("spectral info-contact info") == 2
 
@@ -53,7 +44,7 @@ def test_they_would(node_modules, tmp_path):
     worse = tmp_path / "worse.json"
     text = DOCUMENTS["contract"].read_text()
     worse.write_text(text.replace('"operationId": "getAccount"', '"operationId": "getUsage"'))
-    found = run("node", "lint.mjs", worse, cwd=CLIENTS)
+    found = run_program("node", "lint.mjs", worse, cwd=CLIENTS)
     assert "redocly operation-operationId-unique" in found
     assert "spectral operation-operationId-unique" in found
 
@@ -64,9 +55,11 @@ def test_a_typescript_client_compiles_and_runs(node_modules, tmp_path, name):
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / f"{name}.ts").write_bytes((CLIENTS / f"{name}.ts").read_bytes())
     binaries = node_modules / ".bin"
-    run(binaries / "openapi-typescript", DOCUMENTS[name], "-o", f"{name}-api.d.ts", cwd=tmp_path)
+    run_program(
+        binaries / "openapi-typescript", DOCUMENTS[name], "-o", f"{name}-api.d.ts", cwd=tmp_path
+    )
     options = "--strict --module nodenext --target es2022 --lib es2022,dom --skipLibCheck"
-    run(binaries / "tsc", *options.split(), f"{name}.ts", cwd=tmp_path)
+    run_program(binaries / "tsc", *options.split(), f"{name}.ts", cwd=tmp_path)
     assert run_beside_a_service("node", f"{name}.js", cwd=tmp_path) == PRINTED[name].format(
         none="null",
         true="true",
@@ -86,8 +79,8 @@ def test_a_python_client_is_typed_and_runs(tmp_path, name):
     binaries = COMMAND.parent
     generate = [binaries / "openapi-python-client", "generate", "--path", DOCUMENTS[name]]
     options = f"--meta none --config config.yml --output-path {name}_api --fail-on-warning"
-    run(*generate, *options.split(), cwd=tmp_path)
-    run(sys.executable, "-m", "mypy", "--strict", f"{name}.py", f"{name}_api", cwd=tmp_path)
+    run_program(*generate, *options.split(), cwd=tmp_path)
+    run_program(sys.executable, "-m", "mypy", "--strict", f"{name}.py", f"{name}_api", cwd=tmp_path)
     assert run_beside_a_service(sys.executable, f"{name}.py", cwd=tmp_path) == PRINTED[name].format(
         none=None, true=True, field="api_key", lookups=[7], now="2026-11-30T23:59:59+00:00"
     )

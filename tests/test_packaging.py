@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bottle
 import pytest
-from conftest import CHECKOUT, Process, account_fields, tools
+from conftest import Process, account_fields, copy_checkout, run_program, tools
 
 from fense_admin import __version__
 
@@ -24,20 +24,10 @@ PACKAGE |= {"fense_admin/openapi.json", "fense_admin/schema.sql", "pytest_fense_
 PACKAGE |= {"fense_admin/standin/page.html", "fense_admin/standin/openapi.json"}
 
 
-def run(*command, cwd):
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The files that git knows, elsewhere: building must leave nothing behind in the checkout."""
-    tools("git")
     source = tmp_path_factory.mktemp("source")
-    for name in run("git", "ls-files", "-co", "--exclude-standard", cwd=CHECKOUT).splitlines():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((CHECKOUT / name).read_bytes())
+    copy_checkout(source)
     return source
 
 
@@ -46,12 +36,12 @@ def wheel(source, tmp_path_factory):
     """The wheel, built from the sdist, as an installer from an index would."""
     folder = tmp_path_factory.mktemp("dist")
     build = "import setuptools.build_meta as b; print(b.build_sdist(__import__('sys').argv[1]))"
-    run(sys.executable, "-c", build, str(folder), cwd=source)
+    run_program(sys.executable, "-c", build, str(folder), cwd=source)
     sdist = folder / f"fense_admin-{__version__}.tar.gz"
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= {"schema.sql", "openapi.json", "README.md", "LICENSE", "CHANGELOG.md"}
-    run(*PIP, "wheel", *FROM_HERE, "-w", str(folder), str(sdist), cwd=folder)
+    run_program(*PIP, "wheel", *FROM_HERE, "-w", str(folder), str(sdist), cwd=folder)
     return folder / f"fense_admin-{__version__}-py3-none-any.whl"
 
 
@@ -86,7 +76,7 @@ def installed(request, source, wheel, tmp_path_factory):
         "editable": ["-e", source],
         "strict editable": ["-e", source, "--config-settings", "editable_mode=strict"],
     }[request.param]
-    run(*PIP, "--python", python, "install", "--no-compile", *FROM_HERE, *what, cwd=folder)
+    run_program(*PIP, "--python", python, "install", "--no-compile", *FROM_HERE, *what, cwd=folder)
     return python
 
 
@@ -103,7 +93,7 @@ def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
 
 
 def test_the_command_is_installed(installed, tmp_path):
-    output = run(installed.with_name("fense-admin"), "--version", cwd=tmp_path)
+    output = run_program(installed.with_name("fense-admin"), "--version", cwd=tmp_path)
     assert output == f"fense-admin {__version__}\n"
 
 
@@ -125,5 +115,5 @@ def test_one_file_runs_in_an_empty_environment(source, tmp_path):
         for path in ("/_standin/openapi.json", "/_standin/state"):
             assert service.call(path)[0] == 200
         assert service.end()[0] == 0
-    output = run(*command, "exec", "--", python, "-c", "print('in it')", cwd=tmp_path)
+    output = run_program(*command, "exec", "--", python, "-c", "print('in it')", cwd=tmp_path)
     assert output == "in it\n"
