@@ -31,7 +31,7 @@ bench: .venv-bench/run      ## what it costs, beside what one would use instead;
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 
 pyz: .venv/run              ## dist/fense-admin.pyz: the service and its libraries in one file
-	rm -rf build/pyz && mkdir -p build/pyz dist
+	rm -rf build/lib build/pyz && mkdir -p build/pyz dist
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile --target build/pyz .
 	printf 'import sys\n\nfrom fense_admin.cli import main\n\nsys.exit(main())\n' >build/pyz/__main__.py
 	$(BIN)/python -m zipapp -c -p '/usr/bin/env python3' -o dist/fense-admin.pyz build/pyz

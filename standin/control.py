@@ -321,16 +321,17 @@ class ControlPlane:
         return {"instances": [instance.urls() for instance in list(self.instances.values())]}
 
     def post_instance(self, db: Database) -> dict[str, Any]:
+        now, state = db.now(), None
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=MAX_STATE_BODY, may_be_empty=True)
             fields = {} if sent is None else rules.validate(sent, {"seed": check_seed}, errors)
             source = fields.get("seed")
             if isinstance(source, JsonObject):
-                check_state(source, errors, db.today(), "seed.")
+                state = check_state(source, errors, now[:10], "seed.")
         too_many = ApiError(409, f"there are {MAX_INSTANCES} instances: end some, or reset")
         if len(self.instances) >= MAX_INSTANCES:
             raise too_many
-        seed = self.seed.since(db.now()) if source is None else Seed(source, db.now())
+        seed = self.seed.since(now) if source is None else Seed(source, now, state)
         instance = Instance(self, seed)
         if not self.add_instance(instance):
             instance.end()

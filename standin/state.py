@@ -124,21 +124,22 @@ class Seed:
     """A state to load again and again. Relative days count from the day on which it is loaded.
 
     `source` is a state document as a dict, "demo", the path of a JSON file, or None for nothing.
-    `now` is the `created_at` of accounts without one. Raises `ValueError` in the contract's words,
-    naming each path; `OSError` for the file.
+    `now` is the `created_at` of accounts without one; `state` has the document's rows where it was
+    checked today already. Raises `ValueError` in the contract's words, naming each path; `OSError`
+    for the file.
     """
 
-    def __init__(self, source: Any, now: str) -> None:
+    def __init__(self, source: Any, now: str, state: State | None = None) -> None:
         self._created_at = now
         self._is_demo = source == DEMO
         self._document = JsonObject() if self._is_demo else read_document(source)
-        self._checked = now[:10], self._check(now[:10])
-        self._is_relative = not self._is_demo and has_relative_days(self._document)
+        self._checked = now[:10], state or self._check(now[:10])
+        self._is_relative = self._is_demo or has_relative_days(self._document)
 
     def at(self, now: str) -> State:
         """Its rows, to be loaded now. Raises `ValueError` where two names are one day now."""
         day, state = self._checked
-        if day != now[:10] and (self._is_demo or self._is_relative):
+        if self._is_relative and day != now[:10]:
             state = self._check(now[:10])
             self._checked = now[:10], state
         return with_times(state, self._created_at)

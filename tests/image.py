@@ -57,25 +57,36 @@ def container(buildah, tmp_path_factory):
     return run(*buildah, "from", "localhost/fense-admin", cwd=clone).strip()
 
 
+class Contained(Process):
+    """A command in a container. Signals go to itself, as Docker sends them, not to buildah."""
+
+    def innermost(self):
+        pid = self.process.pid
+        while children := [
+            int(child)
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+            for child in (thread / "children").read_text().split()
+        ]:
+            (pid,) = children
+        return pid
+
+    def stop(self):
+        """Send SIGTERM; gives the exit code."""
+        os.kill(self.innermost(), signal.SIGTERM)
+        return self.end(None)[0]
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            os.kill(self.innermost(), signal.SIGKILL)
+        super().__exit__(*_)
+
+
 @pytest.fixture
 def start(buildah, container, tmp_path):
-    """Starts the command in the container; what it started is ended."""
+    """Starts the command in the container."""
     inside = [*buildah, "run", "--isolation", "chroot", "--env", f"DISPUTE_MASTER_KEY={KEY}"]
     command = [*map(str, inside), container, "--", "fense-admin"]
-    return functools.partial(Process, tmp_path, command=command)
-
-
-def stop(service):
-    """Send SIGTERM to the service itself, as Docker does; gives its exit code."""
-    pid = service.process.pid
-    while children := [
-        int(child)
-        for thread in Path(f"/proc/{pid}/task").iterdir()
-        for child in (thread / "children").read_text().split()
-    ]:
-        (pid,) = children
-    os.kill(pid, signal.SIGTERM)
-    return service.end(None)[0]
+    return functools.partial(Contained, tmp_path, command=command)
 
 
 def test_it_is_small_and_runs_as_an_ordinary_user(buildah, container, tmp_path):
@@ -99,7 +110,7 @@ def test_it_serves_and_ends_with_its_file_intact(start):
             assert len(usage["accounts"]) == accounts
             with start("health", f"http://127.0.0.1:{port}", name="health") as health:
                 assert health.end(None)[0] == 0
-            assert stop(service) == 0
+            assert service.stop() == 0
 
 
 def test_its_health_check_asks_its_own_port(start):
@@ -115,4 +126,4 @@ def test_it_serves_as_in_compose_yaml(start):
     with start(*json.loads(command), "--port=0") as service:
         service.ready()
         assert len(service.call("/_standin/state", key=KEY)[1]["accounts"]) == 12
-        assert stop(service) == 0
+        assert service.stop() == 0
