@@ -108,6 +108,12 @@ def tools(*names: str) -> list[str]:
     return paths
 
 
+def free_port() -> int:
+    """A port that is free now, for what can't be told to choose one."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
 def run_program(*command: Any, cwd: Path, timeout: float = 100) -> str:
     """What a program printed, which has to succeed."""
     words = [str(word) for word in command]

@@ -19,6 +19,7 @@ from conftest import (
     SERVICE_KEY,
     TIMEOUT,
     Process,
+    free_port,
     in_background,
     refusal,
     run_pytest,
@@ -120,11 +121,6 @@ http {{
     include {folder}/site;
 }}
 """
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
