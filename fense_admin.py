@@ -138,8 +138,13 @@ def read_json(
     return None
 
 
-def read_query(errors: ValidationErrors, *documented: str) -> dict[str, str | None]:
-    """The query's parameters by name; None for one that is wrong, which is noted in `errors`."""
+def read_query(
+    errors: ValidationErrors, *documented: str, may_be_empty: bool = False
+) -> dict[str, str | None]:
+    """The query's parameters by name; None for one that is wrong, which is noted in `errors`.
+
+    One that is empty is wrong, or left out if it `may_be_empty`, as in a form.
+    """
     query = request.environ.get("QUERY_STRING", "")
     if not query.isascii():
         query = query.encode("latin-1").decode(errors="replace")
@@ -150,6 +155,8 @@ def read_query(errors: ValidationErrors, *documented: str) -> dict[str, str | No
             found[name, "is not accepted here"] = None
         elif name in sent:
             found[name, "is given twice"] = None
+        elif not value and may_be_empty:
+            continue
         elif not value:
             found[name, "is empty"] = None
         else:

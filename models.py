@@ -100,6 +100,15 @@ SELECT_ACCOUNT = compiled(
 )
 OWNS_KEY = Account.api_key_sha256 == bound("digest")
 SELECT_KEY_OWNER = compiled(Account.select(Account.fense_account_id).where(OWNS_KEY))
+SELECT_FOUND = compiled(
+    Account.select(
+        Account.fense_account_id,
+        Account.name,
+        Account.email,
+        Account.dispute_account_id,
+        Account.api_key_last4,
+    ).order_by(Account.fense_account_id.desc())
+)
 SELECT_STATE = compiled(Account.select().order_by(Account.fense_account_id))
 SELECT_DAYS = compiled(Usage.select().order_by(Usage.account, Usage.date))
 DELETE_ALL = [compiled(table.delete()) for table in (UsageMonth, Usage, Account)]
@@ -242,6 +251,18 @@ class Database(sqlite.Engine):
         """Whether it is the api_key of some account."""
         owner = self.execute_sql(SELECT_KEY_OWNER, {"digest": digest(key)}).fetchone()
         return owner is not None
+
+    def find_accounts(self, text: str = "") -> list[int]:
+        """The ids of the accounts that have the text, in any case, in what names them.
+
+        The newest first.
+        """
+        rows = self.execute_sql(SELECT_FOUND).fetchall()
+        wanted = text.casefold()
+        if not wanted:
+            return [row[0] for row in rows]
+        names = (" ".join(str(value) for value in row if value is not None) for row in rows)
+        return [row[0] for row, name in zip(rows, names, strict=True) if wanted in name.casefold()]
 
     def get_account(self, fense_account_id: int) -> dict[str, Any]:
         """The account, as the contract shows it. Raises `NoSuchAccount`."""

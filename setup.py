@@ -13,7 +13,11 @@ from setuptools.command.build_py import build_py
 PACKAGE = "fense_admin"
 PLUGIN = "pytest_fense_admin"  # beside the package, so that loading it loads nothing else
 ALONE = {PACKAGE, PLUGIN, "setup"}
-DATA = {PACKAGE: ["openapi.json", "schema.sql"], f"{PACKAGE}.standin": ["*.html", "*.json"]}
+DATA = {
+    PACKAGE: ["openapi.json", "schema.sql"],
+    f"{PACKAGE}.standin": ["*.json"],
+    f"{PACKAGE}.standin.page": ["*.html", "*.css", "*.js"],
+}
 
 
 class BuildPackage(build_py):

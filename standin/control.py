@@ -39,9 +39,15 @@ from fense_admin import (
 )
 from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
-from fense_admin.standin import page
 from fense_admin.standin.faults import FAULT, FaultPlugin, Faults, check_fault, drop
-from fense_admin.standin.journal import REPORTED, journal_entry, report, truncate
+from fense_admin.standin.journal import (
+    MAX_TEXT,
+    REPORTED,
+    Entry,
+    journal_entry,
+    report,
+    truncate,
+)
 from fense_admin.standin.state import (
     DEMO,
     Seed,
@@ -137,7 +143,7 @@ class ControlPlane:
         # Of instances that have ended, what a report shows.
         self._ended_requests: collections.deque[dict[str, Any]] = collections.deque(maxlen=REPORTED)
         self._ended_faults: collections.deque[dict[str, Any]] = collections.deque(maxlen=REPORTED)
-        self.journal: collections.deque[dict[str, Any]] = collections.deque(maxlen=JOURNAL_LENGTH)
+        self.journal: collections.deque[Entry] = collections.deque(maxlen=JOURNAL_LENGTH)
         app.install(FaultPlugin(self.faults, app.prefix))
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
@@ -148,7 +154,6 @@ class ControlPlane:
             self.guard.page_is_open = parent.guard.page_is_open
         self.control.install(self.guard)
         endpoints: dict[str, dict[str, Callable[..., Any]]] = {
-            "/": {"GET": self.get_page},
             "/reset": {"POST": self.post_reset},
             "/state": {"GET": self.get_state, "PUT": self.put_state},
             "/usage": {"POST": self.post_usage},
@@ -168,6 +173,8 @@ class ControlPlane:
             self.control.route(ended, "ANY", no_such_instance, skip=[self.guard])
         for path, handlers in endpoints.items():
             self.control.endpoint(ROOT + path, handlers)
+        for path in ("", "/", "/page/<path:path>"):
+            self.control.endpoint(ROOT + path, {"GET": self.get_page}, page=True)
 
     def reset(self) -> None:
         """Back to the seed: accounts, usage, ids, faults, journal, clock; no instances.
@@ -358,11 +365,10 @@ class ControlPlane:
                 del document["paths"][path]
         return document
 
-    def get_page(self, db: Database) -> str:
-        response.content_type = "text/html; charset=utf-8"
-        response.set_header("Content-Security-Policy", page.CONTENT_SECURITY_POLICY)
-        accounts = json.loads(db.all_usage(None, None))["accounts"]
-        return page.render(accounts, self.faults.armed(), list(self.journal))
+    def get_page(self, db: Database, path: str = "") -> str:
+        from fense_admin.standin import page  # late: most stand-ins are never looked at
+
+        return page.show(self, path)
 
     # The contract's requests
 
@@ -398,11 +404,13 @@ class ControlPlane:
         body = b"".join(self.app(environ, lambda *started: answer.extend(started)))
         fault = environ.get(FAULT, {})
         how = fault.get("drop")
-        entry["fault"] = fault.get("id")
+        entry.fault, entry["fault"] = fault, fault.get("id")
         if how is None:
             entry["status"] = int(answer[0][:3])
             key = environ.get("HTTP_X_API_KEY", "")
             entry["response"] = self.app.hide_keys(truncate(body), key) if body else None
+            if len(body) > MAX_TEXT:
+                entry.is_cut.add("response")
         entry["duration_ms"] = round((time.perf_counter() - began) * 1000, 1)
         if how in (None, "truncate"):
             start(*answer)
@@ -434,9 +442,7 @@ class Instance:
 
     def urls(self) -> dict[str, str]:
         """Its id and where it is, by the host that was asked."""
-        environ = request.environ
-        host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
-        url = f"{environ['wsgi.url_scheme']}://{host}{mount_point()}{self.path}"
+        url = origin() + mount_point() + self.path
         return {
             "id": self.id,
             "base_url": url + self.plane.app.prefix,
@@ -468,6 +474,13 @@ class Instance:
             self._in_flight -= 1
             if self._has_ended and not self._in_flight:
                 self.plane.close()
+
+
+def origin() -> str:
+    """The scheme and the host that were asked."""
+    environ = request.environ
+    host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
+    return f"{environ['wsgi.url_scheme']}://{host}"
 
 
 def no_such_instance(db: Database, **kwargs: Any) -> None:
@@ -514,14 +527,15 @@ class ControlGuard:
         self.page_is_open = master_key == DEVELOPMENT_KEY
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
-        is_open = self.page_is_open and route.rule == ROOT + "/" and route.method == "GET"
+        is_page = route.method == "GET" and route.config.get("page")
 
         def guarded(db: Database, **kwargs: Any) -> Any:
             self.refuse_other_sites(request.environ)
-            if not is_open:
+            if not (is_page and self.page_is_open):
                 self.refuse_other_keys(request.environ, db)
-            with ValidationErrors() as errors:
-                read_query(errors)
+            if not is_page:  # whose views take parameters, and check them
+                with ValidationErrors() as errors:
+                    read_query(errors)
             return callback(db=db, **kwargs)
 
         return guarded

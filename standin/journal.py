@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote_plus
 
 from fense_admin import (
+    DEVELOPMENT_KEY,
     HIDDEN,
     KEY_NAME,
     MAX_BODY,
@@ -41,9 +43,29 @@ STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 COLON = re.compile(r"\s*:\s*")
 
 
+NUMBERS = itertools.count(1)
+
+
+class Entry(dict[str, Any]):
+    """A request and its answer, as `GET /_standin/requests` shows them; the rest is for the page.
+
+    `number` tells it from all others: several requests may bring one id. `sent_body` is the body
+    byte for byte, but for masked keys, and `is_cut` has the texts ("body", "response") of which
+    only the first part is kept. `fault` is the armed fault that met it, as it was armed.
+    """
+
+    def __init__(self, *arguments: Any, **values: Any) -> None:
+        super().__init__(*arguments, **values)
+        self.number = next(NUMBERS)
+        self.sent_body = b""
+        self.is_cut: set[str] = set()
+        self.fault: dict[str, Any] = {}
+        self.has_development_key = False
+
+
 def mask(key: str) -> str:
     """A credential as an account shows it: its last four characters, if it has at least twelve."""
-    return HIDDEN + (models.last4(key) or "")
+    return HIDDEN + (models.last4(key) or "") if key else ""
 
 
 def unescaped(text: str) -> str:
@@ -107,6 +129,7 @@ def masked_json(text: str) -> str:
             value, end = json.JSONDecoder().raw_decode(text, colon.end())
             if isinstance(value, str):
                 hidden = json.dumps(mask(value), ensure_ascii=False)
+                hidden = hidden.encode(errors="replace").decode()  # half of a character
             else:
                 hidden = text[colon.end() : end] if value in (None, True, False) else HIDDEN
             parts += [text[done : colon.end()], hidden]
@@ -116,7 +139,7 @@ def masked_json(text: str) -> str:
     return "".join(parts) + text[done:]
 
 
-def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
+def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     """The entry of a request that has just arrived, without its answer."""
     headers = {
         name.removeprefix("HTTP_").lower().replace("_", "-"): value
@@ -131,24 +154,30 @@ def journal_entry(environ: dict[str, Any], app: Application) -> dict[str, Any]:
     # The handler reads the body again, and no more of it than this.
     body = read_input(environ, MAX_BODY)
     environ["wsgi.input"] = io.BytesIO(body)
-    return {
-        "id": request_id,
-        "at": models.now(),
-        "method": hide_keys(environ["REQUEST_METHOD"], keys),
-        "path": without_named_keys(without_keys(sent_path(environ), keys)),
-        "query": without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
-        "headers": {
+    shown, sent = (HIDDEN, HIDDEN.encode()) if keys is None else masked_body(body, keys)
+    entry = Entry(
+        id=request_id,
+        at=models.now(),
+        method=hide_keys(environ["REQUEST_METHOD"], keys),
+        path=without_named_keys(without_keys(sent_path(environ), keys)),
+        query=without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
+        headers={
             hide_keys(name, as_names): without_named_keys(without_keys(value, keys))
             if name in SHOWN_HEADERS
             else mask(value)
             for name, value in headers.items()
         },
-        "body": HIDDEN if body and keys is None else masked_body(body, *(keys or ())),
-        "status": None,
-        "response": None,
-        "duration_ms": None,
-        "fault": None,
-    }
+        body=truncate(shown.encode(errors="replace")) if body else None,
+        status=None,
+        response=None,
+        duration_ms=None,
+        fault=None,
+    )
+    entry.has_development_key = key == DEVELOPMENT_KEY
+    entry.sent_body = sent[:MAX_TEXT] if body else b""
+    if len(sent) > MAX_TEXT:
+        entry.is_cut.add("body")
+    return entry
 
 
 def sent_path(environ: dict[str, Any]) -> str:
@@ -160,10 +189,17 @@ def sent_path(environ: dict[str, Any]) -> str:
     return quote(path.encode("latin-1"), safe="/:@!$&'()*+,;=~")
 
 
-def masked_body(raw: bytes, *keys: str) -> str | None:
-    """A request's body as an entry keeps it, with these keys hidden, too."""
-    shown = without_keys(masked(raw.decode(errors="replace")), list(keys))
-    return truncate(shown.encode(errors="replace"))
+def masked_body(raw: bytes, keys: list[str]) -> tuple[str, bytes]:
+    """A body with the keys in it masked, these keys, too: its text, and byte for byte."""
+    text = raw.decode(errors="replace")
+    shown = without_keys(masked(text), keys)
+    if shown == text.replace("\0", ""):
+        return shown, raw  # nothing is masked
+    if "\ufffd" not in text:
+        return shown, shown.encode(errors="replace")
+    sent = without_keys(masked(raw.decode(errors="surrogateescape")), keys)
+    sent = sent.encode(errors="surrogateescape")
+    return shown, sent if sent.decode(errors="replace") == shown else shown.encode()
 
 
 def truncate(raw: bytes) -> str | None:

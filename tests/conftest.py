@@ -321,6 +321,11 @@ class Process:
             with error:
                 return error.code, json.load(error)
 
+    def page(self, path=""):
+        """The HTML of a view of the page for people."""
+        with urllib.request.urlopen(f"{self.url}/_standin/{path}", timeout=10) as answer:
+            return answer.read().decode()
+
     def end(self, signum=signal.SIGTERM):
         """Stop it; gives exit code, what else it printed, and its log."""
         if signum is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bottle
 import pytest
-from conftest import Process, account_fields, copy_checkout, run_program, tools
+from conftest import CHECKOUT, Process, account_fields, copy_checkout, run_program, tools
 
 from fense_admin import __version__
 
@@ -18,10 +18,13 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
 LENT = ["bottle.py", "peewee.py", "waitress", "setuptools*", "_distutils_hack"]
 MODULES = "__init__ __main__ cli models rules server sqlite".split()
-MODULES += [f"standin/{name}" for name in "__init__ control demo faults journal page state".split()]
+MODULES += [f"standin/{name}" for name in "__init__ control demo faults journal state".split()]
 PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
 PACKAGE |= {"fense_admin/openapi.json", "fense_admin/schema.sql", "pytest_fense_admin.py"}
-PACKAGE |= {"fense_admin/standin/page.html", "fense_admin/standin/openapi.json"}
+PACKAGE |= {"fense_admin/standin/openapi.json"}
+PACKAGE |= {
+    f"fense_admin/standin/page/{file.name}" for file in (CHECKOUT / "standin/page").glob("*.*")
+}
 
 
 @pytest.fixture(scope="module")

@@ -115,9 +115,7 @@ def test_off_its_paths_are_unknown(make_app):
         assert "X-Standin" not in answer.headers
 
 
-@pytest.mark.parametrize(
-    "path", ["/_standin", "/_standin/nothing", "/_standin/state/", "/_standinx"]
-)
+@pytest.mark.parametrize("path", ["/_standin/nothing", "/_standin/state/", "/_standinx"])
 def test_its_unknown_paths_are_not_found(seeded_api, path):
     answer = seeded_api.get(path)
     assert (answer.status, answer.body["error"]["code"]) == (404, "not_found")

@@ -1,0 +1,559 @@
+"""The page for people: why a request failed, and what is in the stand-in. It only shows.
+
+`VIEWS`, at the end, lists what there is to see. None of it is imported before it is opened.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import fnmatch
+import functools
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import bottle
+from bottle import request, response
+
+from fense_admin import (
+    DEVELOPMENT_KEY,
+    HIDDEN,
+    OPENAPI_FILE,
+    ApiError,
+    __version__,
+    invalid,
+    models,
+    mount_point,
+    read_openapi,
+    read_query,
+    rules,
+    sqlite,
+)
+from fense_admin.rules import ValidationErrors
+from fense_admin.standin import control
+from fense_admin.standin.demo import days_before
+from fense_admin.standin.journal import Entry
+from fense_admin.standin.page import curl, documentation, entries
+
+if TYPE_CHECKING:
+    from fense_admin.standin.control import ControlPlane
+
+HERE = os.path.dirname(__file__)
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+FILES = {"page.css": "text/css", "page.js": "text/javascript"}
+PAGE_LENGTH = 50  # rows of a list
+DAYS_SHOWN = 30  # of an account's usage: today, and those before
+MONTHS_SHOWN = 12
+MOST_BARS = {"day": 366, "month": 120}  # of a chart
+
+
+# --- Answers -----------------------------------------------------------------------------------
+
+
+def show(plane: ControlPlane, path: str) -> str | bytes:
+    """The answer to a GET of this path below /_standin/page/; "" is the first view.
+
+    Raises `ApiError` where there is nothing to show, unless the client asked for HTML.
+    """
+    response.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    if path in FILES:
+        response.content_type = f"{FILES[path]}; charset=utf-8"
+        return read(path)
+    response.content_type = "text/html; charset=utf-8"
+    shown = Shown(plane)
+    try:
+        for pattern, view in VIEWS.items():
+            if found := re.fullmatch(pattern, path):
+                title, values = view(plane, shown, *found.groups())
+                return shown.whole_page(title, view.__name__, **values)
+        raise ApiError(404, "there is no such view")
+    except (ApiError, ValidationErrors) as raised:
+        error = invalid(raised) if isinstance(raised, ValidationErrors) else raised
+        if "text/html" not in request.get_header("Accept", ""):
+            raise error from None
+        response.status = error.status_code
+        title = "Not found" if error.status_code == 404 else "Refused"
+        return shown.whole_page(title, "error", error=error)
+
+
+def read(name: str) -> bytes:
+    """A file of the page's, which may be in a zip file."""
+    return __spec__.loader.get_data(os.path.join(HERE, name))
+
+
+@functools.cache
+def template(name: str) -> bottle.SimpleTemplate:
+    return bottle.SimpleTemplate(read(f"{name}.html").decode(), escape_func=escape)
+
+
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff"
+    "\ud800-\udfff\ufdd0-\ufdef]"
+)
+
+
+def escape(text: object) -> str:
+    """The text as HTML. What would not be seen, or would turn other text around, is named."""
+    return bottle.html_escape(INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", str(text)))
+
+
+def prose(text: str) -> str:
+    """Text of an OpenAPI document as HTML: its paragraphs, and what stands in backticks as code."""
+    paragraphs = [re.sub("`([^`]+)`", r"<code>\1</code>", escape(p)) for p in text.split("\n\n")]
+    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
+
+
+def thousands(number: int) -> str:
+    return f"{number:,}"
+
+
+# Bodies of the curl lines for what one does by hand
+NEW_ACCOUNT = {
+    "api_key": "merchant-key-7d1e-9f2c",
+    "name": "Acme Ltd",
+    "email": "owner@acme.example",
+}
+STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
+REFUSED_CREATION = {
+    "status": 503,
+    "method": "POST",
+    "path": "/accounts",
+    "headers": {"Retry-After": "1"},
+}
+SLOW_READS = {"delay_ms": 2000, "path": "/accounts/*", "times": 0}
+RESETS = {"drop": "reset", "times": 2}
+
+
+class Shown:
+    """What the views and the templates share: where this stand-in is, and how to ask it."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+        self.origin = control.origin()
+        self.root = mount_point() + control.ROOT
+        self.standin_url = self.origin + self.root
+        self.base_url = self.origin + mount_point() + plane.app.prefix
+        self.is_development = DEVELOPMENT_KEY in plane.own_keys
+        self.parent = self.root.partition(control.INSTANCES)[0] + control.ROOT + "/"
+
+    def whole_page(self, title: str, view: str, **values: Any) -> str:
+        content = self.part(view, title=title, **values)
+        return self.part("layout", title=title, view=view, content=content)
+
+    def part(self, name: str, **values: Any) -> str:
+        """A template as HTML."""
+        shared = {
+            "shown": self,
+            "plane": self.plane,
+            "entries": entries,
+            "prose": prose,
+            "thousands": thousands,
+            "NEW_ACCOUNT": NEW_ACCOUNT,
+            "STATE": STATE,
+            "version": __version__,
+        }
+        return template(name).render(shared | values)
+
+    def link(self, path: str, /, **query: Any) -> str:
+        """The path of a view, with the parameters that are given."""
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        return f"{self.root}/{path}" + (f"?{urlencode(given)}" if given else "")
+
+    def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
+        """The curl block of a request to the control plane, or to the API at this base."""
+        url = (self.standin_url if base is None else base) + path
+        return self.part("curl", line=curl.by_hand(method, url, self.is_development, body))
+
+
+def read_filters(checks: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The view's query parameters, checked; None for one that is left out or empty."""
+    with ValidationErrors() as errors:
+        sent = read_query(errors, *checks, may_be_empty=True)
+        return {
+            name: None if sent.get(name) is None else errors.check(name, check, sent[name])
+            for name, check in checks.items()
+        }
+
+
+def any_text(text: str) -> str:
+    return text
+
+
+def check_page(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,5}", text):
+        raise ValueError("must be the number of a page, from 1")
+    return int(text)
+
+
+class Pager:
+    """One page of a long list."""
+
+    def __init__(self, rows: Sequence[Any], number: int | None) -> None:
+        self.total = len(rows)
+        self.last = max(1, -(-self.total // PAGE_LENGTH))
+        self.number = min(number or 1, self.last)
+        self.first = (self.number - 1) * PAGE_LENGTH
+        self.rows = rows[self.first : self.first + PAGE_LENGTH]
+
+
+# --- Requests ----------------------------------------------------------------------------------
+
+REQUEST_FILTERS: dict[str, Callable[[str], Any]] = {
+    "failed": rules.one_of("1"),
+    "method": any_text,
+    "status": rules.matching("[1-5]xx|[1-5][0-9]{2}|none", "must be such as 400, 4xx or none"),
+    "path": any_text,
+    "account": rules.matching("[0-9]{1,19}", "must be a fense_account_id"),
+    "page": check_page,
+}
+
+
+UNKNOWN = "is not accepted here"
+KNOWN_NAMES = [*rules.ACCOUNT_RULES, "start_date", "end_date", "fense_account_id"]
+
+
+def requests(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+    filters = read_filters(REQUEST_FILTERS)
+    journal = newest_first(plane)
+    pager = Pager([entry for entry in journal if fits(entry, filters)], filters.pop("page"))
+    methods = sorted({entry["method"] for entry in journal} | {"GET", "POST"})
+    failed = sum(map(entries.has_failed, journal))
+    return "Requests", {
+        "filters": filters,
+        "pager": pager,
+        "methods": methods,
+        "count": len(journal),
+        "failed": failed,
+        "keeps": control.JOURNAL_LENGTH,
+    }
+
+
+def newest_first(plane: ControlPlane) -> list[Entry]:
+    return list(plane.journal)[::-1]
+
+
+def fits(entry: Entry, filters: Mapping[str, Any]) -> bool:
+    """Whether the filters let an entry pass."""
+    status = "none" if entry["status"] is None else str(entry["status"])
+    wanted = filters["status"]
+    return (
+        (not filters["failed"] or entries.has_failed(entry))
+        and filters["method"] in (None, entry["method"])
+        and wanted in (None, status, f"{status[0]}xx")
+        and (filters["path"] or "").casefold() in entries.target(entry).casefold()
+        and (not filters["account"] or entries.account_of(entry) == int(filters["account"]))
+    )
+
+
+def one_request(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
+    read_filters({})
+    for entry in newest_first(plane):
+        if entry.number == int(number):
+            break
+    else:
+        message = f"this request is no longer in the journal, which keeps {control.JOURNAL_LENGTH}"
+        raise ApiError(404, message)
+    details = [(field, hinted(field, message)) for field, message in entries.details(entry)]
+    body = entries.lay_out(entry["body"] or "", "body" in entry.is_cut)
+    answer = entries.lay_out(entry["response"] or "", "response" in entry.is_cut)
+    return f"{entry['method']} {entries.target(entry)}", {
+        "entry": entry,
+        "details": details,
+        "messages": messages_by_field(details),
+        "body": body,
+        "answer": answer,
+        "query": entries.query_of(entry),
+        "curl": curl.repeating(entry, shown.origin),
+        "notes": list(notes_on_curl(entry)),
+        "account": entries.account_of(entry),
+        "fault": entry.fault and fault_words(entry.fault),
+    }
+
+
+def notes_on_curl(entry: Entry) -> Iterator[str]:
+    """What the line that repeats a request does not have."""
+    key = entry["headers"].get("x-api-key")
+    if key and not entry.has_development_key:
+        yield f"$FENSE_API_KEY stands for the key that it brought: {key}"
+    if "body" in entry.is_cut:
+        yield "The journal keeps the first 8 KiB of a body: the line sends no more."
+    if HIDDEN in f"{entry['path']}{entry['query']}{entry['headers']}".replace(str(key), "") or (
+        HIDDEN.encode() in entry.sent_body
+    ):
+        yield f"{HIDDEN} stands for a key, which the journal masks: put your own there."
+
+
+def hinted(field: str, message: str) -> str:
+    """The message, and for an unknown name what was probably meant."""
+    if message != UNKNOWN or field in KNOWN_NAMES:  # known, but not to this endpoint
+        return message
+    meant = difflib.get_close_matches(field, KNOWN_NAMES, 1, 0.7)
+    return f"{message}; did you mean {meant[0]}?" if meant else message
+
+
+def messages_by_field(details: Iterable[tuple[str, str]]) -> dict[str, str]:
+    messages: dict[str, str] = {}
+    for field, message in details:
+        messages[field] = f"{messages[field]}; {message}" if field in messages else message
+    return messages
+
+
+# --- Accounts ----------------------------------------------------------------------------------
+
+
+def accounts(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+    filters = read_filters({"find": any_text, "page": check_page})
+    db, today = plane.db, plane.db.today()
+    pager = Pager(db.find_accounts(filters["find"] or ""), filters["page"])
+    first = str(days_before(datetime.date.fromisoformat(today), DAYS_SHOWN - 1))
+    rows = []
+    for account_id in pager.rows:
+        usage = Usage(db, account_id, first, today, "day")
+        rows.append((db.get_account(account_id), usage))
+    return "Accounts", {
+        "find": filters["find"],
+        "pager": pager,
+        "rows": rows,
+        "first": first,
+        "today": today,
+        "flag_words": flag_words,
+    }
+
+
+def flag_words(account: Mapping[str, Any]) -> list[str]:
+    words = ["active" if account["is_active"] else "inactive"]
+    words += ["no billing"] * account["suppress_billing"]
+    return words + ["no notifications"] * account["suppress_notifications"]
+
+
+USAGE_FILTERS: dict[str, Callable[[str], Any]] = {
+    "start_date": rules.check_date,
+    "end_date": rules.check_date,
+    "by": rules.one_of("day", "month"),
+}
+
+
+def one_account(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
+    db, today = plane.db, plane.db.today()
+    filters = read_filters(USAGE_FILTERS)
+    try:
+        account = db.get_account(int(number))
+    except models.NoSuchAccount:
+        raise ApiError(404, "no account has this fense_account_id") from None
+    period = filters["by"] or "day"
+    end = filters["end_date"] or today
+    start = filters["start_date"] or default_start(end, period)
+    with ValidationErrors() as errors:
+        if start > end:
+            errors.add("start_date", "must not be after end_date")
+        elif len(periods(start, end, period)) > MOST_BARS[period]:
+            most = f"{MOST_BARS[period]} {period}s"
+            errors.add("start_date", f"makes more than {most}: choose a shorter range")
+    usage = Usage(db, account["fense_account_id"], start, end, period)
+    touched = [e for e in newest_first(plane) if entries.account_of(e) == int(number)]
+    updates = [e for e in touched if e["method"] == "POST" and e["status"] == 200]
+    return account["name"], {
+        "account": account,
+        "usage": usage,
+        "touched": touched[:PAGE_LENGTH],
+        "count": len(touched),
+        "updates": updates,
+        "today": today,
+    }
+
+
+def default_start(end: str, period: str) -> str:
+    day = datetime.date.fromisoformat(end)
+    if period == "day":
+        return str(days_before(day, DAYS_SHOWN - 1))
+    months = max(12, day.year * 12 + day.month - 1 - (MONTHS_SHOWN - 1))
+    return f"{months // 12:04}-{months % 12 + 1:02}-01"
+
+
+def periods(start: str, end: str, period: str) -> Sequence[Any]:
+    """The days or the months of a range, as numbers."""
+    if period == "month":
+        return range(models.count_months(start[:7], end[:7]))
+    first, last = (datetime.date.fromisoformat(day).toordinal() for day in (start, end))
+    return range(first, last + 1)
+
+
+class Usage:
+    """The lookups of an account in a range, for a chart: a bar for each day or month."""
+
+    def __init__(
+        self, db: models.Database, account_id: int, start: str, end: str, period: str
+    ) -> None:
+        self.start, self.end, self.period = start, end, period
+        answer = json.loads(db.account_usage(account_id, start, end))
+        self.total: int = answer["total_lookups"]
+        length = 10 if period == "day" else 7  # of YYYY-MM-DD, of YYYY-MM
+        self.lookups = dict.fromkeys(names_of(start, end, period), 0)
+        for day in answer["daily"]:
+            self.lookups[day["date"][:length]] += day["lookups"]
+        self.most = max(self.lookups.values())
+
+    def bars(self, height: int) -> list[tuple[str, int, float]]:
+        """(name, lookups, height) each; the highest is as high as the chart, none is invisible."""
+        scale = height / self.most if self.most else 0
+        return [
+            (name, lookups, max(lookups * scale, 1) if lookups else 0)
+            for name, lookups in self.lookups.items()
+        ]
+
+    def in_words(self) -> str:
+        """The chart for those who can't see it."""
+        if not self.total:
+            return f"No lookups from {self.start} to {self.end}"
+        busiest = max(self.lookups, key=self.lookups.__getitem__)
+        return (
+            f"Lookups by {self.period} from {self.start} to {self.end}: {self.total:,} in all, "
+            f"{self.most:,} at most, in {busiest}"
+        )
+
+
+def names_of(start: str, end: str, period: str) -> list[str]:
+    """The days of a range as YYYY-MM-DD, or its months as YYYY-MM."""
+    if period == "day":
+        return [str(datetime.date.fromordinal(number)) for number in periods(start, end, period)]
+    first = int(start[:4]) * 12 + int(start[5:7]) - 1
+    months = [first + number for number in periods(start, end, period)]
+    return [f"{month // 12:04}-{month % 12 + 1:02}" for month in months]
+
+
+# --- Faults ------------------------------------------------------------------------------------
+
+
+def faults(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+    read_filters({})
+    armed = plane.faults.armed()
+    ids = {fault["id"] for fault in armed}
+    met: dict[int, list[Entry]] = {}
+    for entry in newest_first(plane):
+        if entry.fault:
+            met.setdefault(entry.fault["id"], []).append(entry)
+    used_up = {id: (found[0].fault, found) for id, found in sorted(met.items()) if id not in ids}
+    return "Faults", {
+        "armed": [
+            (fault, met.get(fault["id"], []), endpoints_met(plane, fault)) for fault in armed
+        ],
+        "used_up": list(used_up.values()),
+        "fault_words": fault_words,
+        "meeting_words": meeting_words,
+        "REFUSED_CREATION": REFUSED_CREATION,
+        "SLOW_READS": SLOW_READS,
+        "RESETS": RESETS,
+    }
+
+
+def fault_words(fault: Mapping[str, Any]) -> str:
+    """What a fault does, in words."""
+    delay = f"waits {fault['delay_ms']:,} ms" if fault.get("delay_ms") else ""
+    if fault.get("drop"):
+        does = {
+            "reset": "resets the connection",
+            "empty": "closes the connection without an answer",
+            "truncate": f"cuts the answer {fault.get('status', 503)} short",
+        }[fault["drop"]]
+    elif "status" in fault:
+        does = f"answers {fault['status']}"
+    else:
+        does = "lets the request be served"
+    words = f"{delay}, then {does}" if delay else does
+    if fault.get("headers"):
+        words += ", with " + ", ".join(f"{k}: {v}" for k, v in fault["headers"].items())
+    return words
+
+
+def meeting_words(fault: Mapping[str, Any]) -> str:
+    """Which requests an armed fault meets, in words."""
+    what = f"{fault['method']} requests" if "method" in fault else "requests"
+    where = f" to {fault['path']}" if "path" in fault else " to any path"
+    if not fault["times"]:
+        return f"all {what}{where}, until it is disarmed"
+    if fault["times"] == 1:
+        what = what[:-1]
+    return f"the next {fault['times']:,} {what}{where}".replace("next 1 ", "next ")
+
+
+def endpoints_met(plane: ControlPlane, fault: Mapping[str, Any]) -> list[str]:
+    """The endpoints of the contract that a fault may meet."""
+    glob, method = fault.get("path", "*"), fault.get("method")
+    ids = [*re.findall("[0-9]+", glob), "1"]
+    found = []
+    for route in plane.app.routes:
+        if not route.config.get("contract") or method not in (
+            None,
+            route.method,
+            "HEAD" if route.method == "GET" else None,
+        ):
+            continue
+        rule = route.rule.removeprefix(plane.app.prefix)
+        if any(fnmatch.fnmatchcase(re.sub("<.*>", id, rule), glob) for id in ids):
+            found.append(f"{method or route.method} " + rule.replace("<", "{").replace(">", "}"))
+    return found
+
+
+# --- The service and its documentation -----------------------------------------------------------
+
+
+def service(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+    read_filters({})
+    db, environ = plane.db, request.environ
+    reach = "this machine alone" if plane.guard.on_loopback else "other machines, too"
+    facts = {
+        "API": shown.base_url,
+        "Control plane": shown.standin_url,
+        "Prefix": plane.app.prefix or "none",
+        "Port": f"{environ['SERVER_PORT']}, for {reach}",
+        "Database": "in memory: it goes with the process" if db.in_memory else db.database,
+        "SQLite": sqlite.VERSION,
+        "Python": platform.python_version(),
+        "fense-admin": __version__,
+    }
+    instances = [(instance.urls(), instance.plane) for instance in list(plane.instances.values())]
+    return "Service", {
+        "facts": facts,
+        "accounts": db.count_accounts(),
+        "now": db.now(),
+        "instances": instances,
+        "today": db.today(),
+    }
+
+
+def reference(plane: ControlPlane, shown: Shown, of: str | None) -> tuple[str, dict[str, Any]]:
+    read_filters({})
+    if of:
+        document, url = plane.get_openapi(plane.db), shown.standin_url
+    else:
+        document, url = read_openapi(OPENAPI_FILE, plane.app.prefix), shown.base_url
+    return document["info"]["title"], {
+        "of": of,
+        "info": document["info"],
+        "url": url,
+        "endpoints": documentation.endpoints(document, url, shown.is_development),
+        "errors": documentation.errors(document),
+        "dumps": functools.partial(json.dumps, indent=2, ensure_ascii=False),
+    }
+
+
+# --- The views ---------------------------------------------------------------------------------
+
+# By their path below /_standin/page/; the first is at /_standin/.
+VIEWS: dict[str, Callable[..., tuple[str, dict[str, Any]]]] = {
+    "": requests,
+    "requests/([0-9]{1,18})": one_request,
+    "accounts": accounts,
+    "accounts/([0-9]{1,19})": one_account,
+    "faults": faults,
+    "service": service,
+    "documentation(?:/(control-plane))?": reference,
+}

@@ -1,0 +1,159 @@
+"""An OpenAPI document, told to people: each endpoint, its parameters, bodies and a curl line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from fense_admin.standin.page import curl
+
+
+class Field(NamedTuple):
+    """A parameter, or a field of a body: "daily[].date" is one within a list."""
+
+    name: str
+    kind: str  # "string, 1 to 255 characters"
+    description: str
+    is_required: bool
+    place: str = ""  # of a parameter: "path" or "query"
+
+
+class Body(NamedTuple):
+    description: str
+    fields: list[Field]
+
+
+class Answer(NamedTuple):
+    status: str
+    description: str
+    bodies: list[Body]  # more than one where the parameters decide
+    example: Any  # None for no body
+
+
+class Endpoint(NamedTuple):
+    id: str
+    method: str
+    path: str
+    summary: str
+    description: str
+    parameters: list[Field]
+    body: Answer | None  # what is sent
+    answer: Answer  # of success
+    errors: list[Answer]
+    curl: str
+
+
+def endpoints(document: dict[str, Any], url: str, is_development: bool) -> list[Endpoint]:
+    """The endpoints of a document that is served at this url, in its order."""
+    read = Reader(document)
+    return [
+        read.endpoint(path, method, operation, url, is_development)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
+
+
+def errors(document: dict[str, Any]) -> list[Answer]:
+    """The errors that the endpoints answer, by status; each is described once, for all of them."""
+    read = Reader(document)
+    found = {
+        status: part
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for status, part in operation["responses"].items()
+        if status >= "400"
+    }
+    return [read.answer(status, read.resolved(part)) for status, part in sorted(found.items())]
+
+
+class Reader:
+    """Reads one document, whose parts refer to each other."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+
+    def resolved(self, part: dict[str, Any]) -> dict[str, Any]:
+        """The part that it refers to; what stands beside the reference goes before."""
+        while "$ref" in part:
+            target: Any = self.document
+            for name in part["$ref"].removeprefix("#/").split("/"):
+                target = target[name]
+            part = target | {key: part[key] for key in part if key != "$ref"}
+        return part
+
+    def endpoint(
+        self, path: str, method: str, operation: dict[str, Any], url: str, is_development: bool
+    ) -> Endpoint:
+        parameters = [self.resolved(part) for part in operation.get("parameters", [])]
+        body = operation.get("requestBody")
+        body = body and self.answer("", body)
+        answers = [
+            self.answer(status, self.resolved(part))
+            for status, part in operation["responses"].items()
+        ]
+        examples = {part["name"]: part.get("example", "") for part in parameters}
+        queried = {
+            part["name"]: examples[part["name"]] for part in parameters if part["in"] == "query"
+        }
+        asked = url + path.format_map(examples) + (f"?{urlencode(queried)}" if queried else "")
+        line = curl.by_hand(method.upper(), asked, is_development, body and body.example)
+        return Endpoint(
+            operation["operationId"],
+            method.upper(),
+            path,
+            operation["summary"],
+            operation.get("description", ""),
+            [self.parameter(part) for part in parameters],
+            body,
+            answers[0],
+            answers[1:],
+            line,
+        )
+
+    def parameter(self, part: dict[str, Any]) -> Field:
+        kind = self.kind(part["schema"])
+        required = part.get("required", False)
+        return Field(part["name"], kind, part.get("description", ""), required, part["in"])
+
+    def answer(self, status: str, part: dict[str, Any]) -> Answer:
+        content = part.get("content", {}).get("application/json", {})
+        schema = self.resolved(content.get("schema", {}))
+        bodies = [
+            Body(one.get("description", ""), list(self.fields(one)))
+            for one in map(self.resolved, schema.get("oneOf", [schema]))
+        ]
+        described = [body for body in bodies if body.fields]
+        return Answer(status, part.get("description", ""), described, content.get("example"))
+
+    def fields(self, schema: dict[str, Any], path: str = "") -> Iterator[Field]:
+        """The fields of an object, of the objects of a list, and of those within them."""
+        schema = self.resolved(schema)
+        if "items" in schema:
+            yield from self.fields(schema["items"], path.removesuffix(".") + "[].")
+        for name, sent in schema.get("properties", {}).items():
+            field = self.resolved(sent)
+            required = name in schema.get("required", ())
+            yield Field(path + name, self.kind(field), field.get("description", ""), required)
+            for part in field.get("anyOf", [field]):
+                yield from self.fields(part, f"{path}{name}.")
+
+    def kind(self, schema: dict[str, Any]) -> str:
+        """What a value may be, in words."""
+        schema = self.resolved(schema)
+        if "anyOf" in schema:
+            return " or ".join(self.kind(part) for part in schema["anyOf"])
+        if "const" in schema:
+            return f'"{schema["const"]}"'
+        if "enum" in schema:
+            return " or ".join(schema["enum"])
+        types = schema.get("type", "any value")
+        words = " or ".join([types] if isinstance(types, str) else types)
+        words = words.replace("array", "list")
+        if "maximum" in schema and "minimum" in schema:
+            return f"{words}, {schema['minimum']:,} to {schema['maximum']:,}"
+        if "minimum" in schema:
+            return f"{words}, at least {schema['minimum']:,}"
+        if "minLength" in schema and "maxLength" in schema:
+            return f"{words}, {schema['minLength']} to {schema['maxLength']} characters"
+        return words
