@@ -36,8 +36,12 @@ pyz: .venv/run              ## dist/fense-admin.pyz: the service and its librari
 	printf 'import sys\n\nfrom fense_admin.cli import main\n\nsys.exit(main())\n' >build/pyz/__main__.py
 	$(BIN)/python -m zipapp -c -p '/usr/bin/env python3' -o dist/fense-admin.pyz build/pyz
 
+screenshots: .venv/dev      ## docs/*.png: the page for people in Chromium, wide and narrow, light and dark
+	@$(BIN)/python -m pip install -q --disable-pip-version-check pillow
+	$(BIN)/python docs/screenshots.py
+
 clean:                      ## remove the environments, and all that was built
-	rm -rf .venv .venv-bench .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
@@ -61,8 +65,8 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@touch $@
 
 # Installed as a user would: an editable install is slower to start.
-.venv-bench/run: $(wildcard *.py *.sql standin/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
+.venv-bench/run: $(wildcard *.py *.sql standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 
-.PHONY: serve test test-sqlite test-image soak lint bench pyz clean help anew
+.PHONY: serve test test-sqlite test-image soak lint bench pyz screenshots clean help anew

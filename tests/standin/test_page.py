@@ -582,7 +582,9 @@ def field_names(document, node):
     node = document.resolved(node)
     names = set(node.get("properties", {}))
     parts = [*node.get("properties", {}).values()]
-    parts += [node[key] for key in ("content", "application/json", "schema", "items") if key in node]
+    parts += [
+        node[key] for key in ("content", "application/json", "schema", "items") if key in node
+    ]
     parts += [*node.get("oneOf", []), *node.get("anyOf", [])]
     return names | field_names(document, parts)
 

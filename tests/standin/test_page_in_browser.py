@@ -1,0 +1,319 @@
+"""The page in a browser: what a person does to find out why a request failed."""
+
+import contextlib
+import http.client
+import json
+import re
+
+import pytest
+from conftest import CHECKOUT, SEED, npm_install, run_program, tools
+
+from fense_admin.standin import StandIn
+
+KEY = "local-dev-key"
+VIEWS = ["", "page/requests/{number}", "page/accounts", "page/accounts/1"]
+VIEWS += ["page/accounts/1?by=month", "page/faults", "page/service"]
+VIEWS += ["page/documentation", "page/documentation/control-plane", "page/nothing", "?status=x"]
+FLAGS = (  # without the rest it looks for Google's hosts
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+LONG = "a_very_long_name_without_a_place_to_break_it" * 5
+
+
+@pytest.fixture(scope="module")
+def browser():
+    (chromium,) = tools("chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def fense():
+    with StandIn(SEED, master_key=KEY) as fense:
+        yield fense
+
+
+@pytest.fixture
+def look(browser, fense):
+    """Opens a view in a window of its own; at the end no window had an error or asked elsewhere."""
+    origin = fense.standin_url.removesuffix("/_standin")
+    with contextlib.ExitStack() as stack:
+        wrong = []
+
+        def look(path="", **options):
+            context = browser.new_context(**{"viewport": WIDE, "color_scheme": "light"} | options)
+            stack.callback(context.close)
+            context.set_default_timeout(10_000)
+            page = context.new_page()
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on(
+                "console", lambda told: wrong.append(told.text) if told.type == "error" else None
+            )
+            page.on(
+                "request",
+                lambda sent: (
+                    None if sent.url.startswith((origin, "data:")) else wrong.append(sent.url)
+                ),
+            )
+            page.goto(f"{origin}/_standin/{path}")
+            return page
+
+        yield look
+        not_found = [text for text in wrong if "status of 40" not in text]  # of a refusal's view
+        assert not_found == []
+
+
+def send(fense, method, path, body=None, key=KEY):
+    """A request as any client sends it; gives the status."""
+    connection = http.client.HTTPConnection(fense.url.removeprefix("http://"), timeout=10)
+    headers = {"x-api-key": key, "Content-Type": "application/json"}
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def misspelt(fense):
+    fields = {
+        "api_key": "sk_browser_0001",
+        "name": "Acme",
+        "emial": "a@b.example",
+        "supress_billing": True,
+    }
+    assert send(fense, "POST", "/accounts", fields) == 400
+
+
+# --- Why did my request fail -------------------------------------------------------------------
+
+
+def test_requests_appear_by_themselves(fense, look):
+    page = look()
+    page.get_by_label("Refresh every 2 s").check()
+    assert page.get_by_text("No request came yet").is_visible()
+    send(fense, "GET", "/accounts/1")
+    page.get_by_role("link", name="GET /accounts/1").wait_for()
+    send(fense, "GET", "/accounts/99")
+    page.get_by_text("no account has this fense_account_id").wait_for()
+    statuses = page.locator(".requests .status").all_inner_texts()
+    assert statuses == ["404 Not Found", "200 OK"]
+
+
+def test_the_reason_of_a_400_is_two_clicks_away(fense, look):
+    misspelt(fense)
+    send(fense, "GET", "/accounts/1")
+    page = look()
+    page.get_by_role("checkbox", name="Failed only").check()
+    page.get_by_role("button", name="Filter").click()
+    assert page.locator(".requests tbody tr").count() == 1
+    page.get_by_role("link", name="POST /accounts").click()
+    page.get_by_role("heading", name="Why").wait_for()
+    row = page.get_by_role("row", name="supress_billing")
+    assert row.get_by_text("is not accepted here; did you mean suppress_billing?").is_visible()
+    beside = page.locator("mark").filter(has_text='"emial"')
+    assert "did you mean email?" in beside.inner_text()
+    page.get_by_role("link", name="All requests").click()
+    assert page.locator(".requests tbody tr").count() == 2
+
+
+def test_a_fault_is_seen_armed_and_then_used(fense, look):
+    fense.fail(503, method="POST", path="/accounts", times=2)
+    page = look()
+    page.get_by_role("link", name="Faults 1 armed").click()
+    row = page.get_by_role("row", name="answers 503")
+    assert row.locator("td").last.inner_text() == "0"
+    misspelt_status = send(fense, "POST", "/accounts", {})
+    assert misspelt_status == 503
+    page.reload()
+    assert row.locator("td").last.inner_text().split()[0] == "1"
+    row.get_by_role("link", name="POST /accounts").click()
+    assert page.get_by_text("Fault 1 met it: it answers 503.").is_visible()
+    send(fense, "POST", "/accounts", {})
+    page.get_by_role("link", name="Faults", exact=True).first.click()
+    assert page.get_by_text("No fault is armed.").is_visible()
+    assert page.get_by_role("heading", name="Used up or disarmed").is_visible()
+
+
+def test_a_curl_line_is_copied(fense, look):
+    misspelt(fense)
+    page = look(
+        f"page/requests/{fense.app.journal[-1].number}",
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    page.get_by_role("button", name="Copy").first.click()
+    page.get_by_role("button", name="Copied").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator(".curl code").first.inner_text()
+    assert copied.startswith(f"curl {fense.url}/accounts \\\n")
+
+
+# --- Accounts ----------------------------------------------------------------------------------
+
+
+def test_the_chart_of_an_account_follows_the_range(fense, look):
+    fense.set_clock("2026-11-30T12:00:00Z")
+    page = look("page/accounts")
+    page.get_by_role("link", name="Acme Ltd").click()
+    chart = page.get_by_role("img", name="Lookups by day from 2026-11-01 to 2026-11-30: 19 in all")
+    bars = [bar.bounding_box() for bar in chart.locator("rect").all()]
+    assert [round(bar["height"] / bars[0]["height"], 1) for bar in bars] == [1.0, 0.6]
+    assert bars[0]["width"] > 5
+    page.get_by_label("From", exact=True).fill("2026-11-02")
+    page.get_by_role("combobox", name="By").select_option("month")
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role(
+        "img", name="Lookups by month from 2026-11-02 to 2026-11-30: 7 in all"
+    ).wait_for()
+    assert page.locator(".numbers tbody tr").inner_text().split() == ["2026-11", "7"]
+
+
+def test_ten_thousand_accounts_come_in_pages_and_are_found(fense, look):
+    fields = {"email": "owner@m.example", "usage": {"-1": 5}}
+    accounts = [
+        {"api_key": f"sk_many_{n:06}", "name": f"Merchant {n}", **fields} for n in range(10_000)
+    ]
+    fense.load({"accounts": accounts})
+    page = look("page/accounts")
+    assert page.get_by_text("10,000 accounts, the newest first").is_visible()
+    assert page.get_by_text("Page 1 of 200").is_visible()
+    page.get_by_role("link", name="Older").click()
+    assert page.locator(".accounts tbody tr").count() == 50
+    assert page.get_by_role("link", name="Merchant 9949").is_visible()
+    page.get_by_label("Find").fill("merchant 777")
+    page.get_by_label("Find").press("Enter")
+    page.get_by_text("11 accounts found").wait_for()
+    assert page.locator(".accounts .spark rect").count() == 11
+
+
+# --- In every browser ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(fense):
+    """A stand-in with something of each kind, and with what is long."""
+    fense.create_account(
+        name=f"Дом {LONG}",
+        email=f"{LONG}@x.example"[-60:],
+        dispute_account_id="6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d11",
+    )
+    fense.record_lookups(1, 10**12, -1)
+    fense.fail(503, path="/accounts", headers={"X-Long": LONG}, message=LONG, times=0)
+    fense.fail(drop="reset", path="/accounts/7", times=0)
+    send(fense, "GET", f"/accounts/{LONG}?{LONG}={LONG}")
+    with contextlib.suppress(OSError):
+        send(fense, "GET", "/accounts/7")
+    send(fense, "POST", "/accounts", {})
+    send(fense, "POST", "/accounts/1", {"is_active": True})
+    assert send(fense, "POST", "/_standin/instances", {}) == 201
+    fense.set_clock("2026-11-03T12:00:00Z")
+    send(fense, "POST", "/accounts/1", {LONG: LONG, "name": ""})
+    return fense
+
+
+def paths(fense):
+    return [path.format(number=fense.app.journal[-1].number) for path in VIEWS]
+
+
+def test_no_view_scrolls_sideways(busy, look):
+    for viewport in (WIDE, NARROW):
+        page = look(viewport=viewport)
+        for path in paths(busy):
+            page.goto(f"{busy.standin_url}/{path}")
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= viewport["width"], path
+            cut = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('thead')).map(e => e.outerHTML)"
+            assert page.evaluate(cut) == [], path
+
+
+@pytest.mark.parametrize(("scheme", "viewport"), [("light", WIDE), ("dark", NARROW)])
+def test_axe_finds_nothing(busy, look, scheme, viewport):
+    tools("npm")
+    axe = (npm_install("tests/browser") / "axe-core" / "axe.min.js").read_text()
+    page = look(viewport=viewport, color_scheme=scheme)
+    for path in paths(busy):
+        page.goto(f"{busy.standin_url}/{path}")
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        page.evaluate(axe)
+        found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+        blamed = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
+        assert blamed == [], path
+
+
+def test_it_is_valid_html(busy, tmp_path):
+    tools("npm")
+    html_validate = npm_install("tests/browser") / ".bin" / "html-validate"
+    for number, path in enumerate(paths(busy)):
+        connection = http.client.HTTPConnection(busy.url.removeprefix("http://"), timeout=10)
+        connection.request("GET", f"/_standin/{path}", headers={"Accept": "text/html"})
+        (tmp_path / f"{number}.html").write_bytes(connection.getresponse().read())
+        connection.close()
+    run_program(
+        html_validate, "-c", CHECKOUT / "tests/browser/.htmlvalidate.json", tmp_path, cwd=CHECKOUT
+    )
+
+
+def test_dark_is_dark_and_print_is_plain(fense, look):
+    back = "getComputedStyle(document.body).backgroundColor"
+    light, dark = look(), look(color_scheme="dark")
+    assert light.evaluate(back) == "rgb(255, 255, 255)"
+    assert sum(map(int, re.findall(r"\d+", dark.evaluate(back)))) < 150
+    light.emulate_media(media="print")
+    assert not light.get_by_role("navigation").first.is_visible()
+    assert light.get_by_role("heading", name="Requests").is_visible()
+
+
+def test_it_takes_no_script(fense, look):
+    misspelt(fense)
+    page = look(java_script_enabled=False)
+    page.get_by_label("Status").fill("4xx")
+    page.get_by_label("Path").fill("ACCOUNTS")
+    page.get_by_label("Account").fill("")
+    page.get_by_role("button", name="Filter").click()
+    page.get_by_role("link", name="POST /accounts").click()
+    assert page.get_by_text("is not accepted here; did you mean email?").first.is_visible()
+    page.get_by_role("link", name="Accounts", exact=True).click()
+    page.get_by_text("Create an account, load a state, reset").click()
+    assert page.get_by_text(f"curl -X PUT {fense.standin_url}/state").is_visible()
+    page.get_by_role("link", name="Acme Ltd").click()
+    page.get_by_role("link", name="Documentation").click()
+    page.get_by_role("link", name="The control plane").click()
+    page.get_by_role("link", name="POST /faults").click()
+    assert page.url.endswith("/page/documentation/control-plane#armFault")
+
+
+def test_the_keyboard_finds_the_content_first(fense, look):
+    page = look("page/accounts")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.name") == "find"
+
+
+def test_under_a_key_of_its_own_the_browser_asks_for_it(browser, look):
+    with StandIn(SEED, master_key="another-key-1234") as fense:
+        context = browser.new_context(
+            http_credentials={"username": "any", "password": "another-key-1234"}
+        )
+        page = context.new_page()
+        page.goto(f"{fense.standin_url}/page/accounts")
+        page.get_by_role("link", name="Acme Ltd").click()
+        assert page.get_by_text('-H "x-api-key: $FENSE_API_KEY"').first.is_hidden()
+        assert page.evaluate("document.styleSheets[0].cssRules.length") > 10
+        context.close()
+
+
+def test_nothing_of_this_is_in_the_journal(busy, look):
+    before = busy.requests()
+    page = look()
+    for path in paths(busy):
+        page.goto(f"{busy.standin_url}/{path}")
+    assert busy.requests() == before
