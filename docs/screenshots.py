@@ -52,7 +52,9 @@ def main() -> None:
         [*SERVE, "--database", ":memory:", "--quiet"], stdout=subprocess.PIPE
     ) as service:
         try:
-            assert service.stdout and service.stdout.readline(), f"is port {PORT} free?"
+            assert service.stdout is not None
+            if not service.stdout.readline():
+                sys.exit(f"the service did not start: is port {PORT} free?")
             for method, path, body in REQUESTS:
                 send(method, path, body)
             take()

@@ -37,11 +37,11 @@ BETWEEN_PARAMETERS = {
     "differs between path and query: give it once",
 }
 
-# The same of the control plane: rules between two fields or two accounts. (And to a JSON Schema
-# 1.0 is an integer.)
+# The same of the control plane: rules between two fields or two accounts, or a field and the clock.
+# (And to a JSON Schema 1.0 is an integer.)
 BETWEEN_FIELDS = re.compile(
     "is not accepted beside api_key|is required, or else|is that of|is the day of|"
-    "needs a status or a drop|the fault does nothing|moves a stopped clock|"
+    "needs a status or a drop|the fault does nothing|moves a stopped clock|would leave the calendar|"
     "must be a whole number"
 )
 

@@ -120,6 +120,8 @@ def test_the_table_of_settings_is_the_commands(start):
 
 
 def test_every_file_it_names_is_there():
-    for name in re.findall(r"`([\w./]+\.(?:py|sql|json|md))`", README):
+    pictures = re.findall(r'(?:="|\()(docs/[\w.-]+)', README)
+    assert len(pictures) >= 6
+    for name in [*re.findall(r"`([\w./]+\.(?:py|sql|json|md))`", README), *pictures]:
         assert (CHECKOUT / name).exists(), name
     assert Path(CHECKOUT / "tests" / "contract").is_dir()
