@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import datetime
 import difflib
-import fnmatch
 import functools
 import json
 import os
@@ -36,9 +34,10 @@ from fense_admin import (
 )
 from fense_admin.rules import ValidationErrors
 from fense_admin.standin import control
-from fense_admin.standin.demo import days_before
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.page import curl, documentation, entries
+from fense_admin.standin.page import faults as in_words
+from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
 if TYPE_CHECKING:
     from fense_admin.standin.control import ControlPlane
@@ -50,9 +49,6 @@ CONTENT_SECURITY_POLICY = (
 )
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 PAGE_LENGTH = 50  # rows of a list
-DAYS_SHOWN = 30  # of an account's usage: today, and those before
-MONTHS_SHOWN = 12
-MOST_BARS = {"day": 366, "month": 120}  # of a chart
 
 
 # --- Answers -----------------------------------------------------------------------------------
@@ -274,7 +270,7 @@ def one_request(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, di
         "curl": curl.repeating(entry, shown.origin),
         "notes": list(notes_on_curl(entry)),
         "account": entries.account_of(entry),
-        "fault": entry.fault and fault_words(entry.fault),
+        "fault": entry.fault and in_words.does(entry.fault),
     }
 
 
@@ -312,12 +308,10 @@ def messages_by_field(details: Iterable[tuple[str, str]]) -> dict[str, str]:
 def accounts(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
     filters = read_filters({"find": any_text, "page": check_page})
     db, today = plane.db, plane.db.today()
-    pager = Pager(db.find_accounts(filters["find"] or ""), filters["page"])
-    first = str(days_before(datetime.date.fromisoformat(today), DAYS_SHOWN - 1))
-    rows = []
-    for account_id in pager.rows:
-        usage = Usage(db, account_id, first, today, "day")
-        rows.append((db.get_account(account_id), usage))
+    first = first_day(today, "day")
+    with db.atomic("DEFERRED"):  # one moment: a reset may come in between
+        pager = Pager(db.find_accounts(filters["find"] or ""), filters["page"])
+        rows = [(db.get_account(id), Usage(db, id, first, today, "day")) for id in pager.rows]
     return "Accounts", {
         "find": filters["find"],
         "pager": pager,
@@ -344,20 +338,21 @@ USAGE_FILTERS: dict[str, Callable[[str], Any]] = {
 def one_account(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
     db, today = plane.db, plane.db.today()
     filters = read_filters(USAGE_FILTERS)
-    try:
-        account = db.get_account(int(number))
-    except models.NoSuchAccount:
-        raise ApiError(404, "no account has this fense_account_id") from None
     period = filters["by"] or "day"
     end = filters["end_date"] or today
-    start = filters["start_date"] or default_start(end, period)
+    start = filters["start_date"] or first_day(end, period)
     with ValidationErrors() as errors:
         if start > end:
             errors.add("start_date", "must not be after end_date")
         elif len(periods(start, end, period)) > MOST_BARS[period]:
             most = f"{MOST_BARS[period]} {period}s"
             errors.add("start_date", f"makes more than {most}: choose a shorter range")
-    usage = Usage(db, account["fense_account_id"], start, end, period)
+    try:
+        with db.atomic("DEFERRED"):
+            account = db.get_account(int(number))
+            usage = Usage(db, int(number), start, end, period)
+    except models.NoSuchAccount:
+        raise ApiError(404, "no account has this fense_account_id") from None
     touched = [e for e in newest_first(plane) if entries.account_of(e) == int(number)]
     updates = [e for e in touched if e["method"] == "POST" and e["status"] == 200]
     return account["name"], {
@@ -368,65 +363,6 @@ def one_account(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, di
         "updates": updates,
         "today": today,
     }
-
-
-def default_start(end: str, period: str) -> str:
-    day = datetime.date.fromisoformat(end)
-    if period == "day":
-        return str(days_before(day, DAYS_SHOWN - 1))
-    months = max(12, day.year * 12 + day.month - 1 - (MONTHS_SHOWN - 1))
-    return f"{months // 12:04}-{months % 12 + 1:02}-01"
-
-
-def periods(start: str, end: str, period: str) -> Sequence[Any]:
-    """The days or the months of a range, as numbers."""
-    if period == "month":
-        return range(models.count_months(start[:7], end[:7]))
-    first, last = (datetime.date.fromisoformat(day).toordinal() for day in (start, end))
-    return range(first, last + 1)
-
-
-class Usage:
-    """The lookups of an account in a range, for a chart: a bar for each day or month."""
-
-    def __init__(
-        self, db: models.Database, account_id: int, start: str, end: str, period: str
-    ) -> None:
-        self.start, self.end, self.period = start, end, period
-        answer = json.loads(db.account_usage(account_id, start, end))
-        self.total: int = answer["total_lookups"]
-        length = 10 if period == "day" else 7  # of YYYY-MM-DD, of YYYY-MM
-        self.lookups = dict.fromkeys(names_of(start, end, period), 0)
-        for day in answer["daily"]:
-            self.lookups[day["date"][:length]] += day["lookups"]
-        self.most = max(self.lookups.values())
-
-    def bars(self, height: int) -> list[tuple[str, int, float]]:
-        """(name, lookups, height) each; the highest is as high as the chart, none is invisible."""
-        scale = height / self.most if self.most else 0
-        return [
-            (name, lookups, max(lookups * scale, 1) if lookups else 0)
-            for name, lookups in self.lookups.items()
-        ]
-
-    def in_words(self) -> str:
-        """The chart for those who can't see it."""
-        if not self.total:
-            return f"No lookups from {self.start} to {self.end}"
-        busiest = max(self.lookups, key=self.lookups.__getitem__)
-        return (
-            f"Lookups by {self.period} from {self.start} to {self.end}: {self.total:,} in all, "
-            f"{self.most:,} at most, in {busiest}"
-        )
-
-
-def names_of(start: str, end: str, period: str) -> list[str]:
-    """The days of a range as YYYY-MM-DD, or its months as YYYY-MM."""
-    if period == "day":
-        return [str(datetime.date.fromordinal(number)) for number in periods(start, end, period)]
-    first = int(start[:4]) * 12 + int(start[5:7]) - 1
-    months = [first + number for number in periods(start, end, period)]
-    return [f"{month // 12:04}-{month % 12 + 1:02}" for month in months]
 
 
 # --- Faults ------------------------------------------------------------------------------------
@@ -442,64 +378,13 @@ def faults(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
             met.setdefault(entry.fault["id"], []).append(entry)
     used_up = {id: (found[0].fault, found) for id, found in sorted(met.items()) if id not in ids}
     return "Faults", {
-        "armed": [
-            (fault, met.get(fault["id"], []), endpoints_met(plane, fault)) for fault in armed
-        ],
+        "armed": [(fault, met.get(fault["id"], [])) for fault in armed],
         "used_up": list(used_up.values()),
-        "fault_words": fault_words,
-        "meeting_words": meeting_words,
+        "in_words": in_words,
         "REFUSED_CREATION": REFUSED_CREATION,
         "SLOW_READS": SLOW_READS,
         "RESETS": RESETS,
     }
-
-
-def fault_words(fault: Mapping[str, Any]) -> str:
-    """What a fault does, in words."""
-    delay = f"waits {fault['delay_ms']:,} ms" if fault.get("delay_ms") else ""
-    if fault.get("drop"):
-        does = {
-            "reset": "resets the connection",
-            "empty": "closes the connection without an answer",
-            "truncate": f"cuts the answer {fault.get('status', 503)} short",
-        }[fault["drop"]]
-    elif "status" in fault:
-        does = f"answers {fault['status']}"
-    else:
-        does = "lets the request be served"
-    words = f"{delay}, then {does}" if delay else does
-    if fault.get("headers"):
-        words += ", with " + ", ".join(f"{k}: {v}" for k, v in fault["headers"].items())
-    return words
-
-
-def meeting_words(fault: Mapping[str, Any]) -> str:
-    """Which requests an armed fault meets, in words."""
-    what = f"{fault['method']} requests" if "method" in fault else "requests"
-    where = f" to {fault['path']}" if "path" in fault else " to any path"
-    if not fault["times"]:
-        return f"all {what}{where}, until it is disarmed"
-    if fault["times"] == 1:
-        what = what[:-1]
-    return f"the next {fault['times']:,} {what}{where}".replace("next 1 ", "next ")
-
-
-def endpoints_met(plane: ControlPlane, fault: Mapping[str, Any]) -> list[str]:
-    """The endpoints of the contract that a fault may meet."""
-    glob, method = fault.get("path", "*"), fault.get("method")
-    ids = [*re.findall("[0-9]+", glob), "1"]
-    found = []
-    for route in plane.app.routes:
-        if not route.config.get("contract") or method not in (
-            None,
-            route.method,
-            "HEAD" if route.method == "GET" else None,
-        ):
-            continue
-        rule = route.rule.removeprefix(plane.app.prefix)
-        if any(fnmatch.fnmatchcase(re.sub("<.*>", id, rule), glob) for id in ids):
-            found.append(f"{method or route.method} " + rule.replace("<", "{").replace(">", "}"))
-    return found
 
 
 # --- The service and its documentation -----------------------------------------------------------
