@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import http.client
+import itertools
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from fense_admin import DEVELOPMENT_KEY, __version__, create_app, models, rules, sqlite
+from fense_admin import DEVELOPMENT_KEY, __version__, create_app, engines, models, rules, sqlite
 
 log = logging.getLogger("fense_admin")
 
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "record" and "--date" in arguments[:-1]:  # -7..0 is no flag
         at = arguments.index("--date")
         arguments = [*arguments[:at], f"--date={arguments[at + 1]}", *arguments[at + 2 :]]
-    options, unknown = build_parser().parse_known_args(arguments)
+    parser = build_parser()
+    refuse_passwords(arguments, parser)
+    options, unknown = parser.parse_known_args(arguments)
     if options.run is run_command and not command:
         options.parser.error("put -- before the command, as in: fense-admin exec -- npm test")
     if unknown:
@@ -59,6 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     except CommandError as error:
         print(f"fense-admin: {error}", file=sys.stderr)
         return 1
+
+
+def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> None:
+    """Refuse a URL with a password where none belongs: a message would show it."""
+    for before, text in itertools.pairwise(["", *arguments]):
+        is_database = before == "--database" or text.startswith("--database=")
+        if engines.HOLDS_A_PASSWORD.search(text) and not is_database:
+            parser.error("a URL with a password belongs in FENSE_ADMIN_DATABASE, or to --database")
 
 
 def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
@@ -116,8 +127,8 @@ SETTINGS = {
     ),
     "database": Setting(
         "fense-admin.sqlite3",
-        rules.matching("(?s:.+)", "must be a file's name or :memory:"),
-        "a file, or :memory:",
+        engines.check_name,
+        "a file, :memory:, or the URL of a PostgreSQL server",
     ),
     "prefix": Setting("", rules.check_prefix, "path to serve the API under, such as /admin"),
     "threads": Setting(
@@ -152,7 +163,10 @@ def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
             return rule(text)
         except ValueError as error:
             where = f" (or set in {variable})" if variable else ""
-            raise argparse.ArgumentTypeError(f"{error}, not {text!r}{where}") from None
+            given = f", not {text!r}"
+            if engines.HOLDS_A_PASSWORD.search(text):
+                given = ""
+            raise argparse.ArgumentTypeError(f"{error}{given}{where}") from None
 
     return convert
 
@@ -252,19 +266,17 @@ def serve(options: argparse.Namespace) -> int:
 
             served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
         found = app.db.count_accounts()
-        if seed is not None and found:
+        if seed is not None and not app.db.seed(*seed.at(app.db.now())):
             log.warning("the database has accounts already: %s is not loaded", options.seed)
-        elif seed is not None:
-            app.db.replace(*seed.at(app.db.now()))
     except ValueError as error:
         options.parser.error(str(error))
-    except (server.CannotListen, sqlite.Unusable, sqlite.DatabaseError) as error:
+    except (server.CannotListen, engines.Unusable, engines.DatabaseError) as error:
         raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
     running = server.Server(served, sockets, options.threads)
     on_stop_signals(running.stop_on_signal)
     origin = origin_of(host, running.port)
-    log.info("fense-admin %s with SQLite %s", __version__, sqlite.VERSION)
+    log.info("fense-admin %s with %s", __version__, app.db.engine.product)
     log_database(app.db, options.database, found)
     if has_control_plane:
         log.info("the page for people: %s/_standin/", origin)
@@ -285,7 +297,7 @@ def log_database(db: models.Database, database: str, found: int) -> None:
     """Log where the accounts are and how many; `found` were there before the start."""
     count = db.count_accounts()
     accounts = "1 account" if count == 1 else f"{count} accounts"
-    if db.in_memory:
+    if db.engine.in_memory:
         log.info("the database is in memory, with %s: it goes with the process", accounts)
         return
     log.info("the database is %s, with %s", os.path.abspath(database), accounts)
@@ -441,12 +453,12 @@ def record(options: argparse.Namespace) -> int:
         except models.NoSuchAccount:
             raise CommandError(f"no account has the fense_account_id {options.id}") from None
         finally:
-            db.close_all()
+            db.engine.close_all()
     return 0
 
 
 def backup(options: argparse.Namespace) -> int:
-    if options.target == sqlite.MEMORY:
+    if options.target == engines.MEMORY:
         raise CommandError("a backup goes into a file: name one that is not there yet")
     with using(options.database):
         try:
@@ -459,11 +471,11 @@ def backup(options: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def using(database: str) -> Iterator[None]:
     """Raise `CommandError` for whatever is wrong with this database file."""
-    if database == sqlite.MEMORY or not os.path.exists(database):
+    if database == engines.MEMORY or not os.path.exists(database):
         raise CommandError(f"there is no database file {database}: name it with --database")
     try:
         yield
-    except (ValueError, sqlite.Unusable, sqlite.DatabaseError) as error:
+    except (ValueError, engines.Unusable, engines.DatabaseError) as error:
         raise CommandError(error) from error
 
 

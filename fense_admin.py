@@ -34,7 +34,7 @@ from bottle import request, response
 # In a checkout this file is the whole of the package; its siblings are the package's modules.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
-from fense_admin import models, rules, sqlite
+from fense_admin import engines, models, rules
 from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
 
@@ -298,12 +298,12 @@ class DatabasePlugin:
         self.db = db
 
     def close(self) -> None:
-        self.db.close_all()
+        self.db.engine.close_all()
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         def served(**kwargs: Any) -> Any:
             try:
-                self.db.ensure_same_file()
+                self.db.engine.ensure_same_file()
                 return callback(db=self.db, **kwargs)
             except ValidationErrors as errors:
                 raise invalid(errors) from None
@@ -312,12 +312,15 @@ class DatabasePlugin:
             except models.ApiKeyTaken:
                 message = "belongs to another account"
                 raise ApiError(400, f"api_key {message}", [("api_key", message)]) from None
-            except sqlite.DatabaseError as error:
-                if not sqlite.is_unavailable(error):
+            except engines.DatabaseError as error:
+                if not engines.is_unavailable(error):
                     raise
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
-                self.db.close()  # the next request gets a new connection, free of old errors
-                message = "the database can't be used just now; nothing was changed"
+                self.db.engine.close()  # the next request's connection is free of old errors
+                is_unknown = isinstance(error, engines.CommitUnknown)
+                message = "the database can't be used just now; " + (
+                    "it may have been written, or not" if is_unknown else "nothing was changed"
+                )
                 raise ApiError(503, message, Retry_After="1") from None
 
         return served
@@ -362,7 +365,7 @@ def get_usage(db: Database, fense_account_id: str | None = None) -> str:
 
 
 def get_health(db: Database) -> dict[str, Any]:
-    db.ping()
+    db.engine.ping()
     return {"status": "ok"}
 
 
@@ -453,6 +456,8 @@ class Application(bottle.Bottle):
 
         So it is with a read of one account, or of its usage in at most three months.
         """
+        if self.db.engine.is_server:
+            return False  # however little it is, the server may not answer
         one = self.prefix + "/accounts/"
         if method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
             return False
@@ -482,7 +487,7 @@ class Application(bottle.Bottle):
 
     def end_thread(self) -> None:
         """Close what this thread has open: it ends."""
-        self.db.close()
+        self.db.engine.close()
 
     # Keys, hidden in logs and the journal
 
@@ -588,7 +593,7 @@ def guess_path(path: str, prefix: str) -> str | None:
 
 
 def create_app(
-    database: str = sqlite.MEMORY,
+    database: str = engines.MEMORY,
     *,
     master_key: str | None = None,
     service_keys: Iterable[str] = (),
@@ -596,8 +601,9 @@ def create_app(
 ) -> Application:
     """The WSGI application over a database of its own; `close()` it when done.
 
-    `database` is a file's path or ":memory:". Raises `ValueError` for a key or a prefix that
-    can't be one and where there is no key at all, `sqlite.Unusable` for the database.
+    `database` is a file's path, ":memory:", or a URL as postgresql://host/name. Raises `ValueError`
+    for a key or a prefix that can't be one and where there is no key at all, `engines.Unusable` for
+    the database.
     """
     keys = [*([] if master_key is None else [master_key]), *service_keys]
     keys = [rules.check_key(key) for key in keys]

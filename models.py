@@ -6,21 +6,23 @@ and the last four characters are kept.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import peewee
-from peewee import SQL, BooleanField, IntegerField, IntegrityError, TextField
+from peewee import SQL, BooleanField, IntegerField, TextField
 
-from fense_admin import rules, sqlite
+from fense_admin import engines, rules
 
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 FEW_ROWS = 1_000  # are written within milliseconds
+
+Lookups = tuple[int, str, int]  # of an account on a day: fense_account_id, YYYY-MM-DD, how many
 
 
 class NoSuchAccount(LookupError):
@@ -31,7 +33,18 @@ class ApiKeyTaken(ValueError):
     """Another account has this api_key."""
 
 
-# --- Tables: schema.sql creates them, these models query them ------------------------------------
+class NotRecorded(ValueError):
+    """Lookups that can't be added, each by its place in the list.
+
+    `unknown` name no account, `excessive` would take a day past its most.
+    """
+
+    def __init__(self, unknown: list[int], excessive: list[int]) -> None:
+        super().__init__(unknown, excessive)
+        self.unknown, self.excessive = unknown, excessive
+
+
+# --- Tables: schema.sql or schema-postgresql.sql creates them, these models query them -----------
 
 
 class Account(peewee.Model):
@@ -74,6 +87,7 @@ class UsageMonth(peewee.Model):
 # --- Queries: peewee writes each once, here; building one costs more than running it -----------
 #
 # Values are bound by name when a query is run: {"fense_account_id": 1, "date": "2026-11-03"}.
+# SQLite and PostgreSQL run the same text, but for what `postgres.translated` says.
 
 
 def bound(name: str) -> SQL:
@@ -112,7 +126,6 @@ SELECT_FOUND = compiled(
 SELECT_STATE = compiled(Account.select().order_by(Account.fense_account_id))
 SELECT_DAYS = compiled(Usage.select().order_by(Usage.account, Usage.date))
 DELETE_ALL = [compiled(table.delete()) for table in (UsageMonth, Usage, Account)]
-DELETE_ALL.append("DELETE FROM sqlite_sequence")  # ids count from 1 again
 
 
 # One query for each set of columns, made when it is first needed.
@@ -126,21 +139,24 @@ def change_account(*columns: str) -> str:
     return compiled(Account.update({name: bound(name) for name in columns}).where(BY_ID))
 
 
-def adding(table: type[peewee.Model], period: peewee.Field) -> str:
+def adding(table: type[peewee.Model], period: peewee.Field, most: int | None = None) -> str:
     """The query that adds lookups to an account's period, a day or a month.
 
-    It is one statement: reading first and writing then could lose lookups.
+    It changes no row where the sum would pass `most`. It is one statement: reading first and
+    writing then could lose lookups.
     """
     new = {table.account: bound("fense_account_id"), period: bound("date")}
+    total = table.lookups + peewee.EXCLUDED.lookups
     return compiled(
         table.insert({**new, table.lookups: bound("lookups")}).on_conflict(
             conflict_target=(table.account, period),
-            update={table.lookups: table.lookups + peewee.EXCLUDED.lookups},
+            update={table.lookups: total},
+            where=None if most is None else total <= SQL(str(most)),
         )
     )
 
 
-ADD_TO_DAY = adding(Usage, Usage.date)
+ADD_TO_DAY = adding(Usage, Usage.date, rules.MAX_LOOKUPS)
 ADD_TO_MONTH = adding(UsageMonth, UsageMonth.month)
 USAGE_KEYS = ("fense_account_id", "date", "lookups")
 MONTH = SQL("substr(date, 1, 7)")
@@ -153,40 +169,42 @@ SUM_UP_MONTHS = compiled(
     )
 )
 
-# SQLite itself writes usage as JSON, as the contract shows it. Python's sqlite3 releases the GIL
-# for each row and has to acquire it again, which takes long in a busy process; and while Python
+# The database itself writes usage as JSON, as the contract shows it. Python's sqlite3 releases the
+# GIL for each row and has to acquire it again, which takes long in a busy process; and while Python
 # writes a long history as JSON, no other request is served.
 SELECT_USAGE = """
 SELECT name, dispute_account_id, COALESCE(total_lookups, 0), COALESCE(daily, '')
 FROM account, (
-    SELECT SUM(lookups) AS total_lookups,
-        group_concat(printf('{"date": "%s", "lookups": %d}', date, lookups), ', ') AS daily
+    SELECT CAST(SUM(lookups) AS BIGINT) AS total_lookups,
+        group_concat('{"date": "' || date || '", "lookups": ' || lookups || '}', ', ') AS daily
     FROM (
         SELECT date, lookups FROM usage
         WHERE fense_account_id = :fense_account_id AND date BETWEEN :first AND :last
         ORDER BY date
-    )
-)
+    ) AS days
+) AS sums
 WHERE fense_account_id = :fense_account_id
 """
-# The sum over all accounts comes in two halves: it may exceed SQLite's 64 bits.
+# The sum over all accounts comes in two halves: it may exceed 64 bits.
 SELECT_TOTALS = """
-SELECT COALESCE(SUM(total_lookups >> 32), 0), COALESCE(SUM(total_lookups & 0xffffffff), 0),
-    COALESCE(group_concat(printf(
-        '{"fense_account_id": %d, "name": %s, "dispute_account_id": %s, "total_lookups": %d}',
-        fense_account_id, json_quote(name), json_quote(dispute_account_id), total_lookups
-    ), ', '), '')
+SELECT CAST(COALESCE(SUM(total_lookups >> 32), 0) AS BIGINT),
+    CAST(COALESCE(SUM(total_lookups & 4294967295), 0) AS BIGINT),
+    COALESCE(group_concat(
+        '{"fense_account_id": ' || fense_account_id || ', "name": ' || json_quote(name)
+        || ', "dispute_account_id": ' || json_quote(dispute_account_id)
+        || ', "total_lookups": ' || total_lookups || '}',
+    ', '), '')
 FROM (
     SELECT fense_account_id, name, dispute_account_id, <total> AS total_lookups
     FROM account ORDER BY fense_account_id
-)
+) AS totals
 """
 
 
 def total_of(table: str, condition: str) -> str:
     """A subquery per account. A JOIN with GROUP BY is slower, more so with a long history."""
     return (
-        f"(SELECT COALESCE(SUM(lookups), 0) FROM {table}"
+        f"(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}"
         f" WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"
     )
 
@@ -198,9 +216,9 @@ SELECT_TOTALS_BY_DAY = SELECT_TOTALS.replace(
 SELECT_TOTALS_BY_MONTH = SELECT_TOTALS.replace(
     "<total>",
     f"""
-    {total_of("usage", "date BETWEEN :first AND :first_month || '-31'")}
+    {total_of("usage", "date BETWEEN :first AND :end_of_first")}
     + {total_of("usage_month", "month > :first_month AND month < :last_month")}
-    + {total_of("usage", "date BETWEEN :last_month || '-01' AND :last")}""",
+    + {total_of("usage", "date BETWEEN :start_of_last AND :last")}""",
 )
 
 
@@ -225,13 +243,19 @@ def now() -> str:
 # --- Reading and writing -------------------------------------------------------------------------
 
 
-class Database(sqlite.Engine):
-    """A database of accounts and usage, safe to share between threads: see `sqlite.Engine`.
+class Database:
+    """A database of accounts and usage, safe to share between threads.
 
+    `name` says which: see `engines.open_engine`, which makes the `engine` and may raise `Unusable`.
     `clock` gives the time of what is written.
+
+    Any method may raise an error for which `engines.is_unavailable` is true.
     """
 
     clock: Callable[[], datetime.datetime] = staticmethod(utc_now)
+
+    def __init__(self, name: str) -> None:
+        self.engine = engines.open_engine(name)
 
     def now(self) -> str:
         """The time of its clock, as the contract writes times."""
@@ -245,11 +269,11 @@ class Database(sqlite.Engine):
 
     def count_accounts(self) -> int:
         """How many accounts there are."""
-        return self.execute_sql(COUNT_ACCOUNTS).fetchone()[0]
+        return self.engine.execute_sql(COUNT_ACCOUNTS).fetchone()[0]
 
     def is_merchant_key(self, key: str) -> bool:
         """Whether it is the api_key of some account."""
-        owner = self.execute_sql(SELECT_KEY_OWNER, {"digest": digest(key)}).fetchone()
+        owner = self.engine.execute_sql(SELECT_KEY_OWNER, {"digest": digest(key)}).fetchone()
         return owner is not None
 
     def find_accounts(self, text: str = "") -> list[int]:
@@ -257,7 +281,7 @@ class Database(sqlite.Engine):
 
         The newest first.
         """
-        rows = self.execute_sql(SELECT_FOUND).fetchall()
+        rows = self.engine.execute_sql(SELECT_FOUND).fetchall()
         wanted = text.casefold()
         if not wanted:
             return [row[0] for row in rows]
@@ -273,7 +297,7 @@ class Database(sqlite.Engine):
         row = None
         if 0 < fense_account_id <= rules.MAX_ID:
             values["fense_account_id"] = fense_account_id
-            row = self.execute_sql(query, values).fetchone()
+            row = self.engine.execute_sql(query, values).fetchone()
         if row is None:
             raise NoSuchAccount(fense_account_id)
         return row
@@ -282,29 +306,46 @@ class Database(sqlite.Engine):
         """Create an account from checked fields and return it. Raises `ApiKeyTaken`."""
         created_at = self.now()
         columns = as_columns(fields) | {"created_at": created_at, "updated_at": created_at}
-        with self.writing(), _unique_key():
-            return self.get_account(self._insert_account(columns))
+
+        def create() -> dict[str, Any]:
+            self._claim_key(columns["api_key_sha256"])
+            query = insert_account(*columns)
+            number = self.engine.insert(query, columns, "fense_account_id")
+            if number > rules.MAX_ID:
+                raise peewee.OperationalError("every fense_account_id is used up")
+            return self.get_account(number)
+
+        return self.engine.write(create)
 
     def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> dict[str, Any]:
         """Change the checked fields given, no others, and return the account.
 
         Raises `NoSuchAccount`, `ApiKeyTaken`.
         """
-        with self.writing(), _unique_key():
+
+        def update() -> dict[str, Any]:
             account = self.get_account(fense_account_id)
             if not fields:
                 return account
             columns = as_columns(fields) | {"updated_at": self.now()}
+            if "api_key_sha256" in columns:
+                self._claim_key(columns["api_key_sha256"], fense_account_id)
             values = columns | {"fense_account_id": fense_account_id}
-            self.execute_sql(change_account(*columns), values)
+            self.engine.execute_sql(change_account(*columns), values)
             return self.get_account(fense_account_id)
 
-    def _insert_account(self, columns: dict[str, Any]) -> int:
-        """Insert these columns; the others get the schema's defaults. Returns the id."""
-        number = self.execute_sql(insert_account(*columns), columns).lastrowid
-        if number > rules.MAX_ID:
-            raise peewee.OperationalError("every fense_account_id is used up")
-        return number
+        return self.engine.write(update)
+
+    def _claim_key(self, key_digest: str, fense_account_id: int | None = None) -> None:
+        """Raise `ApiKeyTaken` if another account than this one has the key.
+
+        Nobody else gives it to an account until the transaction ends. Asked before an id is given
+        out: a refusal uses none up.
+        """
+        self.engine.claim(key_digest)
+        owner = self.engine.execute_sql(SELECT_KEY_OWNER, {"digest": key_digest}).fetchone()
+        if owner is not None and owner[0] != fense_account_id:
+            raise ApiKeyTaken
 
     # Usage
 
@@ -333,8 +374,9 @@ class Database(sqlite.Engine):
         query = SELECT_TOTALS_BY_DAY
         if count_months(first[:7], last[:7]) > 2:
             query = SELECT_TOTALS_BY_MONTH
-            values |= {"first_month": first[:7], "last_month": last[:7]}
-        high, low, accounts = self.execute_sql(query, values).fetchone()
+            values |= {"first_month": first[:7], "end_of_first": first[:7] + "-31"}
+            values |= {"last_month": last[:7], "start_of_last": last[:7] + "-01"}
+        high, low, accounts = self.engine.execute_sql(query, values).fetchone()
         head = {"start_date": start, "end_date": end, "total_lookups": (high << 32) + low}
         return f'{json.dumps(head)[:-1]}, "accounts": [{accounts}]}}'
 
@@ -348,67 +390,114 @@ class Database(sqlite.Engine):
             raise ValueError("fense_account_id must be an integer")
         days = rules.check_days(date, self.today())
         rules.check_lookups(lookups)
-        with self.writing():
-            for day in days:
-                self.add_lookups(fense_account_id, day, lookups)
+        try:
+            self.record_all([(fense_account_id, day, lookups) for day in days])
+        except NotRecorded as refused:
+            if refused.unknown:
+                raise NoSuchAccount(fense_account_id) from None
+            raise ValueError(beyond_most(days[refused.excessive[0]])) from None
 
-    def add_lookups(self, fense_account_id: int, date: str, lookups: int) -> None:
-        """`record_lookups` of checked values, within a transaction of the caller's."""
-        self.get_account(fense_account_id)
-        if lookups:
-            values = {"fense_account_id": fense_account_id, "date": date, "lookups": lookups}
-            try:
-                self.execute_sql(ADD_TO_DAY, values)
-                self.execute_sql(ADD_TO_MONTH, values | {"date": date[:7]})
-            except IntegrityError:
-                most = f"{rules.MAX_LOOKUPS}, a day's most"
-                raise ValueError(f"would take {date} past {most}") from None
+    def record_all(self, rows: Sequence[Lookups], patient: bool = False) -> None:
+        """Add these checked lookups, all or nothing. Raises `NotRecorded`.
+
+        `patient` is for long lists: see the engine's `write`.
+        """
+        # In one order, in which others lock them too, and the months after all the days.
+        places = sorted(range(len(rows)), key=lambda place: rows[place][:2])
+
+        def record() -> None:
+            unknown, excessive = [], []
+            months: dict[tuple[int, str], int] = {}
+            known: dict[int, bool] = {}
+            for place in places:
+                fense_account_id, date, lookups = row = rows[place]
+                if fense_account_id not in known:
+                    known[fense_account_id] = self._is_account(fense_account_id)
+                if not known[fense_account_id]:
+                    unknown.append(place)
+                elif lookups:
+                    values = dict(zip(USAGE_KEYS, row, strict=True))
+                    if not self.engine.execute_sql(ADD_TO_DAY, values).rowcount:
+                        excessive.append(place)
+                    month = fense_account_id, date[:7]
+                    months[month] = months.get(month, 0) + lookups
+            if unknown or excessive:
+                raise NotRecorded(sorted(unknown), sorted(excessive))
+            for month, lookups in months.items():
+                values = dict(zip(USAGE_KEYS, (*month, lookups), strict=True))
+                self.engine.execute_sql(ADD_TO_MONTH, values)
+
+        self.engine.write(record, patient)
+
+    def _is_account(self, fense_account_id: int) -> bool:
+        try:
+            return bool(self._row_of(fense_account_id, SELECT_ACCOUNT))
+        except NoSuchAccount:
+            return False
 
     # All of it
 
     def dump(self) -> dict[str, Any]:
         """Every account with its usage by day, in order of id: a state document."""
-        with self.atomic("DEFERRED"):  # one moment of both tables
-            rows = self.execute_sql(SELECT_STATE).fetchall()
-            days = self.execute_sql(SELECT_DAYS).fetchall()
+        with self.engine.snapshot():
+            rows = self.engine.execute_sql(SELECT_STATE).fetchall()
+            days = self.engine.execute_sql(SELECT_DAYS).fetchall()
         usage: dict[int, dict[str, int]] = {row[0]: {} for row in rows}
         for fense_account_id, date, lookups in days:
             usage[fense_account_id][date] = lookups
         accounts = [_account(STATE_KEYS, row) | {"usage": usage[row[0]]} for row in rows]
         return {"accounts": accounts}
 
-    def replace(
-        self, accounts: Sequence[dict[str, Any]], usage: Sequence[tuple[int, str, int]]
-    ) -> None:
-        """Replace everything by these accounts, by column, and usage, as (id, date, lookups).
+    def replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> None:
+        """Replace everything by these accounts, by column, and their usage.
 
         The next id follows the highest.
         """
-        if not self.in_memory or len(accounts) + len(usage) <= FEW_ROWS:
-            with self.writing():
-                self._replace(accounts, usage)
+        if not self.engine.in_memory or len(accounts) + len(usage) <= FEW_ROWS:
+            self.engine.write(lambda: self._replace(accounts, usage), patient=True)
             return
         # In memory a long write would block readers: it goes to a database of its own first.
-        made = Database(sqlite.MEMORY)
+        made = Database(engines.MEMORY)
         try:
-            made._replace(accounts, usage)
-            self.copy_from(made)
+            made.seed(accounts, usage)
+            self.engine.copy_from(made.engine)
         finally:
-            made.close_all()
+            made.engine.close_all()
 
-    def _replace(
-        self, accounts: Iterable[dict[str, Any]], usage: Iterable[tuple[int, str, int]]
+    def _replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> None:
+        self.engine.lock_accounts()
+        for query in DELETE_ALL:
+            self.engine.execute_sql(query)
+        self._load(accounts, usage, highest_id(accounts))
+
+    def seed(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> bool:
+        """Load these, as `replace` would, unless there are accounts; whether it did."""
+        return self.load(accounts, usage, highest_id(accounts))
+
+    def load(
+        self, accounts: Iterable[dict[str, Any]], usage: Iterable[Lookups], last_id: int
+    ) -> bool:
+        """Load these unless there are accounts; whether it did. The next id follows `last_id`."""
+
+        def load() -> bool:
+            self.engine.lock_accounts()
+            is_empty = not self.count_accounts()
+            if is_empty:
+                self._load(accounts, usage, last_id)
+            return is_empty
+
+        return self.engine.write(load, patient=True)
+
+    def _load(
+        self, accounts: Iterable[dict[str, Any]], usage: Iterable[Lookups], last_id: int
     ) -> None:
-        with self.atomic():
-            for query in DELETE_ALL:
-                self.execute_sql(query)
-            for account in accounts:
-                self._insert_account(account)
-            rows = (dict(zip(USAGE_KEYS, row, strict=True)) for row in usage)
-            with sqlite.peewee_errors:
-                # A generator: between its rows Python handles signals.
-                self.cursor().executemany(ADD_TO_DAY, rows)
-            self.execute_sql(SUM_UP_MONTHS)
+        # A column that an account leaves out gets the schema's default.
+        for columns, group in itertools.groupby(accounts, key=tuple):
+            rows = (tuple(account.values()) for account in group)
+            self.engine.load("account", columns, rows)
+        self.engine.load("usage", USAGE_KEYS, usage)
+        self.engine.execute_sql(SUM_UP_MONTHS)
+        self.engine.set_last_id(last_id)
 
 
 # --- Helpers -----------------------------------------------------------------------------------
@@ -417,6 +506,15 @@ class Database(sqlite.Engine):
 def count_months(first: str, last: str) -> int:
     """How many months there are from YYYY-MM to YYYY-MM, both included."""
     return (int(last[:4]) - int(first[:4])) * 12 + int(last[5:]) - int(first[5:]) + 1
+
+
+def beyond_most(date: str) -> str:
+    """What is said of lookups that `NotRecorded` calls excessive."""
+    return f"would take {date} past {rules.MAX_LOOKUPS}, a day's most"
+
+
+def highest_id(accounts: Iterable[dict[str, Any]]) -> int:
+    return max((account["fense_account_id"] for account in accounts), default=0)
 
 
 def digest(key: str) -> str:
@@ -443,14 +541,3 @@ def _account(keys: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
     for flag in FLAGS:
         account[flag] = bool(account[flag])
     return account
-
-
-@contextlib.contextmanager
-def _unique_key() -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError as error:
-        # Checked fields break no other constraint: if one does, it is a bug.
-        if "account.api_key_sha256" not in str(error):
-            raise
-        raise ApiKeyTaken from None

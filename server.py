@@ -594,7 +594,7 @@ class Server:
         self.server_name, self.effective_port = self.adj.server_name, self.port
         self.waker = Waker(self.map)
         self._workers = Workers(threads, application.end_thread)
-        application.db.while_waiting = self._workers.spare
+        application.db.engine.while_waiting = self._workers.spare
         self._listeners = [Listener(self, sock) for sock in sockets]
         SERVERS.add(self)
 

@@ -12,17 +12,18 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 from peewee import __exception_wrapper__ as peewee_errors
 from peewee import sqlite3 as dbapi
 
+from fense_admin.engines import MEMORY, Unusable
+
 log = logging.getLogger("fense_admin")
 
 VERSION = dbapi.sqlite_version  # of the library that peewee uses: pysqlite3's, where there is one
-MEMORY = ":memory:"
 APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 CREATED_TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
@@ -35,30 +36,20 @@ START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python h
 SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
 
 
-class Unusable(Exception):
-    """The database can't be opened at all. The message is one sentence that says what to do."""
-
-
-def is_unavailable(error: DatabaseError) -> bool:
-    """Whether it means: the database can't be read or written just now, nothing was changed.
-
-    Locked, full, read-only, damaged, gone: SQLite raises OperationalError or DatabaseError itself.
-    Any other subclass of DatabaseError is a bug.
-    """
-    return type(error) in (OperationalError, DatabaseError)
-
-
 # --- The database ------------------------------------------------------------------------------
 
 
 class Engine(SqliteDatabase):
-    """A database with the tables of schema.sql, safe to share between threads.
+    """A SQLite database with the tables of schema.sql, safe to share between threads.
 
     `path` is a file, created if there is none, or ":memory:" for one that lives until `close_all`.
     Each thread gets a connection of its own, which stays open. Raises `Unusable`.
 
     Any method may raise an error for which `is_unavailable` is true.
     """
+
+    is_server = False
+    product = f"SQLite {VERSION}"
 
     def __init__(self, path: str) -> None:
         self.in_memory = path == MEMORY
@@ -198,13 +189,16 @@ class Engine(SqliteDatabase):
         found = {end: _stat(self._path + end) for end in ("", "-wal", "-shm") if self._path}
         return {end: (status.st_dev, status.st_ino) for end, status in found.items()}
 
-    # Transactions
+    # Reading and writing
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """A transaction, one at a time in this process: SQLite's own waiting is slow and unfair."""
+    def write(self, work: Callable[[], Any], patient: bool = False) -> Any:
+        """Run the function in a transaction; gives what it returns.
+
+        One at a time in this process: SQLite's own waiting is slow and unfair. (It is the same for
+        a `patient` one, which on a server may take its time.)
+        """
         with self._only_writer(), self.atomic():
-            yield
+            return work()
 
     @contextlib.contextmanager
     def _only_writer(self) -> Iterator[None]:
@@ -217,6 +211,43 @@ class Engine(SqliteDatabase):
             yield
         finally:
             self._writer.release()
+
+    def snapshot(self) -> Any:
+        """A context in which all that is read is of one moment."""
+        return self.atomic("DEFERRED")
+
+    def claim(self, key_digest: str) -> None:
+        """Keep other writers from claiming the same, until the transaction ends."""
+
+    def lock_accounts(self) -> None:
+        """Keep other writers out, until the transaction ends. (There are none.)"""
+
+    def insert(self, query: str, values: dict[str, Any], id_column: str) -> int:
+        """Run a query that inserts a row; gives the id that the row got."""
+        return self.execute_sql(query, values).lastrowid
+
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Insert many rows."""
+        places = ", ".join("?" * len(columns))
+        query = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
+        with peewee_errors:
+            # An iterable: between its rows Python handles signals.
+            self.cursor().executemany(query, rows)
+
+    def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """The rows that a query returns, one after another, within a `snapshot`."""
+        return iter(self.execute_sql(query))
+
+    def last_id(self) -> int:
+        """The highest id that an account had, 0 if there was none yet."""
+        row = self.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'account'").fetchone()
+        return row[0] if row else 0
+
+    def set_last_id(self, last_id: int) -> None:
+        """Let the next account's id follow this one."""
+        self.execute_sql("DELETE FROM sqlite_sequence WHERE name = 'account'")
+        query = "INSERT INTO sqlite_sequence (name, seq) VALUES ('account', :last_id)"
+        self.execute_sql(query, {"last_id": last_id})
 
     def rollback(self) -> None:
         if self.connection().in_transaction:  # else SQLite has rolled back: the disk is full

@@ -257,7 +257,7 @@ class ControlPlane:
             instance.plane.release_waiting()
 
     def end_thread(self) -> None:
-        self.db.close()
+        self.db.engine.close()
         for instance in list(self.instances.values()):
             instance.plane.end_thread()
 
@@ -431,7 +431,7 @@ class Instance:
         keys = {"master_key": self.master_key, "service_keys": [self.service_key]}
         app = create_app(prefix=parent.app.prefix, **keys)
         app.hide([*app.keys, *parent.own_keys])
-        app.db.while_waiting = lambda: parent.db.while_waiting()
+        app.db.engine.while_waiting = lambda: parent.db.engine.while_waiting()
         self.plane = ControlPlane(
             app, **keys, seed=seed, on_loopback=parent.guard.on_loopback, parent=parent
         )

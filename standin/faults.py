@@ -194,7 +194,7 @@ class FaultPlugin:
 def wait(waiting: Waiting, seconds: float, db: Database) -> None:
     """Wait so long, or until all delays are ended, or the client has gone."""
     is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    with waiting.one_more(), db.while_waiting():
+    with waiting.one_more(), db.engine.while_waiting():
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not is_gone():
             if waiting.over.wait(min(left, GONE_CHECK)):

@@ -206,16 +206,15 @@ def check_usage(
     return rows
 
 
-def record_usage(db: Database, rows: list[tuple[int, str, int]]) -> None:
+def record_usage(db: Database, rows: list[models.Lookups], patient: bool = False) -> None:
     """Add them, all or nothing. Raises `ValidationErrors`; `ApiError` (404): unknown accounts."""
-    unknown = ValidationErrors()
-    with db.writing(), ValidationErrors() as errors:
-        for number, row in enumerate(rows):
-            try:
-                db.add_lookups(*row)
-            except models.NoSuchAccount:
-                unknown.add(f"[{number}].fense_account_id", "names no account")
-            except ValueError as error:
-                errors.add(f"[{number}].lookups", str(error))
-        if unknown and not errors:
-            raise invalid(unknown, 404)
+    try:
+        db.record_all(rows, patient)
+    except models.NotRecorded as refused:
+        unknown = ValidationErrors()
+        with ValidationErrors() as errors:
+            for place in refused.excessive:
+                errors.add(f"[{place}].lookups", models.beyond_most(rows[place][1]))
+            for place in refused.unknown:
+                unknown.add(f"[{place}].fense_account_id", "names no account")
+        raise invalid(unknown, 404) from None

@@ -685,7 +685,7 @@ def open_database():
 
         def open_database(path):
             db = Database(str(path))
-            stack.callback(db.close_all)
+            stack.callback(db.engine.close_all)
             return db
 
         yield open_database

@@ -96,7 +96,7 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
     ],
 )
 def test_a_backup_that_can_not_be_made_changes_nothing(run_command, tmp_path, arguments, message):
-    Database(str(tmp_path / "fense-admin.sqlite3")).close_all()
+    Database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
     other = sqlite3.connect(tmp_path / "there")
     other.execute("CREATE TABLE mine (id)")
     other.close()

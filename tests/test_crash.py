@@ -16,5 +16,5 @@ def test_no_acknowledged_write_is_lost_to_kill_9(tmp_path):
 
 def test_a_file_is_written_so_that_it_survives_a_power_cut(tmp_path, open_database):
     db = open_database(tmp_path / "fense.sqlite3")
-    for look in (lambda: (db.journal_mode, db.synchronous, db.foreign_keys),):
+    for look in (lambda: (db.engine.journal_mode, db.engine.synchronous, db.engine.foreign_keys),):
         assert [look(), *in_threads(2, look)] == [("wal", 2, 1)] * 3

@@ -9,9 +9,9 @@ import pytest
 from conftest import FIELDS, account_fields, in_threads, sentence
 from peewee import sqlite3
 
-from fense_admin import sqlite
+from fense_admin import engines, sqlite
+from fense_admin.engines import Unusable
 from fense_admin.models import Database
-from fense_admin.sqlite import Unusable
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_any_file_name_is_a_file_name(tmp_path, monkeypatch, name, open_database
     monkeypatch.chdir(tmp_path)
     db = open_database(name)
     db.create_account(FIELDS)
-    db.close_all()
+    db.engine.close_all()
     assert os.listdir(tmp_path) == [name]
     again = open_database(name)
     assert again.get_account(1)["name"] == "Acme Ltd"
@@ -45,7 +45,7 @@ def make_empty_database(path):
 
 
 def make_one_without_tables(path):
-    Database(str(path)).close_all()
+    Database(str(path)).engine.close_all()
     with sqlite3.connect(path) as database:
         for table in ("usage_month", "usage", "account"):
             database.execute(f"DROP TABLE {table}")
@@ -53,7 +53,7 @@ def make_one_without_tables(path):
 
 
 def make_newer(path):
-    Database(str(path)).close_all()
+    Database(str(path)).engine.close_all()
     with sqlite3.connect(path) as newer:
         (version,) = newer.execute("PRAGMA user_version").fetchone()
         newer.execute(f"PRAGMA user_version = {version + 1}")
@@ -91,7 +91,7 @@ def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
     assert [type(db) for db in databases] == [Database] * 6
     for i, db in enumerate(databases):
         db.create_account(FIELDS | {"api_key": f"key-{i}"})
-        db.close_all()
+        db.engine.close_all()
 
 
 def modes(folder):
@@ -111,10 +111,10 @@ def test_files_are_for_their_owner_alone(tmp_path, open_database):
 
 def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, caplog):
     path = tmp_path / "fense.sqlite3"
-    Database(str(path)).close_all()
+    Database(str(path)).engine.close_all()
     assert caplog.messages == []
     path.chmod(0o644)
-    Database(str(path)).close_all()
+    Database(str(path)).engine.close_all()
     assert modes(tmp_path) == {"fense.sqlite3": 0o644}
     assert caplog.messages == [f"{path} can be read by others: run chmod 600 on it"]
 
@@ -130,9 +130,11 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
     path.rename(tmp_path / "away")
     if made_anew:
         path.write_bytes((tmp_path / "away").read_bytes())
-    with pytest.raises(sqlite.DatabaseError, match="was replaced" if made_anew else "is gone") as e:
+    with pytest.raises(
+        engines.DatabaseError, match="was replaced" if made_anew else "is gone"
+    ) as e:
         db.create_account(FIELDS | {"api_key": "another"})
-    assert sqlite.is_unavailable(e.value)
+    assert engines.is_unavailable(e.value)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -140,7 +142,7 @@ def test_a_database_may_be_named_by_a_link(tmp_path, open_database, is_there):
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "fense.sqlite3"
     if is_there:
-        Database(str(file)).close_all()
+        Database(str(file)).engine.close_all()
     (tmp_path / "link").symlink_to(file)
     db = open_database(tmp_path / "link")
     assert db.create_account(FIELDS)["fense_account_id"] == 1
@@ -177,7 +179,7 @@ def open_folder():
 def test_a_database_that_can_not_be_written_is_named(start, open_folder, folder_mode):
     folder = open_folder
     file = folder / "fense.sqlite3"
-    Database(str(file)).close_all()
+    Database(str(file)).engine.close_all()
     before = file.read_bytes()
     file.chmod(0o444)
     folder.chmod(folder_mode)

@@ -25,7 +25,7 @@ from fense_admin.standin import StandIn
 def test_closing_leaves_no_connection_and_no_file_beside_the_database(tmp_path, open_database):
     db = open_database(tmp_path / "fense.sqlite3")
     in_threads(4, lambda: db.all_usage(None, None))
-    db.close_all()
+    db.engine.close_all()
     assert os.listdir(tmp_path) == ["fense.sqlite3"]
     assert not [name for name in open_files() if name.startswith(str(tmp_path))]
 
@@ -41,9 +41,9 @@ def test_a_thread_that_ends_gives_its_connection_back(file_app):
             with served.server._workers.spare():
                 for _ in range(20):
                     served.call("GET", "/accounts/usage")
-        wait_until(lambda: len(file_app.db._connections) <= 2 + 4 + 1)
+        wait_until(lambda: len(file_app.db.engine._connections) <= 2 + 4 + 1)
         served.stop()
-        assert len(file_app.db._connections) <= 2
+        assert len(file_app.db.engine._connections) <= 2
 
 
 def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):

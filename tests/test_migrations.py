@@ -54,10 +54,10 @@ def test_a_database_of_an_earlier_version_becomes_like_a_new_one(tmp_path, open_
     assert totals(db, None, None)[0] == sum(days.values()) + 5
     new = open_database(tmp_path / "new")
     schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
-    assert db.execute_sql(schema).fetchall() == new.execute_sql(schema).fetchall()
-    assert db.user_version == new.user_version == len(SECTIONS)
+    assert db.engine.execute_sql(schema).fetchall() == new.engine.execute_sql(schema).fetchall()
+    assert db.engine.user_version == new.engine.user_version == len(SECTIONS)
     for it in (db, new):
-        it.close_all()
+        it.engine.close_all()
 
 
 @pytest.mark.parametrize("version", range(1, len(SECTIONS) + 1))
@@ -68,8 +68,8 @@ def test_a_column_can_be_added_after_every_version(tmp_path, monkeypatch, open_d
     (tmp_path / "schema.sql").write_text(f"{schema}\n-- version {len(SECTIONS) + 1}\n\n{added}")
     monkeypatch.setattr(sqlite, "SCHEMA_FILE", str(tmp_path / "schema.sql"))
     db = open_database(tmp_path / "old")
-    assert db.user_version == len(SECTIONS) + 1
-    assert db.execute_sql("SELECT phone FROM account").fetchall() == [(None,)]
+    assert db.engine.user_version == len(SECTIONS) + 1
+    assert db.engine.execute_sql("SELECT phone FROM account").fetchall() == [(None,)]
     assert daily(db) == days
 
 
@@ -130,7 +130,7 @@ def test_days_of_long_ago_are_days(tmp_path, open_database, date):
         db.record_lookups(1, 5, date)
         assert daily(db)[date] == 5
         time_of_day = f"{date}T00:00:00Z"
-        account = {"name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
+        account = {"fense_account_id": 1, "name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
         db.replace([account | {"created_at": time_of_day, "updated_at": time_of_day}], [])
         assert db.get_account(1)["created_at"] == time_of_day
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import FIELDS, daily
 
 from fense_admin import models
-from fense_admin.models import Account, ApiKeyTaken, Database, NoSuchAccount, Usage, UsageMonth
+from fense_admin.models import Account, ApiKeyTaken, NoSuchAccount, Usage, UsageMonth
 
 
 def test_lookups_add_up_by_day(db):
@@ -110,13 +110,15 @@ def test_totals_are_plain_sums_whatever_the_range_and_whoever_wrote(db):
 def test_the_total_of_all_may_pass_64_bits(db):
     for number in (1, 2, 3):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
-        db.execute_sql("INSERT INTO usage_month VALUES (?, '2026-11', ?)", (number, 2**63 - 1))
+        db.engine.execute_sql(
+            "INSERT INTO usage_month VALUES (?, '2026-11', ?)", (number, 2**63 - 1)
+        )
     assert totals(db, None, None)[0] == 3 * (2**63 - 1)
 
 
 @pytest.mark.parametrize("model", [Account, Usage, UsageMonth])
 def test_the_models_have_the_columns_of_the_schema(db, model):
-    columns = {column.name: column.null for column in db.get_columns(model._meta.table_name)}
+    columns = {column.name: column.null for column in db.engine.get_columns(model._meta.table_name)}
     fields = {field.column_name: field.null for field in model._meta.sorted_fields}
     assert {name: null or name == "fense_account_id" for name, null in fields.items()} == {
         name: null or name == "fense_account_id" for name, null in columns.items()
@@ -158,15 +160,15 @@ def test_the_models_have_the_columns_of_the_schema(db, model):
 def test_the_schema_itself_refuses_what_the_contract_excludes(db, statement):
     db.create_account(FIELDS)
     db.record_lookups(1, 1, "2026-11-03")
-    with pytest.raises(models.IntegrityError):
-        db.execute_sql(statement)
+    with pytest.raises(peewee.IntegrityError):
+        db.engine.execute_sql(statement)
 
 
 def test_a_key_is_stored_as_a_digest(tmp_path, open_database):
     path = tmp_path / "fense.sqlite3"
     db = open_database(path)
     db.create_account(FIELDS)
-    db.close_all()
+    db.engine.close_all()
     assert FIELDS["api_key"].encode() not in path.read_bytes()
     assert models.digest(FIELDS["api_key"]).encode() in path.read_bytes()
 
@@ -175,23 +177,21 @@ def test_an_id_is_never_used_twice(db):
     db.create_account(FIELDS)
     with pytest.raises(ApiKeyTaken):
         db.create_account(FIELDS)
-    db.execute_sql("DELETE FROM account")
+    db.engine.execute_sql("DELETE FROM account")
     assert db.create_account(FIELDS)["fense_account_id"] == 2
 
 
 def test_the_usage_of_an_account_is_asked_for_in_one_question(db, monkeypatch):
     db.create_account(FIELDS)
     asked = []
-    execute = Database.execute_sql
-    monkeypatch.setattr(
-        Database, "execute_sql", lambda self, *sql: asked.append(1) or execute(self, *sql)
-    )
+    execute = db.engine.execute_sql
+    monkeypatch.setattr(db.engine, "execute_sql", lambda *sql: asked.append(1) or execute(*sql))
     db.account_usage(1, None, None)
     assert asked == [1]
 
 
 def test_only_a_taken_key_is_a_taken_key(db):
-    with pytest.raises(models.IntegrityError, match="CHECK"):
+    with pytest.raises(peewee.IntegrityError, match="CHECK"):
         db.create_account(FIELDS | {"name": ""})
 
 

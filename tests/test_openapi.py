@@ -458,7 +458,7 @@ def test_the_documented_answers_are_those_given(api, inside, monkeypatch, method
     for key in (None, "nobody's", "merchant-key-7d1e-9f2c"):
         ask(key=key)
     for fault in (peewee.OperationalError("database is locked"), RuntimeError("a fault of ours")):
-        monkeypatch.setattr(inside.db, "execute_sql", Mock(side_effect=fault))
+        monkeypatch.setattr(inside.db.engine, "execute_sql", Mock(side_effect=fault))
         ask()
     monkeypatch.setattr(fense_admin, "OPENAPI_FILE", "/nowhere")
     ask()

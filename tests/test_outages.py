@@ -12,7 +12,7 @@ import pytest
 from conftest import MASTER_KEY, Served, account_fields
 from peewee import sqlite3
 
-from fense_admin import create_app, sqlite
+from fense_admin import create_app, engines, sqlite
 
 UNAVAILABLE = "the database can't be used just now; nothing was changed"
 
@@ -41,8 +41,8 @@ def pragma(served, name, value, afterwards):
     """A setting of every thread's connection, those to come included."""
     db = served.app.db
     for to in (value, afterwards):
-        db.pragma(name, to, permanent=True)
-        for connection in list(db._connections):
+        db.engine.pragma(name, to, permanent=True)
+        for connection in list(db.engine._connections):
             connection.execute(f"PRAGMA {name} = {to}").close()
         if to is value:
             yield
@@ -50,7 +50,7 @@ def pragma(served, name, value, afterwards):
 
 @contextlib.contextmanager
 def full(served, path):
-    pages = served.app.db.execute_sql("PRAGMA page_count").fetchone()[0]
+    pages = served.app.db.engine.execute_sql("PRAGMA page_count").fetchone()[0]
     with pragma(served, "max_page_count", pages, 2**30):
         yield
 
@@ -98,7 +98,7 @@ def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, heal
         assert body["error"]["message"] == UNAVAILABLE
         if fault is not full:  # what takes no new page is still written
             assert served.call("POST", "/accounts/1", {"is_active": False})[0] == 503
-            with pytest.raises(sqlite.DatabaseError):
+            with pytest.raises(engines.DatabaseError):
                 served.app.db.record_lookups(1, 1)
         assert served.call("GET", "/healthz")[0] == health
         if health == 200:
@@ -106,7 +106,7 @@ def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, heal
                 number = account["fense_account_id"]
                 assert served.call("GET", f"/accounts/{number}") == (200, account)
             assert served.call("GET", "/accounts/usage")[0] == 200
-    served.app.db.close()
+    served.app.db.engine.close()
     status, account = create(served)
     assert status == 201
     acknowledged.append(account)
@@ -153,9 +153,11 @@ def test_a_database_put_in_the_place_of_another_takes_a_restart(served, path):
 def test_a_damaged_page_is_told_and_mended_without_a_restart(served, path):
     for _ in range(60):
         create(served)
-    served.app.db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    served.app.db.engine.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     db = served.app.db
-    root = db.execute_sql("SELECT rootpage FROM sqlite_master WHERE name = 'account'").fetchone()[0]
+    root = db.engine.execute_sql(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'account'"
+    ).fetchone()[0]
     whole = path.read_bytes()
     begin = (root - 1) * 4096
 

@@ -198,7 +198,7 @@ def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path, signum):
-    Database(str(tmp_path / "fense.sqlite3")).close_all()
+    Database(str(tmp_path / "fense.sqlite3")).engine.close_all()
     with locked(tmp_path / "fense.sqlite3"):
         service = start("--port=0", "--database=fense.sqlite3")
         wait_until(lambda: "local-dev-key" in service.errors.read_text())
@@ -226,7 +226,7 @@ def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start,
     assert "Traceback" not in errors
     db = Database(str(tmp_path / "fense.sqlite3"))
     assert db.count_accounts() == 0
-    db.close_all()
+    db.engine.close_all()
 
 
 def test_sighup_stops_it_unless_it_is_ignored(start):

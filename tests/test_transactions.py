@@ -1,6 +1,7 @@
 """Writers and readers at the same time never lose, mix or outwait each other's work."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -19,9 +20,9 @@ from conftest import (
     locked,
 )
 
-from fense_admin import models, sqlite
+from fense_admin import engines, models, sqlite
+from fense_admin.engines import Unusable
 from fense_admin.models import Database
-from fense_admin.sqlite import Unusable
 
 
 def test_lookups_of_concurrent_callers_are_all_counted(db):
@@ -84,15 +85,15 @@ def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(
         began = time.monotonic()
         errors = in_threads(4, lambda: db.record_lookups(1, 1))
         assert time.monotonic() - began < 0.4 + 0.3 + 0.5
-        assert all(sqlite.is_unavailable(error) for error in errors)
+        assert all(engines.is_unavailable(error) for error in errors)
         assert db.get_account(1)["name"] == "Acme Ltd"
     db.record_lookups(1, 1)
-    db.close_all()
+    db.engine.close_all()
 
 
 def test_a_start_waits_for_a_file_that_is_locked_and_not_for_ever(tmp_path, monkeypatch):
     path = tmp_path / "fense.sqlite3"
-    Database(str(path)).close_all()
+    Database(str(path)).engine.close_all()
     with locked(path):
         monkeypatch.setattr(sqlite, "START_TIMEOUT", 0.3)
         began = time.monotonic()
@@ -106,7 +107,7 @@ def test_a_start_waits_for_a_file_that_is_locked_and_not_for_ever(tmp_path, monk
         time.sleep(0.3)
         assert opened == []
     join(thread)
-    opened[0].close_all()
+    opened[0].engine.close_all()
 
 
 def test_a_writer_waits_for_another_writer(tmp_path, open_database):
@@ -114,11 +115,10 @@ def test_a_writer_waits_for_another_writer(tmp_path, open_database):
     inside = threading.Event()
 
     def hold():
-        with db.writing():
-            inside.set()
-            time.sleep(0.3)
+        inside.set()
+        time.sleep(0.3)
 
-    with in_background(hold):
+    with in_background(lambda: db.engine.write(hold)):
         assert inside.wait(TIMEOUT)
         assert db.create_account(FIELDS)["fense_account_id"] == 1
 
@@ -126,23 +126,23 @@ def test_a_writer_waits_for_another_writer(tmp_path, open_database):
 def test_a_dump_is_of_one_moment(tmp_path, open_database, monkeypatch):
     db = open_database(tmp_path / "fense.sqlite3")
     other = open_database(tmp_path / "fense.sqlite3")
-    execute = Database.execute_sql
+    execute = sqlite.Engine.execute_sql
 
     def written_meanwhile(self, sql, *values):
-        if self is db and sql == models.SELECT_DAYS:
+        if self is db.engine and sql == models.SELECT_DAYS:
             other.create_account(FIELDS)
             other.record_lookups(1, 1, "2026-11-01")
         return execute(self, sql, *values)
 
-    monkeypatch.setattr(Database, "execute_sql", written_meanwhile)
+    monkeypatch.setattr(sqlite.Engine, "execute_sql", written_meanwhile)
     assert db.dump() == {"accounts": []}
 
 
 def test_readers_wait_for_no_state_that_is_being_loaded(db):
     rows = [
-        {"name": "n" * 200, "email": "a@b", "api_key_sha256": f"{n:064x}"}
+        {"fense_account_id": n, "name": "n" * 200, "email": "a@b", "api_key_sha256": f"{n:064x}"}
         | dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
-        for n in range(40_000)
+        for n in range(1, 40_001)
     ]
     db.create_account(FIELDS)
     seen, waits, over = set(), [], threading.Event()
@@ -153,7 +153,7 @@ def test_readers_wait_for_no_state_that_is_being_loaded(db):
             seen.add(db.count_accounts())
             waits.append(time.monotonic() - began)
             time.sleep(0.001)  # leaves the processor to the load
-        db.close()
+        db.engine.close()
 
     with in_background(read, 3, over.set):
         began = time.monotonic()
@@ -176,14 +176,15 @@ def test_a_signal_is_heard_while_much_is_written(db):
         raise SignalError
 
     times = dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
-    account = {"name": "n", "email": "a@b", "api_key_sha256": "0" * 64} | times
+    account = {"fense_account_id": 1, "name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
+    usage = ((1, f"0{n:09}", 1) for n in itertools.count())
     before = signal.signal(signal.SIGUSR1, on_signal)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
     timer.start()
     try:
         began = time.monotonic()
-        with pytest.raises(SignalError), db.writing():
-            db._replace([account], [(1, "2026-11-01", 1)] * 3_000_000)
+        with pytest.raises(SignalError):
+            db.load([account | times], usage, 1)
         assert time.monotonic() - began < 1.5
     finally:
         timer.join()
@@ -192,8 +193,8 @@ def test_a_signal_is_heard_while_much_is_written(db):
 
 
 def test_a_transaction_that_is_over_already_is_rolled_back_no_more(db):
-    with contextlib.suppress(ZeroDivisionError), db.atomic():
-        db.execute_sql("ROLLBACK")  # as SQLite does by itself where the disk is full
+    with contextlib.suppress(ZeroDivisionError), db.engine.atomic():
+        db.engine.execute_sql("ROLLBACK")  # as SQLite does by itself where the disk is full
         raise ZeroDivisionError
 
 

@@ -309,7 +309,7 @@ def accounts(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
     filters = read_filters({"find": any_text, "page": check_page})
     db, today = plane.db, plane.db.today()
     first = first_day(today, "day")
-    with db.atomic("DEFERRED"):  # one moment: a reset may come in between
+    with db.engine.snapshot():  # one moment: a reset may come in between
         pager = Pager(db.find_accounts(filters["find"] or ""), filters["page"])
         rows = [(db.get_account(id), Usage(db, id, first, today, "day")) for id in pager.rows]
     return "Accounts", {
@@ -348,7 +348,7 @@ def one_account(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, di
             most = f"{MOST_BARS[period]} {period}s"
             errors.add("start_date", f"makes more than {most}: choose a shorter range")
     try:
-        with db.atomic("DEFERRED"):
+        with db.engine.snapshot():
             account = db.get_account(int(number))
             usage = Usage(db, int(number), start, end, period)
     except models.NoSuchAccount:
@@ -392,14 +392,14 @@ def faults(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
 
 def service(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
     read_filters({})
-    db, environ = plane.db, request.environ
+    db, engine, environ = plane.db, plane.db.engine, request.environ
     reach = "this machine alone" if plane.guard.on_loopback else "other machines, too"
     facts = {
         "API": shown.base_url,
         "Control plane": shown.standin_url,
         "Prefix": plane.app.prefix or "none",
         "Port": f"{environ['SERVER_PORT']}, for {reach}",
-        "Database": "in memory: it goes with the process" if db.in_memory else db.database,
+        "Database": "in memory: it goes with the process" if engine.in_memory else engine.database,
         "SQLite": sqlite.VERSION,
         "Python": platform.python_version(),
         "fense-admin": __version__,

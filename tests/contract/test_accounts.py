@@ -107,15 +107,15 @@ def test_an_update_of_the_key_shows_its_last_four(api):
 
 def test_an_empty_update_changes_nothing_at_all(api, inside):
     account = api.new_account()
-    inside.db.execute_sql("UPDATE account SET updated_at = '2020-02-29T12:00:00Z'")
+    inside.db.engine.execute_sql("UPDATE account SET updated_at = '2020-02-29T12:00:00Z'")
     answer = api.post(f"/accounts/{account['fense_account_id']}", {})
     assert (answer.status, answer.body) == (200, account | {"updated_at": "2020-02-29T12:00:00Z"})
 
 
 def test_an_update_moves_updated_at_and_leaves_created_at(api, inside):
     account = api.new_account()
-    inside.db.execute_sql("UPDATE account SET created_at = '2020-02-29T12:00:00Z'")
-    inside.db.execute_sql("UPDATE account SET updated_at = created_at")
+    inside.db.engine.execute_sql("UPDATE account SET created_at = '2020-02-29T12:00:00Z'")
+    inside.db.engine.execute_sql("UPDATE account SET updated_at = created_at")
     answer = api.post(f"/accounts/{account['fense_account_id']}", {"name": "Acme Ltd"})
     assert answer.body["created_at"] == "2020-02-29T12:00:00Z"
     assert is_now(answer.body["updated_at"])

@@ -80,7 +80,7 @@ def test_a_fault_in_telling_a_fault_is_told_all_the_same(api, inside, monkeypatc
 
 def test_a_database_that_fails_is_unavailable(api, inside, caplog):
     account = api.new_account()
-    inside.db.execute_sql("ALTER TABLE account RENAME TO elsewhere")
+    inside.db.engine.execute_sql("ALTER TABLE account RENAME TO elsewhere")
     for method, path in (("GET", "/accounts/1"), ("POST", "/accounts/1"), ("GET", "/healthz")):
         answer = api.call(method, path, {} if method == "POST" else None)
         message = "the database can't be used just now; nothing was changed"
@@ -88,5 +88,5 @@ def test_a_database_that_fails_is_unavailable(api, inside, caplog):
         assert (answer.status, answer.body) == (503, expected)
         assert answer.headers["Retry-After"] == "1"
     assert "no such table" in caplog.text
-    inside.db.execute_sql("ALTER TABLE elsewhere RENAME TO account")
+    inside.db.engine.execute_sql("ALTER TABLE elsewhere RENAME TO account")
     assert api.get("/accounts/1").body == account

@@ -220,7 +220,7 @@ def test_the_documented_answers_are_those_given(
     if path == "/instances":
         ask()
     for fault in (peewee.OperationalError("database is locked"), RuntimeError("a fault of ours")):
-        monkeypatch.setattr(seeded.app.db, "ensure_same_file", Mock(side_effect=fault))
+        monkeypatch.setattr(seeded.app.db.engine, "ensure_same_file", Mock(side_effect=fault))
         ask()
     assert statuses == set(operation["responses"])
 

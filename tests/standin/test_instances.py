@@ -163,7 +163,7 @@ def test_one_that_is_ended_is_gone_and_its_requests_that_wait_write_nothing(seed
     assert seeded_api.call("DELETE", f"/_standin/instances/{made['id']}").status == 204
     waiting.join(10)
     assert [answer.status for answer in answers] == [503]
-    assert plane.db._connections == set()
+    assert plane.db.engine._connections == set()
     for path in ("/accounts/1", "/_standin/state", "/", "/accounts/%0a"):
         answer = its.get(path)
         assert (answer.status, answer.body) == (404, NOT_FOUND)
@@ -212,7 +212,7 @@ def test_none_is_made_once_the_parent_has_stopped(seeded, seeded_api):
     seeded.app.close()
     assert not seeded.app.add_instance(late)
     late.end()
-    assert late.plane.db._connections == set()
+    assert late.plane.db.engine._connections == set()
 
 
 def test_an_old_client_without_a_host_is_told_localhost(fense):
@@ -323,7 +323,7 @@ def test_leaving_the_parent_closes_all(tmp_path):
     with StandIn(master_key=MASTER_KEY) as fense:
         call_standin(fense, "POST", "/_standin/instances")
         (instance,) = fense.app.instances.values()
-    assert instance.plane.db._connections == set()
+    assert instance.plane.db.engine._connections == set()
     assert fense.app.instances == {}
 
 

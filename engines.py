@@ -1,0 +1,65 @@
+"""The database engines: how a name chooses one, and what both raise. Knows no account."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from peewee import DatabaseError, OperationalError
+
+MEMORY = ":memory:"
+POSTGRESQL = re.compile(r"postgres(?:ql)?://")
+# What a password may stand in: a URL, or libpq's "host=... password=...".
+HOLDS_A_PASSWORD = re.compile(r":.*@|password\s*=", re.IGNORECASE | re.DOTALL)
+
+
+class Unusable(Exception):
+    """The database can't be opened at all. The message is one sentence that says what to do."""
+
+
+class CommitUnknown(OperationalError):
+    """The connection was lost during a COMMIT: nobody knows whether the data was written."""
+
+
+def is_unavailable(error: DatabaseError) -> bool:
+    """Whether it means: the database can't be read or written just now.
+
+    Then nothing was changed, but for a `CommitUnknown`. Any other DatabaseError is a bug.
+    """
+    # SQLite raises these two themselves where a file is locked, full, read-only, damaged or gone.
+    return type(error) in (OperationalError, DatabaseError, CommitUnknown)
+
+
+def check_name(text: str) -> str:
+    """A database's name: a file's, ":memory:", or the URL of a PostgreSQL server.
+
+    Raises `ValueError` for another URL, without its text: there may be a password in it.
+    """
+    like_a_url = "://" in text or HOLDS_A_PASSWORD.search(text)
+    if is_server(text) or (text and not like_a_url):
+        return text
+    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if scheme:
+        tried = "SQLite and PostgreSQL 15 were tried, and nothing else"
+        raise ValueError(f"{scheme[1]}:// is not supported: {tried}")
+    raise ValueError("must be a file's name, :memory:, or a URL as postgresql://host/name")
+
+
+def is_server(name: str) -> bool:
+    """Whether it names a PostgreSQL server, and not a file."""
+    return POSTGRESQL.match(name) is not None
+
+
+def open_engine(name: str) -> Any:
+    """The engine of this database: a `sqlite.Engine`, or a `postgres.Engine`. Raises `Unusable`."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise Unusable(f"the database's name {error}") from None
+    if is_server(name):
+        from fense_admin import postgres  # late: it imports a driver that few have
+
+        return postgres.Engine(name)
+    from fense_admin import sqlite
+
+    return sqlite.Engine(name)
