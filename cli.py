@@ -300,7 +300,8 @@ def log_database(db: models.Database, database: str, found: int) -> None:
     if db.engine.in_memory:
         log.info("the database is in memory, with %s: it goes with the process", accounts)
         return
-    log.info("the database is %s, with %s", os.path.abspath(database), accounts)
+    where = db.engine.database if db.engine.is_server else os.path.abspath(database)
+    log.info("the database is %s, with %s", where, accounts)
     if found:
         log.info("accounts of earlier runs are kept: to start empty, name another --database")
 

@@ -8,6 +8,7 @@ from typing import Any
 from peewee import DatabaseError, OperationalError
 
 MEMORY = ":memory:"
+EXTRA = "run pip install 'fense-admin[postgresql]'"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # What a password may stand in: a URL, or libpq's "host=... password=...".
 HOLDS_A_PASSWORD = re.compile(r":.*@|password\s*=", re.IGNORECASE | re.DOTALL)
@@ -57,8 +58,10 @@ def open_engine(name: str) -> Any:
     except ValueError as error:
         raise Unusable(f"the database's name {error}") from None
     if is_server(name):
-        from fense_admin import postgres  # late: it imports a driver that few have
-
+        try:
+            from fense_admin import postgres  # late: few have the driver
+        except ImportError as error:
+            raise Unusable(f"PostgreSQL needs psycopg ({error}): {EXTRA}") from None
         return postgres.Engine(name)
     from fense_admin import sqlite
 

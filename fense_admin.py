@@ -36,7 +36,7 @@ __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from fense_admin import engines, models, rules
 from fense_admin.models import Database
-from fense_admin.rules import JsonObject, ValidationErrors
+from fense_admin.rules import HIDDEN, JsonObject, ValidationErrors
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,6 @@ log = logging.getLogger("fense_admin")
 MAX_BODY = 64 * 1024  # bytes
 DEVELOPMENT_KEY = "local-dev-key"  # on a loopback address, where no key was configured
 OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
-HIDDEN = "\N{HORIZONTAL ELLIPSIS}"  # stands for a key in logs, errors and the journal
 
 
 # --- Errors -----------------------------------------------------------------------------------

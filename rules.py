@@ -18,6 +18,7 @@ MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it, too
 MAX_ID = 2**53 - 1  # what JSON's numbers hold exactly
 MAX_DAYS = 3_660  # of a range of days: ten years
 
+HIDDEN = "\N{HORIZONTAL ELLIPSIS}"  # stands for a key or a password, wherever one would be shown
 CONTROL = r"\x00-\x1f\x7f-\x9f"  # control characters, for a pattern
 IN_UTC = "%Y-%m-%dT%H:%M:%SZ"  # as the contract writes times
 

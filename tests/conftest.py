@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import glob
 import http.client
 import json
 import logging
@@ -17,6 +18,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -26,6 +28,7 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 from peewee import sqlite3  # the library that the service itself uses
 from webtest import TestApp
@@ -99,9 +102,18 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_generate_tests(metafunc):
+    """The contract is the same on every engine: each test of it runs on all of them."""
+    is_contract = metafunc.definition.path.parent.name == "contract"
+    if is_contract and "engine" in metafunc.fixturenames:
+        is_remote = metafunc.config.getoption("--fense-url")
+        metafunc.parametrize("engine", ["-"] if is_remote else ["sqlite", "postgresql"])
+
+
 def tools(*names: str) -> list[str]:
     """The paths of these programs. Skips the test, naming those that are not there."""
-    paths = [shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") for name in names]
+    folders = [os.environ["PATH"], "/usr/sbin", *glob.glob("/usr/lib/postgresql/*/bin")]
+    paths = [shutil.which(name, path=":".join(folders)) for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if path is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
@@ -334,6 +346,87 @@ class Process:
         log = self.errors.read_text()
         OUTPUT.append(rest + log)
         return self.process.returncode, rest, log
+
+
+class PostgreSQL:
+    """A PostgreSQL server on a free port of this machine, with a folder of its own.
+
+    It is run by an ordinary user, as it refuses root. `settings` are its own: "fsync=on".
+    """
+
+    def __init__(self, *settings: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fense-postgresql-"))
+        self.port = free_port()
+        self.user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            self.user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            shutil.chown(self.folder, "nobody", "nogroup")
+        self.data = self.folder / "data"
+        self.settings = ["fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1"]
+        self.settings += [f"port={self.port}", "max_connections=200", *settings]
+        self.url = f"postgresql://fense@127.0.0.1:{self.port}/postgres"
+        self._initdb()
+        self.start()
+
+    def _initdb(self) -> None:
+        options = ["-U", "fense", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        self._run("initdb", "-D", self.data, *options)
+
+    def _run(self, name: str, *arguments: Any) -> None:
+        (program,) = tools(name)
+        with open(self.folder / "output", "a") as output:
+            command = [program, *map(str, arguments)]
+            code = subprocess.call(
+                command, stdout=output, stderr=output, cwd=self.folder, timeout=TIMEOUT, **self.user
+            )
+        assert code == 0, (self.folder / "output").read_text()
+
+    def start(self) -> None:
+        options = " ".join(
+            f"-c {setting}" if "=" in setting else setting for setting in self.settings
+        )
+        self._run(
+            "pg_ctl", "-D", self.data, "-w", "-o", options, "-l", self.folder / "log", "start"
+        )
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
+
+    @property
+    def pid(self) -> int:
+        return int((self.data / "postmaster.pid").read_text().split()[0])
+
+    def signal(self, signum: int) -> None:
+        """Send it to the server and all its processes."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    def execute(self, *statements: str) -> list[Any]:
+        """Run these as its owner; gives the rows of the last one."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def empty(self) -> str:
+        """The URL of its database, which has no accounts then."""
+        if self.execute("SELECT to_regclass('account')") != [(None,)]:
+            self.execute("TRUNCATE account, usage, usage_month RESTART IDENTITY")
+        return self.url
+
+    def new(self) -> str:
+        """The URL of a new schema, without tables."""
+        name = f"s{uuid.uuid4().hex}"
+        self.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url}?options=-csearch_path%3D{name}"
+
+    def close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.signal(signal.SIGCONT)
+            self.stop()
+        shutil.rmtree(self.folder)
 
 
 class Served:
@@ -595,14 +688,31 @@ def make_app():
         )
 
 
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server. Skips the test on a machine without one."""
+    tools("pg_ctl")
+    with contextlib.closing(PostgreSQL()) as server:
+        yield server
+
+
 @pytest.fixture
-def app(make_app):
+def engine():
+    """The engine of `app`'s database."""
+    return "sqlite"
+
+
+@pytest.fixture
+def app(request, engine, make_app):
     """The application itself, over an empty database."""
-    return make_app(master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+    database = ":memory:"
+    if engine == "postgresql":
+        database = request.getfixturevalue("postgresql").empty()
+    return make_app(database, master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
 
 
 @pytest.fixture
-def api(request):
+def api(request, engine):
     """A client of the contract."""
     url = request.config.getoption("--fense-url")
     if url is None:
@@ -692,6 +802,15 @@ def open_database():
 
 
 @pytest.fixture(params=["memory", "file"])
+def sqlite_db(request, tmp_path, open_database):
+    """A SQLite database without accounts."""
+    return open_database(":memory:" if request.param == "memory" else tmp_path / "fense.sqlite3")
+
+
+@pytest.fixture(params=["memory", "file", "postgresql"])
 def db(request, tmp_path, open_database):
     """A database without accounts."""
-    return open_database(":memory:" if request.param == "memory" else tmp_path / "fense.sqlite3")
+    names = {"memory": ":memory:", "file": tmp_path / "fense.sqlite3"}
+    if request.param == "postgresql":
+        names["postgresql"] = request.getfixturevalue("postgresql").empty()
+    return open_database(names[request.param])

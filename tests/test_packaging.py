@@ -17,10 +17,11 @@ from fense_admin import __version__
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
 LENT = ["bottle.py", "peewee.py", "waitress", "setuptools*", "_distutils_hack"]
-MODULES = "__init__ __main__ cli engines models rules server sqlite".split()
+MODULES = "__init__ __main__ cli engines models postgres rules server sqlite".split()
 MODULES += [f"standin/{name}" for name in "__init__ control demo faults journal state".split()]
 PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
-PACKAGE |= {"fense_admin/openapi.json", "fense_admin/schema.sql", "pytest_fense_admin.py"}
+PACKAGE |= {"fense_admin/openapi.json", "pytest_fense_admin.py"}
+PACKAGE |= {"fense_admin/schema.sql", "fense_admin/schema-postgresql.sql"}
 PACKAGE |= {"fense_admin/standin/openapi.json"}
 PACKAGE |= {
     f"fense_admin/standin/page/{file.name}" for file in (CHECKOUT / "standin/page").glob("*.*")

@@ -192,9 +192,9 @@ def test_a_signal_is_heard_while_much_is_written(db):
     assert db.count_accounts() == 0
 
 
-def test_a_transaction_that_is_over_already_is_rolled_back_no_more(db):
-    with contextlib.suppress(ZeroDivisionError), db.engine.atomic():
-        db.engine.execute_sql("ROLLBACK")  # as SQLite does by itself where the disk is full
+def test_a_transaction_that_is_over_already_is_rolled_back_no_more(sqlite_db):
+    with contextlib.suppress(ZeroDivisionError), sqlite_db.engine.atomic():
+        sqlite_db.engine.execute_sql("ROLLBACK")  # as SQLite does by itself where the disk is full
         raise ZeroDivisionError
 
 

@@ -1,0 +1,519 @@
+"""PostgreSQL: connections, deadlines, transactions, migrations. Knows no account."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import re
+import select
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError, wait
+from typing import Any
+
+import psycopg
+from peewee import IntegrityError, OperationalError
+from psycopg import conninfo, pq
+
+from fense_admin.engines import CommitUnknown, Unusable
+from fense_admin.rules import HIDDEN
+
+SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema-postgresql.sql")
+MIGRATING = 0x46656E73  # "Fens": the advisory lock that one migration holds
+
+# Together they bound what a request waits for: 3.7 s, then it fails.
+WORKING = 2.8  # seconds for an operation, a new connection included
+COMMITTING = 0.6  # seconds more for its COMMIT
+CANCELLING = 0.3  # seconds to tell the server that nobody waits for the COMMIT any more
+START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
+BRIEFLY = 0.05  # seconds that a thread waits before another takes its place
+MOST_WAITING = 16  # threads whose places others take; each of these has a connection, too
+RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
+
+# What libpq is told where the URL, a PG* variable or a service file does not say it.
+DEFAULTS = {
+    "application_name": "fense-admin",
+    "connect_timeout": "2",  # seconds for each host
+    "target_session_attrs": "read-write",  # not a standby
+    "keepalives_idle": "30",  # seconds
+    "keepalives_interval": "5",  # seconds
+    "tcp_user_timeout": "3000",  # milliseconds
+}
+SESSION = "-c statement_timeout=2500 -c idle_in_transaction_session_timeout=10000 -c jit=off"
+
+# SQLSTATEs, or the first two characters of their class
+CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster
+ELSEWHERE = ("25006", "57P")  # a standby now, or shutting down: a new connection finds better
+UNAVAILABLE = ("08", "25006", "40", "42501", "42P01", "53", "55P03", "57", "58", "XX")
+
+PATIENT = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+# The tables of the schema that comes first in search_path, but for those of extensions.
+TABLES = """
+SELECT relname FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND NOT EXISTS (
+        SELECT FROM pg_depend
+        WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
+    )
+"""
+LAST_ID = "SELECT last_value - (NOT is_called)::int FROM account_fense_account_id_seq"
+
+
+class NoAnswer(Exception):
+    """The server did not answer before the deadline."""
+
+
+# --- URLs --------------------------------------------------------------------------------------
+
+
+def split_password(url: str) -> tuple[str, str | None]:
+    """The URL without its password, and the password.
+
+    It is what stands between the user's ":" and the last "@", percent-encoded or not.
+    """
+    found = re.fullmatch(r"(\w+://[^:/?#@]*):(.*)(@[^@]*)", url, re.DOTALL)
+    if not found:
+        return url, None
+    password = found[2]
+    if re.fullmatch("(?:[^%]|%[0-9A-Fa-f]{2})*", password, re.DOTALL):
+        password = urllib.parse.unquote(password)
+    return found[1] + found[3], password
+
+
+def shown_url(url: str) -> str:
+    """The URL as it may be shown: without password, parameters, and a port that is no number."""
+    head = split_password(url)[0].partition("?")[0]
+    return re.sub(r":(?!//|[0-9]+(?:[,/]|$)|[0-9a-f:]*\])[^,/\]]*", f":{HIDDEN}", head)
+
+
+def secrets_in(url: str) -> set[str]:
+    """All in a URL that may be a password, as it stands there and decoded."""
+    texts = re.findall(r"password=([^&]*)", url, re.IGNORECASE)
+    texts += re.findall(r":([^:@/]*)[/?]", url.partition("://")[2])  # where a port belongs
+    found = re.search(r"://[^:/?#@]*:(.*)@", url, re.DOTALL)
+    texts += [found[1]] if found else []
+    both = {*texts, *map(urllib.parse.unquote, texts)}
+    return {text for text in both if text and not text.isdecimal()}
+
+
+def parameters_of(url: str) -> dict[str, Any]:
+    """What libpq is to connect with. Raises `psycopg.Error` for a URL that is none."""
+    bare, password = split_password(url)
+    given = conninfo.conninfo_to_dict(bare)
+    if password is not None:
+        given["password"] = password
+    # Of libpq's own defaults those that a variable or a service file has changed.
+    known = {
+        option.keyword.decode(): option.val.decode()
+        for option in pq.Conninfo.get_defaults()
+        if option.val is not None and option.val != option.compiled
+    }
+    options = given.get("options") or known.get("options") or ""
+    defaults = {name: value for name, value in DEFAULTS.items() if name not in known}
+    return defaults | given | {"options": f"{SESSION} {options}", "client_encoding": "UTF8"}
+
+
+# --- Connections -------------------------------------------------------------------------------
+
+
+class Connection(psycopg.Connection):
+    """A connection whose server has until a deadline to answer."""
+
+    deadline: float | None = None  # by the monotonic clock
+    while_waiting: Callable[[], Any] = contextlib.nullcontext
+    warned = False  # by the server, since it was last looked at
+
+    def wait(self, gen: Any, interval: float = 0, timeout: float | None = None) -> Any:
+        """Run a generator of psycopg's. Raises `NoAnswer`."""
+        try:
+            wanted = next(gen)
+            while True:
+                wanted = gen.send(self._ready_for(wanted))
+        except StopIteration as end:
+            return end.value
+
+    def _ready_for(self, wanted: int) -> int:
+        poll = select.poll()
+        events = select.POLLIN * bool(wanted & 1) | select.POLLOUT * bool(wanted & 2)
+        poll.register(self.pgconn.socket, events)
+        found = poll.poll(BRIEFLY * 1000)
+        if not found:
+            with self.while_waiting():
+                left = seconds_until(self.deadline)
+                found = poll.poll(None if left is None else left * 1000)
+        if not found:
+            raise NoAnswer
+        return bool(found[0][1] & ~select.POLLOUT) | 2 * bool(found[0][1] & select.POLLOUT)
+
+    def notice(self, diagnostic: Any) -> None:
+        self.warned = self.warned or diagnostic.severity_nonlocalized == "WARNING"
+
+
+def seconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0, deadline - time.monotonic())
+
+
+class Gate:
+    """Lets one at a time through while what is behind it does not answer."""
+
+    def __init__(self) -> None:
+        self.is_shut = False
+        self._trying = threading.Lock()
+
+    @contextlib.contextmanager
+    def passed(self) -> Iterator[None]:
+        """A context for one that goes through. Raises `OperationalError` while another tries."""
+        if not self.is_shut:
+            yield
+            return
+        if not self._trying.acquire(timeout=BRIEFLY):
+            raise OperationalError("the server does not answer; another request tries it")
+        try:
+            yield
+        finally:
+            self._trying.release()
+
+
+@functools.cache
+def translated(query: str) -> str:
+    """A query of `models`, as psycopg and PostgreSQL take it."""
+    query = query.replace("%", "%%").replace("group_concat(", "string_agg(")
+    return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", query)
+
+
+# --- The database ------------------------------------------------------------------------------
+
+
+class Engine:
+    """A PostgreSQL database with the tables of schema-postgresql.sql, shared between threads.
+
+    `url` is libpq's. Each thread gets a connection of its own, which stays open; one that broke is
+    made anew. Raises `Unusable`.
+
+    Any method may raise an error for which `is_unavailable` is true. While the server does not
+    answer, one thread at a time waits for it; the others are told at once.
+    """
+
+    is_server = True
+    in_memory = False
+
+    def __init__(self, url: str) -> None:
+        self.database = shown_url(url)
+        self._secrets = secrets_in(url)
+        self._local = threading.local()
+        self._connections: set[Connection] = set()
+        self._server = Gate()
+        self._commits = Gate()  # of its own: reads go on while a COMMIT waits for a standby
+        # The context in which a thread waits; a server sets one that spares a worker.
+        self.while_waiting: Callable[[], Any] = contextlib.nullcontext
+        self._places = threading.Semaphore(MOST_WAITING)
+        try:
+            self._parameters = parameters_of(url)
+            secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
+            self._secrets |= {str(secret) for secret in secrets if secret}
+            self._migrate()
+        except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
+            self.close_all()
+            raise Unusable(f"can't use {self.database}: {self._reason(error)}") from None
+        except BaseException:
+            self.close_all()
+            raise
+
+    # Start
+
+    def _migrate(self) -> None:
+        """Run the sections of the schema that are missing; refuse a database that is not ours."""
+        schema = __spec__.loader.get_data(SCHEMA_FILE).decode()  # which may be in a zip file
+        sections = re.split("-- version [0-9]+\n", schema)[1:]
+        connection = self._connect(time.monotonic() + START_TIMEOUT)
+        self._local.connection = connection
+
+        def look(query: str) -> list[Any]:
+            return [row[0] for row in connection.execute(query)]
+
+        name, product = self.database, look("SELECT version()")[0]
+        if not product.startswith("PostgreSQL "):
+            raise Unusable(
+                f"{name} is no PostgreSQL ({product.split()[0]}): nothing else was tried"
+            )
+        self.product = " ".join(product.split()[:2])
+        encoding = look("SHOW server_encoding")[0]
+        if encoding != "UTF8":
+            raise Unusable(f"{name} is encoded in {encoding}: name a database in UTF8")
+        connection.execute(f"BEGIN; {PATIENT}; SET LOCAL lock_timeout = '{START_TIMEOUT}s'")
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))  # several may start
+        tables, version = look(TABLES), 0
+        if "fense_admin" in tables:
+            version = max(look("SELECT version FROM fense_admin"), default=0)
+        elif tables:
+            raise Unusable(
+                f"{name} has another program's tables: name an empty database, or an empty "
+                "schema by options=-csearch_path%3D"
+            )
+        if version > len(sections):
+            raise Unusable(
+                f"{name} was written by a newer version of fense-admin: upgrade this one"
+            )
+        created = re.findall(r"^CREATE TABLE (\w+) \($", "".join(sections[:version]), re.MULTILINE)
+        if not set(created) <= set(tables):
+            raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
+        for section in sections[version:]:
+            connection.execute(section)
+        # A write, in any case: a database that takes none is found here.
+        connection.execute("DELETE FROM fense_admin")
+        connection.execute("INSERT INTO fense_admin VALUES (%s)", (len(sections),))
+        connection.execute("COMMIT")
+
+    # Connections
+
+    def _connect(self, deadline: float | None) -> Connection:
+        """A new connection. Raises `psycopg.Error`, `NoAnswer`.
+
+        It is made in a thread of its own: a look-up of a name knows no deadline.
+        """
+        future: Future[Connection] = Future()
+
+        def connect() -> None:
+            try:
+                made = Connection.connect(autocommit=True, **self._parameters)
+            except Exception as error:
+                with contextlib.suppress(InvalidStateError):
+                    future.set_exception(error)
+                return
+            try:
+                future.set_result(made)
+            except InvalidStateError:  # it came too late
+                made.close()
+
+        threading.Thread(target=connect, name="fense-admin connect", daemon=True).start()
+        if not wait([future], BRIEFLY).done:
+            with self._waiting():
+                wait([future], seconds_until(deadline))
+        if future.cancel():
+            raise NoAnswer
+        connection = future.result()
+        connection.while_waiting = self._waiting
+        connection.add_notice_handler(connection.notice)
+        self._connections.add(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """The context in which a thread waits for the server."""
+        if not self._places.acquire(blocking=False):
+            yield
+            return
+        try:
+            with self.while_waiting():
+                yield
+        finally:
+            self._places.release()
+
+    def _connection(self, deadline: float | None) -> Connection:
+        """This thread's connection, with a new deadline."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
+            self.close()
+            by = time.monotonic() + START_TIMEOUT if deadline is None else deadline
+            connection = self._local.connection = self._connect(by)
+        connection.deadline = deadline
+        return connection
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            self._local.connection = None
+            self._connections.discard(connection)
+            connection.close()
+
+    def close_all(self) -> None:
+        """Close the connections of all threads."""
+        while self._connections:
+            self._connections.pop().close()
+
+    def ping(self) -> None:
+        """Raise an error for which `is_unavailable` is true if it can't be reached and read."""
+        self.execute_sql("SELECT 1 FROM account LIMIT 1")
+
+    def ensure_same_file(self) -> None:
+        """Nothing: there is no file."""
+
+    # Errors
+
+    def _reason(self, error: Exception) -> str:
+        """Why it failed, in one line, without a password."""
+        if isinstance(error, NoAnswer):
+            return "the server does not answer"
+        text = str(error).strip().partition("\n")[0]
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    def _told(self, error: psycopg.Error | NoAnswer) -> Exception:
+        """The error as `models` knows it: see `is_unavailable`."""
+        state = getattr(error, "sqlstate", None)
+        is_lost = isinstance(error, (NoAnswer, psycopg.OperationalError, psycopg.InterfaceError))
+        if state.startswith(UNAVAILABLE) if state else is_lost:
+            return OperationalError(self._reason(error))
+        return IntegrityError(self._reason(error)) if state and state[:2] == "23" else error
+
+    # Reading and writing
+
+    def execute_sql(self, query: str, values: dict[str, Any] | None = None) -> Any:
+        """Run a query; gives its cursor. Within a transaction it is part of that."""
+        if self._is_inside():
+            return self._local.connection.execute(translated(query), values)
+        return self._run(lambda connection: connection.execute(translated(query), values))
+
+    def write(self, work: Callable[[], Any], patient: bool = False) -> Any:
+        """Run the function in a transaction; gives what it returns.
+
+        It is run again where it met another transaction, or where the connection broke before its
+        COMMIT. A `patient` one has no deadline, and is run once. Raises `CommitUnknown`.
+        """
+
+        def transaction(connection: Connection) -> Any:
+            connection.execute("BEGIN")
+            if patient:
+                connection.execute(PATIENT)
+            with self._inside():
+                result = work()
+            self._commit(connection)
+            return result
+
+        with self._commits.passed():
+            return self._run(transaction, patient)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A context in which all that is read is of one moment. It has no deadline."""
+        connection = self._connection(None)
+        try:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(PATIENT)
+            with self._inside():
+                yield
+        except psycopg.Error as error:
+            raise self._told(error) from None
+        finally:
+            self._recover(None)
+
+    def claim(self, key_digest: str) -> None:
+        """Keep other writers from claiming the same, until the transaction ends."""
+        number = int(key_digest[:15], 16)  # an advisory lock has 64 bits
+        self.execute_sql("SELECT pg_advisory_xact_lock(:number)", {"number": number})
+
+    def lock_accounts(self) -> None:
+        """Keep other writers out, until the transaction ends."""
+        self.execute_sql("LOCK TABLE account IN EXCLUSIVE MODE")
+
+    def insert(self, query: str, values: dict[str, Any], id_column: str) -> int:
+        """Run a query that inserts a row; gives the id that the row got."""
+        return self.execute_sql(f"{query} RETURNING {id_column}", values).fetchone()[0]
+
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Insert many rows, within a transaction."""
+        query = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+        with self._local.connection.cursor() as cursor, cursor.copy(query) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """The rows that a query returns, one after another, within a `snapshot`."""
+        with self._local.connection.cursor("rows") as cursor:
+            cursor.itersize = 10_000
+            yield from cursor.execute(translated(query))
+
+    def last_id(self) -> int:
+        """The highest id that an account had, 0 if there was none yet."""
+        return self.execute_sql(LAST_ID).fetchone()[0]
+
+    def set_last_id(self, last_id: int) -> None:
+        """Let the next account's id follow this one."""
+        self.execute_sql(f"ALTER SEQUENCE account_fense_account_id_seq RESTART WITH {last_id + 1}")
+
+    # Transactions
+
+    def _is_inside(self) -> bool:
+        return getattr(self._local, "is_inside", False)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """A context in which what this thread runs is part of a transaction."""
+        self._local.is_inside = True
+        try:
+            yield
+        finally:
+            self._local.is_inside = False
+
+    def _commit(self, connection: Connection) -> None:
+        connection.warned = False
+        if connection.deadline is not None:
+            connection.deadline += COMMITTING
+        try:
+            connection.execute("COMMIT")
+        except NoAnswer:
+            self._commits.is_shut = True
+            try:  # else the server's process would wait on, for a standby say
+                connection.cancel_safe(timeout=CANCELLING)
+            except psycopg.Error:
+                self._server.is_shut = True
+            raise CommitUnknown("the server does not answer a COMMIT") from None
+        except psycopg.Error as error:
+            if connection.closed:
+                raise CommitUnknown(f"cut off in a COMMIT: {self._reason(error)}") from None
+            raise  # it was rolled back
+        if connection.warned:  # the wait for a standby was cancelled
+            raise CommitUnknown("the server has written it, and perhaps no standby")
+        self._commits.is_shut = False
+
+    def _run(self, work: Callable[[Connection], Any], patient: bool = False) -> Any:
+        """Run it on this thread's connection; once more where that may help."""
+        deadline = None if patient else time.monotonic() + WORKING
+        with self._server.passed():
+            runs = 0
+            while True:
+                runs += 1
+                try:
+                    result = work(self._connection(deadline))
+                    self._server.is_shut = False
+                    return result
+                except NoAnswer as error:
+                    self._server.is_shut = True
+                    self.close()
+                    raise self._told(error) from None
+                except psycopg.Error as error:
+                    is_connected = self._recover(error)
+                    is_over = patient or time.monotonic() > deadline - BRIEFLY
+                    if is_connected:
+                        again = error.sqlstate in CONFLICTS and runs < RUNS
+                    else:
+                        again = runs <= 2
+                        self._server.is_shut = not again
+                    if is_over or not again:
+                        raise self._told(error) from None
+                except BaseException as error:
+                    self._recover(error)
+                    raise
+                time.sleep(random.uniform(0, 0.01) * (runs - 1))
+
+    def _recover(self, error: BaseException | None) -> bool:
+        """End this thread's transaction; whether its connection can be used on."""
+        connection = getattr(self._local, "connection", None)
+        state = getattr(error, "sqlstate", None) or ""
+        is_lost = isinstance(error, CommitUnknown) or state.startswith(ELSEWHERE)
+        if connection is None or connection.closed or is_lost:
+            self.close()
+            return False
+        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            try:
+                connection.execute("ROLLBACK")
+            except (psycopg.Error, NoAnswer):
+                self.close()
+                return False
+        return True
