@@ -20,7 +20,16 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from fense_admin import DEVELOPMENT_KEY, __version__, create_app, engines, models, rules, sqlite
+from fense_admin import (
+    DEVELOPMENT_KEY,
+    ApiError,
+    __version__,
+    create_app,
+    engines,
+    models,
+    rules,
+    sqlite,
+)
 
 log = logging.getLogger("fense_admin")
 
@@ -66,10 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> None:
     """Refuse a URL with a password where none belongs: a message would show it."""
+    where = "in FENSE_ADMIN_DATABASE, or to --database"
+    if arguments[0] == "move":
+        where = "in PGPASSWORD or ~/.pgpass, without its URL: arguments show in ps"
     for before, text in itertools.pairwise(["", *arguments]):
         is_database = before == "--database" or text.startswith("--database=")
         if engines.HOLDS_A_PASSWORD.search(text) and not is_database:
-            parser.error("a URL with a password belongs in FENSE_ADMIN_DATABASE, or to --database")
+            parser.error(f"a password belongs {where}")
 
 
 def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
@@ -225,9 +237,14 @@ def build_parser() -> argparse.ArgumentParser:
     it.add_argument("--wait", type=typed(check_seconds), default=0, help="seconds to wait for it")
     it.add_argument("url", nargs="?", type=typed(check_url), help="default: that of serve")
 
-    it = command("record", record, "add lookups to an account's day in a database file")
-    it.add_argument("id", type=typed(rules.check_id), help="the fense_account_id")
-    it.add_argument("lookups", type=typed(number(rules.check_lookups)), help="how many")
+    it = command("record", record, "add lookups to an account's day in a database")
+    it.add_argument(
+        "id",
+        type=typed(lambda text: text if text == "-" else rules.check_id(text)),
+        help="the fense_account_id; or - for a list on standard input, as POST /_standin/usage "
+        "takes it, of which all is added or nothing",
+    )
+    it.add_argument("lookups", nargs="?", type=typed(number(rules.check_lookups)), help="how many")
     it.add_argument(
         "--date",
         type=typed(check_day_or_range),
@@ -235,6 +252,17 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: today, UTC)",
     )
     add_settings(it, "database")
+
+    it = command(
+        "move",
+        move,
+        "copy all accounts and their usage to another, empty database",
+        "Copy all accounts and their usage from a file to a server, or back, into a database "
+        "without accounts. Stop what serves the first one before. A server's password is read from "
+        "PGPASSWORD or ~/.pgpass.",
+    )
+    it.add_argument("source", metavar="FROM", type=typed(engines.check_name), help="a database")
+    it.add_argument("target", metavar="TO", type=typed(engines.check_name), help="the other")
 
     it = command("backup", backup, "copy the database file, while it is served or not")
     it.add_argument("target", help="the copy, a file that is not there yet")
@@ -300,8 +328,10 @@ def log_database(db: models.Database, database: str, found: int) -> None:
     if db.engine.in_memory:
         log.info("the database is in memory, with %s: it goes with the process", accounts)
         return
-    where = db.engine.database if db.engine.is_server else os.path.abspath(database)
-    log.info("the database is %s, with %s", where, accounts)
+    if db.engine.is_server:
+        log.info("the database is %s, with %s", db.engine.database, accounts)
+        return
+    log.info("the database is %s, with %s", os.path.abspath(database), accounts)
     if found:
         log.info("accounts of earlier runs are kept: to start empty, name another --database")
 
@@ -329,6 +359,12 @@ def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[st
     """
     master_key, service_keys = keys_from_environment()
     is_on = bool(options.standin)
+    is_server = engines.is_server(options.database)
+    if is_on and is_server:
+        raise ValueError(
+            "--standin needs SQLite: its control plane is one process's, and would reset what all "
+            "processes on a server share"
+        )
     if master_key is None and not service_keys:
         if not on_loopback:
             raise ValueError(
@@ -336,7 +372,9 @@ def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[st
                 "set DISPUTE_MASTER_KEY"
             )
         log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", DEVELOPMENT_KEY)
-        master_key, is_on = DEVELOPMENT_KEY, options.standin is not False
+        if is_server:
+            log.warning("the control plane is off: it is for SQLite alone")
+        master_key, is_on = DEVELOPMENT_KEY, options.standin is not False and not is_server
     if is_on and master_key is None:
         raise ValueError("--standin takes the master key alone: set DISPUTE_MASTER_KEY")
     return {"master_key": master_key, "service_keys": service_keys}, is_on
@@ -363,7 +401,7 @@ def naming_seed(path: str) -> Iterator[None]:
         raise CommandError(f"the seed {path}: {error}") from error
 
 
-# --- exec, health, record, backup --------------------------------------------------------------
+# --- exec, health, record, move, backup --------------------------------------------------------
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -447,21 +485,60 @@ def why(error: Exception) -> str:
 
 
 def record(options: argparse.Namespace) -> int:
-    with using(options.database):
-        db = models.Database(options.database)
+    is_list = options.id == "-"
+    if is_list and (options.lookups is not None or options.date):
+        options.parser.error("a list on standard input has its own lookups and dates")
+    if not is_list and options.lookups is None:
+        options.parser.error("the following arguments are required: lookups")
+    check_exists(options.database, "name it with --database")
+    with told(), opened(options.database) as db:
+        if is_list:
+            record_list(db)
+            return 0
         try:
             db.record_lookups(int(options.id), options.lookups, options.date)
         except models.NoSuchAccount:
             raise CommandError(f"no account has the fense_account_id {options.id}") from None
-        finally:
-            db.engine.close_all()
+    return 0
+
+
+def record_list(db: models.Database) -> None:
+    """Add the lookups that standard input lists. Raises `CommandError`."""
+    from fense_admin.standin import state
+
+    try:
+        entries = rules.instance(list, "a JSON array")(rules.parse_json(sys.stdin.buffer.read()))
+    except ValueError as error:
+        raise CommandError(f"standard input {error}") from None
+    try:
+        with rules.ValidationErrors() as errors:
+            rows = state.check_usage(entries, errors, db.today())
+        state.record_usage(db, rows, patient=True)
+    except rules.ValidationErrors as errors:
+        raise CommandError(f"nothing was added: {errors}") from None
+    except ApiError as error:
+        raise CommandError(f"nothing was added: {error.body}") from None
+
+
+def move(options: argparse.Namespace) -> int:
+    check_exists(options.source, "name one that is there")
+    if options.target == engines.MEMORY:
+        raise CommandError("what is moved into memory goes with the process: name a file")
+    with told(), opened(options.source) as source, opened(options.target) as target:
+        if not models.copy(source, target):
+            name = target.engine.database
+            raise CommandError(f"{name} has accounts already: name an empty database")
+        print(f"fense-admin moved accounts={target.count_accounts()}")
     return 0
 
 
 def backup(options: argparse.Namespace) -> int:
+    if engines.is_server(options.database):
+        raise CommandError("a server is backed up by its own tool: run pg_dump --format=custom")
+    check_exists(options.database, "name it with --database")
     if options.target == engines.MEMORY:
         raise CommandError("a backup goes into a file: name one that is not there yet")
-    with using(options.database):
+    with told():
         try:
             sqlite.backup(options.database, options.target)
         except OSError as error:
@@ -469,11 +546,26 @@ def backup(options: argparse.Namespace) -> int:
     return 0
 
 
+def check_exists(database: str, hint: str) -> None:
+    """Raise `CommandError` if it is a file, and there is none."""
+    if engines.is_server(database) or (database != engines.MEMORY and os.path.exists(database)):
+        return
+    raise CommandError(f"there is no database file {database}: {hint}")
+
+
 @contextlib.contextmanager
-def using(database: str) -> Iterator[None]:
-    """Raise `CommandError` for whatever is wrong with this database file."""
-    if database == engines.MEMORY or not os.path.exists(database):
-        raise CommandError(f"there is no database file {database}: name it with --database")
+def opened(database: str) -> Iterator[models.Database]:
+    """The database, which is closed at the end."""
+    db = models.Database(database)
+    try:
+        yield db
+    finally:
+        db.engine.close_all()
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Raise `CommandError` for whatever is wrong with a database."""
     try:
         yield
     except (ValueError, engines.Unusable, engines.DatabaseError) as error:

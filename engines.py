@@ -8,10 +8,11 @@ from typing import Any
 from peewee import DatabaseError, OperationalError
 
 MEMORY = ":memory:"
+UNKNOWN = "it may have been written, or not"
 EXTRA = "run pip install 'fense-admin[postgresql]'"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # What a password may stand in: a URL, or libpq's "host=... password=...".
-HOLDS_A_PASSWORD = re.compile(r":.*@|password\s*=", re.IGNORECASE | re.DOTALL)
+HOLDS_A_PASSWORD = re.compile(r":(?!//).*@|password\s*=", re.IGNORECASE | re.DOTALL)
 
 
 class Unusable(Exception):

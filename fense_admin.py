@@ -317,9 +317,8 @@ class DatabasePlugin:
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
                 self.db.engine.close()  # the next request's connection is free of old errors
                 is_unknown = isinstance(error, engines.CommitUnknown)
-                message = "the database can't be used just now; " + (
-                    "it may have been written, or not" if is_unknown else "nothing was changed"
-                )
+                changed = engines.UNKNOWN if is_unknown else "nothing was changed"
+                message = f"the database can't be used just now; {changed}"
                 raise ApiError(503, message, Retry_After="1") from None
 
         return served

@@ -500,6 +500,16 @@ class Database:
         self.engine.set_last_id(last_id)
 
 
+def copy(source: Database, target: Database) -> bool:
+    """Copy all of the source, as it is at one moment, unless the target has accounts.
+
+    Returns whether it did. The next id is the same in both.
+    """
+    with source.engine.snapshot():
+        accounts = (_account(STATE_KEYS, row) for row in source.engine.rows(SELECT_STATE))
+        return target.load(accounts, source.engine.rows(SELECT_DAYS), source.engine.last_id())
+
+
 # --- Helpers -----------------------------------------------------------------------------------
 
 

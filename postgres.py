@@ -19,7 +19,7 @@ import psycopg
 from peewee import IntegrityError, OperationalError
 from psycopg import conninfo, pq
 
-from fense_admin.engines import CommitUnknown, Unusable
+from fense_admin.engines import UNKNOWN, CommitUnknown, Unusable
 from fense_admin.rules import HIDDEN
 
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema-postgresql.sql")
@@ -31,6 +31,8 @@ COMMITTING = 0.6  # seconds more for its COMMIT
 CANCELLING = 0.3  # seconds to tell the server that nobody waits for the COMMIT any more
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
 BRIEFLY = 0.05  # seconds that a thread waits before another takes its place
+QUEUED = 0.2  # seconds after a wait in vain: what comes then has been queued meanwhile
+HURRIED = 0.3  # seconds for an operation of that time
 MOST_WAITING = 16  # threads whose places others take; each of these has a connection, too
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
@@ -162,7 +164,17 @@ class Gate:
 
     def __init__(self) -> None:
         self.is_shut = False
+        self._queued_until = 0.0
         self._trying = threading.Lock()
+
+    def shut_after_waiting(self) -> None:
+        """Shut it. What comes in the next moment has waited already, in a queue."""
+        self.is_shut = True
+        self._queued_until = time.monotonic() + QUEUED
+
+    def is_for_queued(self) -> bool:
+        """Whether it is that moment."""
+        return self.is_shut and time.monotonic() < self._queued_until
 
     @contextlib.contextmanager
     def passed(self) -> Iterator[None]:
@@ -171,7 +183,7 @@ class Gate:
             yield
             return
         if not self._trying.acquire(timeout=BRIEFLY):
-            raise OperationalError("the server does not answer; another request tries it")
+            raise OperationalError("the server does not answer")
         try:
             yield
         finally:
@@ -386,6 +398,8 @@ class Engine:
             self._commit(connection)
             return result
 
+        if self._commits.is_for_queued():
+            raise OperationalError("the server does not answer a COMMIT")
         with self._commits.passed():
             return self._run(transaction, patient)
 
@@ -458,24 +472,25 @@ class Engine:
         try:
             connection.execute("COMMIT")
         except NoAnswer:
-            self._commits.is_shut = True
+            self._commits.shut_after_waiting()
             try:  # else the server's process would wait on, for a standby say
                 connection.cancel_safe(timeout=CANCELLING)
             except psycopg.Error:
-                self._server.is_shut = True
-            raise CommitUnknown("the server does not answer a COMMIT") from None
+                self._server.shut_after_waiting()
+            raise CommitUnknown(f"the server does not answer a COMMIT: {UNKNOWN}") from None
         except psycopg.Error as error:
             if connection.closed:
-                raise CommitUnknown(f"cut off in a COMMIT: {self._reason(error)}") from None
+                raise CommitUnknown(f"{self._reason(error)}: {UNKNOWN}") from None
             raise  # it was rolled back
         if connection.warned:  # the wait for a standby was cancelled
-            raise CommitUnknown("the server has written it, and perhaps no standby")
+            raise CommitUnknown(f"the server waits for no standby any more: {UNKNOWN}")
         self._commits.is_shut = False
 
     def _run(self, work: Callable[[Connection], Any], patient: bool = False) -> Any:
         """Run it on this thread's connection; once more where that may help."""
-        deadline = None if patient else time.monotonic() + WORKING
         with self._server.passed():
+            seconds = HURRIED if self._server.is_for_queued() else WORKING
+            deadline = None if patient else time.monotonic() + seconds
             runs = 0
             while True:
                 runs += 1
@@ -484,7 +499,7 @@ class Engine:
                     self._server.is_shut = False
                     return result
                 except NoAnswer as error:
-                    self._server.is_shut = True
+                    self._server.shut_after_waiting()
                     self.close()
                     raise self._told(error) from None
                 except psycopg.Error as error:
