@@ -277,6 +277,7 @@ def serve(options: argparse.Namespace) -> int:
     from fense_admin import server  # late: other commands do without waitress
 
     server.log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
+    sockets: list[Any] = []
     try:
         host, sockets = options.host, server.inherited()
         if sockets:
@@ -299,6 +300,8 @@ def serve(options: argparse.Namespace) -> int:
     except ValueError as error:
         options.parser.error(str(error))
     except (server.CannotListen, engines.Unusable, engines.DatabaseError) as error:
+        for sock in sockets:
+            sock.close()
         raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
     running = server.Server(served, sockets, options.threads)

@@ -278,6 +278,7 @@ class Engine:
         # A write, in any case: a database that takes none is found here.
         connection.execute("DELETE FROM fense_admin")
         connection.execute("INSERT INTO fense_admin VALUES (%s)", (len(sections),))
+        connection.deadline = time.monotonic() + START_TIMEOUT  # for a standby, say
         connection.execute("COMMIT")
 
     # Connections

@@ -1,0 +1,448 @@
+"""A PostgreSQL server in place of a file: what is refused at the start, the commands, passwords."""
+
+import io
+import json
+import os
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from conftest import (
+    FIELDS,
+    MASTER_KEY,
+    SEED_FILE,
+    PostgreSQL,
+    account_fields,
+    in_threads,
+    sentence,
+    tools,
+)
+
+from fense_admin import engines, postgres
+from fense_admin.models import Database, copy
+
+PASSWORD = "pw-Zq81xK"
+KEY = {"DISPUTE_MASTER_KEY": MASTER_KEY}
+
+
+@pytest.fixture
+def url(postgresql):
+    """The URL of a schema without tables."""
+    return postgresql.new()
+
+
+@pytest.fixture
+def schema(postgresql, url):
+    """Runs SQL in that schema."""
+    name = url.rpartition("%3D")[2]
+    return lambda *statements: postgresql.execute(f"SET search_path = {name}", *statements)
+
+
+# --- Start -------------------------------------------------------------------------------------
+
+
+def test_processes_that_start_at_once_make_the_tables_once(url, open_database):
+    found = in_threads(6, lambda: open_database(url).count_accounts())
+    assert found == [0] * 6
+
+
+def make_foreign(schema, url):
+    schema("CREATE TABLE account (id int)")
+
+
+def make_newer(schema, url):
+    Database(url).engine.close_all()
+    schema("UPDATE fense_admin SET version = version + 1")
+
+
+def make_one_without_a_table(schema, url):
+    Database(url).engine.close_all()
+    schema("DROP TABLE usage_month")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (make_foreign, "has another program's tables"),
+        (make_newer, "was written by a newer version of fense-admin"),
+        (make_one_without_a_table, "has lost its tables"),
+    ],
+)
+def test_a_database_that_is_not_ours_is_refused_untouched(schema, url, run_command, make, told):
+    make(schema, url)
+    look = (
+        "SELECT relname, relkind FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
+    )
+    before = sorted(schema(look))
+    line = sentence(run_command("--port=0", FENSE_ADMIN_DATABASE=url, **KEY))
+    assert told in line
+    assert sorted(schema(look)) == before
+
+
+def test_a_database_in_another_encoding_is_refused(postgresql):
+    postgresql.execute(
+        "DROP DATABASE IF EXISTS latin1",
+        "CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
+    )
+    with pytest.raises(engines.Unusable, match="is encoded in LATIN1: name a database in UTF8"):
+        Database(postgresql.url.replace("/postgres", "/latin1"))
+
+
+def test_a_server_that_takes_no_writes_is_refused(url):
+    with pytest.raises(engines.Unusable, match="read-only"):
+        Database(f"{url}%20-cdefault_transaction_read_only%3Don")
+
+
+def test_without_the_driver_a_sentence_names_the_extra(run_command, monkeypatch, url):
+    monkeypatch.delitem(sys.modules, "fense_admin.postgres")
+    monkeypatch.delattr("fense_admin.postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    line = sentence(run_command("--port=0", FENSE_ADMIN_DATABASE=url, **KEY))
+    assert "run pip install 'fense-admin[postgresql]'" in line
+
+
+def test_a_database_of_an_earlier_version_gets_the_later_sections(schema, url, open_database):
+    db = Database(url)
+    db.create_account(FIELDS)
+    db.record_lookups(1, 5, "2026-10-31..2026-11-02")
+    look = "SELECT * FROM usage_month ORDER BY month"
+    before = db.all_usage(None, None), schema(look)
+    db.engine.close_all()
+    schema("DROP TABLE usage_month", "UPDATE fense_admin SET version = 1")
+    again = open_database(url)
+    assert (again.all_usage(None, None), schema(look)) == before
+    assert schema("SELECT version FROM fense_admin") == [(3,)]
+
+
+# --- Settings of the connection ------------------------------------------------------------------
+
+
+def setting(db, name):
+    return db.engine.execute_sql(f"SHOW {name}").fetchone()[0]
+
+
+def test_our_settings_stand_under_the_users(postgresql, open_database, monkeypatch):
+    url = postgresql.empty()
+    db = open_database(url)
+    assert setting(db, "jit") == "off"
+    assert setting(db, "statement_timeout") == "2500ms"
+    assert setting(db, "application_name") == "fense-admin"
+    db = open_database(f"{url}?options=-cstatement_timeout%3D7s&application_name=ours")
+    assert setting(db, "jit") == "off"
+    assert setting(db, "statement_timeout") == "7s"
+    assert setting(db, "application_name") == "ours"
+    monkeypatch.setenv("PGAPPNAME", "theirs")
+    monkeypatch.setenv("PGOPTIONS", "-cstatement_timeout=8s")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    db = open_database(url)
+    assert setting(db, "application_name") == "theirs"
+    assert setting(db, "statement_timeout") == "8s"
+    assert db.create_account(FIELDS | {"name": "株式会社"})["name"] == "株式会社"
+
+
+def test_the_first_of_several_hosts_that_answers_is_taken(postgresql, open_database):
+    port = postgresql.port
+    url = postgresql.empty().replace(f"127.0.0.1:{port}", f"127.0.0.1:1,127.0.0.1:{port}")
+    assert open_database(url).count_accounts() == 0
+
+
+# --- Passwords -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    """A server that asks for a password, which is a hard one."""
+    tools("pg_ctl")
+    server = PostgreSQL()
+    try:
+        server.execute(f"ALTER ROLE fense PASSWORD '{PASSWORD}@/?#%'")
+        (server.data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+        server.execute("SELECT pg_reload_conf()")
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("written", [f"{PASSWORD}@/?#%", f"{PASSWORD}%40%2F%3F%23%25"])
+def test_a_password_is_taken_percent_encoded_or_not_and_shown_nowhere(guarded, start, written):
+    url = f"postgresql://fense:{written}@127.0.0.1:{guarded.port}/postgres"
+    service = start("--port=0", FENSE_ADMIN_DATABASE=url, **KEY)
+    service.ready()
+    assert service.call("/accounts/usage", key=MASTER_KEY)[0] == 200
+    process = Path(f"/proc/{service.process.pid}")
+    title = (process / "cmdline").read_text() + (process / "comm").read_text()
+    code, out, log = service.end()
+    assert code == 0
+    assert PASSWORD not in service.line + out + log
+    assert PASSWORD not in title
+    assert f"the database is postgresql://fense@127.0.0.1:{guarded.port}/postgres, with" in log
+
+
+AT = "127.0.0.1:1"  # where nothing listens
+BAD_URLS = [
+    f"postgresql://fense:{PASSWORD}@{AT}/fense",
+    f"postgresql://fense:{PASSWORD}@127.0.0.1:port/fense",
+    f"postgresql://fense:{PASSWORD}@nowhere.invalid/fense",
+    f"postgresql://fense:{PASSWORD}@more@{AT}/fense",
+    f"postgresql://fense:{PASSWORD}%zz@{AT}/fense",
+    f"postgresql://fense:{PASSWORD}%00@{AT}/fense",
+    f"postgresql://fense:{PASSWORD}/fense",
+    f"postgresql://fense@{AT}/fense?password={PASSWORD}&sslmode=none",
+    f"postgresql://fense@{AT}/fense?password={PASSWORD}%zz",
+    f"postgres://fense:{PASSWORD}@{AT}/fense?unknown={PASSWORD}",
+    f"postgresql://fense:{PASSWORD} @[::1/fense",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_bad_url_is_refused_in_a_sentence_without_its_password(run_command, caplog, url):
+    for way in ({"FENSE_ADMIN_DATABASE": url}, None):
+        arguments = ("--port=0",) if way else ("--port=0", "--database", url)
+        line = sentence(run_command(*arguments, **(way or {}), **KEY))
+        assert line.startswith("fense-admin: can't use postgres")
+        assert PASSWORD not in line + caplog.text
+    with pytest.raises(engines.Unusable) as refused:
+        Database(url)
+    chain = [refused.value, refused.value.__cause__]
+    assert PASSWORD not in repr(chain)
+    assert refused.value.__suppress_context__
+
+
+def test_a_wrong_password_is_told_without_it(guarded, run_command):
+    url = f"postgresql://fense:{PASSWORD}@127.0.0.1:{guarded.port}/postgres"
+    line = sentence(run_command("--port=0", FENSE_ADMIN_DATABASE=url, **KEY))
+    assert "password authentication failed" in line
+    assert PASSWORD not in line
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "password"),
+    [
+        ("postgresql://h/d", "postgresql://h/d", None),
+        ("postgresql://u@h:5432/d?x=y", "postgresql://u@h:5432/d", None),
+        ("postgresql://u:a%40b@h/d", "postgresql://u@h/d", "a@b"),
+        ("postgresql://u:a@b@h/d", "postgresql://u@h/d", "a@b"),
+        ("postgresql://u:100%@h/d", "postgresql://u@h/d", "100%"),
+        ("postgresql://u:p@h1:1,h2:2/d", "postgresql://u@h1:1,h2:2/d", "p"),
+        ("postgresql://u:p@[::1]:5432/d", "postgresql://u@[::1]:5432/d", "p"),
+        ("postgresql://[2001:db8::1]/d", "postgresql://[2001:db8::1]/d", None),
+        ("postgresql://u:secret/d", "postgresql://u:…/d", None),
+        ("postgresql:///d", "postgresql:///d", None),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url, shown, password):
+    assert postgres.shown_url(url) == shown
+    assert postgres.split_password(url)[1] == password
+
+
+# --- Commands ------------------------------------------------------------------------------------
+
+
+def test_the_control_plane_is_refused_with_a_server(run_command, url):
+    code, out, errors = run_command("--standin", FENSE_ADMIN_DATABASE=url, **KEY)
+    assert (code, out) == (2, "")
+    assert "--standin needs SQLite: its control plane is one process's" in errors
+
+
+def test_the_development_key_leaves_the_control_plane_off(start, url):
+    service = start("--port=0", "--database", url)
+    service.ready()
+    assert service.call("/_standin/state")[0] == 404
+    assert service.call("/accounts", account_fields())[0] == 201
+    log = service.end()[2]
+    assert "the control plane is off: it is for SQLite alone" in log
+    assert re.search(r"fense-admin \S+ with PostgreSQL \d+", log)
+    assert "_standin" not in log.replace("GET /_standin/state", "")
+
+
+def test_backup_points_to_pg_dump(run_command, url, tmp_path):
+    line = sentence(run_command("backup", "copy", FENSE_ADMIN_DATABASE=url))
+    assert "run pg_dump" in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_seed_is_loaded_by_one_of_those_that_start_at_once(start, url):
+    nodes = [
+        start("--port=0", "--seed", SEED_FILE, FENSE_ADMIN_DATABASE=url, name=f"log{n}", **KEY)
+        for n in range(3)
+    ]
+    for node in nodes:
+        node.ready()
+        assert node.call("/accounts/usage/1", key=MASTER_KEY)[1]["total_lookups"] == 19
+    logs = [node.end()[2] for node in nodes]
+    assert sum(f"{SEED_FILE} is not loaded" in log for log in logs) == 2
+
+
+def give_stdin(monkeypatch, text):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(text.encode())))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def recorded(request, tmp_path, open_database):
+    """The name of a database with two accounts, and the database."""
+    name = str(tmp_path / "fense.sqlite3")
+    if request.param == "postgresql":
+        name = request.getfixturevalue("url")
+    db = open_database(name)
+    for number in (1, 2):
+        db.create_account(FIELDS | {"api_key": f"key-{number}"})
+    return name, db
+
+
+def test_record_adds_to_a_day(run_command, recorded):
+    name, db = recorded
+    assert run_command("record", "2", "5", "--date=2026-11-03", FENSE_ADMIN_DATABASE=name)[0] == 0
+    assert json.loads(db.all_usage(None, None))["total_lookups"] == 5
+    line = sentence(run_command("record", "3", "5", FENSE_ADMIN_DATABASE=name))
+    assert line == "fense-admin: no account has the fense_account_id 3"
+
+
+def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded):
+    name, db = recorded
+    entries = [
+        {"fense_account_id": 2, "lookups": 3, "date": "2026-11-03"},
+        {"fense_account_id": 1, "lookups": 4, "date": "2026-11-03"},
+        {"fense_account_id": 1, "lookups": 5},
+    ]
+    give_stdin(monkeypatch, json.dumps(entries))
+    assert run_command("record", "-", FENSE_ADMIN_DATABASE=name)[0] == 0
+    accounts = json.loads(db.all_usage(None, None))["accounts"]
+    assert [account["total_lookups"] for account in accounts] == [9, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[{"fense_account_id": 1, "lookups": 1}, {"fense_account_id": 9, "lookups": 1}]',
+         "nothing was added: [1].fense_account_id names no account"),
+        ('[{"fense_account_id": 1, "lookups": 1}, {"fense_account_id": 1, "lokups": 1}]',
+         "nothing was added: [1].lookups is required; [1].lokups is not accepted here"),
+        ('[{"fense_account_id": 1, "lookups": 1}, {"fense_account_id": 1, "lookups": 1000000000000}]',
+         "nothing was added: [1].lookups would take"),
+        ("{}", "standard input must be a JSON array"),
+        ("[", "standard input is not valid JSON"),
+        ("", "standard input is not valid JSON"),
+    ],
+)  # fmt: skip
+def test_a_list_with_a_fault_adds_nothing(run_command, monkeypatch, recorded, text, told):
+    name, db = recorded
+    give_stdin(monkeypatch, text)
+    line = sentence(run_command("record", "-", FENSE_ADMIN_DATABASE=name))
+    assert line.startswith(f"fense-admin: {told}")
+    assert json.loads(db.all_usage(None, None))["total_lookups"] == 0
+
+
+@pytest.mark.parametrize("arguments", [["-", "5"], ["-", "--date=-1"], ["5"]])
+def test_record_takes_a_list_or_lookups(run_command, recorded, arguments):
+    assert run_command("record", *arguments, FENSE_ADMIN_DATABASE=recorded[0])[0] == 2
+
+
+# --- move ----------------------------------------------------------------------------------------
+
+
+def filled(db):
+    for number in range(1, 4):
+        fields = FIELDS | {"api_key": f"key-{number}-0123456789", "name": f'"{number}" é ☃'}
+        db.create_account(fields | {"suppress_billing": number == 2})
+        db.record_lookups(number, number, "2026-10-30..2026-11-02")
+    db.engine.execute_sql("DELETE FROM usage_month WHERE fense_account_id = 3")
+    db.engine.execute_sql("DELETE FROM usage WHERE fense_account_id = 3")
+    db.engine.execute_sql("DELETE FROM account WHERE fense_account_id = 3")  # its id is gone
+    return db
+
+
+def test_a_move_there_and_back_keeps_everything_and_ids_go_on(
+    run_command, tmp_path, url, open_database
+):
+    here, back = str(tmp_path / "here.sqlite3"), str(tmp_path / "back.sqlite3")
+    db = filled(open_database(here))
+    before = db.dump(), db.all_usage("2026-10-31", None)
+    for source, target in ((here, url), (url, back)):
+        code, out, errors = run_command("move", source, target)
+        assert (code, out, errors) == (0, "fense-admin moved accounts=2\n", "")
+        moved = open_database(target)
+        assert (moved.dump(), moved.all_usage("2026-10-31", None)) == before
+        assert moved.engine.last_id() == 3
+    assert open_database(back).create_account(FIELDS)["fense_account_id"] == 4
+    assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4
+
+
+def test_a_move_into_a_database_that_has_accounts_changes_nothing(
+    run_command, tmp_path, url, open_database
+):
+    here = str(tmp_path / "here.sqlite3")
+    filled(open_database(here))
+    there = open_database(url)
+    there.create_account(FIELDS)
+    before = there.dump()
+    assert "has accounts already" in sentence(run_command("move", here, url))
+    assert there.dump() == before
+    assert "has accounts already" in sentence(run_command("move", here, here))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "told"),
+    [
+        ("missing.sqlite3", "new.sqlite3", "there is no database file missing.sqlite3"),
+        (":memory:", "new.sqlite3", "there is no database file :memory:"),
+        ("here.sqlite3", ":memory:", "what is moved into memory goes with the process"),
+        ("here.sqlite3", f"postgresql://fense@{AT}/fense", "Connection refused"),
+        ("here.sqlite3", "no/folder/new.sqlite3", "can't open no/folder/new.sqlite3"),
+    ],
+)
+def test_a_move_that_can_not_be_made_is_told(
+    run_command, tmp_path, open_database, source, target, told
+):
+    open_database(tmp_path / "here.sqlite3")
+    assert told in sentence(run_command("move", source, target))
+    assert not (tmp_path / "new.sqlite3").exists()
+
+
+def test_move_takes_no_password_in_its_arguments(run_command, url):
+    code, out, errors = run_command("move", f"postgresql://fense:{PASSWORD}@{AT}/fense", url)
+    assert (code, out) == (2, "")
+    assert "a password belongs in PGPASSWORD or ~/.pgpass" in errors
+    assert PASSWORD not in errors
+
+
+def test_move_takes_a_password_from_the_environment(guarded, run_command, tmp_path, open_database):
+    here = str(tmp_path / "here.sqlite3")
+    filled(open_database(here))
+    url = f"postgresql://fense@127.0.0.1:{guarded.port}/postgres"
+    assert run_command("move", here, url, PGPASSWORD=f"{PASSWORD}@/?#%")[0] == 0
+
+
+def test_a_move_is_of_one_moment(url, tmp_path, open_database, monkeypatch):
+    source = filled(open_database(url))
+    other, target = open_database(url), open_database(tmp_path / "target.sqlite3")
+    rows = source.engine.rows
+    before = source.dump()
+
+    def written_meanwhile(query):
+        yield from rows(query)
+        other.record_lookups(1, 1, "2026-11-03")
+
+    monkeypatch.setattr(source.engine, "rows", written_meanwhile)
+    assert copy(source, target)
+    assert target.dump() == before
+    assert other.dump() != before
+
+
+def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, postgresql):
+    source = filled(open_database(tmp_path / "here.sqlite3"))
+    target = open_database(url)
+
+    def cut_off(query):
+        yield from ()
+        postgresql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'fense-admin' AND state <> 'idle'"
+        )
+
+    rows = source.engine.rows
+    source.engine.rows = lambda query: cut_off(query) if "usage" in query else rows(query)
+    with pytest.raises(engines.DatabaseError):
+        copy(source, target)
+    assert target.count_accounts() == 0

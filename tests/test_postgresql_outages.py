@@ -1,0 +1,377 @@
+"""A PostgreSQL server that is away, frozen, or waits: what a request costs, and what it is told.
+
+Each test breaks a server of its own, and mends it.
+"""
+
+import collections
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psycopg
+import pytest
+from conftest import (
+    FIELDS,
+    MASTER_KEY,
+    TIMEOUT,
+    PostgreSQL,
+    Served,
+    account_fields,
+    in_background,
+    in_threads,
+    tools,
+    wait_until,
+)
+from webtest import TestApp
+
+from fense_admin import create_app, engines, postgres
+from fense_admin.models import Database
+
+UNCHANGED = "the database can't be used just now; nothing was changed"
+UNKNOWN = "the database can't be used just now; it may have been written, or not"
+OURS = "FROM pg_stat_activity WHERE application_name = 'fense-admin'"
+READS = (("GET", "/accounts/1"), ("GET", "/healthz"), ("GET", "/accounts/usage"))
+
+
+@pytest.fixture(scope="module")
+def server():
+    tools("pg_ctl")
+    with contextlib.closing(PostgreSQL()) as server:
+        yield server
+
+
+@pytest.fixture
+def served(server):
+    """The application on that server, with one account, on a port."""
+    app = create_app(server.empty(), master_key=MASTER_KEY)
+    with contextlib.closing(app), Served(app) as served:
+        assert served.call("POST", "/accounts", account_fields())[0] == 201
+        yield served
+
+
+@pytest.fixture
+def frozen(server):
+    """A function that freezes the server, which is woken at the end."""
+    yield lambda: server.signal(signal.SIGSTOP)
+    server.signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def without_standby(server):
+    """The server waits for a standby that there is none."""
+    set_standbys(server, "'missing'")
+    yield
+    set_standbys(server, "DEFAULT")
+
+
+def set_standbys(server, names):
+    server.execute(
+        f"ALTER SYSTEM SET synchronous_standby_names = {names}", "SELECT pg_reload_conf()"
+    )
+    wanted = "missing" if "missing" in names else ""
+    wait_until(lambda: server.execute("SHOW synchronous_standby_names") == [(wanted,)])
+
+
+def timed(served, method, path):
+    """The status, the message and how long it took, in seconds."""
+    began = time.monotonic()
+    body = account_fields() if method == "POST" else None
+    status, answer = served.call(method, path, body)
+    took = time.monotonic() - began
+    return status, answer.get("error", {}).get("message"), took
+
+
+def many(served, *calls):
+    """The answers to these calls, all made at once."""
+    queue = collections.deque(calls)
+    return in_threads(len(calls), lambda: timed(served, *queue.popleft()))
+
+
+WRITE = ("POST", "/accounts")
+
+
+# --- Connections ---------------------------------------------------------------------------------
+
+
+def test_a_connection_that_broke_is_made_anew_by_the_next_request_which_is_served(server, served):
+    for _ in range(3):
+        many(served, *READS, WRITE, WRITE)  # each thread has a connection
+        server.execute(f"SELECT pg_terminate_backend(pid) {OURS}")
+        answers = many(served, *READS, WRITE, WRITE)
+        assert sorted(status for status, *_ in answers) == [200] * 3 + [201] * 2
+    server.stop()
+    server.start()
+    assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
+
+
+def test_a_write_whose_connection_breaks_before_its_commit_is_made_again(
+    server, served, monkeypatch
+):
+    engine = served.app.db.engine
+    claim, cut = engine.claim, []
+
+    def claim_and_break(key_digest):
+        claim(key_digest)
+        if not cut:
+            cut.append(
+                server.execute(f"SELECT pg_terminate_backend(pid) {OURS} AND state <> 'idle'")
+            )
+
+    monkeypatch.setattr(engine, "claim", claim_and_break)
+    assert timed(served, *WRITE)[0] == 201
+    assert len(cut) == 1
+    assert served.app.db.count_accounts() == 2
+
+
+def test_a_server_that_became_a_standby_is_left_for_one_that_takes_writes(server, served):
+    """As after a failover: the connection is alive, and what it leads to takes no writes."""
+    for _ in range(4):
+        server.execute(
+            "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"
+        )
+        wait_until(lambda: server.execute("SHOW default_transaction_read_only") == [("on",)])
+        status, message, took = timed(served, *WRITE)
+        assert (status, message) == (503, UNCHANGED)
+        assert took < 1
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            connection.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: server.execute("SHOW default_transaction_read_only") == [("off",)])
+        assert timed(served, *WRITE)[0] == 201
+
+
+# --- Away ----------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_stopped_costs_next_to_nothing(server, served):
+    server.stop()
+    try:
+        answers = many(served, *[*READS, WRITE] * 6)
+    finally:
+        server.start()
+    assert {(status, message) for status, message, _ in answers} == {(503, UNCHANGED)}
+    assert max(took for *_, took in answers) < 2
+    assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
+
+
+def test_a_frozen_server_costs_a_request_4_s_at_most_and_the_others_nothing(
+    server, served, frozen, caplog
+):
+    frozen()
+    first = many(served, *[*READS, WRITE] * 8)
+    assert {status for status, *_ in first} == {503}
+    assert 2 < max(took for *_, took in first) < 4
+    time.sleep(postgres.QUEUED)
+    with in_background(lambda: first.append(timed(served, "GET", "/accounts/1"))):
+        time.sleep(0.2)
+        later = many(served, *[*READS, WRITE] * 2)  # while one request tries it
+    assert max(took for *_, took in later) < 1
+    assert first[-1][2] < 4
+    health = timed(served, "GET", "/healthz")
+    assert health[0] == 503
+    assert health[2] < 5
+    server.signal(signal.SIGCONT)
+    time.sleep(postgres.QUEUED)
+    assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
+    assert "Traceback" not in caplog.text
+
+
+def test_a_server_frozen_in_the_midst_of_a_commit_leaves_it_unknown(
+    server, served, frozen, monkeypatch
+):
+    commit = served.app.db.engine._commit
+
+    def frozen_commit(connection):
+        frozen()
+        commit(connection)
+
+    monkeypatch.setattr(served.app.db.engine, "_commit", frozen_commit)
+    status, message, took = timed(served, *WRITE)
+    assert (status, message) == (503, UNKNOWN)
+    assert took < 4
+    assert timed(served, "GET", "/accounts/1")[2] < 1  # that it is frozen is known already
+
+
+def test_a_lock_held_by_another_program_is_waited_for_and_then_told(server, served):
+    with psycopg.connect(server.url) as connection:
+        connection.execute("LOCK TABLE account IN EXCLUSIVE MODE")
+        answers = many(served, WRITE, WRITE, *READS)
+        connection.rollback()
+    assert sorted(status for status, *_ in answers) == [200] * 3 + [503] * 2
+    assert max(took for *_, took in answers) < 4
+    assert timed(served, *WRITE)[0] == 201
+
+
+# --- Commits -------------------------------------------------------------------------------------
+
+
+def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
+    server, served, without_standby
+):
+    writes: list[tuple] = []
+    with in_background(lambda: writes.extend(many(served, *[WRITE] * 8))):
+        time.sleep(0.5)
+        reads = many(served, *READS * 4)
+    assert {status for status, *_ in reads} == {200}
+    assert max(took for *_, took in reads) < 1
+    assert (503, UNKNOWN) in {(status, message) for status, message, _ in writes}
+    assert {message for _, message, _ in writes} <= {UNKNOWN, UNCHANGED}
+    assert max(took for *_, took in writes) < 4
+    # No process of the server waits on, and each account is there whose commit was unknown.
+    wait_until(lambda: server.execute(f"SELECT 1 {OURS} AND wait_event = 'SyncRep'") == [])
+    unknown = sum(message == UNKNOWN for _, message, _ in writes)
+    assert served.app.db.count_accounts() == 1 + unknown
+    time.sleep(postgres.QUEUED)
+    with in_background(lambda: timed(served, *WRITE)):
+        time.sleep(0.2)
+        status, message, took = timed(served, *WRITE)
+        assert (status, message) == (503, UNCHANGED)
+        assert took < 1
+    set_standbys(server, "DEFAULT")
+    time.sleep(postgres.QUEUED)
+    assert [timed(served, *call)[0] for call in (WRITE, WRITE, *READS)] == [201] * 2 + [200] * 3
+
+
+@pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_a_commit_that_was_cut_off_is_unknown(server, served, without_standby, how, caplog):
+    def cut_off():
+        wait_until(lambda: server.execute(f"SELECT 1 {OURS} AND wait_event = 'SyncRep'"))
+        server.execute(f"SELECT {how}(pid) {OURS} AND wait_event = 'SyncRep'")
+
+    caplog.set_level(logging.WARNING)
+    with in_background(cut_off):
+        status, message, took = timed(served, *WRITE)
+    assert (status, message) == (503, UNKNOWN)
+    assert took < 3
+    assert served.app.db.count_accounts() == 2  # it was written
+    assert "it may have been written, or not" in caplog.text
+
+
+def test_a_start_does_not_wait_for_ever_for_a_standby(server, without_standby, monkeypatch):
+    monkeypatch.setattr(postgres, "START_TIMEOUT", 0.5)
+    with pytest.raises(engines.Unusable, match="the server does not answer"):
+        Database(server.url)
+
+
+def test_a_503_of_an_unknown_commit_says_when_to_come_again(served, without_standby):
+    answer = TestApp(served.app).post_json(
+        "/accounts", account_fields(), headers={"x-api-key": MASTER_KEY}, status=503
+    )
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.json["error"]["message"] == UNKNOWN
+
+
+# --- Transactions that meet ----------------------------------------------------------------------
+
+
+def test_a_transaction_that_met_another_is_run_again(server, open_database):
+    db = open_database(server.empty())
+    runs = []
+
+    def work():
+        runs.append(db.engine.execute_sql("SELECT 1"))
+        if len(runs) < 4:
+            state = ("40001", "40P01", "23505")[len(runs) - 1]
+            db.engine.execute_sql(
+                f"DO $$ BEGIN RAISE 'met another' USING ERRCODE = '{state}'; END $$"
+            )
+        return "done"
+
+    assert db.engine.write(work) == "done"
+    assert len(runs) == 4
+
+
+def test_a_transaction_that_always_meets_others_is_unavailable_in_the_end(server, open_database):
+    db = open_database(server.empty())
+
+    def work():
+        db.engine.execute_sql("DO $$ BEGIN RAISE 'met another' USING ERRCODE = '40001'; END $$")
+
+    with pytest.raises(engines.DatabaseError) as error:
+        db.engine.write(work)
+    assert engines.is_unavailable(error.value)
+
+
+def test_a_fault_of_ours_is_no_outage(server, open_database):
+    db = open_database(server.empty())
+    for query in ("SELECT nonsense", "SELECT"[:3], "SELECT :missing"):
+        with pytest.raises(psycopg.Error):
+            db.engine.execute_sql(query, {"other": 1})
+    assert db.count_accounts() == 0
+
+
+def test_what_a_write_raises_leaves_nothing_behind(server, open_database):
+    db = open_database(server.empty())
+    for number in range(3):
+        db.create_account(FIELDS | {"api_key": f"key-{number}"})
+        with pytest.raises(ValueError, match="past"):
+            db.record_lookups(1, 10**12, "2026-11-03") or db.record_lookups(1, 1, "2026-11-03")
+    assert db.engine.execute_sql("SELECT pg_is_in_recovery()").fetchone() == (False,)
+    assert server.execute(f"SELECT count(*) {OURS} AND state LIKE 'idle in%'") == [(0,)]
+
+
+# --- Threads and connections ---------------------------------------------------------------------
+
+
+def test_threads_and_connections_do_not_pile_up(server, served, frozen):
+    for _ in range(3):
+        many(served, *[*READS, WRITE] * 4)
+    frozen()
+    many(served, *[*READS, WRITE] * 8)
+    server.signal(signal.SIGCONT)
+    time.sleep(postgres.QUEUED)
+    many(served, *[*READS, WRITE] * 4)
+
+    def is_small():
+        (count,) = server.execute(f"SELECT count(*) {OURS}")[0]
+        return count <= 4 + 1 and threading.active_count() <= 4 + 3
+
+    wait_until(is_small)
+
+
+def test_a_look_up_of_a_name_that_takes_for_ever_is_no_wait_for_ever(monkeypatch, server):
+    db = Database(server.empty())
+    try:
+        db.engine.close()
+        stalled = threading.Event()
+
+        def look_up(**_):
+            stalled.wait(TIMEOUT)
+            raise psycopg.OperationalError("no such name")
+
+        monkeypatch.setattr(postgres.Connection, "connect", look_up)
+        began = time.monotonic()
+        with pytest.raises(engines.DatabaseError, match="the server does not answer"):
+            db.count_accounts()
+        assert 2 < time.monotonic() - began < 4
+    finally:
+        stalled.set()
+        db.engine.close_all()
+
+
+OPPOSITE = """
+import sys
+from fense_admin.models import Database
+db = Database(sys.argv[1])
+rows = [(id, f"2026-11-{day:02}", 1) for id in range(1, 9) for day in range(1, 11)]
+for _ in range(25):
+    db.record_all(rows if sys.argv[2] == "forwards" else rows[::-1])
+db.engine.close_all()
+"""
+
+
+def test_opposite_lists_of_lookups_do_not_meet(server, open_database):
+    db = open_database(server.empty())
+    for number in range(8):
+        db.create_account(FIELDS | {"api_key": f"key-{number}"})
+    command = [sys.executable, "-c", OPPOSITE, server.url]
+    processes = [subprocess.Popen([*command, way]) for way in ("forwards", "backwards") * 2]
+    assert [process.wait(TIMEOUT) for process in processes] == [0] * 4
+    assert [total for _, _, total in db.engine.execute_sql("SELECT * FROM usage")] == [100] * 80
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert server.execute(deadlocks) == [(0,)]
