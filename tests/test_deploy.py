@@ -145,15 +145,16 @@ def certificate(tmp_path_factory):
 
 
 class Nginx:
-    """nginx as deploy/nginx.conf has it, on a free port, in front of a port of this machine."""
+    """nginx as deploy/nginx.conf has it, on a free port, in front of ports of this machine."""
 
-    def __init__(self, folder, certificate, upstream, **timeouts):
+    def __init__(self, folder, certificate, *upstreams, **timeouts):
         self.certificate, self.port, self.folder = certificate, free_port(), folder
         letsencrypt = "/etc/letsencrypt/live/fense.example"
+        servers = " ".join(f"server 127.0.0.1:{port};" for port in upstreams)
         site = replaced(
             (DEPLOY / "nginx.conf").read_text(),
             {
-                "server 127.0.0.1:8642;": f"server 127.0.0.1:{upstream};",
+                "server 127.0.0.1:8642;": servers,
                 "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
                 "listen [::]:443 ssl;": "",
                 f"{letsencrypt}/fullchain.pem": certificate.file,

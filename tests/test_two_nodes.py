@@ -1,0 +1,247 @@
+"""Two nodes on one PostgreSQL, behind nginx: what deploy/README.md calls more than one machine."""
+
+import collections
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import test_deploy
+from conftest import (
+    FIELDS,
+    MASTER_KEY,
+    TIMEOUT,
+    PostgreSQL,
+    account_fields,
+    in_background,
+    tools,
+    wait_until,
+)
+from test_addresses import start_on
+
+from fense_admin import models
+
+certificate = test_deploy.certificate
+HEADERS = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
+
+
+class Nodes:
+    """Two nodes, each on a socket that stays open during its restart, and nginx in front."""
+
+    def __init__(self, database, start, folder, certificate):
+        self._settings = {"FENSE_ADMIN_DATABASE": database, "DISPUTE_MASTER_KEY": MASTER_KEY}
+        self._start, self._folder, self._certificate = start, folder, certificate
+        self.sockets = [socket.create_server(("127.0.0.1", 0), backlog=200) for _ in range(2)]
+        self.services = [None, None]
+        self.log = ""
+
+    def __enter__(self):
+        ports = [sock.getsockname()[1] for sock in self.sockets]
+        for number in range(2):
+            self.start(number)
+        self.nginx = test_deploy.Nginx(self._folder, self._certificate, *ports)
+        self.nginx.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.nginx.__exit__(*error)
+        for number, service in enumerate(self.services):
+            if service is not None:
+                self.stop(number)
+        for sock in self.sockets:
+            sock.close()
+
+    def start(self, number):
+        self.services[number] = start_on(
+            self.sockets[number], self._start, name=f"log{number}", **self._settings
+        )
+
+    def stop(self, number, signum=signal.SIGTERM):
+        code, _, log = self.services[number].end(signum)
+        self.services[number] = None
+        self.log += log
+        assert "Traceback" not in log
+        assert code == (0 if signum == signal.SIGTERM else -signum)
+
+    def client(self):
+        """A connection to nginx, which stays open."""
+        return Client(self.nginx.port, self._certificate.context)
+
+
+class Client:
+    def __init__(self, port, context):
+        self._make = lambda: http.client.HTTPSConnection(
+            "localhost", port, context=context, timeout=TIMEOUT
+        )
+        self.connection = self._make()
+
+    def call(self, method, path, body=None):
+        raw = None if body is None else json.dumps(body)
+        self.connection.request(method, path, raw, HEADERS)
+        answer = self.connection.getresponse()
+        return answer.status, answer.headers, json.loads(answer.read())
+
+    def close(self):
+        self.connection.close()
+
+
+class Load:
+    """Creates accounts until it is told to stop, and keeps what it was told of each."""
+
+    def __init__(self, nodes, threads=4):
+        self._nodes, self._stop, self._threads = nodes, threading.Event(), threads
+        self.told = []  # (when, status, message, Retry-After, digest of the key)
+
+    def __enter__(self):
+        self._background = in_background(self._work, self._threads, self._stop.set)
+        self._background.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._background.__exit__(*error)
+
+    def _work(self):
+        with contextlib.closing(self._nodes.client()) as client:
+            while not self._stop.is_set():
+                fields = account_fields()
+                status, headers, body = client.call("POST", "/accounts", fields)
+                message = body.get("error", {}).get("message")
+                key_digest = models.digest(fields["api_key"])
+                self.told.append(
+                    (time.monotonic(), status, message, headers["Retry-After"], key_digest)
+                )
+
+    def wait_for(self, count):
+        """Until so many more were created."""
+        wanted = self.created() + count
+        wait_until(lambda: self.created() >= wanted)
+
+    def created(self):
+        return sum(status == 201 for _, status, *_ in list(self.told))
+
+    def check(self, server):
+        """What was acknowledged is there, and nothing of which it was said that it is not."""
+        there = {row[0] for row in server.execute("SELECT api_key_sha256 FROM account")}
+        lost = [one for one in self.told if one[1] == 201 and one[-1] not in there]
+        denied = [
+            one for one in self.told if "nothing was changed" in str(one[2]) and one[-1] in there
+        ]
+        assert (lost, denied) == ([], [])
+        assert all(retry_after for _, status, _, retry_after, _ in self.told if status == 503)
+        assert {status for _, status, *_ in self.told} <= {201, 503}
+
+
+@pytest.fixture(scope="module")
+def server():
+    tools("pg_ctl", "nginx", "openssl")
+    with contextlib.closing(PostgreSQL()) as server:
+        yield server
+
+
+@pytest.fixture
+def nodes(server, start, tmp_path, certificate):
+    with Nodes(server.empty(), start, tmp_path, certificate) as nodes:
+        yield nodes
+
+
+def test_of_16_creations_that_race_for_a_key_one_is_made(nodes, server):
+    go, answers = threading.Barrier(16), collections.defaultdict(list)
+
+    def race():
+        with contextlib.closing(nodes.client()) as client:
+            for number in range(25):
+                go.wait(TIMEOUT)
+                status, _, body = client.call(
+                    "POST", "/accounts", FIELDS | {"api_key": f"key-{number}"}
+                )
+                answers[number].append((status, body.get("error", {}).get("message")))
+
+    with in_background(race, 16):
+        pass
+    taken = (400, "api_key belongs to another account")
+    assert [collections.Counter(answers[number]) for number in range(25)] == [
+        {(201, None): 1, taken: 15}
+    ] * 25
+    ids = [row[0] for row in server.execute("SELECT fense_account_id FROM account ORDER BY 1")]
+    assert ids == list(range(1, 26))  # refusals take no id
+    assert all(re.search(r"POST /accounts 201", open_log) for open_log in stop_both(nodes))
+
+
+def stop_both(nodes):
+    logs = []
+    for number in range(2):
+        nodes.log = ""
+        nodes.stop(number)
+        logs.append(nodes.log)
+    return logs
+
+
+INCREMENTS = """
+import sys
+from fense_admin.models import Database
+db = Database(sys.argv[1])
+for _ in range(2000):
+    db.record_lookups(1, 1, "2026-11-03")
+db.engine.close_all()
+"""
+
+
+def test_of_2_times_2000_increments_none_is_lost(server, open_database):
+    db = open_database(server.empty())
+    db.create_account(FIELDS)
+    command = [sys.executable, "-c", INCREMENTS, server.url]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(TIMEOUT) for process in processes] == [0, 0]
+    for table in ("usage", "usage_month"):
+        assert server.execute(f"SELECT lookups FROM {table}") == [(4000,)]
+
+
+def test_a_node_that_is_killed_takes_nothing_with_it(nodes, server):
+    with Load(nodes) as load:
+        load.wait_for(100)
+        nodes.stop(0, signal.SIGKILL)
+        nodes.sockets[0].close()  # as the machine is gone
+        load.wait_for(100)
+        settled = len(load.told)
+        load.wait_for(100)
+    load.check(server)
+    # What was on its way to the node is told to be unknown, once for each client.
+    refused = [one for one in load.told if one[1] != 201]
+    assert len(refused) <= 4
+    assert all("may have been, or not" in one[2] for one in refused)
+    assert {one[1] for one in load.told[settled:]} == {201}
+
+
+def test_a_rolling_restart_refuses_nobody(nodes, server):
+    with Load(nodes) as load:
+        for number in (0, 1, 0, 1):
+            load.wait_for(50)
+            nodes.stop(number)
+            nodes.start(number)
+        load.wait_for(50)
+    load.check(server)
+    assert {one[1] for one in load.told} == {201}
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_is_restarted_under_load_loses_nothing(nodes, server, mode):
+    with Load(nodes) as load:
+        load.wait_for(100)
+        away = time.monotonic()
+        server.stop(mode)
+        time.sleep(0.5)
+        server.start()
+        back = time.monotonic()
+        load.wait_for(100)
+    load.check(server)
+    refused = [when for when, status, *_ in load.told if status == 503]
+    assert len(refused) > 10
+    assert away <= min(refused)
+    assert max(refused) <= back + 0.5
