@@ -351,10 +351,11 @@ class Process:
 class PostgreSQL:
     """A PostgreSQL server on a free port of this machine, with a folder of its own.
 
-    It is run by an ordinary user, as it refuses root. `settings` are its own: "fsync=on".
+    It is run by an ordinary user, as it refuses root. `settings` are its own: "fsync=on". With a
+    `primary` it is a standby of that server, until it is promoted.
     """
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(self, *settings: str, primary: PostgreSQL | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fense-postgresql-"))
         self.port = free_port()
         self.user: dict[str, Any] = {}
@@ -365,12 +366,13 @@ class PostgreSQL:
         self.settings = ["fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1"]
         self.settings += [f"port={self.port}", "max_connections=200", *settings]
         self.url = f"postgresql://fense@127.0.0.1:{self.port}/postgres"
-        self._initdb()
+        if primary is None:
+            options = ["-U", "fense", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+            self._run("initdb", "-D", self.data, "--no-sync", *options)
+        else:
+            options = ["-d", primary.url, "-R", "-c", "fast"]
+            self._run("pg_basebackup", "-D", self.data, "--no-sync", *options)
         self.start()
-
-    def _initdb(self) -> None:
-        options = ["-U", "fense", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
-        self._run("initdb", "-D", self.data, *options)
 
     def _run(self, name: str, *arguments: Any) -> None:
         (program,) = tools(name)
@@ -391,6 +393,15 @@ class PostgreSQL:
 
     def stop(self, mode: str = "immediate") -> None:
         self._run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """End it as the loss of its machine would."""
+        self.signal(signal.SIGKILL)
+        (self.data / "postmaster.pid").unlink()
+
+    def promote(self) -> None:
+        """Make a primary of a standby."""
+        self._run("pg_ctl", "-D", self.data, "-w", "promote")
 
     @property
     def pid(self) -> int:
@@ -423,7 +434,7 @@ class PostgreSQL:
         return f"{self.url}?options=-csearch_path%3D{name}"
 
     def close(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # where it was stopped or killed
             self.signal(signal.SIGCONT)
             self.stop()
         shutil.rmtree(self.folder)

@@ -245,3 +245,21 @@ def test_a_server_that_is_restarted_under_load_loses_nothing(nodes, server, mode
     assert len(refused) > 10
     assert away <= min(refused)
     assert max(refused) <= back + 0.5
+
+
+def test_a_failover_loses_nothing_where_the_standby_is_waited_for(start, tmp_path, certificate):
+    waits = ["synchronous_standby_names=*", "synchronous_commit=remote_apply"]
+    with (
+        contextlib.closing(PostgreSQL(*waits)) as primary,
+        contextlib.closing(PostgreSQL(primary=primary)) as standby,
+    ):
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        url = f"postgresql://fense@{hosts}/postgres"
+        synchronous = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_until(lambda: primary.execute(synchronous))
+        with Nodes(url, start, tmp_path, certificate) as nodes, Load(nodes) as load:
+            load.wait_for(200)
+            primary.kill()
+            standby.promote()
+            load.wait_for(200)
+        load.check(standby)
