@@ -193,7 +193,7 @@ def add_usage(path: Path, name: str, days: range) -> None:
 
 
 def make_ours(path: Path, accounts: int, days: int) -> Path:
-    models.Database(str(path)).close_all()
+    models.Database(str(path)).engine.close_all()
     add_accounts(path, accounts)
     if days:
         add_usage(path, "ours", range(days))

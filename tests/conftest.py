@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import glob
 import http.client
 import json
 import logging
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -28,9 +25,9 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
 import pytest
 from peewee import sqlite3  # the library that the service itself uses
+from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
 from fense_admin import __version__, cli, create_app, server
@@ -112,8 +109,7 @@ def pytest_generate_tests(metafunc):
 
 def tools(*names: str) -> list[str]:
     """The paths of these programs. Skips the test, naming those that are not there."""
-    folders = [os.environ["PATH"], "/usr/sbin", *glob.glob("/usr/lib/postgresql/*/bin")]
-    paths = [shutil.which(name, path=":".join(folders)) for name in names]
+    paths = [find_program(name) for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if path is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
@@ -346,98 +342,6 @@ class Process:
         log = self.errors.read_text()
         OUTPUT.append(rest + log)
         return self.process.returncode, rest, log
-
-
-class PostgreSQL:
-    """A PostgreSQL server on a free port of this machine, with a folder of its own.
-
-    It is run by an ordinary user, as it refuses root. `settings` are its own: "fsync=on". With a
-    `primary` it is a standby of that server, until it is promoted.
-    """
-
-    def __init__(self, *settings: str, primary: PostgreSQL | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="fense-postgresql-"))
-        self.port = free_port()
-        self.user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            self.user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            shutil.chown(self.folder, "nobody", "nogroup")
-        self.data = self.folder / "data"
-        self.settings = ["fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1"]
-        self.settings += [f"port={self.port}", "max_connections=200", *settings]
-        self.url = f"postgresql://fense@127.0.0.1:{self.port}/postgres"
-        if primary is None:
-            options = ["-U", "fense", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
-            self._run("initdb", "-D", self.data, "--no-sync", *options)
-        else:
-            options = ["-d", primary.url, "-R", "-c", "fast"]
-            self._run("pg_basebackup", "-D", self.data, "--no-sync", *options)
-        self.start()
-
-    def _run(self, name: str, *arguments: Any) -> None:
-        (program,) = tools(name)
-        with open(self.folder / "output", "a") as output:
-            command = [program, *map(str, arguments)]
-            code = subprocess.call(
-                command, stdout=output, stderr=output, cwd=self.folder, timeout=TIMEOUT, **self.user
-            )
-        assert code == 0, (self.folder / "output").read_text()
-
-    def start(self) -> None:
-        options = " ".join(
-            f"-c {setting}" if "=" in setting else setting for setting in self.settings
-        )
-        self._run(
-            "pg_ctl", "-D", self.data, "-w", "-o", options, "-l", self.folder / "log", "start"
-        )
-
-    def stop(self, mode: str = "immediate") -> None:
-        self._run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
-
-    def kill(self) -> None:
-        """End it as the loss of its machine would."""
-        self.signal(signal.SIGKILL)
-        (self.data / "postmaster.pid").unlink()
-
-    def promote(self) -> None:
-        """Make a primary of a standby."""
-        self._run("pg_ctl", "-D", self.data, "-w", "promote")
-
-    @property
-    def pid(self) -> int:
-        return int((self.data / "postmaster.pid").read_text().split()[0])
-
-    def signal(self, signum: int) -> None:
-        """Send it to the server and all its processes."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in (self.pid, *map(int, children)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
-
-    def execute(self, *statements: str) -> list[Any]:
-        """Run these as its owner; gives the rows of the last one."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            for statement in statements:
-                cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def empty(self) -> str:
-        """The URL of its database, which has no accounts then."""
-        if self.execute("SELECT to_regclass('account')") != [(None,)]:
-            self.execute("TRUNCATE account, usage, usage_month RESTART IDENTITY")
-        return self.url
-
-    def new(self) -> str:
-        """The URL of a new schema, without tables."""
-        name = f"s{uuid.uuid4().hex}"
-        self.execute(f"CREATE SCHEMA {name}")
-        return f"{self.url}?options=-csearch_path%3D{name}"
-
-    def close(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # where it was stopped or killed
-            self.signal(signal.SIGCONT)
-            self.stop()
-        shutil.rmtree(self.folder)
 
 
 class Served:

@@ -47,7 +47,7 @@ def test_the_schemas_have_the_same_columns(both):
         ]
         of_postgresql = there.engine.execute_sql(
             "SELECT column_name, data_type, is_nullable = 'NO' FROM information_schema.columns"
-            f" WHERE table_name = '{table}' ORDER BY ordinal_position"
+            f" WHERE table_schema = current_schema() AND table_name = '{table}' ORDER BY ordinal_position"
         ).fetchall()
         assert of_sqlite == of_postgresql, table
 

@@ -13,12 +13,12 @@ from conftest import (
     FIELDS,
     MASTER_KEY,
     SEED_FILE,
-    PostgreSQL,
     account_fields,
     in_threads,
     sentence,
     tools,
 )
+from postgresql_server import PostgreSQL
 
 from fense_admin import engines, postgres
 from fense_admin.models import Database, copy

@@ -18,7 +18,6 @@ from conftest import (
     FIELDS,
     MASTER_KEY,
     TIMEOUT,
-    PostgreSQL,
     Served,
     account_fields,
     in_background,
@@ -26,6 +25,7 @@ from conftest import (
     tools,
     wait_until,
 )
+from postgresql_server import PostgreSQL
 from webtest import TestApp
 
 from fense_admin import create_app, engines, postgres

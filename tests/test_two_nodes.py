@@ -18,12 +18,12 @@ from conftest import (
     FIELDS,
     MASTER_KEY,
     TIMEOUT,
-    PostgreSQL,
     account_fields,
     in_background,
     tools,
     wait_until,
 )
+from postgresql_server import PostgreSQL
 from test_addresses import start_on
 
 from fense_admin import models
