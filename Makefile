@@ -14,7 +14,8 @@ test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
 
 test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admin[sqlite]
 	.venv-sqlite/bin/python -m pytest $(addprefix tests/,contract test_models.py test_transactions.py \
-	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py)
+	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py) \
+	  -k "not postgresql"
 
 test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with buildah and debootstrap
 	$(BIN)/python -m pytest tests/image.py --timeout 400
@@ -26,7 +27,7 @@ lint: .venv/dev             ## check the code and its format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: .venv-bench/run      ## what it costs, beside what one would use instead; FULL=1: ten minutes
+bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside what one would use instead; FULL=1: ten minutes
 	@.venv-bench/bin/python benchmarks/bench.py \
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 
@@ -41,7 +42,7 @@ screenshots: .venv/dev      ## docs/*.png: the page for people in Chromium, wide
 	$(BIN)/python docs/screenshots.py
 
 clean:                      ## remove the environments, and all that was built
-	rm -rf .venv .venv-bench .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
@@ -67,6 +68,11 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 # Installed as a user would: an editable install is slower to start.
 .venv-bench/run: $(wildcard *.py *.sql standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
+	@touch $@
+
+# With the driver of PostgreSQL, which makes every start slower.
+.venv-bench-postgresql/run: .venv-bench/run $(call unless_whole,.venv-bench-postgresql)
+	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
 .PHONY: serve test test-sqlite test-image soak lint bench pyz screenshots clean help anew

@@ -33,6 +33,11 @@ from fense_admin.standin import StandIn
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable
+sys.path.append(str(HERE.parent / "tests"))
+from postgresql_server import PostgreSQL, find_program  # noqa: E402
+
+# Where `make bench` installs it with the driver, which the others do without.
+WITH_DRIVER = HERE.parent / ".venv-bench-postgresql" / "bin"
 KEYS = ("master_0123456789abcdef", "service_0123456789abcdef")
 HEADERS = {"x-api-key": KEYS[0], "Content-Type": "application/json"}
 LAST_DAY = datetime.date(2026, 11, 22)
@@ -65,7 +70,7 @@ class Contender:
         name: str,
         folder: Path,
         *,
-        database: Path | None = None,
+        database: Path | str | None = None,
         threads: int = 0,
         standin: bool = False,
     ):
@@ -78,6 +83,7 @@ class Contender:
         ours = [shutil.which("fense-admin", path=Path(PYTHON).parent), "--port", port]
         ours += ["--database", data]
         command = {
+            "postgresql": [WITH_DRIVER / "fense-admin", *ours[1:]],
             "ours": ours
             + (["--threads", str(threads)] if threads else [])
             + ["--standin"] * standin,
@@ -334,6 +340,48 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
         )
 
 
+def measure_engines(size: Size, folder: Path) -> list[dict[str, Any]]:
+    """The same on SQLite and on PostgreSQL, in turn; nothing where there is no PostgreSQL."""
+    if not find_program("pg_ctl"):
+        print("PostgreSQL is not installed: it is not measured", file=sys.stderr)
+        return []
+    file = make_ours(folder / "ours-engines.sqlite3", 10_000, 30)
+    with contextlib.closing(PostgreSQL("fsync=on")) as server:
+        move = [WITH_DRIVER / "fense-admin", "move", file, server.url]
+        moving = timed(subprocess.check_output, move)()
+        names = {"SQLite": ("ours", file), "PostgreSQL": ("postgresql", server.url)}
+
+        def start(engine: str) -> float:
+            name, database = names[engine]
+            began = time.perf_counter()
+            with Contender(name, folder, database=database) as contender:
+                contender.get("/accounts/1")
+                return (time.perf_counter() - began) * 1000
+
+        starts = in_turn(size.rounds, {it: lambda it=it: start(it) for it in names})
+        with contextlib.ExitStack() as stack:
+            running = {
+                engine: stack.enter_context(Contender(name, folder, database=database))
+                for engine, (name, database) in names.items()
+            }
+            rows = {engine: {"engine": engine, "start": median(starts[engine])} for engine in names}
+            for kind in ("account", "usage", "create"):
+                loads = {
+                    it: lambda it=it, kind=kind: running[it].load(kind, size.seconds, 10_000)
+                    for it in names
+                }
+                for engine, reports in in_turn(size.rounds, loads).items():
+                    rows[engine][kind] = median(report["per_second"] for report in reports)
+                    rows[engine][f"{kind}_p99"] = median(report["p99"] for report in reports)
+            path = f"/accounts/usage?start_date={MONTH[0]}&end_date={MONTH[1]}"
+            asks = {engine: timed(running[engine].get, path) for engine in names}
+            for engine, values in in_turn(size.rounds, asks).items():
+                rows[engine]["all"] = median(values)
+                rows[engine]["memory"] = running[engine].resident()
+        rows["PostgreSQL"]["move"] = moving
+    return list(rows.values())
+
+
 def measure_threads(size: Size, folder: Path) -> tuple[list[dict[str, Any]], Figure]:
     """What each number of threads gives, and whether others are served beside a long question."""
     database = make_ours(folder / "ours-threads.sqlite3", 10_000, 30)
@@ -511,6 +559,18 @@ def measure_reset(size: Size) -> Figure:
     return amount("a StandIn reset, in-process", 0.1, values, "ms")
 
 
+# A row of the table of engines: what it is, its key, its unit.
+ENGINE_ROWS = (
+    ("GET an account", "account", "/s"),
+    ("usage of one account, 30 days", "usage", "/s"),
+    ("POST an account", "create", "/s"),
+    ("POST an account, p99", "create_p99", " ms"),
+    ("usage of all of 10,000, 30 days", "all", " ms"),
+    ("exec to the first 200", "start", " ms"),
+    ("memory", "memory", " MiB"),
+)
+
+
 # --- The report --------------------------------------------------------------------------------
 
 
@@ -545,6 +605,20 @@ def report(results: dict[str, Any]) -> str:
             f"| {row['threads']} | {row['get']:,.0f}/s | {row['post']:,.0f}/s "
             f"| {row['p99']:.1f} ms | {row['all']:.0f}/s |"
         )
+    if results["engines"]:
+        lines += [
+            "",
+            "One node on PostgreSQL, on the same machine, beside SQLite: 10,000 accounts, 30 days,",
+            "8 clients. Each commit is on disk.",
+            "",
+            "| | SQLite | PostgreSQL |",
+            "| --- | --- | --- |",
+        ]
+        for name, key, unit in ENGINE_ROWS:
+            cells = [f"{row[key]:,.0f}{unit}" for row in results["engines"]]
+            lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+        seconds = results["engines"][1]["move"] / 1000
+        lines += ["", f"`fense-admin move` from the one to the other takes {seconds:.1f} s."]
     lines += [
         "",
         "![The usage of all accounts, as their history grows](history.svg)",
@@ -621,6 +695,7 @@ def main() -> None:
             show(figure)
         threads, others = measure_threads(size, folder)
         show(others)
+        engines = measure_engines(size, folder)
     packages = ("fense-admin", "bottle", "peewee", "waitress", "fastapi", "sqlalchemy", "uvicorn")
     results = {
         "date": str(datetime.date.today()),
@@ -630,6 +705,7 @@ def main() -> None:
         | {package: version(package) for package in packages},
         "figures": [figure._asdict() for figure in figures],
         "threads": threads,
+        "engines": engines,
         "history": points,
     }
     options.into.mkdir(parents=True, exist_ok=True)
