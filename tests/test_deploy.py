@@ -85,9 +85,12 @@ def test_the_service_is_confined_as_far_as_it_goes(units):
 
 
 def test_the_units_serve_and_back_up_as_they_say(tmp_path, units, start):
-    (flags,) = re.findall(r"^ExecStart=\S+ (.*)", (units / "fense-admin.service").read_text(), re.M)
-    flags = replaced(flags, {"/var/lib/fense-admin": tmp_path}).split()
-    service = start(*flags, "--port=0", **KEYS)
+    unit = (units / "fense-admin.service").read_text()
+    # What EnvironmentFile sets wins, so that one line there names a server.
+    assert unit.index("Environment=") < unit.index("EnvironmentFile=") < unit.index("ExecStart=")
+    (database,) = re.findall("^Environment=FENSE_ADMIN_DATABASE=(.*)", unit, re.M)
+    database = replaced(database, {"/var/lib/fense-admin": tmp_path})
+    service = start("--port=0", FENSE_ADMIN_DATABASE=database, **KEYS)
     service.ready()
     backups = tmp_path / "backups"
     backups.mkdir()
