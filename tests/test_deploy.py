@@ -153,7 +153,7 @@ class Nginx:
     def __init__(self, folder, certificate, *upstreams, **timeouts):
         self.certificate, self.port, self.folder = certificate, free_port(), folder
         letsencrypt = "/etc/letsencrypt/live/fense.example"
-        servers = " ".join(f"server 127.0.0.1:{port};" for port in upstreams)
+        servers = " ".join(f"server 127.0.0.1:{port} fail_timeout=2s;" for port in upstreams)
         site = replaced(
             (DEPLOY / "nginx.conf").read_text(),
             {
