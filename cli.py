@@ -75,13 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> None:
     """Refuse a URL with a password where none belongs: a message would show it."""
-    where = "in FENSE_ADMIN_DATABASE, or to --database"
+    message = "a URL with a password belongs in FENSE_ADMIN_DATABASE, or to --database"
     if arguments[0] == "move":
-        where = "in PGPASSWORD or ~/.pgpass, without its URL: arguments show in ps"
+        message = "a password belongs in PGPASSWORD or ~/.pgpass: arguments show in ps"
     for before, text in itertools.pairwise(["", *arguments]):
         is_database = before == "--database" or text.startswith("--database=")
         if engines.HOLDS_A_PASSWORD.search(text) and not is_database:
-            parser.error(f"a password belongs {where}")
+            parser.error(message)
 
 
 def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
