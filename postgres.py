@@ -31,8 +31,9 @@ COMMITTING = 0.6  # seconds more for its COMMIT
 CANCELLING = 0.3  # seconds to tell the server that nobody waits for the COMMIT any more
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
 BRIEFLY = 0.05  # seconds that a thread waits before another takes its place
-QUEUED = 0.2  # seconds after a wait in vain: what comes then has been queued meanwhile
-HURRIED = 0.3  # seconds for an operation of that time
+CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
+AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
+HURRIED = 0.3  # seconds for an operation that comes then
 MOST_WAITING = 16  # threads whose places others take; each of these has a connection, too
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
@@ -62,6 +63,7 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v
         WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
     )
 """
+IDLE = pq.TransactionStatus.IDLE
 LAST_ID = "SELECT last_value - (NOT is_called)::int FROM account_fense_account_id_seq"
 
 
@@ -145,8 +147,10 @@ class Connection(psycopg.Connection):
         found = poll.poll(BRIEFLY * 1000)
         if not found:
             with self.while_waiting():
-                left = seconds_until(self.deadline)
-                found = poll.poll(None if left is None else left * 1000)
+                left = None
+                if self.deadline is not None:
+                    left = max(0, self.deadline - time.monotonic()) * 1000
+                found = poll.poll(left)
         if not found:
             raise NoAnswer
         return bool(found[0][1] & ~select.POLLOUT) | 2 * bool(found[0][1] & select.POLLOUT)
@@ -155,39 +159,39 @@ class Connection(psycopg.Connection):
         self.warned = self.warned or diagnostic.severity_nonlocalized == "WARNING"
 
 
-def seconds_until(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0, deadline - time.monotonic())
-
-
 class Gate:
     """Lets one at a time through while what is behind it does not answer."""
 
     def __init__(self) -> None:
         self.is_shut = False
-        self._queued_until = 0.0
+        self._waited_until = 0.0  # in vain
+        self._tried_since = 0.0
         self._trying = threading.Lock()
 
-    def shut_after_waiting(self) -> None:
-        """Shut it. What comes in the next moment has waited already, in a queue."""
+    def shut(self, after_waiting: bool = False) -> None:
         self.is_shut = True
-        self._queued_until = time.monotonic() + QUEUED
+        if after_waiting:
+            self._waited_until = time.monotonic()
 
-    def is_for_queued(self) -> bool:
-        """Whether it is that moment."""
-        return self.is_shut and time.monotonic() < self._queued_until
+    def was_just_shut(self) -> bool:
+        """Whether somebody has waited until just now: what comes has waited, too, in a queue."""
+        return self.is_shut and time.monotonic() < self._waited_until + AFTERWARDS
 
     @contextlib.contextmanager
     def passed(self) -> Iterator[None]:
         """A context for one that goes through. Raises `OperationalError` while another tries."""
-        if not self.is_shut:
-            yield
-            return
-        if not self._trying.acquire(timeout=BRIEFLY):
-            raise OperationalError("the server does not answer")
-        try:
-            yield
-        finally:
-            self._trying.release()
+        if self.is_shut:
+            left = self._tried_since + CONNECTING - time.monotonic()
+            if not self._trying.acquire(timeout=max(0, left)):
+                raise OperationalError("the server does not answer")
+            try:
+                if self.is_shut:  # still, after waiting for another
+                    self._tried_since = time.monotonic()
+                    yield
+                    return
+            finally:
+                self._trying.release()
+        yield
 
 
 @functools.cache
@@ -262,10 +266,7 @@ class Engine:
         if "fense_admin" in tables:
             version = max(look("SELECT version FROM fense_admin"), default=0)
         elif tables:
-            raise Unusable(
-                f"{name} has another program's tables: name an empty database, or an empty "
-                "schema by options=-csearch_path%3D"
-            )
+            raise Unusable(f"{name} has another program's tables: name an empty database")
         if version > len(sections):
             raise Unusable(
                 f"{name} was written by a newer version of fense-admin: upgrade this one"
@@ -283,7 +284,7 @@ class Engine:
 
     # Connections
 
-    def _connect(self, deadline: float | None) -> Connection:
+    def _connect(self, deadline: float) -> Connection:
         """A new connection. Raises `psycopg.Error`, `NoAnswer`.
 
         It is made in a thread of its own: a look-up of a name knows no deadline.
@@ -305,7 +306,7 @@ class Engine:
         threading.Thread(target=connect, name="fense-admin connect", daemon=True).start()
         if not wait([future], BRIEFLY).done:
             with self._waiting():
-                wait([future], seconds_until(deadline))
+                wait([future], max(0, deadline - time.monotonic()))
         if future.cancel():
             raise NoAnswer
         connection = future.result()
@@ -399,7 +400,7 @@ class Engine:
             self._commit(connection)
             return result
 
-        if self._commits.is_for_queued():
+        if self._commits.was_just_shut():
             raise OperationalError("the server does not answer a COMMIT")
         with self._commits.passed():
             return self._run(transaction, patient)
@@ -407,13 +408,13 @@ class Engine:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """A context in which all that is read is of one moment. It has no deadline."""
-        connection = self._connection(None)
         try:
+            connection = self._connection(None)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(PATIENT)
             with self._inside():
                 yield
-        except psycopg.Error as error:
+        except (psycopg.Error, NoAnswer) as error:
             raise self._told(error) from None
         finally:
             self._recover(None)
@@ -468,19 +469,20 @@ class Engine:
 
     def _commit(self, connection: Connection) -> None:
         connection.warned = False
-        if connection.deadline is not None:
-            connection.deadline += COMMITTING
+        if connection.deadline is None:  # a patient one; but the wait for a standby has no end
+            connection.deadline = time.monotonic() + START_TIMEOUT
+        connection.deadline += COMMITTING
         try:
             connection.execute("COMMIT")
         except NoAnswer:
-            self._commits.shut_after_waiting()
+            self._commits.shut(after_waiting=True)
             try:  # else the server's process would wait on, for a standby say
                 connection.cancel_safe(timeout=CANCELLING)
             except psycopg.Error:
-                self._server.shut_after_waiting()
+                self._server.shut(after_waiting=True)
             raise CommitUnknown(f"the server does not answer a COMMIT: {UNKNOWN}") from None
         except psycopg.Error as error:
-            if connection.closed:
+            if connection.info.transaction_status != IDLE:
                 raise CommitUnknown(f"{self._reason(error)}: {UNKNOWN}") from None
             raise  # it was rolled back
         if connection.warned:  # the wait for a standby was cancelled
@@ -490,7 +492,7 @@ class Engine:
     def _run(self, work: Callable[[Connection], Any], patient: bool = False) -> Any:
         """Run it on this thread's connection; once more where that may help."""
         with self._server.passed():
-            seconds = HURRIED if self._server.is_for_queued() else WORKING
+            seconds = HURRIED if self._server.was_just_shut() else WORKING
             deadline = None if patient else time.monotonic() + seconds
             runs = 0
             while True:
@@ -500,18 +502,16 @@ class Engine:
                     self._server.is_shut = False
                     return result
                 except NoAnswer as error:
-                    self._server.shut_after_waiting()
+                    self._server.shut(after_waiting=True)
                     self.close()
                     raise self._told(error) from None
                 except psycopg.Error as error:
                     is_connected = self._recover(error)
                     is_over = patient or time.monotonic() > deadline - BRIEFLY
-                    if is_connected:
-                        again = error.sqlstate in CONFLICTS and runs < RUNS
-                    else:
-                        again = runs <= 2
-                        self._server.is_shut = not again
-                    if is_over or not again:
+                    can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
+                    if is_over or not can_help or runs == RUNS:
+                        if not is_connected:
+                            self._server.shut()
                         raise self._told(error) from None
                 except BaseException as error:
                     self._recover(error)
@@ -526,7 +526,7 @@ class Engine:
         if connection is None or connection.closed or is_lost:
             self.close()
             return False
-        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+        if connection.info.transaction_status != IDLE:
             try:
                 connection.execute("ROLLBACK")
             except (psycopg.Error, NoAnswer):

@@ -166,7 +166,7 @@ def test_a_frozen_server_costs_a_request_4_s_at_most_and_the_others_nothing(
     first = many(served, *[*READS, WRITE] * 8)
     assert {status for status, *_ in first} == {503}
     assert 2 < max(took for *_, took in first) < 4
-    time.sleep(postgres.QUEUED)
+    time.sleep(postgres.AFTERWARDS)
     with in_background(lambda: first.append(timed(served, "GET", "/accounts/1"))):
         time.sleep(0.2)
         later = many(served, *[*READS, WRITE] * 2)  # while one request tries it
@@ -176,7 +176,7 @@ def test_a_frozen_server_costs_a_request_4_s_at_most_and_the_others_nothing(
     assert health[0] == 503
     assert health[2] < 5
     server.signal(signal.SIGCONT)
-    time.sleep(postgres.QUEUED)
+    time.sleep(postgres.AFTERWARDS)
     assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
     assert "Traceback" not in caplog.text
 
@@ -226,14 +226,14 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     wait_until(lambda: server.execute(f"SELECT 1 {OURS} AND wait_event = 'SyncRep'") == [])
     unknown = sum(message == UNKNOWN for _, message, _ in writes)
     assert served.app.db.count_accounts() == 1 + unknown
-    time.sleep(postgres.QUEUED)
+    time.sleep(postgres.AFTERWARDS)
     with in_background(lambda: timed(served, *WRITE)):
         time.sleep(0.2)
         status, message, took = timed(served, *WRITE)
         assert (status, message) == (503, UNCHANGED)
         assert took < 1
     set_standbys(server, "DEFAULT")
-    time.sleep(postgres.QUEUED)
+    time.sleep(postgres.AFTERWARDS)
     assert [timed(served, *call)[0] for call in (WRITE, WRITE, *READS)] == [201] * 2 + [200] * 3
 
 
@@ -324,7 +324,7 @@ def test_threads_and_connections_do_not_pile_up(server, served, frozen):
     frozen()
     many(served, *[*READS, WRITE] * 8)
     server.signal(signal.SIGCONT)
-    time.sleep(postgres.QUEUED)
+    time.sleep(postgres.AFTERWARDS)
     many(served, *[*READS, WRITE] * 4)
 
     def is_small():
