@@ -275,14 +275,22 @@ def test_a_seed_is_loaded_by_one_of_those_that_start_at_once(start, url):
     assert sum(f"{SEED_FILE} is not loaded" in log for log in logs) == 2
 
 
+TIMES = dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
+MANY = [
+    {"fense_account_id": n, "name": "n", "email": "a@b", "api_key_sha256": f"{n:064x}"} | TIMES
+    for n in range(1, 5_001)
+]
+
+
+def test_of_loads_at_once_one_is_made(url, open_database):
+    databases = [open_database(url) for _ in range(4)]
+    made = in_threads(4, lambda: databases.pop().seed(MANY, [(1, "2026-11-01", 1)]))
+    assert sorted(made) == [False, False, False, True]
+
+
 def test_a_load_takes_longer_than_a_statement_may(url, open_database):
     db = open_database(f"{url}%20-cstatement_timeout%3D20ms")
-    times = dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
-    accounts = [
-        {"fense_account_id": n, "name": "n", "email": "a@b", "api_key_sha256": f"{n:064x}"} | times
-        for n in range(1, 5_001)
-    ]
-    assert db.seed(accounts, [(n, "2026-11-01", 1) for n in range(1, 5_001)])
+    assert db.seed(MANY, [(n, "2026-11-01", 1) for n in range(1, 5_001)])
     with pytest.raises(engines.DatabaseError, match="statement timeout"):
         db.engine.execute_sql("SELECT pg_sleep(1)")
     assert db.count_accounts() == 5_000
