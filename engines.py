@@ -9,7 +9,7 @@ from peewee import DatabaseError, OperationalError
 
 MEMORY = ":memory:"
 UNKNOWN = "it may have been written, or not"
-EXTRA = "run pip install 'fense-admin[postgresql]'"
+EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # What a password may stand in: a URL, or libpq's "host=... password=...".
 HOLDS_A_PASSWORD = re.compile(r":(?!//).*@|password\s*=", re.IGNORECASE | re.DOTALL)
@@ -40,10 +40,10 @@ def check_name(text: str) -> str:
     like_a_url = "://" in text or HOLDS_A_PASSWORD.search(text)
     if is_server(text) or (text and not like_a_url):
         return text
-    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    if scheme:
-        tried = "SQLite and PostgreSQL 15 were tried, and nothing else"
-        raise ValueError(f"{scheme[1]}:// is not supported: {tried}")
+    other = re.match(r"\s*(?!postgres)(\w[\w+.-]*://)", text, re.IGNORECASE)
+    if other:
+        tried = "SQLite (a file's name) and PostgreSQL 15 (postgresql://...) were tried"
+        raise ValueError(f"{other[1]} is not supported: {tried}, and nothing else")
     raise ValueError("must be a file's name, :memory:, or a URL as postgresql://host/name")
 
 

@@ -245,8 +245,9 @@ class Engine:
         """Run the sections of the schema that are missing; refuse a database that is not ours."""
         schema = __spec__.loader.get_data(SCHEMA_FILE).decode()  # which may be in a zip file
         sections = re.split("-- version [0-9]+\n", schema)[1:]
-        connection = self._connect(time.monotonic() + START_TIMEOUT)
-        self._local.connection = connection
+        deadline = time.monotonic() + START_TIMEOUT
+        self._local.connection = connection = self._connect(deadline)
+        connection.deadline = deadline
 
         def look(query: str) -> list[Any]:
             return [row[0] for row in connection.execute(query)]
@@ -274,6 +275,7 @@ class Engine:
         created = re.findall(r"^CREATE TABLE (\w+) \($", "".join(sections[:version]), re.MULTILINE)
         if not set(created) <= set(tables):
             raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
+        connection.deadline = None
         for section in sections[version:]:
             connection.execute(section)
         # A write, in any case: a database that takes none is found here.
