@@ -248,6 +248,7 @@ def test_a_server_that_is_restarted_under_load_loses_nothing(nodes, server, mode
 
 
 def test_a_failover_loses_nothing_where_the_standby_is_waited_for(start, tmp_path, certificate):
+    tools("pg_ctl")
     waits = ["synchronous_standby_names=*", "synchronous_commit=remote_apply"]
     with (
         contextlib.closing(PostgreSQL(*waits)) as primary,
