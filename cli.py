@@ -175,9 +175,7 @@ def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
             return rule(text)
         except ValueError as error:
             where = f" (or set in {variable})" if variable else ""
-            given = f", not {text!r}"
-            if engines.HOLDS_A_PASSWORD.search(text):
-                given = ""
+            given = "" if engines.HOLDS_A_PASSWORD.search(text) else f", not {text!r}"
             raise argparse.ArgumentTypeError(f"{error}{given}{where}") from None
 
     return convert
@@ -375,7 +373,7 @@ def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[st
                 "set DISPUTE_MASTER_KEY"
             )
         log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", DEVELOPMENT_KEY)
-        if is_server:
+        if is_server and options.standin is None:
             log.warning("the control plane is off: it is for SQLite alone")
         master_key, is_on = DEVELOPMENT_KEY, options.standin is not False and not is_server
     if is_on and master_key is None:

@@ -236,7 +236,8 @@ class Engine(SqliteDatabase):
 
     def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         """The rows that a query returns, one after another, within a `snapshot`."""
-        return iter(self.execute_sql(query))
+        with peewee_errors:
+            yield from self.execute_sql(query)
 
     def last_id(self) -> int:
         """The highest id that an account had, 0 if there was none yet."""
