@@ -15,6 +15,15 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 30  # seconds for anything that its own programs do
+# Quicker than TRUNCATE, which makes new files.
+EMPTY = """
+DO $$ BEGIN
+    IF to_regclass('account') IS NOT NULL THEN
+        DELETE FROM usage_month; DELETE FROM usage; DELETE FROM account;
+        PERFORM setval('account_fense_account_id_seq', 1, FALSE);
+    END IF;
+END $$
+"""
 
 
 def find_program(name: str) -> str | None:
@@ -98,8 +107,7 @@ class PostgreSQL:
 
     def empty(self) -> str:
         """The URL of its database, which has no accounts then."""
-        if self.execute("SELECT to_regclass('account')") != [(None,)]:
-            self.execute("TRUNCATE account, usage, usage_month RESTART IDENTITY")
+        self.execute(EMPTY)
         return self.url
 
     def new(self) -> str:
