@@ -34,7 +34,7 @@ BRIEFLY = 0.05  # seconds that a thread waits before another takes its place
 CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
 AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
 HURRIED = 0.3  # seconds for an operation that comes then
-MOST_WAITING = 16  # threads whose places others take; each of these has a connection, too
+MOST_WAITING = 32  # threads whose places others take; each of these has a connection, too
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
 # What libpq is told where the URL, a PG* variable or a service file does not say it.

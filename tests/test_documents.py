@@ -8,7 +8,7 @@ import pytest
 from conftest import CHECKOUT
 
 import fense_admin
-from fense_admin import cli, rules, server, sqlite
+from fense_admin import cli, postgres, rules, server, sqlite
 from fense_admin.standin import control, faults, journal
 
 
@@ -87,7 +87,13 @@ STATEMENTS = [
             f'"there are {control.MAX_INSTANCES} instances: end some, or reset"',
             f'"the body is over {control.MAX_STATE_BODY} bytes"',
         ],
-        "deploy/README.md": [f"the service itself listens on {ADDRESS}"],
+        "deploy/README.md": [
+            f"the service itself listens on {ADDRESS}",
+            f"up to {postgres.MOST_WAITING} more while the server keeps requests waiting",
+            f"| `connect_timeout` | {postgres.DEFAULTS['connect_timeout']} s for each host |",
+            f"| `target_session_attrs` | `{postgres.DEFAULTS['target_session_attrs']}` |",
+            f"| `application_name` | `{postgres.DEFAULTS['application_name']}` |",
+        ],
         "deploy/fense-admin.socket": [f"ListenStream={ADDRESS}"],
         "deploy/nginx.conf": [
             f"server {ADDRESS};",
@@ -115,7 +121,8 @@ def test_limits_that_are_written_as_powers_are_these():
     assert LONGEST == (10**12, 2**53 - 1)
     schemas = json.loads(Path(fense_admin.OPENAPI_FILE).read_text("utf-8"))["components"]["schemas"]
     assert schemas["Lookups"]["maximum"] == rules.MAX_LOOKUPS
-    assert f"BETWEEN 1 AND {rules.MAX_LOOKUPS}" in Path(sqlite.SCHEMA_FILE).read_text("utf-8")
+    for engine in (sqlite, postgres):
+        assert f"BETWEEN 1 AND {rules.MAX_LOOKUPS}" in Path(engine.SCHEMA_FILE).read_text("utf-8")
 
 
 @pytest.mark.parametrize("document", ["openapi.json", "FIDELITY.md", "SECURITY.md"])
