@@ -340,11 +340,11 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
         )
 
 
-def measure_engines(size: Size, folder: Path) -> list[dict[str, Any]]:
+def measure_engines(size: Size, folder: Path) -> dict[str, Any]:
     """The same on SQLite and on PostgreSQL, in turn; nothing where there is no PostgreSQL."""
     if not find_program("pg_ctl"):
         print("PostgreSQL is not installed: it is not measured", file=sys.stderr)
-        return []
+        return {}
     file = make_ours(folder / "ours-engines.sqlite3", 10_000, 30)
     with contextlib.closing(PostgreSQL("fsync=on")) as server:
         move = [WITH_DRIVER / "fense-admin", "move", file, server.url]
@@ -378,8 +378,8 @@ def measure_engines(size: Size, folder: Path) -> list[dict[str, Any]]:
             for engine, values in in_turn(size.rounds, asks).items():
                 rows[engine]["all"] = median(values)
                 rows[engine]["memory"] = running[engine].resident()
-        rows["PostgreSQL"]["move"] = moving
-    return list(rows.values())
+    today = str(datetime.date.today())
+    return {"date": today, "rows": list(rows.values()), "move": moving / 1000}
 
 
 def measure_threads(size: Size, folder: Path) -> tuple[list[dict[str, Any]], Figure]:
@@ -605,20 +605,20 @@ def report(results: dict[str, Any]) -> str:
             f"| {row['threads']} | {row['get']:,.0f}/s | {row['post']:,.0f}/s "
             f"| {row['p99']:.1f} ms | {row['all']:.0f}/s |"
         )
-    if results["engines"]:
+    if engines := results["engines"]:
         lines += [
             "",
-            "One node on PostgreSQL, on the same machine, beside SQLite: 10,000 accounts, 30 days,",
-            "8 clients. Each commit is on disk.",
+            f"One node on PostgreSQL beside SQLite, in turn, on {engines['date']}: 10,000 accounts with 30",
+            "days, 8 clients, the server on the same machine. Each commit is on disk.",
             "",
             "| | SQLite | PostgreSQL |",
             "| --- | --- | --- |",
         ]
         for name, key, unit in ENGINE_ROWS:
-            cells = [f"{row[key]:,.0f}{unit}" for row in results["engines"]]
+            cells = [f"{row[key]:,.0f}{unit}" for row in engines["rows"]]
             lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-        seconds = results["engines"][1]["move"] / 1000
-        lines += ["", f"`fense-admin move` from the one to the other takes {seconds:.1f} s."]
+        moving = f"`fense-admin move` from the one to the other takes {engines['move']:.1f} s."
+        lines += ["", moving]
     lines += [
         "",
         "![The usage of all accounts, as their history grows](history.svg)",
