@@ -608,8 +608,8 @@ def report(results: dict[str, Any]) -> str:
     if engines := results["engines"]:
         lines += [
             "",
-            f"One node on PostgreSQL beside SQLite, in turn, on {engines['date']}: 10,000 accounts with 30",
-            "days, 8 clients, the server on the same machine. Each commit is on disk.",
+            f"One node on PostgreSQL beside SQLite, in turn, on {engines['date']}: 10,000 accounts,",
+            "30 days, 8 clients, the server on the same machine. Each commit is on disk.",
             "",
             "| | SQLite | PostgreSQL |",
             "| --- | --- | --- |",
