@@ -608,7 +608,7 @@ def report(results: dict[str, Any]) -> str:
     if engines := results["engines"]:
         lines += [
             "",
-            f"One node on PostgreSQL beside SQLite, in turn, on {engines['date']}: 10,000 accounts,",
+            f"One node on PostgreSQL beside SQLite, in turn, {engines['date']}: 10,000 accounts,",
             "30 days, 8 clients, the server on the same machine. Each commit is on disk.",
             "",
             "| | SQLite | PostgreSQL |",
