@@ -1,7 +1,7 @@
 """Writers and readers at the same time never lose, mix or outwait each other's work."""
 
 import contextlib
-import itertools
+import datetime
 import json
 import os
 import signal
@@ -177,7 +177,7 @@ def test_a_signal_is_heard_while_much_is_written(db):
 
     times = dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
     account = {"fense_account_id": 1, "name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
-    usage = ((1, f"0{n:09}", 1) for n in itertools.count())
+    usage = ((1, str(datetime.date.fromordinal(n)), 1) for n in range(1, 3_000_000))
     before = signal.signal(signal.SIGUSR1, on_signal)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
     timer.start()

@@ -227,7 +227,7 @@ def test_a_rolling_restart_refuses_nobody(nodes, server):
             nodes.start(number)
         load.wait_for(50)
     load.check(server)
-    assert {one[1] for one in load.told} == {201}
+    assert [one for one in load.told if one[1] != 201] == []
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
