@@ -56,6 +56,7 @@ log = logging.getLogger("fense_admin")
 MAX_HEADER = 16 * 1024  # bytes of request line and headers together
 MAX_REQUEST_BODY = 128 * 1024  # bytes that are read of a body; the application refuses less itself
 CONNECTIONS = 500  # open at the same time; for those beyond, one that is idle is closed
+ON_ITS_WAY = 0.25  # seconds that a stop waits for the first request of a new connection
 IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to take some of an answer
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
 RECEIVE = 16 * 1024  # bytes read at once
@@ -333,6 +334,7 @@ class Channel(wasyncore.dispatcher):
 
     def __init__(self, server: Server, sock: socket.socket, addr: tuple[Any, ...]) -> None:
         self.server, self.addr, self.adj = server, addr, server.adj
+        self.is_new = True  # nothing has come yet
         self.reading: RequestParser | None = None
         self.unread = b""  # what came behind the request in flight
         self.in_flight: RequestParser | None = None
@@ -370,6 +372,7 @@ class Channel(wasyncore.dispatcher):
             return
         if not data:
             return
+        self.is_new = False
         if self.lingers_until is not None:
             if time.monotonic() > self.lingers_until:
                 self.handle_close()
@@ -710,7 +713,11 @@ class Server:
                 return
 
     def _is_busy(self) -> bool:
-        return any(it.in_flight or it.reading or it.unsent for it in self.channels)
+        new = time.monotonic() - ON_ITS_WAY
+        return any(
+            it.in_flight or it.reading or it.unsent or (it.is_new and it.idle_since > new)
+            for it in self.channels
+        )
 
 
 SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process

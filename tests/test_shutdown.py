@@ -49,6 +49,23 @@ def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
         served.talk(b"")
 
 
+def test_a_stop_answers_the_first_request_of_a_connection_that_it_just_accepted(served):
+    """A proxy has opened it, and sends a moment later."""
+    with served.connect() as sock:
+        served.server.stop()
+        time.sleep(0.12)
+        sock.sendall(http_request("GET /accounts/1"))
+        assert statuses(read_all(sock)) == [200]
+    served.stop()
+
+
+def test_a_new_connection_that_sends_nothing_holds_up_no_stop(served):
+    with served.connect():
+        began = time.monotonic()
+        served.stop()
+        assert time.monotonic() - began < 1
+
+
 @pytest.mark.parametrize("path", [b"/accounts/1", b"/accounts/usage"])
 def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(file_app, path, serve):
     served = serve(file_app, threads=1)
