@@ -1,10 +1,12 @@
 # docker build -t fense-admin .   BASE may be any image with Python 3.10 or later and its pip.
+# --build-arg EXTRAS=[postgresql] adds the driver for a PostgreSQL server.
 ARG BASE=python:3.13-slim
 
 FROM $BASE AS build
+ARG EXTRAS=
 COPY . /source
 RUN python3 -m venv --without-pip /fense-admin \
- && python3 -m pip --python /fense-admin/bin/python install --quiet /source \
+ && python3 -m pip --python /fense-admin/bin/python install --quiet "/source$EXTRAS" \
  && mkdir /data
 
 FROM $BASE

@@ -33,8 +33,8 @@ def buildah(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def container(buildah, tmp_path_factory):
-    """A container of the image that `docker build .` makes of a clone."""
+def build(buildah, tmp_path_factory):
+    """Makes the image that `docker build .` makes of a clone; gives a container of it."""
     base, clone = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("clone")
     run(
         "debootstrap",
@@ -50,11 +50,20 @@ def container(buildah, tmp_path_factory):
     made = run(*buildah, "from", "scratch", cwd=base).strip()
     run(*buildah, "add", "--quiet", made, base, "/", cwd=base)
     run(*buildah, "commit", "--quiet", made, "localhost/base", cwd=base)
-    copy_checkout(clone)
-    options = "--isolation chroot --format docker --build-arg BASE=localhost/base -t fense-admin"
-    run(*buildah, "bud", *options.split(), ".", cwd=clone)
     shutil.rmtree(base)
-    return run(*buildah, "from", "localhost/fense-admin", cwd=clone).strip()
+    copy_checkout(clone)
+
+    def build(name, *options):
+        options = [*options, "--isolation", "chroot", "--format", "docker", "-t", name]
+        run(*buildah, "bud", "--build-arg", "BASE=localhost/base", *options, ".", cwd=clone)
+        return run(*buildah, "from", f"localhost/{name}", cwd=clone).strip()
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def container(build):
+    return build("fense-admin")
 
 
 class Contained(Process):
@@ -83,12 +92,16 @@ class Contained(Process):
 
 @pytest.fixture
 def start(buildah, container, tmp_path):
-    """Starts the command in the container."""
+    """Starts the command in the container, or in another one."""
     # A container of buildah's has the network of its host.
-    settings = ["--env", f"DISPUTE_MASTER_KEY={KEY}", "--env", f"FENSE_ADMIN_PORT={free_port()}"]
-    inside = [*map(str, buildah), "run", "--isolation", "chroot", *settings, container]
-    command = [*inside, "--", "fense-admin"]
-    return functools.partial(Contained, tmp_path, command=command)
+    common = [f"--env=DISPUTE_MASTER_KEY={KEY}", f"--env=FENSE_ADMIN_PORT={free_port()}"]
+
+    def start(*arguments, container=container, settings=(), name="stderr"):
+        inside = [*map(str, buildah), "run", "--isolation", "chroot", *common, *settings, container]
+        command = [*inside, "--", "fense-admin"]
+        return Contained(tmp_path, *arguments, command=command, name=name)
+
+    return start
 
 
 def test_it_is_small_and_runs_as_an_ordinary_user(buildah, container, tmp_path):
@@ -122,3 +135,13 @@ def test_it_serves_as_in_compose_yaml(start):
         service.ready()
         assert len(service.call("/_standin/state", key=KEY)[1]["accounts"]) == 12
         assert service.stop() == 0
+
+
+def test_with_the_extra_it_serves_a_postgresql_server(start, build, postgresql):
+    container = build("fense-admin-postgresql", "--build-arg", "EXTRAS=[postgresql]")
+    settings = [f"--env=FENSE_ADMIN_DATABASE={postgresql.empty()}"]
+    with start(container=container, settings=settings) as service:
+        service.ready()
+        assert service.call("/accounts", account_fields(), KEY)[0] == 201
+        assert service.stop() == 0
+    assert postgresql.execute("SELECT count(*) FROM account") == [(1,)]
