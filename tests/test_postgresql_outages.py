@@ -7,7 +7,6 @@ import collections
 import contextlib
 import logging
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from conftest import (
     account_fields,
     in_background,
     in_threads,
+    run_at_once,
     tools,
     wait_until,
 )
@@ -371,13 +371,12 @@ db.engine.close_all()
 """
 
 
-def test_opposite_lists_of_lookups_do_not_meet(server, open_database):
+def test_opposite_lists_of_lookups_do_not_meet(server, open_database, tmp_path):
     db = open_database(server.empty())
     for number in range(8):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
     command = [sys.executable, "-c", OPPOSITE, server.url]
-    processes = [subprocess.Popen([*command, way]) for way in ("forwards", "backwards") * 2]
-    assert [process.wait(TIMEOUT) for process in processes] == [0] * 4
+    run_at_once(*([*command, way] for way in ("forwards", "backwards") * 2), cwd=tmp_path)
     assert [total for _, _, total in db.engine.execute_sql("SELECT * FROM usage")] == [100] * 80
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert server.execute(deadlocks) == [(0,)]

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from conftest import (
     TIMEOUT,
     account_fields,
     in_background,
+    run_at_once,
     tools,
     wait_until,
 )
@@ -193,12 +193,11 @@ db.engine.close_all()
 """
 
 
-def test_of_2_times_2000_increments_none_is_lost(server, open_database):
+def test_of_2_times_2000_increments_none_is_lost(server, open_database, tmp_path):
     db = open_database(server.empty())
     db.create_account(FIELDS)
     command = [sys.executable, "-c", INCREMENTS, server.url]
-    processes = [subprocess.Popen(command) for _ in range(2)]
-    assert [process.wait(TIMEOUT) for process in processes] == [0, 0]
+    run_at_once(command, command, cwd=tmp_path)
     for table in ("usage", "usage_month"):
         assert server.execute(f"SELECT lookups FROM {table}") == [(4000,)]
 
