@@ -7,6 +7,7 @@ import re
 
 import pytest
 from conftest import CHECKOUT, SEED, npm_install, run_program, tools
+from playwright.sync_api import expect, sync_playwright
 
 from fense_admin.standin import StandIn
 
@@ -25,8 +26,6 @@ LONG = "a_very_long_name_without_a_place_to_break_it" * 5
 @pytest.fixture(scope="module")
 def browser():
     (chromium,) = tools("chromium")
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser
@@ -98,7 +97,7 @@ def misspelt(fense):
 def test_requests_appear_by_themselves(fense, look):
     page = look()
     page.get_by_label("Refresh every 2 s").check()
-    assert page.get_by_text("No request came yet").is_visible()
+    expect(page.get_by_text("No request came yet")).to_be_visible()
     send(fense, "GET", "/accounts/1")
     page.get_by_role("link", name="GET /accounts/1").wait_for()
     send(fense, "GET", "/accounts/99")
@@ -113,15 +112,15 @@ def test_the_reason_of_a_400_is_two_clicks_away(fense, look):
     page = look()
     page.get_by_role("checkbox", name="Failed only").check()
     page.get_by_role("button", name="Filter").click()
-    assert page.locator(".requests tbody tr").count() == 1
+    expect(page.locator(".requests tbody tr")).to_have_count(1)
     page.get_by_role("link", name="POST /accounts").click()
     page.get_by_role("heading", name="Why").wait_for()
     row = page.get_by_role("row", name="supress_billing")
-    assert row.get_by_text("is not accepted here; did you mean suppress_billing?").is_visible()
+    expect(row.get_by_text("is not accepted here; did you mean suppress_billing?")).to_be_visible()
     beside = page.locator("mark").filter(has_text='"emial"')
     assert "did you mean email?" in beside.inner_text()
     page.get_by_role("link", name="All requests").click()
-    assert page.locator(".requests tbody tr").count() == 2
+    expect(page.locator(".requests tbody tr")).to_have_count(2)
 
 
 def test_a_fault_is_seen_armed_and_then_used(fense, look):
@@ -129,17 +128,17 @@ def test_a_fault_is_seen_armed_and_then_used(fense, look):
     page = look()
     page.get_by_role("link", name="Faults 1 armed").click()
     row = page.get_by_role("row", name="answers 503")
-    assert row.locator("td").last.inner_text() == "0"
+    expect(row.locator("td").last).to_have_text("0")
     misspelt_status = send(fense, "POST", "/accounts", {})
     assert misspelt_status == 503
     page.reload()
     assert row.locator("td").last.inner_text().split()[0] == "1"
     row.get_by_role("link", name="POST /accounts").click()
-    assert page.get_by_text("Fault 1 met it: it answers 503.").is_visible()
+    expect(page.get_by_text("Fault 1 met it: it answers 503.")).to_be_visible()
     send(fense, "POST", "/accounts", {})
     page.get_by_role("link", name="Faults", exact=True).first.click()
-    assert page.get_by_text("No fault is armed.").is_visible()
-    assert page.get_by_role("heading", name="Used up or disarmed").is_visible()
+    expect(page.get_by_text("No fault is armed.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Used up or disarmed")).to_be_visible()
 
 
 def test_a_curl_line_is_copied(fense, look):
@@ -163,6 +162,7 @@ def test_the_chart_of_an_account_follows_the_range(fense, look):
     page = look("page/accounts")
     page.get_by_role("link", name="Acme Ltd").click()
     chart = page.get_by_role("img", name="Lookups by day from 2026-11-01 to 2026-11-30: 19 in all")
+    chart.wait_for()
     bars = [bar.bounding_box() for bar in chart.locator("rect").all()]
     assert [round(bar["height"] / bars[0]["height"], 1) for bar in bars] == [1.0, 0.6]
     assert bars[0]["width"] > 5
@@ -182,15 +182,15 @@ def test_ten_thousand_accounts_come_in_pages_and_are_found(fense, look):
     ]
     fense.load({"accounts": accounts})
     page = look("page/accounts")
-    assert page.get_by_text("10,000 accounts, the newest first").is_visible()
-    assert page.get_by_text("Page 1 of 200").is_visible()
+    expect(page.get_by_text("10,000 accounts, the newest first")).to_be_visible()
+    expect(page.get_by_text("Page 1 of 200")).to_be_visible()
     page.get_by_role("link", name="Older").click()
-    assert page.locator(".accounts tbody tr").count() == 50
-    assert page.get_by_role("link", name="Merchant 9949").is_visible()
+    expect(page.locator(".accounts tbody tr")).to_have_count(50)
+    expect(page.get_by_role("link", name="Merchant 9949")).to_be_visible()
     page.get_by_label("Find").fill("merchant 777")
     page.get_by_label("Find").press("Enter")
     page.get_by_text("11 accounts found").wait_for()
-    assert page.locator(".accounts .spark rect").count() == 11
+    expect(page.locator(".accounts .spark rect")).to_have_count(11)
 
 
 # --- In every browser ----------------------------------------------------------------------------
@@ -266,8 +266,8 @@ def test_dark_is_dark_and_print_is_plain(fense, look):
     assert light.evaluate(back) == "rgb(255, 255, 255)"
     assert sum(map(int, re.findall(r"\d+", dark.evaluate(back)))) < 150
     light.emulate_media(media="print")
-    assert not light.get_by_role("navigation").first.is_visible()
-    assert light.get_by_role("heading", name="Requests").is_visible()
+    expect(light.get_by_role("navigation").first).to_be_hidden()
+    expect(light.get_by_role("heading", name="Requests")).to_be_visible()
 
 
 def test_it_takes_no_script(fense, look):
@@ -278,15 +278,15 @@ def test_it_takes_no_script(fense, look):
     page.get_by_label("Account").fill("")
     page.get_by_role("button", name="Filter").click()
     page.get_by_role("link", name="POST /accounts").click()
-    assert page.get_by_text("is not accepted here; did you mean email?").first.is_visible()
+    expect(page.get_by_text("is not accepted here; did you mean email?").first).to_be_visible()
     page.get_by_role("link", name="Accounts", exact=True).click()
     page.get_by_text("Create an account, load a state, reset").click()
-    assert page.get_by_text(f"curl -X PUT {fense.standin_url}/state").is_visible()
+    expect(page.get_by_text(f"curl -X PUT {fense.standin_url}/state")).to_be_visible()
     page.get_by_role("link", name="Acme Ltd").click()
     page.get_by_role("link", name="Documentation").click()
     page.get_by_role("link", name="The control plane").click()
     page.get_by_role("link", name="POST /faults").click()
-    assert page.url.endswith("/page/documentation/control-plane#armFault")
+    expect(page).to_have_url(re.compile("/page/documentation/control-plane#armFault$"))
 
 
 def test_the_keyboard_finds_the_content_first(fense, look):
@@ -306,7 +306,9 @@ def test_under_a_key_of_its_own_the_browser_asks_for_it(browser, look):
         page = context.new_page()
         page.goto(f"{fense.standin_url}/page/accounts")
         page.get_by_role("link", name="Acme Ltd").click()
-        assert page.get_by_text('-H "x-api-key: $FENSE_API_KEY"').first.is_hidden()
+        curl = page.get_by_text('-H "x-api-key: $FENSE_API_KEY"').first
+        expect(curl).to_be_attached()
+        expect(curl).to_be_hidden()
         assert page.evaluate("document.styleSheets[0].cssRules.length") > 10
         context.close()
 
