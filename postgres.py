@@ -51,7 +51,8 @@ SESSION = "-c statement_timeout=2500 -c idle_in_transaction_session_timeout=1000
 # SQLSTATEs, or the first two characters of their class
 CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster
 ELSEWHERE = ("25006", "57P")  # a standby now, or shutting down: a new connection finds better
-UNAVAILABLE = ("08", "25006", "40", "42501", "42P01", "53", "55P03", "57", "58", "XX")
+PAUSED = ("25P03", "25P04")  # this process was, for too long within a transaction
+UNAVAILABLE = ("08", "25006", *PAUSED, "40", "42501", "42P01", "53", "55P03", "57", "58", "XX")
 
 PATIENT = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 # The tables of the schema that comes first in search_path, but for those of extensions.

@@ -136,6 +136,24 @@ def test_a_connection_to_what_became_a_standby_is_left_for_one_that_takes_writes
     assert db.create_account(FIELDS)["fense_account_id"] == 1
 
 
+def test_a_transaction_that_outlasts_a_pause_of_its_process_is_unavailable(
+    server, open_database, monkeypatch
+):
+    """As when a machine is suspended: the server has ended the transaction meanwhile."""
+    monkeypatch.setattr(postgres, "WORKING", 0.3)
+    db = open_database(f"{server.empty()}?options=-cidle_in_transaction_session_timeout%3D100")
+
+    def work():
+        for _ in range(2):
+            db.engine.execute_sql("SELECT 1")
+            time.sleep(0.5)
+
+    with pytest.raises(engines.DatabaseError) as error:
+        db.engine.write(work)
+    assert engines.is_unavailable(error.value)
+    assert db.count_accounts() == 0
+
+
 def test_a_server_that_takes_no_writes_is_unavailable_until_it_does(server, served):
     server.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     wait_until(lambda: server.execute("SHOW default_transaction_read_only") == [("on",)])
