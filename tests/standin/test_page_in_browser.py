@@ -306,6 +306,7 @@ def test_under_a_key_of_its_own_the_browser_asks_for_it(browser, look):
         page = context.new_page()
         page.goto(f"{fense.standin_url}/page/accounts")
         page.get_by_role("link", name="Acme Ltd").click()
+        page.wait_for_url("**/page/accounts/1")  # and for what it loads
         curl = page.get_by_text('-H "x-api-key: $FENSE_API_KEY"').first
         expect(curl).to_be_attached()
         expect(curl).to_be_hidden()
