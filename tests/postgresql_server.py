@@ -49,7 +49,8 @@ class PostgreSQL:
             shutil.chown(self.folder, "nobody", "nogroup")
         self.data = self.folder / "data"
         self.settings = ["fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1"]
-        self.settings += [f"port={self.port}", "max_connections=200", *settings]
+        self.settings += [f"port={self.port}", "max_connections=200"]
+        self.settings += ["dynamic_shared_memory_type=mmap", *settings]  # within its folder
         self.url = f"postgresql://fense@127.0.0.1:{self.port}/postgres"
         if primary is None:
             options = ["-U", "fense", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
@@ -78,8 +79,11 @@ class PostgreSQL:
 
     def kill(self) -> None:
         """End it as the loss of its machine would."""
+        file = self.data / "postmaster.pid"
+        shared_memory = file.read_text().splitlines()[6].split()[1]
         self.signal(signal.SIGKILL)
-        (self.data / "postmaster.pid").unlink()
+        file.unlink()
+        subprocess.check_call(["ipcrm", "-m", shared_memory])  # which would outlive it
 
     def promote(self) -> None:
         """Make a primary of a standby."""
