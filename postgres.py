@@ -25,16 +25,19 @@ from fense_admin.rules import HIDDEN
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema-postgresql.sql")
 MIGRATING = 0x46656E73  # "Fens": the advisory lock that one migration holds
 
-# Together they bound what a request waits for: 3.7 s, then it fails.
-WORKING = 2.8  # seconds for an operation, a new connection included
-COMMITTING = 0.6  # seconds more for its COMMIT
+# Together they bound what a request waits for: 3.4 s, then it fails.
+WORKING = 2.6  # seconds for an operation, a new connection included
+COMMITTING = 0.5  # seconds more for its COMMIT
 CANCELLING = 0.3  # seconds to tell the server that nobody waits for the COMMIT any more
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
-BRIEFLY = 0.05  # seconds that a thread waits before another takes its place
+BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
 CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
 AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
 HURRIED = 0.3  # seconds for an operation that comes then
 MOST_WAITING = 32  # threads whose places others take; each of these has a connection, too
+MOST_COMMITTING = 24  # threads: if more waited for a COMMIT, none might be left for reads
+STALLED = 0.15  # seconds without an answer to any of them
+QUEUED = 0.5  # seconds that a write waits for an answer to one of them
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
 # What libpq is told where the URL, a PG* variable or a service file does not say it.
@@ -228,6 +231,8 @@ class Engine:
         # The context in which a thread waits; a server sets one that spares a worker.
         self.while_waiting: Callable[[], Any] = contextlib.nullcontext
         self._places = threading.Semaphore(MOST_WAITING)
+        self._committing: set[Connection] = set()
+        self._committed = 0.0  # when a COMMIT was answered last
         try:
             self._parameters = parameters_of(url)
             secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
@@ -406,7 +411,20 @@ class Engine:
         if self._commits.was_just_shut():
             raise OperationalError("the server does not answer a COMMIT")
         with self._commits.passed():
+            self._leave_threads_to_reads()
             return self._run(transaction, patient)
+
+    def _leave_threads_to_reads(self) -> None:
+        """Wait while many wait for a COMMIT and none is answered. Raises `OperationalError`."""
+        until = time.monotonic() + QUEUED
+        while (
+            len(self._committing) >= MOST_COMMITTING
+            and time.monotonic() > self._committed + STALLED
+        ):
+            if time.monotonic() > until:
+                self._commits.shut(after_waiting=True)
+                raise OperationalError("the server does not answer a COMMIT")
+            time.sleep(BRIEFLY)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -475,6 +493,7 @@ class Engine:
         if connection.deadline is None:  # a patient one; but the wait for a standby has no end
             connection.deadline = time.monotonic() + START_TIMEOUT
         connection.deadline += COMMITTING
+        self._committing.add(connection)
         try:
             connection.execute("COMMIT")
         except NoAnswer:
@@ -488,8 +507,11 @@ class Engine:
             if connection.info.transaction_status != IDLE:
                 raise CommitUnknown(f"{self._reason(error)}: {UNKNOWN}") from None
             raise  # it was rolled back
+        finally:
+            self._committing.discard(connection)
         if connection.warned:  # the wait for a standby was cancelled
             raise CommitUnknown(f"the server waits for no standby any more: {UNKNOWN}")
+        self._committed = time.monotonic()
         self._commits.is_shut = False
 
     def _run(self, work: Callable[[Connection], Any], patient: bool = False) -> Any:

@@ -89,7 +89,7 @@ STATEMENTS = [
         ],
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
-            f"up to {postgres.MOST_WAITING} more while the server keeps requests waiting",
+            f"about {postgres.MOST_WAITING} more while the server keeps requests waiting",
             f"| `connect_timeout` | {postgres.DEFAULTS['connect_timeout']} s for each host |",
             f"| `target_session_attrs` | `{postgres.DEFAULTS['target_session_attrs']}` |",
             f"| `application_name` | `{postgres.DEFAULTS['application_name']}` |",

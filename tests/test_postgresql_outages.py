@@ -238,7 +238,8 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     server, served, without_standby
 ):
     writes: list[tuple] = []
-    with in_background(lambda: writes.extend(many(served, *[WRITE] * 8))):
+    count = 2 * postgres.MOST_COMMITTING  # more than there are threads
+    with in_background(lambda: writes.extend(many(served, *[WRITE] * count))):
         time.sleep(0.5)
         reads = many(served, *READS * 4)
     assert {status for status, *_ in reads} == {200}
@@ -259,6 +260,22 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     set_standbys(server, "DEFAULT")
     time.sleep(postgres.AFTERWARDS)
     assert [timed(served, *call)[0] for call in (WRITE, WRITE, *READS)] == [201] * 2 + [200] * 3
+
+
+def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
+    monkeypatch.setattr(postgres, "MOST_COMMITTING", 4)
+    monkeypatch.setattr(postgres, "STALLED", 0.05)
+    server.execute(
+        "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON account DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION sleep()",
+    )
+    try:
+        answers = many(served, *[WRITE] * 16)
+    finally:
+        server.execute("DROP FUNCTION sleep CASCADE")
+    assert {status for status, *_ in answers} == {201}
 
 
 @pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
