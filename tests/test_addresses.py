@@ -55,6 +55,7 @@ def start_on(listening, start, **environment):
     os.set_inheritable(listening.fileno(), True)
     command = [sys.executable, "-c", HAND_OVER, str(listening.fileno()), str(COMMAND)]
     service = start(command=command, close_fds=False, **environment)
+    os.set_inheritable(listening.fileno(), False)  # by no other process
     service.ready()
     return service
 

@@ -148,16 +148,22 @@ def certificate(tmp_path_factory):
 
 
 class Nginx:
-    """nginx as deploy/nginx.conf has it, on a free port, in front of ports of this machine."""
+    """nginx as deploy/nginx.conf has it, on a free port, in front of ports of this machine.
+
+    With several upstreams it has the `upstream` block of deploy/README.md.
+    """
 
     def __init__(self, folder, certificate, *upstreams, **timeouts):
         self.certificate, self.port, self.folder = certificate, free_port(), folder
         letsencrypt = "/etc/letsencrypt/live/fense.example"
-        servers = " ".join(f"server 127.0.0.1:{port} fail_timeout=2s;" for port in upstreams)
+        block, site = re.compile("upstream .*?\n}", re.DOTALL), (DEPLOY / "nginx.conf").read_text()
+        if len(upstreams) > 1:
+            site = block.sub(block.search((DEPLOY / "README.md").read_text())[0], site)
+        for address, port in zip(re.findall(r"\S+:8642", site), upstreams, strict=True):
+            site = site.replace(address, f"127.0.0.1:{port}")
         site = replaced(
-            (DEPLOY / "nginx.conf").read_text(),
+            site,
             {
-                "server 127.0.0.1:8642;": servers,
                 "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
                 "listen [::]:443 ssl;": "",
                 f"{letsencrypt}/fullchain.pem": certificate.file,
