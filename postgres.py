@@ -49,7 +49,7 @@ DEFAULTS = {
     "keepalives_interval": "5",  # seconds
     "tcp_user_timeout": "3000",  # milliseconds
 }
-SESSION = "-c statement_timeout=2500 -c idle_in_transaction_session_timeout=10000 -c jit=off"
+SESSION = "-c statement_timeout=2400 -c idle_in_transaction_session_timeout=10000 -c jit=off"
 
 # SQLSTATEs, or the first two characters of their class
 CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster

@@ -127,7 +127,7 @@ def test_our_settings_stand_under_the_users(postgresql, open_database, monkeypat
     url = postgresql.empty()
     db = open_database(url)
     assert setting(db, "jit") == "off"
-    assert setting(db, "statement_timeout") == "2500ms"
+    assert setting(db, "statement_timeout") == "2400ms"
     assert setting(db, "application_name") == "fense-admin"
     db = open_database(f"{url}?options=-cstatement_timeout%3D7s&application_name=ours")
     assert setting(db, "jit") == "off"
