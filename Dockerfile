@@ -1,5 +1,5 @@
 # docker build -t fense-admin .   BASE may be any image with Python 3.10 or later and its pip.
-# --build-arg EXTRAS=[postgresql] adds the driver for a PostgreSQL server.
+# --build-arg EXTRAS='[postgresql]' adds the driver for a PostgreSQL server.
 ARG BASE=python:3.13-slim
 
 FROM $BASE AS build

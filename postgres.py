@@ -400,6 +400,7 @@ class Engine:
         """
 
         def transaction(connection: Connection) -> Any:
+            self._leave_threads_to_reads()
             connection.execute("BEGIN")
             if patient:
                 connection.execute(PATIENT)
@@ -411,7 +412,6 @@ class Engine:
         if self._commits.was_just_shut():
             raise OperationalError("the server does not answer a COMMIT")
         with self._commits.passed():
-            self._leave_threads_to_reads()
             return self._run(transaction, patient)
 
     def _leave_threads_to_reads(self) -> None:

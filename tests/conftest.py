@@ -22,7 +22,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,12 +128,6 @@ def run_program(*command: Any, cwd: Path, timeout: float = 100) -> str:
     result = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
-
-
-def run_at_once(*commands: list[Any], cwd: Path) -> None:
-    """Run programs beside each other, each of which has to succeed."""
-    with ThreadPoolExecutor(len(commands)) as pool:
-        list(pool.map(lambda words: run_program(*words, cwd=cwd, timeout=TIMEOUT), commands))
 
 
 def copy_checkout(folder: Path) -> None:

@@ -21,7 +21,7 @@ from conftest import (
     account_fields,
     in_background,
     in_threads,
-    run_at_once,
+    run_program,
     tools,
     wait_until,
 )
@@ -411,7 +411,11 @@ def test_opposite_lists_of_lookups_do_not_meet(server, open_database, tmp_path):
     for number in range(8):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
     command = [sys.executable, "-c", OPPOSITE, server.url]
-    run_at_once(*([*command, way] for way in ("forwards", "backwards") * 2), cwd=tmp_path)
+    ways = collections.deque(("forwards", "backwards") * 2)
+    programs = in_threads(
+        4, lambda: run_program(*command, ways.popleft(), cwd=tmp_path, timeout=TIMEOUT)
+    )
+    assert programs == [""] * 4
     assert [total for _, _, total in db.engine.execute_sql("SELECT * FROM usage")] == [100] * 80
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert server.execute(deadlocks) == [(0,)]

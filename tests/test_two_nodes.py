@@ -19,7 +19,8 @@ from conftest import (
     TIMEOUT,
     account_fields,
     in_background,
-    run_at_once,
+    in_threads,
+    run_program,
     tools,
     wait_until,
 )
@@ -197,7 +198,8 @@ def test_of_2_times_2000_increments_none_is_lost(server, open_database, tmp_path
     db = open_database(server.empty())
     db.create_account(FIELDS)
     command = [sys.executable, "-c", INCREMENTS, server.url]
-    run_at_once(command, command, cwd=tmp_path)
+    programs = in_threads(2, lambda: run_program(*command, cwd=tmp_path, timeout=TIMEOUT))
+    assert programs == ["", ""]
     for table in ("usage", "usage_month"):
         assert server.execute(f"SELECT lookups FROM {table}") == [(4000,)]
 
