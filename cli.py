@@ -497,7 +497,7 @@ def record(options: argparse.Namespace) -> int:
             record_list(db)
             return 0
         try:
-            db.record_lookups(int(options.id), options.lookups, options.date)
+            db.record_lookups(options.id, options.lookups, options.date)
         except models.NoSuchAccount:
             raise CommandError(f"no account has the fense_account_id {options.id}") from None
     return 0

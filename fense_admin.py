@@ -14,7 +14,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal
 from difflib import get_close_matches
 from http.client import responses as REASONS
 from importlib.util import find_spec
@@ -169,7 +168,7 @@ def read_query(
 
 def read_usage_query(
     errors: ValidationErrors, path_id: str | None
-) -> tuple[int | Decimal | None, str | None, str | None]:
+) -> tuple[int | None, str | None, str | None]:
     """The account's id from the path or the query (None: all accounts), start date and end date."""
     query = read_query(errors, "start_date", "end_date", "fense_account_id")
     ids = [

@@ -207,12 +207,20 @@ def test_an_id_that_names_no_account_is_not_found(api, number):
     assert (answer.status, answer.body) == (404, NOT_FOUND)
 
 
-def test_leading_zeros_are_no_part_of_an_id(api):
+@pytest.mark.parametrize("zeros", [1, 2, 18, 19, 30, 5_000, 15_000])
+def test_leading_zeros_are_no_part_of_an_id(api, zeros):
     account = api.new_account()
     number = account["fense_account_id"]
-    assert api.get(f"/accounts/00{number}").body == account
-    assert api.get(f"/accounts/{'0' * 5_000}{number}").body == account
-    assert api.get(f"/accounts/usage/00{number}").body["fense_account_id"] == number
+    padded = "0" * zeros + str(number)
+    assert api.get(f"/accounts/{padded}").body == account
+    assert api.post(f"/accounts/{padded}", {}).body == account
+    for path in (
+        f"/accounts/usage/{padded}",
+        f"/accounts/usage?fense_account_id={padded}",
+        f"/accounts/usage/{number}?fense_account_id={padded[-10_000:]}",
+    ):
+        answer = api.get(path)
+        assert (answer.status, answer.body["fense_account_id"]) == (200, number)
 
 
 @pytest.mark.parametrize(
