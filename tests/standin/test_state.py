@@ -69,6 +69,22 @@ def test_ids_that_are_left_out_follow_the_highest_so_far(seeded_api):
     assert [account["fense_account_id"] for account in answer.body["accounts"]] == [1, 3, 5, 6, 7]
 
 
+def test_no_account_of_a_state_gets_an_id_above_the_maximum(seeded, seeded_api):
+    state = {"accounts": [account_fields(fense_account_id=2**53 - 1), account_fields()]}
+    expected = "is required: the id after 9007199254740991 would exceed the maximum"
+    before = state_and_faults(seeded_api)
+    answer = seeded_api.call("PUT", "/_standin/state", state)
+    assert (answer.status, answer.body) == (
+        400,
+        refusal(("accounts[1].fense_account_id", expected)),
+    )
+    answer = seeded_api.post("/_standin/instances", {"seed": state})
+    assert answer.body == refusal(("seed.accounts[1].fense_account_id", expected))
+    with pytest.raises(ValueError, match=re.escape(f"accounts[1].fense_account_id {expected}")):
+        seeded.load(state)
+    assert state_and_faults(seeded_api) == before
+
+
 def test_a_day_of_no_lookups_is_not_kept(seeded_api):
     account = account_fields(usage={"2026-11-01": 0, "2026-11-02": 10**12})
     answer = seeded_api.call("PUT", "/_standin/state", {"accounts": [account]})
