@@ -13,7 +13,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from http.client import responses as REASONS
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ from bottle import request, response
 # In a checkout this file is the whole of the package; its siblings are the package's modules.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
-from fense_admin import engines, models, rules
+from fense_admin import engines, masking, models, rules
 from fense_admin.models import Database
 from fense_admin.rules import HIDDEN, JsonObject, ValidationErrors
 
@@ -50,13 +50,15 @@ OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
 
 # The reason phrase in snake case, but for this one: its phrase differs between versions of Python.
 CODES = {413: "payload_too_large"}
+KNOWN_FIELDS = {*rules.ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"}
 
 
 class ApiError(bottle.HTTPError):
     """An answer in the error shape. Raise it in a handler, or in what a handler calls.
 
     `details` are (field, message) pairs; further keywords are headers of the answer. `reason` is
-    what the log says, where the message quotes the client.
+    what the log says, where the message quotes the client; of what it quotes, too, `quoted` has all
+    that may be a key.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class ApiError(bottle.HTTPError):
         message: str,
         details: Iterable[tuple[str, str]] = (),
         reason: str | None = None,
+        quoted: Iterable[str] = (),
         **headers: str,
     ) -> None:
         super().__init__(status, message, **headers)
         self.details = details
         self.reason = message if reason is None else reason
+        self.quoted = quoted
 
 
 def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = ()) -> bytes:
@@ -82,11 +86,13 @@ def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = (
 
 def invalid(errors: ValidationErrors, status: int = 400) -> ApiError:
     """The `ApiError` for these errors."""
-    return ApiError(status, str(errors), errors.details, errors.message(_loggable_name))
+    unknown = [field for field, _ in errors.details if field not in KNOWN_FIELDS]
+    reason = errors.message(_loggable_name)
+    return ApiError(status, str(errors), errors.details, reason, unknown)
 
 
 def _loggable_name(field: str) -> str:
-    """A field's name for the log; hidden where it may be a key that was sent as a name."""
+    """A field's name for the log; hidden where it doesn't look like the name of a field."""
     is_name = re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field)
     return field if is_name else HIDDEN
 
@@ -199,8 +205,6 @@ def read_fields(
 
 # --- Keys --------------------------------------------------------------------------------------
 
-KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer|token|secret", re.IGNORECASE)
-MAX_KEYS_SENT = 4
 LOOPBACK = re.compile(
     r"(?:(?:[^:]+\.)?localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]*)?", re.IGNORECASE
 )
@@ -261,26 +265,6 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
     if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
         return "Origin"
     return "Host" if on_loopback and not LOOPBACK.fullmatch(host) else None
-
-
-def hide_keys(text: str, keys: Iterable[str] | None) -> str:
-    """The text with `HIDDEN` in place of these keys; all of it is hidden if `keys` is None.
-
-    A key of less than 8 characters is hidden where it is a word of its own.
-    """
-    if keys is None:
-        return HIDDEN
-    for key in keys:
-        if key and key in text:
-            found = re.escape(key) if len(key) >= 8 else rf"(?<!\w){re.escape(key)}(?!\w)"
-            text = re.sub(found, HIDDEN, text)
-    return text
-
-
-def truncate_at_key_name(text: str) -> str:
-    """The text up to the first word such as "api_key" or "token": a key may follow."""
-    found = KEY_NAME.search(text)
-    return text[: found.end()] + HIDDEN if found and found.end() < len(text) else text
 
 
 # --- The database in a request -----------------------------------------------------------------
@@ -390,7 +374,9 @@ REASON = "fense_admin.reason"  # why the answer is an error, for the log
 
 VALID_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 RANDOM = random.Random()  # not the shared one, which a test suite may have seeded
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
+PLAIN_PATH = r"(?:/accounts|/healthz|/openapi\.json)?(?:/usage)?(?:/[0-9]{1,19})?"
 MAX_GUESSED = 200  # characters of an unknown path: to guess costs time, and needs no key
 MAX_PATH = 300  # characters of it in the log
 MAX_REASON = 500  # characters of it in the log
@@ -401,18 +387,20 @@ MONTHS = re.compile(r"start_date=(\d{4}-\d\d)-\d\d&end_date=(\d{4}-\d\d)-\d\d", 
 class Application(bottle.Bottle):
     """The routes, and what all responses have in common.
 
-    `keys` are hidden in whatever is logged. A `server.Server` calls `runs_inline`, `body_limit`,
-    `choose_id`, `common_headers`, `release_waiting` and `end_thread`.
+    The `keys` are masked in whatever is logged, like all that are valid: see `masking.Masker`. A
+    `server.Server` calls `runs_inline`, `body_limit`, `choose_id`, `common_headers`,
+    `release_waiting` and `end_thread`.
     """
 
     def __init__(self, db: Database, prefix: str, keys: Iterable[str]) -> None:
         super().__init__()
         self.db = db
         self.prefix = prefix
-        self.keys = sorted(keys, key=len, reverse=True)
+        self.masker = masking.Masker(keys, self._known_among)
+        self.masker.plain = re.compile(re.escape(prefix) + PLAIN_PATH)
         # What `GET /` names in development mode.
         self.signposts: dict[str, str] = {}
-        if DEVELOPMENT_KEY in self.keys:
+        if DEVELOPMENT_KEY in self.masker.own:
             self.signposts["the API"] = prefix + "/accounts"
             self.signposts["its description"] = "/openapi.json"
         self.catchall = False  # `__call__` answers what a handler raises
@@ -470,8 +458,12 @@ class Application(bottle.Bottle):
         return None
 
     def choose_id(self, sent: str | None, key: str) -> str:
-        """The id that the request sent, if it is valid and no key; else a new one."""
-        if sent and VALID_REQUEST_ID.fullmatch(sent) and self.hide_keys(sent, key) == sent:
+        """The id that the request sent, if it is valid and has no key in it; else a new one."""
+        return self.id_without(self.masker.keys_in([sent], key) if sent else None, sent)
+
+    def id_without(self, keys: Iterable[str] | None, sent: str | None) -> str:
+        """The id that the request sent, if it is valid and has none of the keys; else a new one."""
+        if sent and VALID_REQUEST_ID.fullmatch(sent) and masking.hide_keys(sent, keys) == sent:
             return sent
         return f"{RANDOM.getrandbits(64):016x}"
 
@@ -486,27 +478,23 @@ class Application(bottle.Bottle):
         """Close what this thread has open: it ends."""
         self.db.engine.close()
 
-    # Keys, hidden in logs and the journal
+    # What is logged
 
-    def hide(self, keys: Iterable[str]) -> None:
-        """Hide these keys from now on, whatever they open."""
-        self.keys[:] = sorted(set(keys), key=len, reverse=True)
+    def _known_among(self, digests: Collection[str]) -> set[str] | None:
+        try:
+            return self.db.merchant_keys_among(digests)
+        except Exception:  # whatever it is, a handler that needs the database reports it
+            return None
 
-    def keys_to_hide(self, sent: str) -> list[str] | None:
-        """The configured keys, and the one that was sent, to be hidden.
-
-        None where more than `MAX_KEYS_SENT` were sent: then all of a text is hidden.
-        """
-        keys = dict.fromkeys(sent.split(", "))  # a server joins two headers by a comma
-        return [*self.keys, *keys] if len(keys) <= MAX_KEYS_SENT else None
-
-    def hide_keys(self, text: str, sent: str) -> str:
-        """The text without those keys."""
-        return hide_keys(text, self.keys_to_hide(sent))
-
-    def _loggable(self, text: str, key: str) -> str:
-        shown = truncate_at_key_name(self.hide_keys(text, key))
-        return HIDDEN.join(map(loggable, shown[:MAX_PATH].split(HIDDEN)))[:MAX_PATH]
+    def _loggable(self, method: str, path: str, mount: str, key: str) -> str:
+        """Method and path as two words of one line, the keys in them masked."""
+        begin = masking.beginning(path, MAX_PATH)
+        keys: list[str] | None = [*self.masker.own, *key.split(", ")]
+        if method not in METHODS or not self.masker.plain.fullmatch(path):
+            keys = self.masker.keys_in([method, begin], key)
+        shown = masking.truncate_at_key_name(masking.hide_keys(begin, keys))
+        shown = mount + masking.cut(shown, MAX_PATH, is_part=begin != path)
+        return f"{loggable(masking.hide_keys(method, keys))} {loggable(shown)}"
 
     # Answers
 
@@ -516,7 +504,8 @@ class Application(bottle.Bottle):
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         reason = error.reason
         if error.status_code != 401:
-            reason = self.hide_keys(reason, request.environ.get("HTTP_X_API_KEY", ""))
+            key = request.environ.get("HTTP_X_API_KEY", "")
+            reason = masking.hide_keys(reason, self.masker.keys_in(error.quoted, key))
         request.environ[REASON] = ": " + reason[:MAX_REASON]
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
@@ -531,13 +520,19 @@ class Application(bottle.Bottle):
             return f"; did you mean {mount_point()}{meant}?"
         return f"; the API is under {mount_point()}{self.prefix}" if self.prefix else ""
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    def __call__(
+        self,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        request_id: str | None = None,
+    ) -> Any:
         began = time.perf_counter()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         environ[ASKED_PATH] = path  # Bottle takes slashes off its own
-        whole_path = environ.get("SCRIPT_NAME", "") + path
+        mount = environ.get("SCRIPT_NAME", "")
         key = environ.get("HTTP_X_API_KEY", "")
-        request_id = self.choose_id(environ.get("HTTP_X_REQUEST_ID"), key)
+        if request_id is None:
+            request_id = self.choose_id(environ.get("HTTP_X_REQUEST_ID"), key)
         environ[REQUEST_ID] = request_id
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
@@ -553,8 +548,8 @@ class Application(bottle.Bottle):
         try:
             body = self.wsgi(environ, start)
         except Exception:
-            what = self._loggable(method, key), self._loggable(whole_path, key)
-            log.exception("internal server error: %s %s id=%s", *what, request_id)
+            what = self._loggable(method, path, mount, key)
+            log.exception("internal server error: %s id=%s", what, request_id)
             raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start("500 Internal Server Error", headers, sys.exc_info())
@@ -562,14 +557,15 @@ class Application(bottle.Bottle):
         if log.isEnabledFor(logging.INFO):
             milliseconds = (time.perf_counter() - began) * 1000
             why = environ.get(REASON, "")
-            what = self._loggable(method, key), self._loggable(whole_path, key)
-            log.info("%s %s %s %.1fms %s%s", *what, status, milliseconds, request_id, why)
+            what = self._loggable(method, path, mount, key)
+            log.info("%s %s %.1fms %s%s", what, status, milliseconds, request_id, why)
         return body
 
 
-def loggable(path: str) -> str:
-    """A path as one word of one line, at most 300 characters."""
-    return quote(path[:MAX_PATH].encode("latin-1"))[:MAX_PATH]
+def loggable(text: str) -> str:
+    """A method or a path as one word of a line, at most 300 characters; `HIDDEN` stays as it is."""
+    parts = text[:MAX_PATH].split(HIDDEN)
+    return HIDDEN.join(quote(part.encode("latin-1")) for part in parts)[:MAX_PATH]
 
 
 def guess_path(path: str, prefix: str) -> str | None:

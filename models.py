@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import peewee
 from peewee import SQL, BooleanField, IntegerField, TextField
 
 from fense_admin import engines, rules
+from fense_admin.masking import digest, last4
 
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 FEW_ROWS = 1_000  # are written within milliseconds
@@ -114,6 +114,7 @@ SELECT_ACCOUNT = compiled(
 )
 OWNS_KEY = Account.api_key_sha256 == bound("digest")
 SELECT_KEY_OWNER = compiled(Account.select(Account.fense_account_id).where(OWNS_KEY))
+LOOK_UPS = (1, 4, 16, 64, 256)  # keys that one query looks for
 SELECT_FOUND = compiled(
     Account.select(
         Account.fense_account_id,
@@ -137,6 +138,12 @@ def insert_account(*columns: str) -> str:
 @functools.cache
 def change_account(*columns: str) -> str:
     return compiled(Account.update({name: bound(name) for name in columns}).where(BY_ID))
+
+
+@functools.cache
+def select_keys(count: int) -> str:
+    places = [bound(f"key_{number}") for number in range(count)]
+    return compiled(Account.select(Account.api_key_sha256).where(Account.api_key_sha256 << places))
 
 
 def adding(table: type[peewee.Model], period: peewee.Field, most: int | None = None) -> str:
@@ -273,8 +280,18 @@ class Database:
 
     def is_merchant_key(self, key: str) -> bool:
         """Whether it is the api_key of some account."""
-        owner = self.engine.execute_sql(SELECT_KEY_OWNER, {"digest": digest(key)}).fetchone()
-        return owner is not None
+        return bool(self.merchant_keys_among([digest(key)]))
+
+    def merchant_keys_among(self, digests: Collection[str]) -> set[str]:
+        """Those of the digests that are of the api_key of some account."""
+        left, found = list(digests), set()
+        while left:
+            count = next((count for count in LOOK_UPS if count >= len(left)), LOOK_UPS[-1])
+            now, left = left[:count], left[count:]
+            now += now[:1] * (count - len(now))  # few queries: each is compiled once
+            values = {f"key_{number}": one for number, one in enumerate(now)}
+            found.update(row[0] for row in self.engine.execute_sql(select_keys(count), values))
+        return found
 
     def find_accounts(self, text: str = "") -> list[int]:
         """The ids of the accounts that have the text, in any case, in what names them.
@@ -525,16 +542,6 @@ def beyond_most(date: str) -> str:
 
 def highest_id(accounts: Iterable[dict[str, Any]]) -> int:
     return max((account["fense_account_id"] for account in accounts), default=0)
-
-
-def digest(key: str) -> str:
-    """The SHA-256 of a key in hex: keys are kept and compared by it alone."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def last4(key: str) -> str | None:
-    """The last four characters of a key; None where four would give too much of it away."""
-    return key[-4:] if len(key) >= 12 else None
 
 
 def as_columns(fields: dict[str, Any]) -> dict[str, Any]:

@@ -639,7 +639,11 @@ class Server:
         To hand a request to a worker and its answer back costs more than a quick answer does.
         """
         request, app = channel.in_flight, self.application
-        if request.error or app.runs_inline(request.command, request.path, request.query):
+        if request.error:
+            is_quick = not app.db.engine.is_server  # which is asked whether the id is a key
+        else:
+            is_quick = app.runs_inline(request.command, request.path, request.query)
+        if is_quick:
             self._inline.append(channel)
         else:
             self._workers.add(channel)

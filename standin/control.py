@@ -12,6 +12,7 @@ import datetime
 import heapq
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -37,17 +38,11 @@ from fense_admin import (
     read_query,
     rules,
 )
+from fense_admin.masking import digest
 from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin.faults import FAULT, FaultPlugin, Faults, check_fault, drop
-from fense_admin.standin.journal import (
-    MAX_TEXT,
-    REPORTED,
-    Entry,
-    journal_entry,
-    report,
-    truncate,
-)
+from fense_admin.standin.journal import REPORTED, Entry, add_response, journal_entry, report
 from fense_admin.standin.state import (
     DEMO,
     Seed,
@@ -135,7 +130,6 @@ class ControlPlane:
         self.db.clock = self.clock.now
         self.seed = seed or Seed(None, self.db.now())
         self.faults = Faults(parent and parent.faults.room)
-        self.own_keys = list(app.keys)
         self.is_instance = parent is not None
         self.instances: dict[str, Instance] = {}
         self._changing_instances = threading.Lock()
@@ -148,7 +142,12 @@ class ControlPlane:
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
 
-        self.control = Application(app.db, "", app.keys)
+        self.control = Application(app.db, "", app.masker.own)
+        # The digests of all keys that open this stand-in or one of its instances: each masks them.
+        self._keys: set[str] = parent._keys if parent else set()
+        self._keys.update(map(digest, app.masker.own))
+        app.masker.others = self.control.masker.others = self._keys
+        self.control.masker.plain = re.compile(ROOT + "(?:/[a-z]*)?")
         self.guard = ControlGuard(master_key, service_keys, on_loopback)
         if parent is not None:
             self.guard.page_is_open = parent.guard.page_is_open
@@ -193,6 +192,7 @@ class ControlPlane:
         """End its instances, and close its database for good."""
         self._is_closed = True
         self.end_instances(list(self.instances))
+        self._keys.difference_update(map(digest, self.app.masker.own))
         self.app.close()
 
     def report(self) -> str:
@@ -211,25 +211,17 @@ class ControlPlane:
             if self._is_closed or len(self.instances) >= MAX_INSTANCES:
                 return False
             self.instances[instance.id] = instance
-            self._hide_keys()
         return True
 
     def end_instances(self, ids: Iterable[str]) -> bool:
         """End these, as far as they are there. Returns whether any was."""
         with self._changing_instances:
             ended = [self.instances.pop(id) for id in ids if id in self.instances]
-            self._hide_keys()
         for instance in ended:
             self._ended_requests.extend(list(instance.plane.journal)[-REPORTED:])
             self._ended_faults.extend(instance.plane.faults.armed())
             instance.end()
         return bool(ended)
-
-    def _hide_keys(self) -> None:
-        """Hide the keys of its instances in its own log and journal."""
-        keys = [key for instance in self.instances.values() for key in instance.plane.own_keys]
-        for app in (self.app, self.control):
-            app.hide([*self.own_keys, *keys])
 
     # What the server asks
 
@@ -401,16 +393,13 @@ class ControlPlane:
         entry = journal_entry(environ, self.app)
         self.journal.append(entry)
         answer: list[Any] = []
-        body = b"".join(self.app(environ, lambda *started: answer.extend(started)))
+        body = b"".join(self.app(environ, lambda *started: answer.extend(started), entry["id"]))
         fault = environ.get(FAULT, {})
         how = fault.get("drop")
         entry.fault, entry["fault"] = fault, fault.get("id")
         if how is None:
             entry["status"] = int(answer[0][:3])
-            key = environ.get("HTTP_X_API_KEY", "")
-            entry["response"] = self.app.hide_keys(truncate(body), key) if body else None
-            if len(body) > MAX_TEXT:
-                entry.is_cut.add("response")
+            add_response(entry, body, self.app, environ.get("HTTP_X_API_KEY", ""))
         entry["duration_ms"] = round((time.perf_counter() - began) * 1000, 1)
         if how in (None, "truncate"):
             start(*answer)
@@ -430,7 +419,6 @@ class Instance:
         self.master_key, self.service_key = generated("master"), generated("service")
         keys = {"master_key": self.master_key, "service_keys": [self.service_key]}
         app = create_app(prefix=parent.app.prefix, **keys)
-        app.hide([*app.keys, *parent.own_keys])
         app.db.engine.while_waiting = lambda: parent.db.engine.while_waiting()
         self.plane = ControlPlane(
             app, **keys, seed=seed, on_loopback=parent.guard.on_loopback, parent=parent
@@ -523,8 +511,8 @@ class ControlGuard:
     def __init__(self, master_key: str, service_keys: Iterable[str], on_loopback: bool) -> None:
         self.master = ApiKeyPlugin([master_key])
         self.service = ApiKeyPlugin(service_keys)
-        self.on_loopback = on_loopback
         self.page_is_open = master_key == DEVELOPMENT_KEY
+        self.on_loopback = on_loopback
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         is_page = route.method == "GET" and route.config.get("page")
@@ -541,7 +529,8 @@ class ControlGuard:
         return guarded
 
     def refuse_other_sites(self, environ: dict[str, Any]) -> None:
-        blamed = foreign_header(environ, self.on_loopback)
+        # Where no other machine comes in, or anybody knows the key, another Host is DNS rebinding.
+        blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
         if blamed == "Origin":
             raise ApiError(403, "the control plane takes no requests of another page's (Origin)")
         if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):

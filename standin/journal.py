@@ -6,21 +6,19 @@ import contextlib
 import io
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote, unquote_plus
+from urllib.parse import quote
 
-from fense_admin import (
-    DEVELOPMENT_KEY,
-    HIDDEN,
-    KEY_NAME,
-    MAX_BODY,
-    Application,
+from fense_admin import DEVELOPMENT_KEY, MAX_BODY, Application, models, read_input
+from fense_admin.masking import (
+    MARGIN,
+    beginning,
+    cut,
+    cut_at_key_name,
     hide_keys,
-    models,
-    read_input,
-    truncate_at_key_name,
+    mask,
+    mask_named,
 )
 
 MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
@@ -34,14 +32,6 @@ SHOWN_HEADERS = frozenset(
     "user-agent via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
     "x-request-id".split()
 )
-ESCAPES = (
-    re.compile(r"(?<!\\)\\+u00(?P<hex>[0-9a-f]{2})(?P<decimal>)", re.IGNORECASE),
-    re.compile(r"&#(?:x0*(?P<hex>[0-9a-f]{2})|0*(?P<decimal>[0-9]{2,3}));", re.IGNORECASE),
-)
-PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
-STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-COLON = re.compile(r"\s*:\s*")
-
 
 NUMBERS = itertools.count(1)
 
@@ -63,82 +53,6 @@ class Entry(dict[str, Any]):
         self.has_development_key = False
 
 
-def mask(key: str) -> str:
-    """A credential as an account shows it: its last four characters, if it has at least twelve."""
-    return HIDDEN + (models.last4(key) or "") if key else ""
-
-
-def unescaped(text: str) -> str:
-    """The text without the escapes of JSON, URLs and XML, in which a key might hide."""
-
-    def decoded(found: re.Match[str]) -> str:
-        return chr(int(found["hex"], 16) if found["hex"] else int(found["decimal"]))
-
-    for _ in range(2):
-        text = unquote_plus(text.replace("\\/", "/"))
-        for escape in ESCAPES:
-            text = escape.sub(decoded, text)
-    return text
-
-
-def without_keys(text: str, keys: list[str] | None) -> str:
-    """The text with these keys hidden; all of it is hidden if a key stands in it escaped."""
-    text = hide_keys(text, keys)
-    plain = unescaped(text)
-    return text if plain == text or hide_keys(plain, keys) == plain else HIDDEN
-
-
-def without_named_keys(text: str) -> str:
-    """The text up to the first name of a key; all of it is hidden if a name stands escaped."""
-    found = KEY_NAME.search(text)
-    before = text[: found.start()] if found else text
-    return HIDDEN if KEY_NAME.search(unescaped(before)) else truncate_at_key_name(text)
-
-
-def is_key_name(name: str) -> bool:
-    """Whether a JSON field of this name holds a key."""
-    if name == "api_key_last4":
-        return False
-    letters = re.sub("[^a-z]", "", name.lower())
-    return "apikey" in letters or letters.endswith(("key", "keys", "token", "secret", "password"))
-
-
-def masked(text: str) -> str:
-    """A body: JSON with the keys in it masked, any other text up to the first name of a key."""
-    text = text.replace("\0", "")  # UTF-16
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return without_named_keys(text)
-    return masked_json(text)
-
-
-def masked_json(text: str) -> str:
-    """JSON text with the value of each field that is named like a key masked.
-
-    It ends at a string that has the name of a key among other text.
-    """
-    parts, done = [], 0
-    for found in STRING.finditer(text):
-        if found.start() < done:
-            continue  # within a value that is masked
-        string = json.loads(found[0])
-        colon = COLON.match(text, found.end())
-        is_name = colon and PLAIN_NAME.fullmatch(string)
-        if is_name and is_key_name(string):
-            value, end = json.JSONDecoder().raw_decode(text, colon.end())
-            if isinstance(value, str):
-                hidden = json.dumps(mask(value), ensure_ascii=False)
-                hidden = hidden.encode(errors="replace").decode()  # half of a character
-            else:
-                hidden = text[colon.end() : end] if value in (None, True, False) else HIDDEN
-            parts += [text[done : colon.end()], hidden]
-            done = end
-        elif not is_name and KEY_NAME.search(unescaped(string)):
-            return "".join([*parts, text[done : found.start()], HIDDEN])
-    return "".join(parts) + text[done:]
-
-
 def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     """The entry of a request that has just arrived, without its answer."""
     headers = {
@@ -146,36 +60,53 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         for name, value in environ.items()
         if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
     }
-    key = headers.get("x-api-key", "")
-    keys = app.keys_to_hide(key)
-    as_names = None if keys is None else [key.lower().replace("_", "-") for key in keys]
-    request_id = app.choose_id(headers.get("x-request-id"), key)
-    environ["HTTP_X_REQUEST_ID"] = request_id  # so that the contract uses the same
+    method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
+    path = sent_path(environ)
     # The handler reads the body again, and no more of it than this.
-    body = read_input(environ, MAX_BODY)
-    environ["wsgi.input"] = io.BytesIO(body)
-    shown, sent = (HIDDEN, HIDDEN.encode()) if keys is None else masked_body(body, keys)
+    raw = read_input(environ, MAX_BODY)
+    environ["wsgi.input"] = io.BytesIO(raw)
+    whole = raw.decode(errors="surrogateescape")  # so that each byte stays as it was
+    named = mask_named(whole)
+    body = beginning(named, MAX_TEXT)
+    key = headers.get("x-api-key", "")
+    keys = app.masker.keys_in(
+        [
+            *(value for name, value in headers.items() if name in SHOWN_HEADERS),
+            # A key that was sent as a header's name is in lower case here, and without "_".
+            *(f"{n} {n.replace('-', '_')}" for n in headers if n not in SHOWN_HEADERS),
+            method,
+            path,
+            query,
+            body,
+        ],
+        key,
+    )
+    as_names = None if keys is None else [key.lower().replace("_", "-") for key in keys]
+    shown = hide_keys(body, keys)
+    kept = cut(shown, MAX_TEXT, is_part=body != named).encode(errors="surrogateescape")
     entry = Entry(
-        id=request_id,
+        id=app.id_without(keys, headers.get("x-request-id")),
         at=models.now(),
-        method=hide_keys(environ["REQUEST_METHOD"], keys),
-        path=without_named_keys(without_keys(sent_path(environ), keys)),
-        query=without_named_keys(without_keys(environ.get("QUERY_STRING", ""), keys)),
+        method=hide_keys(method, keys),
+        path=cut_at_key_name(hide_keys(path, keys)),
+        query=cut_at_key_name(hide_keys(query, keys)),
         headers={
-            hide_keys(name, as_names): without_named_keys(without_keys(value, keys))
+            hide_keys(name, as_names): cut_at_key_name(hide_keys(value, keys))
             if name in SHOWN_HEADERS
             else mask(value)
             for name, value in headers.items()
         },
-        body=truncate(shown.encode(errors="replace")) if body else None,
+        body=truncate(kept.decode(errors="replace")) if raw else None,
         status=None,
         response=None,
         duration_ms=None,
         fault=None,
     )
     entry.has_development_key = key == DEVELOPMENT_KEY
-    entry.sent_body = sent[:MAX_TEXT] if body else b""
-    if len(sent) > MAX_TEXT:
+    is_masked = shown != beginning(whole.replace("\0", ""), MAX_TEXT)
+    sent = kept if is_masked else raw
+    entry.sent_body = sent[:MAX_TEXT]
+    if len(sent) > MAX_TEXT or body != named:
         entry.is_cut.add("body")
     return entry
 
@@ -189,22 +120,22 @@ def sent_path(environ: dict[str, Any]) -> str:
     return quote(path.encode("latin-1"), safe="/:@!$&'()*+,;=~")
 
 
-def masked_body(raw: bytes, keys: list[str]) -> tuple[str, bytes]:
-    """A body with the keys in it masked, these keys, too: its text, and byte for byte."""
-    text = raw.decode(errors="replace")
-    shown = without_keys(masked(text), keys)
-    if shown == text.replace("\0", ""):
-        return shown, raw  # nothing is masked
-    if "\ufffd" not in text:
-        return shown, shown.encode(errors="replace")
-    sent = without_keys(masked(raw.decode(errors="surrogateescape")), keys)
-    sent = sent.encode(errors="surrogateescape")
-    return shown, sent if sent.decode(errors="replace") == shown else shown.encode()
+def add_response(entry: Entry, body: bytes, app: Application, sent_key: str) -> None:
+    """Note the body of the answer in the entry: the beginning of it, with the keys masked."""
+    if not body:
+        return
+    part = body[: MAX_TEXT + MARGIN]
+    text = part.decode(errors="ignore")
+    shown = hide_keys(text, app.masker.keys_in([text], sent_key))
+    kept = cut(shown, MAX_TEXT, is_part=len(part) < len(body))
+    entry["response"] = truncate(kept)
+    if entry["response"] != shown:
+        entry.is_cut.add("response")
 
 
-def truncate(raw: bytes) -> str | None:
-    """The text of a body, at most `MAX_TEXT` bytes of it; None for an empty one."""
-    return raw[:MAX_TEXT].decode(errors="ignore") if raw else None
+def truncate(text: str) -> str:
+    """At most `MAX_TEXT` bytes of a text."""
+    return text.encode()[:MAX_TEXT].decode(errors="ignore")
 
 
 # --- For a failed test -------------------------------------------------------------------------

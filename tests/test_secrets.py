@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from conftest import (
@@ -9,12 +12,15 @@ from conftest import (
     MASTER_KEY,
     OUTPUT,
     SERVICE_KEY,
+    Api,
     account_fields,
     keys_in_output,
     port_of,
     statuses,
     talk,
 )
+
+from fense_admin.standin.control import ControlPlane
 
 
 @pytest.fixture
@@ -71,6 +77,113 @@ def test_no_key_is_in_the_log_or_an_id_wherever_it_was_sent(start, secret):
     assert len(log.splitlines()) > 30
     for output in (log, answers.decode(), json.dumps(entries)):
         assert secret not in output
+
+
+# Each has what a delimiter is elsewhere.
+MERCHANT_KEYS = [
+    "sk_live_of-a-merchant-0001",
+    "beta",
+    "a/b+c==",
+    "key.with:dots@and%",
+    'quo"ted',
+    "!-x-!",
+]
+
+
+@pytest.mark.parametrize("key", MERCHANT_KEYS)
+@pytest.mark.parametrize("has_plane", [False, True], ids=["service", "stand-in"])
+def test_a_merchants_key_is_masked_wherever_it_is_a_whole_token(
+    caplog, api, inside, has_plane, key
+):
+    caplog.set_level("INFO", "fense_admin")
+    if has_plane:
+        plane = ControlPlane(inside, MASTER_KEY)
+        api = Api(plane, MASTER_KEY, SERVICE_KEY)
+    api.new_account(api_key=key)
+    quoted = quote(key)
+    caplog.clear()
+    for path in (
+        f"/accounts/{quoted}",
+        f"/accounts/usage/{quoted}",
+        f"/{quote(quoted)}/x",
+        f"/accounts/1?key={quoted}",
+        f"/accounts/1?a=b&{quoted}",
+        f"/accounts/1;{quoted};x",
+    ):
+        api.get(path)
+    assert api.get("/accounts/1", headers={"X-Request-Id": key}).headers["X-Request-Id"] != key
+    api.get("/accounts/1", headers={"User-Agent": f"curl ({key})", "Accept": f"a/b;key={key}"})
+    api.post("/accounts/1", {"name": key, "note": f"it is {key}!", key: 1})
+    api.post("/accounts/1", f"a=1&b={quoted}".encode())
+    api.post("/accounts/1", f"<a>{key}</a>".encode())
+    shown = caplog.text
+    if has_plane:
+        shown += json.dumps([entry | {"sent": entry.sent_body.decode()} for entry in plane.journal])
+        assert len(plane.journal) >= 11
+        assert not plane.journal[-1].sent_body.count(key.encode())
+    for form in (key, quoted, json.dumps(key)[1:-1]):
+        assert not re.search(rf"(?<![\w]){re.escape(form)}(?![\w])", shown)
+
+
+def test_a_key_that_is_no_longer_valid_or_a_part_of_a_word_is_shown(seeded_api):
+    seeded_api.new_account(api_key="alpha")
+    seeded_api.get("/accounts/alphabet/alpha/1")
+    seeded_api.post("/accounts/8", {"api_key": "another-key-0001"})
+    seeded_api.get("/accounts/alphabet/alpha/2")
+    paths = [entry["path"] for entry in seeded_api.get("/_standin/requests").body["requests"]]
+    assert paths[1::2] == ["/accounts/alphabet/…/1", "/accounts/alphabet/alpha/2"]
+
+
+def test_nothing_that_may_be_a_key_is_logged_while_the_database_can_not_tell(caplog, file_app):
+    caplog.set_level("INFO", "fense_admin")
+    api = Api(file_app, MASTER_KEY, SERVICE_KEY)
+    api.new_account(api_key="sk_live_of-a-merchant-0001")
+    path = Path(file_app.db.engine.database)
+    path.rename(path.with_name("away"))
+    answer = api.get(
+        "/accounts/sk_live_of-a-merchant-0001",
+        headers={"X-Request-Id": "sk_live_of-a-merchant-0001"},
+    )
+    assert answer.status == 503
+    assert api.get("/accounts/1").status == 503
+    assert "sk_live" not in f"{caplog.text}{answer.headers}"
+    assert "GET /accounts/1 503" in caplog.text
+
+
+def test_finding_a_key_costs_the_same_among_many_keys(monkeypatch, seeded):
+    looked = []
+    execute = seeded._db.engine.execute_sql
+
+    def count(query, values=None):
+        looked.append(query)
+        return execute(query, values)
+
+    monkeypatch.setattr(seeded._db.engine, "execute_sql", count)
+    api = Api(seeded.app, MASTER_KEY, SERVICE_KEY)
+    costs = []
+    for _ in range(2):
+        looked.clear()
+        api.get("/accounts/somebody/else?x=y")
+        costs.append(len(looked))
+        state = {"accounts": [account_fields(name=f"Shop {n}") for n in range(2_000)]}
+        seeded.load(state)
+        for _ in range(20):
+            api.post("/_standin/instances", {})
+    assert costs[0] == costs[1] <= 4
+
+
+@pytest.mark.parametrize("length", range(8150, 8200, 7))
+def test_no_part_of_a_key_is_left_where_a_text_is_cut(output, seeded, seeded_api, length):
+    key = "sk_live_of-a-merchant-0001"
+    seeded.create_account(api_key=key, name=key)
+    for secret in (key, MASTER_KEY):
+        sent = f"{'x' * length} {secret} {'y' * 9_000}"
+        seeded_api.post("/accounts", sent.encode())
+        seeded.fail(503, message=sent)
+        seeded_api.get("/accounts/1")
+        for entry in seeded.requests()[-2:]:
+            for text in (entry["body"], entry["response"]):
+                assert secret[:6] not in (text or "")
 
 
 def test_a_key_that_is_sent_anywhere_is_not_in_the_journal(fense):

@@ -137,7 +137,7 @@ class Shown:
         self.root = mount_point() + control.ROOT
         self.standin_url = self.origin + self.root
         self.base_url = self.origin + mount_point() + plane.app.prefix
-        self.is_development = DEVELOPMENT_KEY in plane.own_keys
+        self.is_development = DEVELOPMENT_KEY in plane.app.masker.own
         self.parent = self.root.partition(control.INSTANCES)[0] + control.ROOT + "/"
 
     def whole_page(self, title: str, view: str, **values: Any) -> str:

@@ -164,9 +164,13 @@ def test_the_control_plane_is_on_under_the_development_key_or_when_told(
     service = start("--port=0", *arguments, **environment)
     service.ready()
     service.url = service.url.replace("0.0.0.0", "127.0.0.1")
-    assert service.call("/_standin/state")[0] == status
-    if "--host=0.0.0.0" in arguments:
-        assert service.call("/_standin/state", Host="fense.example")[0] == status
+    key = environment.get("DISPUTE_MASTER_KEY", "local-dev-key")
+    assert service.call("/_standin/state", key=key)[0] == status
+    if "--host=0.0.0.0" in arguments:  # a key that everybody knows takes no DNS rebinding
+        expected = 403 if key == "local-dev-key" else 200
+        assert service.call("/_standin/state", key=key, Host="fense.example")[0] == expected
+        if expected == 403:
+            assert service.call("/_standin/", key="", Host="fense.example")[0] == expected
 
 
 def test_the_control_plane_needs_a_master_key(run_command):

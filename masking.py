@@ -1,0 +1,253 @@
+"""Secrets: recognise keys, and mask them in whatever is logged or kept. Knows no database.
+
+What is masked is every key that is valid now, wherever it appears as a whole token, and whatever
+is named like a key. To recognise a key takes its digest alone, so that the cost doesn't grow with
+the number of keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterable
+from urllib.parse import unquote
+
+from fense_admin.rules import ACCOUNT_RULES, HIDDEN
+
+MAX_KEY = 255  # characters
+MAX_KEYS_SENT = 4  # in one header; of more, nothing is shown
+MARGIN = 6 * MAX_KEY  # characters: what a key takes at most, each character escaped
+MOST_WORDS = 8  # of a key, where other text surrounds it without white space
+FEW_WORDS = 64  # of a text without white space; where there are more, only two make a key
+KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer|token|secret", re.IGNORECASE)
+ESCAPES = (
+    re.compile(r"(?<!\\)\\+u00(?P<hex>[0-9a-f]{2})(?P<decimal>)", re.IGNORECASE),
+    re.compile(r"&#(?:x0*(?P<hex>[0-9a-f]{2})|0*(?P<decimal>[0-9]{2,3}));", re.IGNORECASE),
+)
+MAY_ESCAPE = re.compile(r"[\\%&]")
+PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+COLON = re.compile(r"\s*:\s*")
+
+
+def digest(key: str) -> str:
+    """The SHA-256 of a key in hex: keys are kept and compared by it alone."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def last4(key: str) -> str | None:
+    """The last four characters of a key; None where four would give too much of it away."""
+    return key[-4:] if len(key) >= 12 else None
+
+
+def mask(key: str) -> str:
+    """A credential as an account shows it: its last four characters, if it has at least twelve."""
+    return HIDDEN + (last4(key) or "") if key else ""
+
+
+# --- Keys that are known -----------------------------------------------------------------------
+
+RUN = re.compile(r"[\x21-\x7e]+")  # of the characters that a key may have
+WORD = re.compile(r"[A-Za-z0-9_-]+=*")
+# Where a key may begin and end within a run: in prose, as a part of a path or of a query.
+DELIMITERS = [re.compile(text) for text in (r"[<>',;(){}[\]]", "[/?#]", "[/?#&;]", "[/?#&;=]")]
+# Numbers, addresses, days and times can't be told from a key that looks like one: they are shown.
+NO_KEY = re.compile(r"[0-9.:]{1,21}|[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}[0-9:]*Z?)?|[0-9:]{2,5}Z")
+# The names of the contract's fields, which no key has.
+FIELDS = {
+    *("fense_account_id created_at updated_at api_key_last4 start_date end_date".split()),
+    *("total_lookups daily date lookups accounts error code message details field".split()),
+    *ACCOUNT_RULES,
+}
+LITERALS = re.compile(r"[\s{}[\]:,]*(?:(?:null|true|false|-?[0-9.]{1,19})(?:[\s{}[\]:,]+|\Z))*")
+
+
+def tokens(text: str) -> set[str]:
+    """All that may be a key in a text, because it is a whole token there."""
+    found: set[str] = set()
+    parts = set(text.split('"'))  # of JSON: strings, and what is between them
+    if len(parts) > 1 and text[0] not in "{[":
+        parts.add(text)
+    parts = {part for part in parts - FIELDS if not LITERALS.fullmatch(part)}
+    for run in {run for part in parts for run in RUN.findall(part)}:
+        found.add(run)
+        for delimiter in DELIMITERS:
+            found.update(delimiter.split(run))
+        words = list(WORD.finditer(run))
+        most = MOST_WORDS if len(words) <= FEW_WORDS else 2
+        for place, first in enumerate(words):
+            for last in words[place : place + most]:
+                if last.end() - first.start() > MAX_KEY:
+                    break
+                found.add(run[first.start() : last.end()])
+    found |= {token.rstrip("=") for token in found if token.endswith("=")}
+    found |= {token.partition("=")[2] for token in found if "=" in token}
+    return {token for token in found if 0 < len(token) <= MAX_KEY and not NO_KEY.fullmatch(token)}
+
+
+def digests_in(text: str) -> dict[str, str]:
+    """The tokens of a text, in each of its `forms`, by their digests."""
+    found = set().union(*map(tokens, forms(text)))
+    return {digest(token): token for token in found}
+
+
+digests_in_header = functools.lru_cache(maxsize=256)(digests_in)  # the same again and again
+
+
+class Masker:
+    """Finds the keys to hide in a text.
+
+    `keys` are the application's own. `known_among` returns which of some digests are those of
+    merchants' keys, or None if it can't say. `others` has the digests of further keys, and may be
+    shared. What is `plain` as a whole has no key.
+    """
+
+    plain = re.compile("")
+
+    def __init__(
+        self,
+        keys: Iterable[str],
+        known_among: Callable[[Collection[str]], set[str] | None],
+    ) -> None:
+        self.own = sorted(set(keys), key=len, reverse=True)
+        self.others: set[str] = set()
+        self._known_among = known_among
+
+    def keys_in(self, texts: Iterable[str], sent: str) -> list[str] | None:
+        """The keys to hide in these texts; None if all of them has to be hidden.
+
+        They are the application's own, those that the request `sent` as its key, and the known
+        ones that the texts have.
+        """
+        brought = dict.fromkeys(sent.split(", "))  # a server joins two headers by a comma
+        if len(brought) > MAX_KEYS_SENT:
+            return None
+        found: dict[str, str] = {}
+        for text in texts:
+            find = digests_in if len(text) > MAX_KEY else digests_in_header
+            found |= find(text)
+        known = found.keys() & self.others
+        if found:
+            merchants = self._known_among(found.keys() - known)
+            if merchants is None:
+                return None
+            known |= merchants
+        keys = {found[one] for one in known} - {*self.own, *brought}
+        return [*self.own, *brought, *sorted(keys, key=len, reverse=True)]
+
+
+def hide_keys(text: str, keys: Iterable[str] | None) -> str:
+    """The text with `HIDDEN` in place of these keys; all of it is hidden if `keys` is None.
+
+    A key of less than 8 characters is hidden where it is a word of its own. A text is also hidden
+    as a whole if a key stands in it escaped.
+    """
+    if keys is None:
+        return HIDDEN
+    hidden = _hide(text, keys)
+    return HIDDEN if any(_hide(form, keys) != form for form in forms(hidden)[1:]) else hidden
+
+
+def _hide(text: str, keys: Iterable[str]) -> str:
+    for key in keys:
+        if key and key in text:
+            found = re.escape(key) if len(key) >= 8 else rf"(?<!\w){re.escape(key)}(?!\w)"
+            text = re.sub(found, HIDDEN, text)
+    return text
+
+
+def forms(text: str) -> list[str]:
+    """The text, and what it is without the escapes of JSON, URLs and XML: a key might hide there.
+
+    They may be escaped twice.
+    """
+
+    def decoded(found: re.Match[str]) -> str:
+        return chr(int(found["hex"], 16) if found["hex"] else int(found["decimal"]))
+
+    found = [text]
+    for _ in range(2):
+        if not MAY_ESCAPE.search(text):
+            break
+        text = unquote(text.replace("\\/", "/"))
+        for escape in ESCAPES:
+            text = escape.sub(decoded, text)
+        if text == found[-1]:
+            break
+        found.append(text)
+    return found
+
+
+def beginning(text: str, length: int) -> str:
+    """The beginning of a text, with what is needed to mask so many characters of it: see `cut`."""
+    return text[: length + MARGIN]
+
+
+def cut(masked: str, length: int, is_part: bool) -> str:
+    """At most so many characters of a masked text.
+
+    If it `is_part` of a longer one, its end is left out: half of a key may be there.
+    """
+    return masked[: min(length, max(0, len(masked) - MARGIN)) if is_part else length]
+
+
+# --- What is named like a key ------------------------------------------------------------------
+
+
+def truncate_at_key_name(text: str) -> str:
+    """The text up to the first word such as "api_key" or "token": a key may follow."""
+    found = KEY_NAME.search(text)
+    return text[: found.end()] + HIDDEN if found and found.end() < len(text) else text
+
+
+def cut_at_key_name(text: str) -> str:
+    """The text up to the first name of a key; all of it is hidden if a name stands escaped."""
+    found = KEY_NAME.search(text)
+    before = text[: found.start()] if found else text
+    return HIDDEN if any(map(KEY_NAME.search, forms(before)[1:])) else truncate_at_key_name(text)
+
+
+def is_key_name(name: str) -> bool:
+    """Whether a JSON field of this name holds a key."""
+    if name == "api_key_last4":
+        return False
+    letters = re.sub("[^a-z]", "", name.lower())
+    return "apikey" in letters or letters.endswith(("key", "keys", "token", "secret", "password"))
+
+
+def mask_named(text: str) -> str:
+    """A body: JSON with the keys in it masked, any other text up to the first name of a key."""
+    text = text.replace("\0", "")  # UTF-16
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return cut_at_key_name(text)
+    return mask_json(text)
+
+
+def mask_json(text: str) -> str:
+    """JSON text with the value of each field that is named like a key masked.
+
+    It ends at a string that has the name of a key among other text.
+    """
+    parts, done = [], 0
+    for found in STRING.finditer(text):
+        if found.start() < done:
+            continue  # within a value that is masked
+        string = json.loads(found[0])
+        colon = COLON.match(text, found.end())
+        is_name = colon and PLAIN_NAME.fullmatch(string)
+        if is_name and is_key_name(string):
+            value, end = json.JSONDecoder().raw_decode(text, colon.end())
+            if isinstance(value, str):
+                hidden = json.dumps(mask(value), ensure_ascii=False)
+                hidden = hidden.encode(errors="replace").decode()  # half of a character
+            else:
+                hidden = text[colon.end() : end] if value in (None, True, False) else HIDDEN
+            parts += [text[done : colon.end()], hidden]
+            done = end
+        elif not is_name and any(map(KEY_NAME.search, forms(string))):
+            return "".join([*parts, text[done : found.start()], HIDDEN])
+    return "".join(parts) + text[done:]
