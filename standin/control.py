@@ -518,7 +518,7 @@ class ControlGuard:
         is_page = route.method == "GET" and route.config.get("page")
 
         def guarded(db: Database, **kwargs: Any) -> Any:
-            self.refuse_other_sites(request.environ)
+            self.refuse_other_sites(request.environ, is_page)
             if not (is_page and self.page_is_open):
                 self.refuse_other_keys(request.environ, db)
             if not is_page:  # whose views take parameters, and check them
@@ -528,12 +528,14 @@ class ControlGuard:
 
         return guarded
 
-    def refuse_other_sites(self, environ: dict[str, Any]) -> None:
+    def refuse_other_sites(self, environ: dict[str, Any], is_page: bool) -> None:
         # Where no other machine comes in, or anybody knows the key, another Host is DNS rebinding.
         blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
         if blamed == "Origin":
             raise ApiError(403, "the control plane takes no requests of another page's (Origin)")
-        if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
+        is_own = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
+        # A link on another site may open the page: that shows it to the user alone.
+        if not is_own and not (is_page and is_navigation(environ)):
             raise ApiError(403, "the control plane takes no requests of another site's pages")
         if blamed:
             raise ApiError(403, "the control plane is at localhost or 127.0.0.1 only (Host)")
@@ -548,6 +550,12 @@ class ControlGuard:
         message = "the key is not the master key" if key else "the master key is missing"
         message += self.master.hint
         raise ApiError(401, message, WWW_Authenticate='Basic realm="fense-admin"')
+
+
+def is_navigation(environ: Mapping[str, Any]) -> bool:
+    """Whether a browser says that it opens the page in a tab, and not in a frame of another one."""
+    mode, what = environ.get("HTTP_SEC_FETCH_MODE"), environ.get("HTTP_SEC_FETCH_DEST")
+    return environ["REQUEST_METHOD"] == "GET" and (mode, what) == ("navigate", "document")
 
 
 def basic_password(authorization: str) -> str:

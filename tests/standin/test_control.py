@@ -4,6 +4,7 @@ import base64
 
 import pytest
 from conftest import MASTER_KEY, SERVICE_KEY, Api, refusal, state_and_faults
+from webtest import TestApp
 
 from fense_admin.standin import StandIn
 from fense_admin.standin.control import ControlPlane
@@ -97,6 +98,32 @@ def test_its_own_page_reaches_it(seeded_api, headers):
     assert seeded_api.get("/_standin/state", headers=headers).status == 200
     headers |= basic("anyone", MASTER_KEY)
     assert seeded_api.get("/_standin/state", key=None, headers=headers).status == 200
+
+
+LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+NO_LINKS = [
+    *({"Sec-Fetch-Dest": dest} for dest in ("iframe", "frame", "embed", "object", "empty", "")),
+    *({"Sec-Fetch-Mode": mode} for mode in ("cors", "no-cors", "websocket", "")),
+    {"Origin": "http://evil.example"},
+    {"Host": "evil.example"},
+]
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin", "none"])
+def test_a_link_on_any_site_opens_the_page_and_nothing_else(seeded, seeded_api, site):
+    link = LINK | {"Sec-Fetch-Site": site}
+    app = TestApp(seeded.app)
+    for path in ("", "/", "/page/accounts", "/page/requests/99"):
+        headers = link | {"x-api-key": MASTER_KEY}
+        answer = app.get(f"/_standin{path}", headers=headers, expect_errors=True)
+        assert answer.status_code == (404 if "99" in path else 200)
+    if site in ("cross-site", "same-site"):
+        assert seeded_api.call("HEAD", "/_standin/", headers=link).status == 403
+        for method, path in ENDPOINTS:
+            if path != "/_standin/":
+                assert seeded_api.call(method, path, b"{}", headers=link).status == 403
+        for change in NO_LINKS:
+            assert seeded_api.get("/_standin/", headers=link | change).status == 403
 
 
 def test_where_other_machines_reach_it_any_host_will_do(make_app):
