@@ -30,6 +30,7 @@ from fense_admin import (
     rules,
     sqlite,
 )
+from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
 
@@ -466,13 +467,13 @@ def health(options: argparse.Namespace) -> int:
     parts = urllib.parse.urlsplit(options.url or origin_of(host, port))
     url = f"{parts.scheme}://{parts.netloc}/healthz"  # outside any prefix
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + options.wait
+    deadline = monotonic() + options.wait
     while True:
         try:
-            with opener.open(url, timeout=max(0.5, deadline - time.monotonic())):
+            with opener.open(url, timeout=max(0.5, deadline - monotonic())):
                 return 0
         except (OSError, http.client.HTTPException) as error:
-            if time.monotonic() >= deadline:
+            if monotonic() >= deadline:
                 raise CommandError(f"{url} does not answer: {why(error)}") from error
         time.sleep(0.05)
 

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from http.client import responses as REASONS
@@ -35,6 +34,7 @@ __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from fense_admin import engines, masking, models, rules
 from fense_admin.models import Database
+from fense_admin.realtime import monotonic
 from fense_admin.rules import HIDDEN, JsonObject, ValidationErrors
 
 __version__ = "0.1.0"
@@ -369,6 +369,7 @@ def mount_point() -> str:
 
 # Keys of the WSGI environment
 REQUEST_ID = "fense_admin.request_id"
+RECEIVED = "fense_admin.received"  # when the server had read it, by the monotonic clock
 ASKED_PATH = "fense_admin.path"  # with all its slashes
 REASON = "fense_admin.reason"  # why the answer is an error, for the log
 
@@ -526,7 +527,7 @@ class Application(bottle.Bottle):
         start_response: Callable[..., Any],
         request_id: str | None = None,
     ) -> Any:
-        began = time.perf_counter()
+        began = monotonic()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         environ[ASKED_PATH] = path  # Bottle takes slashes off its own
         mount = environ.get("SCRIPT_NAME", "")
@@ -555,7 +556,7 @@ class Application(bottle.Bottle):
             start("500 Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
-            milliseconds = (time.perf_counter() - began) * 1000
+            milliseconds = (monotonic() - began) * 1000
             why = environ.get(REASON, "")
             what = self._loggable(method, path, mount, key)
             log.info("%s %s %.1fms %s%s", what, status, milliseconds, request_id, why)

@@ -1,6 +1,6 @@
 """How waitress serves an application: addresses, limits, errors, graceful shutdown, log.
 
-Knows no route, and of the HTTP door nothing but the error shape.
+Knows no route, and of the HTTP door only the error shape and a key of the environment.
 """
 
 # --- What is relied on of waitress beyond its documentation, and what breaks if it moves ----------
@@ -49,7 +49,8 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected
 from waitress.utilities import InternalServerError
 
-from fense_admin import error_body
+from fense_admin import RECEIVED, error_body
+from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
 
@@ -156,8 +157,8 @@ class Workers:
         with self._changed:
             first = self.queue[0] if self.queue else None
             if first is not self._first:
-                self._first, self._first_since = first, time.monotonic()
-            elif first and time.monotonic() > self._first_since + WAKE_AFTER:
+                self._first, self._first_since = first, monotonic()
+            elif first and monotonic() > self._first_since + WAKE_AFTER:
                 self._first = None  # the next look begins to wait again
                 self._changed.notify()
 
@@ -206,11 +207,11 @@ class Workers:
 
     def stop(self) -> None:
         """End them; one that is still busy is left behind after a second."""
-        deadline = time.monotonic() + 1
+        deadline = monotonic() + 1
         self._change(-self._wanted)
         self._is_over = True
         for thread in list(self._threads):
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            thread.join(timeout=max(0.0, deadline - monotonic()))
 
 
 # --- Reading a request -------------------------------------------------------------------------
@@ -223,6 +224,7 @@ class RequestParser(parser.HTTPRequestParser):
         super().__init__(channel.adj)
         self._application = channel.server.application
         self.is_head = False
+        self.received_at = 0.0  # by the monotonic clock, once it is whole
 
     def parse_header(self, header_plus: bytes) -> None:
         # First what would take waitress's own patterns seconds.
@@ -311,6 +313,7 @@ class WSGITask(task.WSGITask):
     def get_environment(self) -> dict[str, Any]:
         environ = super().get_environment()
         environ["PATH_INFO"] = self.request.path  # with all its slashes
+        environ[RECEIVED] = self.request.received_at
         return environ
 
     def build_response_header(self) -> bytes:
@@ -335,6 +338,7 @@ class Channel(wasyncore.dispatcher):
     def __init__(self, server: Server, sock: socket.socket, addr: tuple[Any, ...]) -> None:
         self.server, self.addr, self.adj = server, addr, server.adj
         self.is_new = True  # nothing has come yet
+        self.read_at = 0.0  # by the monotonic clock: when something came last
         self.reading: RequestParser | None = None
         self.unread = b""  # what came behind the request in flight
         self.in_flight: RequestParser | None = None
@@ -345,7 +349,7 @@ class Channel(wasyncore.dispatcher):
         self.lingers_until: float | None = None
         # Since then it waits for a whole request, or for the client to take some of the answer. A
         # request that comes byte by byte does not count.
-        self.idle_since = time.monotonic()
+        self.idle_since = monotonic()
         super().__init__(sock, server.map)
         self.connected = True
         server.channels.add(self)
@@ -373,8 +377,9 @@ class Channel(wasyncore.dispatcher):
         if not data:
             return
         self.is_new = False
+        self.read_at = monotonic()
         if self.lingers_until is not None:
-            if time.monotonic() > self.lingers_until:
+            if monotonic() > self.lingers_until:
                 self.handle_close()
         elif data[:1] == TLS_HANDSHAKE and self.reading is None:
             # Else it would wait for the end of a request, and get no answer.
@@ -394,6 +399,7 @@ class Channel(wasyncore.dispatcher):
             if self.reading.completed:
                 request, self.reading = self.reading, None
                 if not request.empty:
+                    request.received_at = self.read_at
                     self.in_flight = request
                     self.server.dispatch(self)
         if self.reading and self.reading.headers_finished and self.reading.expect_continue:
@@ -413,7 +419,7 @@ class Channel(wasyncore.dispatcher):
                 break
             self.answer.skip(sent, True)
             self.unsent -= sent
-            self.idle_since = time.monotonic()
+            self.idle_since = monotonic()
         if self.connected and not self.unsent:
             if self.answer.buf is not None:  # a large one, whose memory would be kept
                 self.answer.close()
@@ -427,7 +433,7 @@ class Channel(wasyncore.dispatcher):
         """Send the answer, which is whole."""
         self.in_flight.close()
         self.in_flight = None
-        self.idle_since = time.monotonic()
+        self.idle_since = monotonic()
         if self.connected:
             self.handle_write()
         else:  # it was closed meanwhile
@@ -439,7 +445,7 @@ class Channel(wasyncore.dispatcher):
     def handle_close(self) -> None:
         if self.refused and self.lingers_until is None:
             # Closing on a client that still sends would reset the connection, and lose its answer.
-            self.lingers_until = time.monotonic() + LINGER
+            self.lingers_until = monotonic() + LINGER
             with contextlib.suppress(OSError):  # it has gone
                 self.socket.shutdown(socket.SHUT_WR)
             return
@@ -609,7 +615,7 @@ class Server:
         try:
             while not self._stopping:
                 self._turn(timeout=1)
-            self._drain(time.monotonic() + drain)
+            self._drain(monotonic() + drain)
         finally:
             self._workers.stop()
             for channel in list(self.channels):
@@ -693,7 +699,7 @@ class Server:
 
     def _close_stalled(self) -> None:
         """Once a second: close each connection that was idle, or too slow, for `IDLE_TIMEOUT`."""
-        now = time.monotonic()
+        now = monotonic()
         if now < self._looked_at + 1:
             return
         self._looked_at = now
@@ -710,14 +716,14 @@ class Server:
             while connections != (connections := len(self.map)):
                 listener.handle_accept()  # those that wait in the socket's queue
             listener.close()
-        while self.channels and time.monotonic() < deadline:
+        while self.channels and monotonic() < deadline:
             idle = not self._is_busy()
             self._turn(timeout=0.05)  # each answer now says `Connection: close`
             if idle and not self._is_busy():
                 return
 
     def _is_busy(self) -> bool:
-        new = time.monotonic() - ON_ITS_WAY
+        new = monotonic() - ON_ITS_WAY
         return any(
             it.in_flight or it.reading or it.unsent or (it.is_new and it.idle_since > new)
             for it in self.channels

@@ -20,6 +20,7 @@ from peewee import __exception_wrapper__ as peewee_errors
 from peewee import sqlite3 as dbapi
 
 from fense_admin.engines import MEMORY, Unusable
+from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
 
@@ -102,12 +103,12 @@ class Engine(SqliteDatabase):
 
     def _migrate_when_free(self, path: str) -> None:
         """Migrate the database as soon as no other process locks it."""
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = monotonic() + START_TIMEOUT
         while True:
             try:
                 return self._migrate(path)
             except OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
+                if "locked" not in str(error) or monotonic() > deadline:
                     raise
             self.close()
             time.sleep(0.01)

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
@@ -25,6 +24,7 @@ from bottle import request, response
 
 from fense_admin import (
     DEVELOPMENT_KEY,
+    RECEIVED,
     ApiError,
     ApiKeyPlugin,
     Application,
@@ -40,8 +40,16 @@ from fense_admin import (
 )
 from fense_admin.masking import digest
 from fense_admin.models import Database
+from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
-from fense_admin.standin.faults import FAULT, FaultPlugin, Faults, check_fault, drop
+from fense_admin.standin.faults import (
+    FAULT,
+    IS_STALE,
+    FaultPlugin,
+    Faults,
+    check_fault,
+    drop,
+)
 from fense_admin.standin.journal import REPORTED, Entry, add_response, journal_entry, report
 from fense_admin.standin.state import (
     DEMO,
@@ -59,6 +67,7 @@ MAX_INSTANCES = 1_000
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 MAX_STATE_BODY = 32 * 1024 * 1024  # bytes of a body that has the master key
 JOURNAL_LENGTH = 1_000  # entries
+RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
 UNRECORDED = ("/healthz", "/openapi.json")
 
 
@@ -131,6 +140,9 @@ class ControlPlane:
         self.seed = seed or Seed(None, self.db.now())
         self.faults = Faults(parent and parent.faults.room)
         self.is_instance = parent is not None
+        self._begun = 0  # requests of the contract that are being answered
+        self._begun_changed = threading.Condition()
+        self._reset_at = 0.0  # by the monotonic clock
         self.instances: dict[str, Instance] = {}
         self._changing_instances = threading.Lock()
         self._is_closed = False
@@ -178,11 +190,16 @@ class ControlPlane:
     def reset(self) -> None:
         """Back to the seed: accounts, usage, ids, faults, journal, clock; no instances.
 
-        Raises `ValueError` where the seed can't be loaded today: see `Seed.at`.
+        What was sent before leaves nothing behind: requests that have begun are answered first,
+        others that were read are answered 503. Raises `ValueError` where the seed can't be loaded
+        today: see `Seed.at`.
         """
         state = self.seed.at(models.now())
+        self._reset_at = monotonic()
         self.faults.reset()
         self.end_instances(list(self.instances))
+        with self._begun_changed:
+            self._begun_changed.wait_for(lambda: not self._begun, RESET_TIMEOUT)
         self.clock.release()
         self.db.replace(*state)
         for entries in (self.journal, self._ended_requests, self._ended_faults):
@@ -389,7 +406,19 @@ class ControlPlane:
 
     def _recorded(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         """Answer a request of the contract, with an entry in the journal."""
-        began = time.perf_counter()
+        received = environ.get(RECEIVED) or monotonic()
+        with self._begun_changed:
+            self._begun += 1
+        try:
+            environ[IS_STALE] = received < self._reset_at
+            return (self.app if environ[IS_STALE] else self._with_entry)(environ, start)
+        finally:
+            with self._begun_changed:
+                self._begun -= 1
+                self._begun_changed.notify_all()
+
+    def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        began = monotonic()
         entry = journal_entry(environ, self.app)
         self.journal.append(entry)
         answer: list[Any] = []
@@ -400,7 +429,7 @@ class ControlPlane:
         if how is None:
             entry["status"] = int(answer[0][:3])
             add_response(entry, body, self.app, environ.get("HTTP_X_API_KEY", ""))
-        entry["duration_ms"] = round((time.perf_counter() - began) * 1000, 1)
+        entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
         if how in (None, "truncate"):
             start(*answer)
         return drop(how, environ, body) if how else [body] if body else []

@@ -8,7 +8,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from bottle import request
 
 from fense_admin import ApiError
 from fense_admin.models import Database
+from fense_admin.realtime import monotonic
 from fense_admin.rules import (
     CONTROL,
     JsonObject,
@@ -30,7 +30,10 @@ from fense_admin.rules import (
 
 MAX_WAITING = 400  # requests that wait for a delay at once: the other connections are for others
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
-FAULT = "fense_admin.fault"  # a key of the WSGI environment: the fault that met the request
+# Keys of the WSGI environment
+FAULT = "fense_admin.fault"  # the fault that met the request
+IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset since the request came
+WAS_RESET = "the stand-in was reset while this request waited"
 # Headers that the server itself sets, and those of the connection.
 RESERVED_HEADERS = frozenset(
     "cache-control connection content-length content-type date keep-alive proxy-authenticate "
@@ -175,6 +178,8 @@ class FaultPlugin:
             return callback
 
         def faulted(db: Database, **kwargs: Any) -> Any:
+            if request.environ.get(IS_STALE):
+                raise ApiError(503, WAS_RESET)
             path = request.path[len(self.prefix) :]
             fault, waiting = self.faults.take(request.method, path)
             request.environ[FAULT] = fault
@@ -195,12 +200,12 @@ def wait(waiting: Waiting, seconds: float, db: Database) -> None:
     """Wait so long, or until all delays are ended, or the client has gone."""
     is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
     with waiting.one_more(), db.engine.while_waiting():
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not is_gone():
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0 and not is_gone():
             if waiting.over.wait(min(left, GONE_CHECK)):
                 break
     if waiting.was_reset:
-        raise ApiError(503, "the stand-in was reset while this request waited")
+        raise ApiError(503, WAS_RESET)
 
 
 def drop(how: str, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:

@@ -2,12 +2,16 @@
 
 import contextlib
 import http.client
+import json
 import socket
+import sys
 import threading
 import time
 
 import pytest
 from conftest import (
+    MASTER_KEY,
+    TIMEOUT,
     account_fields,
     call_standin,
     connect,
@@ -15,6 +19,7 @@ from conftest import (
     in_background,
     join,
     port_of,
+    run_program,
     statuses,
     talk,
     wait_until,
@@ -129,6 +134,84 @@ def test_a_request_that_waits_writes_nothing_after_a_reset(fense):
         time.sleep(0.05)
     assert statuses == [503]
     assert fense.state() == {"accounts": []}
+
+
+@pytest.mark.parametrize("begun", ["GET", "POST"])
+def test_nothing_that_was_read_before_a_reset_reaches_the_next_test(fense, monkeypatch, begun):
+    go_on = threading.Event()
+    for name in ("get_account", "create_account"):
+        work = getattr(fense._db, name)
+        waiting = lambda *given, work=work: go_on.wait(TIMEOUT) and work(*given)  # noqa: E731
+        monkeypatch.setattr(fense._db, name, waiting)
+    body = json.dumps(account_fields()).encode()
+    head = f"HTTP/1.1\r\nHost: x\r\nx-api-key: {MASTER_KEY}\r\nContent-Type: application/json\r\n"
+    post = f"POST /accounts {head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    get = f"GET /accounts/1 {head}\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(port_of(fense))) for _ in range(14)]
+        for sock in sockets[:4]:
+            sock.sendall(get if begun == "GET" else post)
+        wait_until(lambda: fense.app._begun == 4)  # the workers are busy
+        for sock in sockets[4:]:
+            sock.sendall(post * 2)  # the second has been read, too, but not been looked at
+        wait_until(lambda: len(fense._server._workers.queue) == 10)
+        with in_background(fense.reset):
+            wait_until(lambda: fense.app._reset_at)
+            go_on.set()
+        assert fense.state() == {"accounts": []}
+        assert fense.requests() == []
+        for sock in sockets[4:]:
+            answers = b""
+            while len(statuses(answers)) < 2:
+                answers += sock.recv(65536)
+            assert statuses(answers) == [503, 503]
+            assert b"the stand-in was reset while this request waited" in answers
+    assert fense.state() == {"accounts": []}
+    assert fense.requests() == []
+
+
+FROZEN = """
+import os, urllib.error, urllib.request
+import freezegun
+import peewee  # whose drivers can't be imported while time is frozen
+
+with freezegun.freeze_time("2026-01-01"):
+    from fense_admin.standin import StandIn
+
+
+def call(fense, path="/accounts/1"):
+    request = urllib.request.Request(fense.url + path, headers=dict(fense.headers))
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+with StandIn() as fense:
+    fense.create_account()
+    assert call(fense) == 200
+    for moment in ("2026-01-01", "1999-01-01"):
+        with freezegun.freeze_time(moment):
+            assert fense.create_account()["created_at"].startswith(moment)
+            fense.fail(delay_ms=200)
+            began = os.times().elapsed
+            assert call(fense) == 200
+            assert 0.19 < os.times().elapsed - began < 5
+            for _ in range(20):  # a worker that is woken late would be late here
+                assert call(fense) == 200
+            assert os.times().elapsed - began < 5
+    began = os.times().elapsed
+    with freezegun.freeze_time("2026-01-01"):
+        fense.reset()
+        with StandIn() as other:
+            assert call(other) == 404
+assert os.times().elapsed - began < 5
+"""
+
+
+def test_a_frozen_clock_stops_no_delay_wait_or_deadline(tmp_path):
+    # In a process of its own: freezegun replaces the time of all modules.
+    run_program(sys.executable, "-W", "error", "-c", FROZEN, cwd=tmp_path, timeout=60)
 
 
 def test_many_may_wait_and_the_control_plane_still_answers(fense):
