@@ -599,11 +599,18 @@ def create_app(
     for a key or a prefix that can't be one and where there is no key at all, `engines.Unusable` for
     the database.
     """
-    keys = [*([] if master_key is None else [master_key]), *service_keys]
-    keys = [rules.check_key(key) for key in keys]
+    with ValidationErrors() as errors:
+        # (Of a string each character would be a key.)
+        if isinstance(service_keys, str) or not isinstance(service_keys, Iterable):
+            errors.add("service_keys", "must be a list of keys")
+            service_keys = ()
+        keys = [errors.check("service_keys", rules.check_key, key) for key in service_keys]
+        if master_key is not None:
+            keys.insert(0, errors.check("master_key", rules.check_key, master_key))
+        prefix = errors.check("prefix", rules.check_prefix, prefix)
+        errors.check("database", rules.check_string, database)
     if not keys:
         raise ValueError("give a master_key or service_keys: without a key nobody gets in")
-    prefix = rules.check_prefix(prefix)
     app = Application(Database(database), prefix, keys)
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)

@@ -10,7 +10,7 @@ import datetime
 import functools
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import peewee
@@ -136,8 +136,17 @@ def insert_account(*columns: str) -> str:
 
 
 @functools.cache
-def change_account(*columns: str) -> str:
-    return compiled(Account.update({name: bound(name) for name in columns}).where(BY_ID))
+def change_account(*columns: str, goes_back: bool = False) -> str:
+    """The query that changes these columns of an account.
+
+    `updated_at` stays where it is later already, as another node's clock may be ahead of this one's
+    or this one was set back; unless the clock `goes_back` by intention.
+    """
+    values: dict[str, Any] = {name: bound(name) for name in columns}
+    if not goes_back:
+        stored, now = Account.updated_at, values["updated_at"]
+        values["updated_at"] = peewee.Case(None, [(stored > now, stored)], now)
+    return compiled(Account.update(values).where(BY_ID))
 
 
 @functools.cache
@@ -237,6 +246,16 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
+class Clock:
+    """The system's clock."""
+
+    was_set = False  # by a test: then it may go back
+
+    def now(self) -> datetime.datetime:
+        """The time in UTC, without a time zone."""
+        return utc_now()
+
+
 def as_text(time: datetime.datetime) -> str:
     """A time in UTC as the contract writes it."""
     return time.isoformat(timespec="seconds") + "Z"
@@ -259,14 +278,13 @@ class Database:
     Any method may raise an error for which `engines.is_unavailable` is true.
     """
 
-    clock: Callable[[], datetime.datetime] = staticmethod(utc_now)
-
     def __init__(self, name: str) -> None:
+        self.clock = Clock()
         self.engine = engines.open_engine(name)
 
     def now(self) -> str:
         """The time of its clock, as the contract writes times."""
-        return as_text(self.clock())
+        return as_text(self.clock.now())
 
     def today(self) -> str:
         """The day of its clock, as YYYY-MM-DD."""
@@ -348,7 +366,8 @@ class Database:
             if "api_key_sha256" in columns:
                 self._claim_key(columns["api_key_sha256"], fense_account_id)
             values = columns | {"fense_account_id": fense_account_id}
-            self.engine.execute_sql(change_account(*columns), values)
+            query = change_account(*columns, goes_back=self.clock.was_set)
+            self.engine.execute_sql(query, values)
             return self.get_account(fense_account_id)
 
         return self.engine.write(update)

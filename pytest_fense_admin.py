@@ -6,6 +6,7 @@ It imports no part of the service until a fixture is asked for.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def _fense_servers() -> Iterator[Callable[[dict[str, Any]], StandIn]]:
                     return running
             from fense_admin.standin import StandIn
 
-            started.append((options, stack.enter_context(StandIn(**options))))
+            # A copy, as the caller may change the dictionary.
+            started.append((copy.deepcopy(options), stack.enter_context(StandIn(**options))))
             return started[-1][1]
 
         yield server

@@ -271,6 +271,11 @@ def check_time(value: object) -> str:
     raise ValueError("must be a time in UTC, written YYYY-MM-DDThh:mm:ssZ")
 
 
+def check_clock_time(value: object) -> str:
+    """A time as `check_time` takes it, perhaps with a fraction of a second, which is dropped."""
+    return check_time(re.sub(r"\.[0-9]{1,9}Z\Z", "Z", check_string(value)))
+
+
 def check_id(text: str) -> int:
     """An account's id, as a path or a query has it: 007 is 7.
 
@@ -321,12 +326,13 @@ UPDATE_REFUSALS = {"email": "can't be changed"}
 
 def check_key(text: str) -> str:
     """A key as a header brings it: white space around it is taken off."""
-    return check_api_key(text.strip())
+    return check_api_key(check_string(text).strip())
 
 
 def check_prefix(text: str) -> str:
     """A prefix as "" or "/admin": "admin", "/admin/" and "/admin" are one."""
-    segments = text.strip("/").split("/") if text.strip("/") else []
+    text = check_string(text).strip("/")
+    segments = text.split("/") if text else []
     for segment in segments:
         if not re.fullmatch("[A-Za-z0-9._~-]+", segment) or segment in (".", ".."):
             raise ValueError("must be a path such as /admin, of letters, digits and . _ ~ -")

@@ -6,6 +6,8 @@ import atexit
 import datetime
 import os
 import threading
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fense_admin import create_app, models, rules
@@ -39,9 +41,17 @@ class StandIn:
         serve: bool = True,
     ) -> None:
         loaded = seed if isinstance(seed, Seed) else Seed(seed, models.now())
-        self.master_key = generated("master") if master_key is None else master_key
-        self.service_key = generated("service") if service_key is None else service_key
-        self.headers = {"x-api-key": self.master_key, "Content-Type": "application/json"}
+        with ValidationErrors() as errors:
+            self.master_key, self.service_key = (
+                generated(kind)
+                if key is None
+                else errors.check(f"{kind}_key", rules.check_key, key)
+                for kind, key in (("master", master_key), ("service", service_key))
+            )
+        # Read-only, so that no test changes them for the next: fense.headers | {"x-api-key": "x"}
+        self.headers: Mapping[str, str] = MappingProxyType(
+            {"x-api-key": self.master_key, "Content-Type": "application/json"}
+        )
         contract = create_app(
             master_key=self.master_key, service_keys=[self.service_key], prefix=prefix
         )
@@ -146,13 +156,18 @@ class StandIn:
         """The journal, copied: the newest 1,000 requests, oldest first."""
         return [entry | {"headers": dict(entry["headers"])} for entry in list(self.app.journal)]
 
-    def set_clock(self, now: str) -> None:
-        """Stop the clock at a time in UTC, YYYY-MM-DDThh:mm:ssZ. Raises `ValueError` for others.
+    def set_clock(self, now: str | datetime.datetime) -> None:
+        """Stop the clock at a time: a text such as "2026-11-30T23:59:59Z", or a datetime.
 
-        It decides `created_at`, `updated_at` and today; the log, the journal and delays go by the
-        system's.
+        Both are in UTC, a datetime with another time zone excepted; what is less than a second is
+        dropped. It decides `created_at`, `updated_at` and today; the log, the journal and delays go
+        by the system's. Raises `ValueError` for any other value.
         """
-        self.app.clock.stop(rules.check_time(now))
+        if isinstance(now, datetime.datetime):
+            if now.tzinfo is not None:
+                now = now.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+            now = models.as_text(now)
+        self.app.clock.stop(rules.check_clock_time(now))
 
     def advance(self, seconds: int) -> None:
         """Move the stopped clock on, or back. Raises `ValueError` where it runs."""

@@ -72,7 +72,7 @@ UNRECORDED = ("/healthz", "/openapi.json")
 
 
 CLOCK_RULES = {
-    "now": rules.check_time,
+    "now": rules.check_clock_time,
     "advance_seconds": rules.whole_number(-(10**12), 10**12),
 }
 
@@ -83,19 +83,21 @@ def check_seed(value: object) -> Any:
     return value
 
 
-class Clock:
+class Clock(models.Clock):
     """The time of a stand-in: the system's, unless it is stopped."""
 
     def __init__(self, stopped_at: datetime.datetime | None = None) -> None:
         self.stopped_at = stopped_at
+        self.was_set = stopped_at is not None
         self._moving = threading.Lock()
 
     def now(self) -> datetime.datetime:
         """The time in UTC, without a time zone."""
-        return self.stopped_at or models.utc_now()
+        return self.stopped_at or super().now()
 
     def stop(self, time: str) -> None:
         """Stop it at a time that `rules.check_time` takes."""
+        self.was_set = True
         self.stopped_at = datetime.datetime.strptime(time, rules.IN_UTC)
 
     def advance(self, seconds: int) -> None:
@@ -112,6 +114,10 @@ class Clock:
     def release(self) -> None:
         """Let it go: it is the system's again."""
         self.stopped_at = None
+
+    def reset(self) -> None:
+        """Let it go, and forget that it was ever stopped."""
+        self.stopped_at, self.was_set = None, False
 
 
 class ControlPlane:
@@ -135,8 +141,7 @@ class ControlPlane:
             raise ValueError(f"the prefix must not be under {ROOT}")
         self.app = app
         self.db = app.db
-        self.clock = Clock(parent and parent.clock.stopped_at)
-        self.db.clock = self.clock.now
+        self.clock = self.db.clock = Clock(parent and parent.clock.stopped_at)
         self.seed = seed or Seed(None, self.db.now())
         self.faults = Faults(parent and parent.faults.room)
         self.is_instance = parent is not None
@@ -200,7 +205,7 @@ class ControlPlane:
         self.end_instances(list(self.instances))
         with self._begun_changed:
             self._begun_changed.wait_for(lambda: not self._begun, RESET_TIMEOUT)
-        self.clock.release()
+        self.clock.reset()
         self.db.replace(*state)
         for entries in (self.journal, self._ended_requests, self._ended_faults):
             entries.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import fnmatch
 import re
 import socket
@@ -125,11 +126,12 @@ class Faults:
             self._count += 1
             fault = {"id": self._count} | fields | {"times": fields.get("times", 1), "used": 0}
             self._armed.append(fault)
-            return dict(fault)
+            return copy.deepcopy(fault)
 
     def armed(self) -> list[dict[str, Any]]:
+        """The armed faults, copied."""
         with self._lock:
-            return [dict(fault) for fault in self._armed]
+            return copy.deepcopy(self._armed)
 
     def disarm(self) -> None:
         """Disarm them all; requests that wait for a delay go on."""

@@ -12,10 +12,15 @@ import pytest
 from conftest import FIELDS, MASTER_KEY
 from webtest import TestApp
 
-from fense_admin import postgres, sqlite
+from fense_admin import models, postgres, sqlite
 from fense_admin.models import ApiKeyTaken
 
 NOW = datetime.datetime(2026, 11, 3, 12)
+
+
+class StoppedClock(models.Clock):
+    def now(self):
+        return NOW
 
 
 @pytest.fixture
@@ -110,7 +115,7 @@ def test_the_schemas_refuse_the_same(both, column):
 
 def test_a_new_account_gets_the_same_defaults(both):
     for db in both:
-        db.clock = lambda: NOW
+        db.clock = StoppedClock()
     here, there = (db.create_account(FIELDS) for db in both)
     assert here == there
 
@@ -173,7 +178,7 @@ def test_300_random_calls_are_answered_with_the_same_bytes(postgresql, make_app)
     apps = [make_app(name, master_key=MASTER_KEY) for name in (":memory:", postgresql.empty())]
     clients = [TestApp(app) for app in apps]
     for app in apps:
-        app.db.clock = lambda: NOW
+        app.db.clock = StoppedClock()
     headers = {"x-api-key": MASTER_KEY, "Content-Type": "application/json", "X-Request-Id": "same"}
     choose = random.Random(7)
     statuses = []

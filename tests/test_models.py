@@ -223,3 +223,20 @@ def test_the_last_id_is_the_last(db):
     with pytest.raises(peewee.OperationalError, match="used up"):
         db.create_account(FIELDS | {"api_key": "another"})
     assert db.count_accounts() == 2
+
+
+def test_updated_at_never_goes_back_whatever_the_system_clock_does(db, monkeypatch):
+    noon = datetime.datetime(2026, 11, 3, 12)
+    second = datetime.timedelta(seconds=1)
+
+    def at(time, write, *arguments):
+        monkeypatch.setattr(models, "utc_now", lambda: time)
+        return write(*arguments)["updated_at"][11:19]
+
+    assert at(noon, db.create_account, FIELDS) == "12:00:00"
+    # Of another node, or of this one that was set back.
+    assert at(noon - second, db.update_account, 1, {"name": "A"}) == "12:00:00"
+    assert at(noon + second, db.update_account, 1, {"is_active": False}) == "12:00:01"
+    assert at(noon, db.update_account, 1, {"name": "B", "is_active": True}) == "12:00:01"
+    account = db.get_account(1)
+    assert (account["name"], account["is_active"]) == ("B", True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT, TIMEOUT, account_fields
 
-from fense_admin import cli
+from fense_admin import cli, create_app
 
 
 def test_settings_come_from_the_environment_and_the_flag_wins(start, tmp_path):
@@ -149,3 +149,20 @@ def test_a_setting_does_what_it_is_for(start, name, given):
         return service
 
     EFFECTS[name](serve)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"service_keys": "abc"}, "service_keys must be a list of keys"),
+        ({"service_keys": 5}, "service_keys must be a list of keys"),
+        ({"service_keys": ["a", None]}, "service_keys must be a string"),
+        ({"master_key": "a b"}, "master_key must be 1 to 255 visible ASCII characters"),
+        ({"master_key": "a", "prefix": None}, "prefix must be a string"),
+        ({"master_key": "a", "database": None}, "database must be a string"),
+        ({}, "give a master_key or service_keys"),
+    ],
+)
+def test_an_application_names_the_argument_that_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_app(**arguments)

@@ -167,6 +167,40 @@ def test_one_of_both_is_sent(seeded_api, body):
     assert not seeded_api.get(CLOCK).body["stopped"]
 
 
+EAST = datetime.timezone(datetime.timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        "2026-11-30T12:00:00.000Z",
+        "2026-11-30T12:00:00.999999999Z",
+        datetime.datetime(2026, 11, 30, 12),
+        datetime.datetime(2026, 11, 30, 12, 0, 0, 999_999, tzinfo=datetime.timezone.utc),
+        datetime.datetime(2026, 11, 30, 14, tzinfo=EAST),
+    ],
+    ids=str,
+)
+def test_it_takes_datetimes_and_what_javascript_writes(seeded, seeded_api, now):
+    seeded.set_clock(now)
+    assert seeded_api.get(CLOCK).body == {"now": NOON, "stopped": True}
+    seeded.reset()
+    if isinstance(now, str):
+        assert put(seeded_api, {"now": now}) == (200, {"now": NOON, "stopped": True})
+
+
+def test_only_a_clock_that_a_test_sets_lets_updated_at_precede_created_at(seeded, seeded_api):
+    seeded.set_clock("2031-01-01T00:00:00Z")
+    number = seeded_api.new_account()["fense_account_id"]
+    for now in ("2031-01-01T00:00:05Z", "2026-11-30T12:00:00Z", "2028-01-01T00:00:00Z"):
+        seeded.set_clock(now)
+        assert seeded_api.post(f"/accounts/{number}", {"name": now}).body["updated_at"] == now
+    seeded.release_clock()
+    assert is_now(seeded_api.post(f"/accounts/{number}", {"name": "x"}).body["updated_at"])
+    seeded.reset()
+    assert seeded.app.clock.was_set is False
+
+
 def test_a_clock_that_runs_is_not_moved(seeded, seeded_api):
     message = "moves a stopped clock, and this one runs: send now first"
     assert put(seeded_api, {"advance_seconds": 1}) == (
@@ -183,7 +217,7 @@ def test_python_stops_moves_and_releases_it(seeded):
     seeded.advance(59)
     account = seeded.create_account()
     assert account["created_at"] == "0001-01-01T00:00:59Z"
-    for wrong in ("now", "2026-11-30", None, datetime.datetime(2026, 11, 30)):
+    for wrong in ("now", "2026-11-30", None, datetime.date(2026, 11, 30), f"{NOON[:-1]}.Z"):
         with pytest.raises(ValueError, match="must be a"):
             seeded.set_clock(wrong)
     with pytest.raises(ValueError, match="leave the calendar"):

@@ -115,6 +115,15 @@ OTHERS = """
             assert fense == "another"
 """
 
+CHANGED = """
+    import pytest
+
+    @pytest.mark.parametrize("prefix", ["/one", "/two"])
+    def test_options_that_are_changed_in_place_are_followed(fense_options, request, prefix):
+        fense_options["prefix"] = prefix
+        assert request.getfixturevalue("fense").url.endswith(prefix)
+"""
+
 UNUSED = """
     import sys
 
@@ -142,6 +151,11 @@ def test_options_may_differ_from_folder_to_folder(tmp_path):
     for name in ("a", "z"):
         (tmp_path / f"test_{name}.py").write_text(OVERRIDDEN.replace("\n    ", "\n"))
     assert "9 passed" in run_pytest(tmp_path)
+
+
+def test_options_may_be_changed_in_place(tmp_path):
+    (tmp_path / "test_suite.py").write_text(textwrap.dedent(CHANGED))
+    assert "2 passed" in run_pytest(tmp_path)
 
 
 def test_a_run_without_the_fixture_loads_nothing(tmp_path):

@@ -183,6 +183,19 @@ def test_requests_and_faults_are_copies(seeded, seeded_api):
     assert seeded.faults() == [{"id": 1, "status": 503, "path": "/nowhere", "times": 1, "used": 0}]
 
 
+def test_nothing_that_a_test_changes_stays_changed(seeded, seeded_api):
+    with pytest.raises(TypeError):
+        seeded.headers["x-api-key"] = "wrong"
+    assert seeded.headers | {"x-api-key": "wrong"} != seeded.headers
+    assert dict(seeded.headers)["x-api-key"] == MASTER_KEY
+    mine = {"Retry-After": "1"}
+    armed = seeded.fail(503, headers=mine, times=2)
+    for headers in (mine, armed["headers"], seeded.faults()[0]["headers"]):
+        headers["Retry-After"] = "changed"
+        assert seeded.faults()[0]["headers"] == {"Retry-After": "1"}
+    assert seeded_api.get("/accounts/1").headers["Retry-After"] == "1"
+
+
 def test_a_state_is_loaded_and_given_back(tmp_path):
     state = {"accounts": [account_fields(usage={"2026-11-01": 5})]}
     file = tmp_path / "state.json"
@@ -214,6 +227,10 @@ def test_a_bad_seed_key_or_prefix_is_refused(tmp_path):
         ({"master_key": ""}, "visible ASCII"),
         ({"service_key": "\n"}, "visible ASCII"),
         ({"prefix": "/a b"}, "must be a path"),
+        *(({"prefix": prefix}, "prefix must be a string") for prefix in (None, 5, b"/x")),
+        *(({"master_key": key}, "master_key must be a string") for key in (5, b"x")),
+        ({"service_key": ["x"]}, "service_key must be a string"),
+        ({"master_key": 5, "service_key": 5}, "master_key must be .*; service_key must be"),
     ):
         with pytest.raises(ValueError, match=message):
             StandIn(**arguments)
