@@ -64,6 +64,8 @@ ROOT = "/_standin"
 OPENAPI_FILE = os.path.join(os.path.dirname(__file__), "openapi.json")
 INSTANCES = ROOT + "/instances"
 MAX_INSTANCES = 1_000
+UNUSED_TIMEOUT = 24 * 3_600  # seconds after which an instance ends that nobody has used
+LOOK_INTERVAL = 60  # seconds between two looks for such instances
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 MAX_STATE_BODY = 32 * 1024 * 1024  # bytes of a body that has the master key
 JOURNAL_LENGTH = 1_000  # entries
@@ -150,6 +152,7 @@ class ControlPlane:
         self._reset_at = 0.0  # by the monotonic clock
         self.instances: dict[str, Instance] = {}
         self._changing_instances = threading.Lock()
+        self._looked_at = 0.0  # for unused instances, by the monotonic clock
         self._is_closed = False
         # Of instances that have ended, what a report shows.
         self._ended_requests: collections.deque[dict[str, Any]] = collections.deque(maxlen=REPORTED)
@@ -244,6 +247,15 @@ class ControlPlane:
             self._ended_faults.extend(instance.plane.faults.armed())
             instance.end()
         return bool(ended)
+
+    def _end_unused_instances(self) -> None:
+        """End the instances that nobody has used for `UNUSED_TIMEOUT`: their tests have ended."""
+        now = monotonic()
+        if now < self._looked_at + LOOK_INTERVAL:
+            return
+        self._looked_at = now
+        instances = list(self.instances.values())
+        self.end_instances([it.id for it in instances if it.unused_for() > UNUSED_TIMEOUT])
 
     # What the server asks
 
@@ -390,6 +402,7 @@ class ControlPlane:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             return start_response(status, [*headers, STANDIN_HEADER], exc_info)
 
+        self._end_unused_instances()
         path = environ.get("PATH_INFO", "")
         instance, rest = self._instance_at(path)
         with own_context():
@@ -461,6 +474,15 @@ class Instance:
         self._changing = threading.Lock()
         self._in_flight = 0  # requests
         self._has_ended = False
+        self._made_at = self._used_at = monotonic()
+
+    def age(self) -> float:
+        """Seconds since it was created."""
+        return monotonic() - self._made_at
+
+    def unused_for(self) -> float:
+        """Seconds since its last request was answered; 0 while one is in flight."""
+        return 0.0 if self._in_flight else monotonic() - self._used_at
 
     def urls(self) -> dict[str, str]:
         """Its id and where it is, by the host that was asked."""
@@ -493,6 +515,7 @@ class Instance:
 
     def _leave(self) -> None:
         with self._changing:
+            self._used_at = monotonic()
             self._in_flight -= 1
             if self._has_ended and not self._in_flight:
                 self.plane.close()

@@ -111,6 +111,14 @@ def thousands(number: int) -> str:
     return f"{number:,}"
 
 
+def duration(seconds: float) -> str:
+    """A duration in its largest unit: "42 s", "5 min" or "3 h"."""
+    for unit, length in (("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 # Bodies of the curl lines for what one does by hand
 NEW_ACCOUNT = {
     "api_key": "merchant-key-7d1e-9f2c",
@@ -404,7 +412,10 @@ def service(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
         "Python": platform.python_version(),
         "fense-admin": __version__,
     }
-    instances = [(instance.urls(), instance.plane) for instance in list(plane.instances.values())]
+    instances = [
+        (it.urls(), it.plane, duration(it.age()), duration(it.unused_for()))
+        for it in list(plane.instances.values())
+    ]
     return "Service", {
         "facts": facts,
         "accounts": db.count_accounts(),

@@ -19,6 +19,7 @@ from conftest import (
     refusal,
     talk,
 )
+from webtest import TestApp
 
 from fense_admin import create_app
 from fense_admin.standin import StandIn, control
@@ -331,3 +332,27 @@ def test_leaving_the_parent_closes_all(tmp_path):
 def test_it_is_off_where_the_control_plane_is(make_app):
     api = Api(make_app(master_key=MASTER_KEY), MASTER_KEY, None)
     assert api.call("POST", "/_standin/instances").status == 404
+
+
+def test_an_instance_that_nobody_has_used_for_a_day_ends(seeded, seeded_api, monkeypatch):
+    old, used = make(seeded_api), make(seeded_api)
+    page = TestApp(seeded.app, extra_environ={"HTTP_X_API_KEY": MASTER_KEY})
+    day, now = 24 * 3_600, control.monotonic()
+
+    def pass_time(seconds):
+        nonlocal now
+        now += seconds
+        monkeypatch.setattr(control, "monotonic", lambda: now)
+
+    pass_time(day - 100)
+    api_of(seeded_api, used).get("/accounts/1")
+    pass_time(99)
+    shown = page.get("/_standin/page/service").text
+    assert "2 instances. One that nobody uses for a day ends." in shown
+    assert shown.count('data-label="Age">') == shown.count('data-label="Unused for">') == 2
+    assert '"Age">23 h<' in shown and '"Unused for">1 min<' in shown
+    assert seeded_api.get("/_standin/instances").body["instances"][0]["id"] == old["id"]
+    pass_time(61)
+    ids = [instance["id"] for instance in seeded_api.get("/_standin/instances").body["instances"]]
+    assert ids == [used["id"]]
+    assert api_of(seeded_api, old).get("/accounts/1").status == 404

@@ -528,7 +528,7 @@ def test_the_service_view_has_clock_instances_and_where_it_is(seeded, seeded_api
     assert re.fullmatch(r"3\.\d+\.\d+", facts["SQLite"])
     assert facts["Accounts"] == "2"
     assert "2026-11-30T12:00:00Z, stopped" in view.text
-    assert rows(view) == [[instance["id"], instance["base_url"], "0", "0"]]
+    assert rows(view) == [[instance["id"], instance["base_url"], "0 s", "0 s", "0", "0"]]
     assert view.select_one("table a")["href"] == instance["standin_url"] + "/"
 
 
