@@ -397,7 +397,7 @@ class Application(bottle.Bottle):
         super().__init__()
         self.db = db
         self.prefix = prefix
-        self.masker = masking.Masker(keys, self._known_among)
+        self.masker = masking.Masker(keys, self.merchant_keys_among)
         self.masker.plain = re.compile(re.escape(prefix) + PLAIN_PATH)
         # What `GET /` names in development mode.
         self.signposts: dict[str, str] = {}
@@ -481,7 +481,8 @@ class Application(bottle.Bottle):
 
     # What is logged
 
-    def _known_among(self, digests: Collection[str]) -> set[str] | None:
+    def merchant_keys_among(self, digests: Collection[str]) -> set[str] | None:
+        """Those of the digests that are of merchants' keys; None if the database can't say."""
         try:
             return self.db.merchant_keys_among(digests)
         except Exception:  # whatever it is, a handler that needs the database reports it

@@ -7,11 +7,13 @@ the number of keys.
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable, Set
 from urllib.parse import unquote
 
 from fense_admin.rules import ACCOUNT_RULES, HIDDEN
@@ -96,12 +98,34 @@ def digests_in(text: str) -> dict[str, str]:
 digests_in_header = functools.lru_cache(maxsize=256)(digests_in)  # the same again and again
 
 
+class SharedKeys:
+    """Digests of keys that several applications mask. Each stays until all have dropped it."""
+
+    def __init__(self) -> None:
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._changing = threading.Lock()
+
+    def change(self, added: Iterable[str] = (), dropped: Iterable[str] = ()) -> None:
+        """Add digests, and drop others that were added once before."""
+        with self._changing:
+            self._counts.update(added)
+            self._counts.subtract(dropped := list(dropped))
+            for one in dropped:
+                if self._counts[one] <= 0:
+                    del self._counts[one]
+
+    def among(self, digests: Set[str]) -> set[str]:
+        """Those of the digests that are here."""
+        with self._changing:
+            return digests & self._counts.keys()
+
+
 class Masker:
     """Finds the keys to hide in a text.
 
-    `keys` are the application's own. `known_among` returns which of some digests are those of
-    merchants' keys, or None if it can't say. `others` has the digests of further keys, and may be
-    shared. What is `plain` as a whole has no key.
+    `keys` are the application's own. Each of `look_ups` returns which of some digests are those of
+    merchants' keys, or None if it can't say. `others` are further keys. What is `plain` as a whole
+    has no key.
     """
 
     plain = re.compile("")
@@ -109,11 +133,11 @@ class Masker:
     def __init__(
         self,
         keys: Iterable[str],
-        known_among: Callable[[Collection[str]], set[str] | None],
+        *look_ups: Callable[[Collection[str]], set[str] | None],
     ) -> None:
         self.own = sorted(set(keys), key=len, reverse=True)
-        self.others: set[str] = set()
-        self._known_among = known_among
+        self.others = SharedKeys()
+        self.look_ups = [*look_ups]
 
     def keys_in(self, texts: Iterable[str], sent: str) -> list[str] | None:
         """The keys to hide in these texts; None if all of them has to be hidden.
@@ -128,9 +152,9 @@ class Masker:
         for text in texts:
             find = digests_in if len(text) > MAX_KEY else digests_in_header
             found |= find(text)
-        known = found.keys() & self.others
-        if found:
-            merchants = self._known_among(found.keys() - known)
+        known = self.others.among(found.keys())
+        for look_up in self.look_ups if found else ():
+            merchants = look_up(found.keys() - known)
             if merchants is None:
                 return None
             known |= merchants

@@ -10,7 +10,7 @@ import datetime
 import functools
 import itertools
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import peewee
@@ -280,6 +280,8 @@ class Database:
 
     def __init__(self, name: str) -> None:
         self.clock = Clock()
+        # Called with the digests of keys that accounts get, and whether these replace all others.
+        self.on_keys: Callable[[Iterable[str], bool], None] = lambda digests, are_all: None
         self.engine = engines.open_engine(name)
 
     def now(self) -> str:
@@ -382,6 +384,7 @@ class Database:
         owner = self.engine.execute_sql(SELECT_KEY_OWNER, {"digest": key_digest}).fetchone()
         if owner is not None and owner[0] != fense_account_id:
             raise ApiKeyTaken
+        self.on_keys([key_digest], False)
 
     # Usage
 
@@ -489,6 +492,7 @@ class Database:
 
         The next id follows the highest.
         """
+        self.on_keys((account["api_key_sha256"] for account in accounts), True)
         if not self.engine.in_memory or len(accounts) + len(usage) <= FEW_ROWS:
             self.engine.write(lambda: self._replace(accounts, usage), patient=True)
             return

@@ -38,7 +38,7 @@ from fense_admin import (
     read_query,
     rules,
 )
-from fense_admin.masking import digest
+from fense_admin.masking import SharedKeys, digest
 from fense_admin.models import Database
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
@@ -163,10 +163,18 @@ class ControlPlane:
             app.signposts["a page for people"] = ROOT + "/"
 
         self.control = Application(app.db, "", app.masker.own)
-        # The digests of all keys that open this stand-in or one of its instances: each masks them.
-        self._keys: set[str] = parent._keys if parent else set()
-        self._keys.update(map(digest, app.masker.own))
-        app.masker.others = self.control.masker.others = self._keys
+        # A stand-in and its instances mask each other's keys. (Those of the parent's merchants are
+        # in its database.)
+        self._shared = parent._shared if parent else SharedKeys()
+        self._shared.change(added=map(digest, app.masker.own))
+        self._merchants: set[str] = set()  # of an instance: the digests that it shares
+        self._sharing = threading.Lock()
+        for masker in (app.masker, self.control.masker):
+            masker.others = self._shared
+            if parent is not None:
+                masker.look_ups.append(parent.app.merchant_keys_among)
+        if parent is not None:
+            self.db.on_keys = self._share
         self.control.masker.plain = re.compile(ROOT + "(?:/[a-z]*)?")
         self.guard = ControlGuard(master_key, service_keys, on_loopback)
         if parent is not None:
@@ -217,7 +225,7 @@ class ControlPlane:
         """End its instances, and close its database for good."""
         self._is_closed = True
         self.end_instances(list(self.instances))
-        self._keys.difference_update(map(digest, self.app.masker.own))
+        self._shared.change(dropped=[*map(digest, self.app.masker.own), *self._merchants])
         self.app.close()
 
     def report(self) -> str:
@@ -227,6 +235,16 @@ class ControlPlane:
         entries = heapq.merge(list(self._ended_requests), *journals, key=itemgetter("at"))
         faults = [fault for plane in planes for fault in plane.faults.armed()]
         return report(list(entries), [*self._ended_faults, *faults])
+
+    def _share(self, digests: Iterable[str], are_all: bool) -> None:
+        """Let the parent and its other instances mask these keys of merchants, too."""
+        with self._sharing:
+            dropped: set[str] = set()
+            if are_all:
+                dropped, self._merchants = self._merchants, set()
+            added = set(digests) - self._merchants
+            self._merchants |= added
+            self._shared.change(added, dropped)
 
     # Instances
 

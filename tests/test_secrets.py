@@ -136,6 +136,31 @@ def test_a_key_that_is_no_longer_valid_or_a_part_of_a_word_is_shown(seeded_api):
     assert paths[1::2] == ["/accounts/alphabet/…/1", "/accounts/alphabet/alpha/2"]
 
 
+def test_a_merchants_key_of_one_instance_is_masked_in_all_others(caplog, seeded, seeded_api):
+    caplog.set_level("INFO", "fense_admin")
+    seeded_api.new_account(api_key="sk_live_of-the-parent")
+    one, other = (seeded_api.post("/_standin/instances", {}).body for _ in "12")
+    apis = [seeded_api]
+    for made in (one, other):
+        base = f"/_standin/instances/{made['id']}"
+        apis.append(Api(seeded.app, made["api_key"], None, base=base))
+    apis[1].new_account(api_key="sk_live_of-one")
+    apis[1].post("/accounts/1", {"api_key": "sk_live_of-one-later"})
+    keys = ["sk_live_of-the-parent", "sk_live_of-one", "sk_live_of-one-later"]
+    for api in apis:
+        for key in keys:
+            api.get(f"/accounts/{key}")
+            api.post("/accounts", f"a {key} b".encode())
+        journal = json.dumps(api.get("/_standin/requests").body)
+        assert not any(key in journal + caplog.text for key in keys)
+    apis[1].call("PUT", "/_standin/state", {"accounts": []})
+    seeded_api.call("DELETE", f"/_standin/instances/{other['id']}")
+    shared = seeded.app._shared._counts
+    assert len(shared) == 4  # the parent's two keys, the two of the instance that is left
+    seeded_api.get("/accounts/sk_live_of-one")
+    assert "sk_live_of-one " in caplog.text
+
+
 def test_nothing_that_may_be_a_key_is_logged_while_the_database_can_not_tell(caplog, file_app):
     caplog.set_level("INFO", "fense_admin")
     api = Api(file_app, MASTER_KEY, SERVICE_KEY)
