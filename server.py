@@ -20,8 +20,8 @@ Knows no route, and of the HTTP door only the error shape and a key of the envir
 #   check_client_disconnected; and of its  found by environ["waitress.client_disconnected"]: each
 #   server: application, adj,              request is a 500.
 #   server_name, effective_port
-# OverflowableBuffer: append, get, skip,   Answers that wait for the client: none is sent.
-#   close, buf
+# OverflowableBuffer: append, get, skip,   Answers that wait for the client: none is sent. Where no
+#   close, buf; its OSErrors               temporary file can be written: half of one, not 503.
 
 from __future__ import annotations
 
@@ -217,6 +217,12 @@ class Workers:
 # --- Reading a request -------------------------------------------------------------------------
 
 
+class NoTemporaryFile(Exception):
+    """A large request or answer can't be kept in a temporary file: it is answered with 503."""
+
+    code, reason = 503, "Service Unavailable"  # as waitress's own errors have them
+
+
 class RequestParser(parser.HTTPRequestParser):
     """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers."""
 
@@ -266,7 +272,12 @@ class RequestParser(parser.HTTPRequestParser):
         if self.body_rcv is None:  # before it is parsed, which may fail
             begin = self.header_plus[:9] + data[:9]
             self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
-        used = super().received(data)
+        try:
+            used = super().received(data)
+        except OSError as error:
+            self.error = NoTemporaryFile(str(error))  # without a traceback, which holds files
+            self.completed = True
+            return len(data)
         if self.chunked and not self.completed:
             # waitress copies these at each read: without a bound, that is quadratic.
             receiver = self.body_rcv
@@ -274,6 +285,10 @@ class RequestParser(parser.HTTPRequestParser):
                 self.error = parser.BadRequest("a chunk's line or a trailer without end")
                 self.completed = True
         return used
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # closing a file writes what a full disk did not take
+            super().close()
 
 
 # --- Answering it ------------------------------------------------------------------------------
@@ -284,11 +299,15 @@ ERRORS = {
     413: "the body is over {body} bytes",
     431: "the request line and headers are over {header} bytes",
     501: "of the transfer codings only chunked is known here",
+    503: "a request or response this large needs a temporary file, which can't be written now",
 }
 
 
 class ErrorTask(task.ErrorTask):
-    """Answers a request that waitress refuses, in the error shape. Must never raise."""
+    """Answers a request that is refused before or after the application, in the error shape.
+
+    Must never raise.
+    """
 
     def execute(self) -> None:
         request, app = self.request, self.channel.server.application
@@ -300,6 +319,9 @@ class ErrorTask(task.ErrorTask):
         self.status = f"{status} {request.error.reason}"
         self.response_headers = [("Content-Type", "application/json")]
         self.response_headers += app.common_headers(request_id)
+        if isinstance(request.error, NoTemporaryFile):
+            self.response_headers.append(("Retry-After", "1"))
+            log.warning("can't write a temporary file: %s id=%s", request.error, request_id)
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
@@ -422,8 +444,7 @@ class Channel(wasyncore.dispatcher):
             self.idle_since = monotonic()
         if self.connected and not self.unsent:
             if self.answer.buf is not None:  # a large one, whose memory would be kept
-                self.answer.close()
-                self.answer = OverflowableBuffer(self.adj.outbuf_overflow)
+                self._drop_answer()
             if self.is_last:
                 self.handle_close()
             elif self.reading is None:
@@ -455,9 +476,15 @@ class Channel(wasyncore.dispatcher):
 
     def _close_files(self) -> None:
         """Close the temporary files of a large request or answer."""
-        for held in (self.answer, self.reading):
-            if held is not None:
-                held.close()
+        self._drop_answer()
+        if self.reading is not None:
+            self.reading.close()
+
+    def _drop_answer(self) -> None:
+        """Forget the answer, and close its temporary file."""
+        with contextlib.suppress(OSError):  # closing a file writes what a full disk did not take
+            self.answer.close()
+        self.answer, self.unsent = OverflowableBuffer(self.adj.outbuf_overflow), 0
 
     def abandon(self) -> None:
         """Close it, whatever the client may still send."""
@@ -482,6 +509,13 @@ class Channel(wasyncore.dispatcher):
             its_task.service()
         except ClientDisconnected:
             its_task.close_on_finish = True
+        except NoTemporaryFile as error:
+            self._drop_answer()  # none of which was sent
+            request.error = NoTemporaryFile(str(error))  # without a traceback
+            sent = dict(its_task.response_headers)
+            request.headers["X_REQUEST_ID"] = sent.get("X-Request-Id", "")  # which was logged
+            its_task = ErrorTask(self, request)
+            its_task.service()
         except Exception:
             log.exception("a fault while answering")
             if not its_task.wrote_header:
@@ -494,7 +528,10 @@ class Channel(wasyncore.dispatcher):
     def write_soon(self, data: bytes) -> int:
         if not self.connected:  # any more: the server has stopped
             raise ClientDisconnected
-        self.answer.append(data)
+        try:
+            self.answer.append(data)
+        except OSError as error:
+            raise NoTemporaryFile(str(error)) from error
         self.unsent += len(data)
         return len(data)
 
@@ -674,7 +711,7 @@ class Server:
     def _finish(self, channel: Channel) -> None:
         try:
             channel.answered()
-        except Exception:  # no room for the rest of what it sent, say
+        except Exception:
             log.exception("a fault of this service: it ends a connection")
             channel.abandon()
 

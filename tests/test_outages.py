@@ -1,15 +1,28 @@
 """A fault of the machine is answered with 503, is over when its cause is, and loses nothing acknowledged."""
 
 import contextlib
+import errno
 import http.client
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
-from conftest import MASTER_KEY, Served, account_fields
+from conftest import (
+    HEAD,
+    MASTER_KEY,
+    Served,
+    account_fields,
+    connect,
+    http_request,
+    parse_answer,
+    port_of,
+    read_all,
+    talk,
+)
 from peewee import sqlite3
 
 from fense_admin import create_app, engines, sqlite
@@ -208,7 +221,7 @@ def small_disk(tmp_path):
     if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small_disk, served):
@@ -230,3 +243,77 @@ def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small
     assert status == 201
     for account in [*acknowledged, last]:
         assert served.call("GET", f"/accounts/{account['fense_account_id']}") == (200, account)
+
+
+@pytest.fixture(params=["missing", "full", "nearly full", "no descriptors"])
+def no_temporary_files(request, monkeypatch, tmp_path):
+    """A context in which no large temporary file can be written; yields the reason."""
+
+    def open_full(mode):
+        return open("/dev/full", mode)
+
+    def fail(mode):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    name, value, reason = {
+        "missing": ("tempdir", str(tmp_path / "missing"), errno.ENOENT),
+        "full": ("TemporaryFile", open_full, errno.ENOSPC),
+        "nearly full": ("tempdir", str(tmp_path / "data"), errno.ENOSPC),  # it holds some of it
+        "no descriptors": ("TemporaryFile", fail, errno.EMFILE),
+    }[request.param]
+    if request.param == "nearly full":
+        request.getfixturevalue("small_disk")
+
+    @contextlib.contextmanager
+    def no_temporary_files():
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, name, value)
+            yield os.strerror(reason)
+
+    return no_temporary_files
+
+
+# waitress leaves it to Python to close a file that can't be written.
+unclosed = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@unclosed
+def test_a_large_response_without_a_temporary_file_is_503_from_its_first_byte(
+    fense, no_temporary_files, caplog
+):
+    fense.load({"accounts": [account_fields(name="N" * 250) for _ in range(8_000)]})
+    ask = http_request("GET /accounts/usage", "X-Request-Id: large-1", "Connection: close")
+    with no_temporary_files() as reason:
+        status, headers, body = parse_answer(talk(port_of(fense), ask))
+        assert (status, body["error"]["code"]) == (503, "service_unavailable")
+        assert "needs a temporary file" in body["error"]["message"]
+        assert (headers["Retry-After"], headers["X-Request-Id"]) == ("1", "large-1")
+        (line,) = [line for line in caplog.messages if "temporary file" in line and "Errno" in line]
+        assert reason in line
+        assert line.endswith("id=large-1")
+        small = http_request("GET /accounts/1", "Connection: close")
+        assert parse_answer(talk(port_of(fense), small))[0] == 200
+    status, _, body = parse_answer(talk(port_of(fense), ask))
+    assert (status, len(body["accounts"])) == (200, 8_000)
+    assert not [line for line in caplog.messages if "Traceback" in line]
+
+
+@unclosed
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_without_a_temporary_file_is_503(fense, no_temporary_files, caplog, chunked):
+    size = 3_000_000
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
+    body = b'{"accounts": []' + b" " * (size - 16) + b"}"
+    if chunked:
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (size, body)
+    put = f"PUT /_standin/state HTTP/1.1\r\n{HEAD}{length}\r\n".encode()
+    with no_temporary_files() as reason, connect(port_of(fense)) as sock:
+        sock.sendall(put + b"\r\n" + body)
+        status, headers, answer = parse_answer(read_all(sock))
+        assert (status, answer["error"]["code"]) == (503, "service_unavailable")
+        assert headers["Retry-After"] == "1"
+        assert reason in caplog.text
+    ended = talk(port_of(fense), put + b"Connection: close\r\n\r\n" + body)
+    assert parse_answer(ended)[0] == 200
