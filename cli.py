@@ -545,6 +545,9 @@ def backup(options: argparse.Namespace) -> int:
             sqlite.backup(options.database, options.target)
         except OSError as error:
             raise CommandError(f"can't write {options.target}: {error.strerror}") from error
+        except engines.DatabaseError as error:
+            where = f"{options.database} to {options.target}"
+            raise CommandError(f"can't copy {where}: {error}") from error
     return 0
 
 

@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import re
-import subprocess
 import tempfile
 import threading
 import time
@@ -34,6 +33,9 @@ WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, because another process may be migrating the file
 START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python handles signals
+LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
+TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
 
 
@@ -72,8 +74,7 @@ class Engine(SqliteDatabase):
             check_same_thread=False,  # for close_all
         )
         try:
-            if self._path is not None and not os.path.exists(self._path):
-                self._make_file()
+            self._make_file_if_missing()
             self._migrate_when_free(path)
             connection = self._connect()  # the one that stays open until `close_all`
             with peewee_errors:
@@ -90,13 +91,19 @@ class Engine(SqliteDatabase):
 
     # Start
 
-    def _make_file(self) -> None:
-        """Create the file, which no other user may read.
+    def _make_file_if_missing(self) -> None:
+        """Create the file, which no other user may read, if there is none.
 
         It is renamed into place with its application id set: an empty file is another program's.
         """
+        if self._path is None:
+            return
+        _remove_left_behind(os.path.dirname(self._path))
+        if os.path.exists(self._path):
+            return
         with _temporary_beside(self._path) as made:
-            with contextlib.closing(dbapi.connect(made)) as connection:
+            with peewee_errors, contextlib.closing(dbapi.connect(made)) as connection:
+                connection.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             with contextlib.suppress(FileExistsError):  # another process was faster
                 _rename_to_new(made, self._path)
@@ -271,12 +278,18 @@ def _stat(path: str) -> os.stat_result:
 def _why_unusable(path: str, error: Exception) -> str:
     if os.path.isdir(path):
         return f"{path} is a directory: name a file with --database"
-    if "not a database" in str(error):
+    text = getattr(error, "strerror", None) or str(error)
+    if "not a database" in text:
         return f"{path} is no SQLite database: name another file with --database"
-    if "locked" in str(error):
+    if "locked" in text:
         return f"{path} is locked by another program: stop that one first"
-    reason = error.strerror if isinstance(error, OSError) else error
-    return f"can't open {path} ({reason}): name a file in a folder that exists and can be written"
+    if "full" in text or getattr(error, "errno", None) in NO_ROOM:
+        advice = "make room on its disk, and where temporary files are kept"
+    elif isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
+        advice = "name a file in a folder that exists and can be written"
+    else:
+        advice = "restore a backup, or name another"
+    return f"can't open {path} ({text}): {advice}"
 
 
 # --- Backup ------------------------------------------------------------------------------------
@@ -295,6 +308,7 @@ def backup(path: str, target: str) -> None:
             raise Unusable(f"{path} is no database of fense-admin: name it with --database")
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        _remove_left_behind(os.path.dirname(target))
         with _temporary_beside(target) as made:
             with peewee_errors, contextlib.closing(dbapi.connect(made)) as copy:
                 copy.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
@@ -304,19 +318,32 @@ def backup(path: str, target: str) -> None:
             _sync(os.path.dirname(target))
 
 
+# A temporary file whose process was killed is removed by the next start or backup in its folder
+# that is an hour later. One that is in use is younger: it was written just now. (If one is removed
+# all the same, of a process that was frozen say, that backup fails.)
+
+
 @contextlib.contextmanager
 def _temporary_beside(path: str) -> Iterator[str]:
-    """A new file beside this one, which no other user may read.
-
-    It is removed at the end of the block, and also after a `kill -9`: a child process waits for
-    the end of this one.
-    """
-    folder, name = os.path.split(path)
-    descriptor, made = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+    """A new file in the folder of this one, which no other user may read, until the block ends."""
+    folder = os.path.dirname(path)
+    descriptor, made = tempfile.mkstemp(dir=folder, prefix=".fense-admin-", suffix=".tmp")
     os.close(descriptor)
-    command = ["/bin/sh", "-c", 'read _; rm -f "$0"', made]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+    try:
         yield made
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it was renamed
+            os.unlink(made)
+
+
+def _remove_left_behind(folder: str) -> None:
+    """Remove the temporary files of processes that were killed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - LEFT_BEHIND:
+                        os.unlink(entry.path)
 
 
 def _rename_to_new(path: str, name: str) -> None:

@@ -1,12 +1,13 @@
-"""A backup has all that was acknowledged before it, and what goes wrong leaves nothing."""
+"""A backup is whole and has all that was acknowledged before it; one that fails leaves nothing."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from conftest import FIELDS, TIMEOUT, account_fields, in_background, wait_until
+from conftest import FIELDS, TIMEOUT, account_fields, in_background
 from peewee import sqlite3
 
 from fense_admin import sqlite
@@ -39,13 +40,35 @@ sqlite.backup(sys.argv[1], sys.argv[2])
 """
 
 
-def test_a_backup_that_is_killed_leaves_nothing(tmp_path, open_database):
-    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+def test_what_a_killed_backup_left_is_removed_by_one_an_hour_later(tmp_path, open_database):
+    source = tmp_path / "fense.sqlite3"
+    open_database(source).create_account(FIELDS)
     folder = tmp_path / "backups"
     folder.mkdir()
-    command = [sys.executable, "-c", KILLED, tmp_path / "fense.sqlite3", folder / "copy"]
+    command = [sys.executable, "-c", KILLED, source, folder / "copy"]
     assert subprocess.run(command, timeout=TIMEOUT).returncode == -9
-    wait_until(lambda: list(folder.iterdir()) == [])
+    (left,) = folder.iterdir()
+    kept = [".fense-admin-notes.tmp", ".another.tmp", left.name[1:]]
+    for name in kept:
+        (folder / name).touch()
+        os.utime(folder / name, (0, 0))
+    sqlite.backup(str(source), str(folder / "copy"))
+    assert left.exists()  # it may be another backup's
+    os.utime(left, (time.time() - 3_700,) * 2)
+    sqlite.backup(str(source), str(folder / "next"))
+    assert sorted(os.listdir(folder)) == sorted(["copy", "next", *kept])
+
+
+def test_no_other_program_is_run(tmp_path, open_database, monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory", "/bin/sh")
+
+    monkeypatch.setattr(subprocess, "Popen", missing)
+    monkeypatch.setattr(os, "fork", missing)
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+    assert open_database(tmp_path / "copy").count_accounts() == 1
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
 
 def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, monkeypatch):

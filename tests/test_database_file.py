@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
     for i, db in enumerate(databases):
         db.create_account(FIELDS | {"api_key": f"key-{i}"})
         db.engine.close_all()
+
+
+def test_what_a_killed_start_left_is_removed_by_one_an_hour_later(tmp_path, open_database):
+    left = [tmp_path / f".fense-admin-{age:08}.tmp" for age in (0, 3_500, 3_700, 90_000)]
+    for path in left:
+        path.touch()
+        os.utime(path, (time.time() - int(path.name[13:21]),) * 2)
+    for _ in range(2):  # a new file, and one that is there
+        open_database(tmp_path / "fense.sqlite3")
+        assert [path.exists() for path in left] == [True, True, False, False]
+        left[2].touch()
+        os.utime(left[2], (0, 0))
 
 
 def modes(folder):

@@ -21,11 +21,13 @@ from conftest import (
     parse_answer,
     port_of,
     read_all,
+    sentence,
     talk,
 )
 from peewee import sqlite3
 
 from fense_admin import create_app, engines, sqlite
+from fense_admin.models import Database
 
 UNAVAILABLE = "the database can't be used just now; nothing was changed"
 
@@ -224,12 +226,31 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small_disk, served):
-    filler = small_disk / "filler"
-    acknowledged = [create(served)[1] for _ in range(5)]
+def fill(folder):
+    """Fill the disk of this folder; gives the file that does."""
+    filler = folder / "filler"
     with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
+    return filler
+
+
+def test_a_start_or_a_backup_on_a_full_disk_leaves_nothing_and_says_why(
+    small_disk, tmp_path, run_command, open_database
+):
+    open_database(tmp_path / "fense-admin.sqlite3")
+    filler = fill(small_disk)
+    with pytest.raises(engines.Unusable, match=r"full\): make room on its disk"):
+        Database(str(small_disk / "fense.sqlite3"))
+    line = sentence(run_command("backup", str(small_disk / "copy")))
+    assert line.startswith("fense-admin: can't copy fense-admin.sqlite3 to ")
+    assert line.endswith(": database or disk is full")
+    assert list(small_disk.iterdir()) == [filler]
+
+
+def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small_disk, served):
+    acknowledged = [create(served)[1] for _ in range(5)]
+    filler = fill(small_disk)
     status = 201
     while status == 201:
         status, account = create(served)
