@@ -10,6 +10,7 @@ import re
 import tempfile
 import threading
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -122,22 +123,13 @@ class Engine(SqliteDatabase):
 
     def _migrate(self, path: str) -> None:
         """Run the sections of the schema that are missing; refuse a file that is not ours."""
-        schema = __spec__.loader.get_data(SCHEMA_FILE).decode()  # which may be in a zip file
-        sections = re.split("-- version [0-9]+\n", schema)[1:]
+        sections = _schema()
         with self.atomic():  # several processes may start at once
-            version, owner, tables = self.user_version, self.application_id, self.get_tables()
             if self._path is None:
                 self.application_id = APPLICATION_ID
-            elif owner == version == 0 and not tables:
-                raise Unusable(f"{path} is empty, and was there before: remove it, or name another")
-            elif owner != APPLICATION_ID:
-                raise Unusable(f"{path} is another program's SQLite database: name another file")
-            elif version > len(sections):
-                raise Unusable(
-                    f"{path} was written by a newer version of fense-admin: upgrade this one"
-                )
-            elif not set(CREATED_TABLE.findall("".join(sections[:version]))) <= set(tables):
-                raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
+            elif self.application_id != APPLICATION_ID or self.user_version or self.get_tables():
+                _check_ours(path, self)  # it isn't new
+            version = self.user_version
             for section in sections[version:]:
                 # A new database needs no repair, and some builds of SQLite forbid this one.
                 if version or "writable_schema" not in section:
@@ -275,6 +267,30 @@ def _stat(path: str) -> os.stat_result:
         raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
 
 
+def _schema() -> list[str]:
+    """The sections of schema.sql, in order of their versions."""
+    schema = __spec__.loader.get_data(SCHEMA_FILE).decode()  # which may be in a zip file
+    return re.split("-- version [0-9]+\n", schema)[1:]
+
+
+def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> None:
+    """Raise `Unusable` if it isn't ours, or lacks a table that its version has.
+
+    A newer version than this one's is refused, too, unless `or_newer`.
+    """
+    sections = _schema()
+    version, owner = database.user_version, database.application_id
+    tables = set(database.get_tables())
+    if owner == version == 0 and not tables:
+        raise Unusable(f"{path} is empty, and was there before: remove it, or name another")
+    if owner != APPLICATION_ID:
+        raise Unusable(f"{path} is another program's SQLite database: name another file")
+    if version > len(sections) and not or_newer:
+        raise Unusable(f"{path} was written by a newer version of fense-admin: upgrade this one")
+    if not tables.issuperset(CREATED_TABLE.findall("".join(sections[: version or 1]))):
+        raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
+
+
 def _why_unusable(path: str, error: Exception) -> str:
     if os.path.isdir(path):
         return f"{path} is a directory: name a file with --database"
@@ -299,13 +315,12 @@ def backup(path: str, target: str) -> None:
     """Copy the database file at `path`, as it is at one moment, to the new file `target`.
 
     Others may read and write meanwhile. Raises `OSError` for the target, `DatabaseError`, and
-    `Unusable` for a file that is not ours.
+    `Unusable` for a file that is not ours, lacks a table or is damaged.
     """
     source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
     target = os.path.abspath(target)  # SQLite would read a name like file:x as a URI
     with contextlib.closing(source):
-        if source.application_id != APPLICATION_ID or not source.table_exists("account"):
-            raise Unusable(f"{path} is no database of fense-admin: name it with --database")
+        _check_ours(path, source, or_newer=True)
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         _remove_left_behind(os.path.dirname(target))
@@ -313,9 +328,20 @@ def backup(path: str, target: str) -> None:
             with peewee_errors, contextlib.closing(dbapi.connect(made)) as copy:
                 copy.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 source.connection().backup(copy)
+            _check_whole(path, made)
             _sync(made)
             _rename_to_new(made, target)
             _sync(os.path.dirname(target))
+
+
+def _check_whole(path: str, copy: str) -> None:
+    """Raise `Unusable` if this copy of the file at `path` is damaged."""
+    uri = f"file://{urllib.parse.quote(os.fsencode(copy))}?immutable=1"  # makes no -wal
+    with peewee_errors, contextlib.closing(dbapi.connect(uri, uri=True)) as connection:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        what = found.splitlines()[-1]
+        raise Unusable(f"{path} is damaged ({what}): restore an earlier backup")
 
 
 # A temporary file whose process was killed is removed by the next start or backup in its folder

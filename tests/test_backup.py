@@ -1,5 +1,6 @@
 """A backup is whole and has all that was acknowledged before it; one that fails leaves nothing."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import threading
 import time
 
 import pytest
-from conftest import FIELDS, TIMEOUT, account_fields, in_background
+from conftest import FIELDS, TIMEOUT, account_fields, in_background, sentence
 from peewee import sqlite3
 
 from fense_admin import sqlite
@@ -71,6 +72,42 @@ def test_no_other_program_is_run(tmp_path, open_database, monkeypatch):
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("table", ["usage", "usage_month"])
+def test_a_database_that_lost_a_table_has_no_backup(run_command, tmp_path, table):
+    Database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
+    with contextlib.closing(sqlite3.connect(tmp_path / "fense-admin.sqlite3")) as database:
+        database.execute(f"DROP TABLE {table}")
+    line = sentence(run_command("backup", "copy"))
+    assert line.endswith(
+        "fense-admin.sqlite3 has lost its tables: restore a backup, or name another"
+    )
+    assert os.listdir(tmp_path) == ["fense-admin.sqlite3"]
+
+
+def test_a_database_of_a_newer_version_has_a_backup(run_command, tmp_path):
+    Database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
+    with contextlib.closing(sqlite3.connect(tmp_path / "fense-admin.sqlite3")) as database:
+        database.execute("PRAGMA user_version = 999")
+    assert run_command("backup", "copy") == (0, "", "")
+
+
+def test_a_damaged_database_has_no_backup(run_command, tmp_path):
+    path = tmp_path / "fense-admin.sqlite3"
+    db = Database(str(path))
+    for _ in range(100):
+        db.create_account(account_fields())
+    query = "SELECT rootpage FROM sqlite_master WHERE name = 'account'"
+    (root,) = db.engine.execute_sql(query).fetchone()
+    db.engine.close_all()
+    with open(path, "r+b") as file:
+        file.seek(root * 4096 - 200)  # the end of this page
+        file.write(b"\xff" * 200)
+    line = sentence(run_command("backup", "copy"))
+    assert line.startswith("fense-admin: fense-admin.sqlite3 is damaged (")
+    assert line.endswith("): restore an earlier backup")
+    assert os.listdir(tmp_path) == ["fense-admin.sqlite3"]
+
+
 def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
@@ -115,7 +152,7 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
         ([":memory:"], "a backup goes into a file"),
         (["copy", "--database=missing"], "there is no database file missing"),
         (["copy", "--database=:memory:"], "there is no database file :memory:"),
-        (["copy", "--database=there"], "there is no database of fense-admin: name it with"),
+        (["copy", "--database=there"], "there is another program's SQLite database"),
     ],
 )
 def test_a_backup_that_can_not_be_made_changes_nothing(run_command, tmp_path, arguments, message):
