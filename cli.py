@@ -526,12 +526,20 @@ def move(options: argparse.Namespace) -> int:
     check_exists(options.source, "name one that is there")
     if options.target == engines.MEMORY:
         raise CommandError("what is moved into memory goes with the process: name a file")
-    with told(), opened(options.source) as source, opened(options.target) as target:
-        if not models.copy(source, target):
-            name = target.engine.database
-            raise CommandError(f"{name} has accounts already: name an empty database")
-        print(f"fense-admin moved accounts={target.count_accounts()}")
-    return 0
+    with told(), opened(options.source, read_only=True) as source:
+        if not has_accounts(options.target):  # else it isn't migrated either
+            with opened(options.target) as target:
+                if models.copy(source, target):
+                    print(f"fense-admin moved accounts={target.count_accounts()}")
+                    return 0
+    raise CommandError(f"{options.target} has accounts already: name an empty database")
+
+
+def has_accounts(database: str) -> bool:
+    """Whether it is a database with accounts. It stays as it is, of whatever version."""
+    with contextlib.suppress(engines.Unusable), opened(database, read_only=True) as db:
+        return db.count_accounts() > 0
+    return False
 
 
 def backup(options: argparse.Namespace) -> int:
@@ -559,9 +567,9 @@ def check_exists(database: str, hint: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(database: str) -> Iterator[models.Database]:
+def opened(database: str, read_only: bool = False) -> Iterator[models.Database]:
     """The database, which is closed at the end."""
-    db = models.Database(database)
+    db = models.Database(database, read_only)
     try:
         yield db
     finally:

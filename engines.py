@@ -52,8 +52,11 @@ def is_server(name: str) -> bool:
     return POSTGRESQL.match(name) is not None
 
 
-def open_engine(name: str) -> Any:
-    """The engine of this database: a `sqlite.Engine`, or a `postgres.Engine`. Raises `Unusable`."""
+def open_engine(name: str, read_only: bool = False) -> Any:
+    """The engine of this database: a `sqlite.Engine`, or a `postgres.Engine`. Raises `Unusable`.
+
+    With `read_only` its tables are not migrated, and may be of an earlier version.
+    """
     try:
         check_name(name)
     except ValueError as error:
@@ -63,7 +66,7 @@ def open_engine(name: str) -> Any:
             from fense_admin import postgres  # late: few have the driver
         except ImportError as error:
             raise Unusable(f"PostgreSQL needs psycopg ({error}): {EXTRA}") from None
-        return postgres.Engine(name)
+        return postgres.Engine(name, read_only)
     from fense_admin import sqlite
 
-    return sqlite.Engine(name)
+    return sqlite.Engine(name, read_only)

@@ -273,16 +273,17 @@ class Database:
     """A database of accounts and usage, safe to share between threads.
 
     `name` says which: see `engines.open_engine`, which makes the `engine` and may raise `Unusable`.
+    One that is opened `read_only` can be the source of `copy`, and no more.
     `clock` gives the time of what is written.
 
     Any method may raise an error for which `engines.is_unavailable` is true.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, read_only: bool = False) -> None:
         self.clock = Clock()
         # Called with the digests of keys that accounts get, and whether these replace all others.
         self.on_keys: Callable[[Iterable[str], bool], None] = lambda digests, are_all: None
-        self.engine = engines.open_engine(name)
+        self.engine = engines.open_engine(name, read_only)
 
     def now(self) -> str:
         """The time of its clock, as the contract writes times."""

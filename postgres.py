@@ -212,7 +212,8 @@ class Engine:
     """A PostgreSQL database with the tables of schema-postgresql.sql, shared between threads.
 
     `url` is libpq's. Each thread gets a connection of its own, which stays open; one that broke is
-    made anew. Raises `Unusable`.
+    made anew. With `read_only`, tables of an earlier version are read as they are, on a standby,
+    too, and nothing is written. Raises `Unusable`.
 
     Any method may raise an error for which `is_unavailable` is true. While the server does not
     answer, one thread at a time waits for it; the others are told at once.
@@ -221,7 +222,7 @@ class Engine:
     is_server = True
     in_memory = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, read_only: bool = False) -> None:
         self.database = shown_url(url)
         self._secrets = secrets_in(url)
         self._local = threading.local()
@@ -237,7 +238,7 @@ class Engine:
             self._parameters = parameters_of(url)
             secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
             self._secrets |= {str(secret) for secret in secrets if secret}
-            self._migrate()
+            self._migrate(read_only)
         except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
             self.close_all()
             raise Unusable(f"can't use {self.database}: {self._reason(error)}") from None
@@ -247,12 +248,23 @@ class Engine:
 
     # Start
 
-    def _migrate(self) -> None:
-        """Run the sections of the schema that are missing; refuse a database that is not ours."""
+    def _migrate(self, read_only: bool) -> None:
+        """Run the sections of the schema that are missing; refuse a database that is not ours.
+
+        If it is `read_only`, do no more than the latter.
+        """
         schema = __spec__.loader.get_data(SCHEMA_FILE).decode()  # which may be in a zip file
         sections = re.split("-- version [0-9]+\n", schema)[1:]
         deadline = time.monotonic() + START_TIMEOUT
-        self._local.connection = connection = self._connect(deadline)
+        try:
+            connection = self._connect(deadline)
+        except psycopg.OperationalError:
+            wanted = "target_session_attrs"
+            if not read_only or self._parameters[wanted] != DEFAULTS[wanted]:
+                raise
+            self._parameters[wanted] = "any"  # no server takes writes: a standby will do
+            connection = self._connect(deadline)
+        self._local.connection = connection
         connection.deadline = deadline
 
         def look(query: str) -> list[Any]:
@@ -281,6 +293,11 @@ class Engine:
         created = re.findall(r"^CREATE TABLE (\w+) \($", "".join(sections[:version]), re.MULTILINE)
         if not set(created) <= set(tables):
             raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
+        if read_only:
+            connection.execute("COMMIT")
+            if not tables:
+                raise Unusable(f"{name} is empty: name the database that has the accounts")
+            return
         connection.deadline = None
         for section in sections[version:]:
             connection.execute(section)

@@ -47,6 +47,7 @@ class Engine(SqliteDatabase):
     """A SQLite database with the tables of schema.sql, safe to share between threads.
 
     `path` is a file, created if there is none, or ":memory:" for one that lives until `close_all`.
+    With `read_only`, a file of an earlier version is read as it is, and nothing is written.
     Each thread gets a connection of its own, which stays open. Raises `Unusable`.
 
     Any method may raise an error for which `is_unavailable` is true.
@@ -55,9 +56,17 @@ class Engine(SqliteDatabase):
     is_server = False
     product = f"SQLite {VERSION}"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, read_only: bool = False) -> None:
         self.in_memory = path == MEMORY
         self._path = None if self.in_memory else os.path.realpath(path)  # -wal lies beside it
+        # A plain ":memory:" would be a new empty database in each thread.
+        name = self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb"
+        self._unwritten: tuple[int, ...] | None = None  # how the file was, if nobody may write it
+        if read_only:
+            name = f"file://{urllib.parse.quote(os.fsencode(self._path))}?mode=ro"
+            if not self._has_log():
+                name += "&immutable=1"  # else SQLite would make a -wal and a -shm
+                self._unwritten = self._file_state()
         self._connections: set[Any] = set()
         self._writer = threading.Lock()
         # The context in which a thread waits for others; a server sets one that spares a worker.
@@ -65,9 +74,8 @@ class Engine(SqliteDatabase):
         self._files: dict[str, tuple[int, int]] = {}
         self._folder_state = (0, 0)
         super().__init__(
-            # A plain ":memory:" would be a new empty database in each thread.
-            self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb",
-            uri=self._path is None,
+            name,
+            uri=name != self._path,
             # FULL: what was acknowledged survives a power cut.
             pragmas={"foreign_keys": 1, "synchronous": "FULL" if self._path else "OFF"},
             lock_type="IMMEDIATE",  # else a transaction that reads first can't wait to write
@@ -75,12 +83,16 @@ class Engine(SqliteDatabase):
             check_same_thread=False,  # for close_all
         )
         try:
-            self._make_file_if_missing()
-            self._migrate_when_free(path)
+            if read_only:
+                self._when_free(lambda: _check_ours(path, self))
+            else:
+                self._make_file_if_missing()
+                self._when_free(lambda: self._migrate(path))
             connection = self._connect()  # the one that stays open until `close_all`
             with peewee_errors:
                 connection.execute("SELECT * FROM account LIMIT 1").fetchone()
-            self._files = self._find_files()
+            if not read_only:
+                self._files = self._find_files()
             if self._path is not None and os.stat(self._path).st_mode & 0o044:
                 log.warning("%s can be read by others: run chmod 600 on it", path)
             self.timeout = BUSY_TIMEOUT
@@ -88,7 +100,7 @@ class Engine(SqliteDatabase):
             self.close_all()
             if isinstance(error, Unusable):
                 raise
-            raise Unusable(_why_unusable(path, error)) from error
+            raise Unusable(_why_unusable(path, error, read_only)) from error
 
     # Start
 
@@ -109,12 +121,13 @@ class Engine(SqliteDatabase):
             with contextlib.suppress(FileExistsError):  # another process was faster
                 _rename_to_new(made, self._path)
 
-    def _migrate_when_free(self, path: str) -> None:
-        """Migrate the database as soon as no other process locks it."""
+    def _when_free(self, work: Callable[[], Any]) -> None:
+        """Run this first use of the database, again and again while another process locks it."""
         deadline = monotonic() + START_TIMEOUT
         while True:
             try:
-                return self._migrate(path)
+                work()
+                return
             except OperationalError as error:
                 if "locked" not in str(error) or monotonic() > deadline:
                     raise
@@ -165,6 +178,32 @@ class Engine(SqliteDatabase):
         """Raise an error for which `is_unavailable` is true if it can't be opened and read."""
         self.close()  # this thread's connection would answer from its cache
         self.execute_sql("SELECT * FROM account LIMIT 1").fetchone()
+
+    # How the file is, for `read_only`
+
+    def _has_log(self) -> bool:
+        """Whether a -wal or a -journal holds changes that are not in the file yet."""
+        sizes = []
+        for end in ("-wal", "-journal"):
+            with contextlib.suppress(OSError):  # there is none
+                sizes.append(os.path.getsize(self._path + end))
+        return any(sizes)
+
+    def _file_state(self) -> tuple[int, ...]:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return ()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _ensure_unwritten(self) -> None:
+        """Raise an error if the file was written to although nobody may."""
+        if self._unwritten is None:
+            return
+        if self._has_log() or self._file_state() != self._unwritten:
+            raise OperationalError(
+                f"{self._path} was written to while it was read: stop what serves it"
+            )
 
     # SQLite goes on writing to a file that was moved, deleted or replaced, and what it writes there
     # is lost. So each request checks the file first, its write-ahead log and that log's index too.
@@ -238,6 +277,7 @@ class Engine(SqliteDatabase):
         """The rows that a query returns, one after another, within a `snapshot`."""
         with peewee_errors:
             yield from self.execute_sql(query)
+        self._ensure_unwritten()
 
     def last_id(self) -> int:
         """The highest id that an account had, 0 if there was none yet."""
@@ -291,7 +331,7 @@ def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> 
         raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
 
 
-def _why_unusable(path: str, error: Exception) -> str:
+def _why_unusable(path: str, error: Exception, read_only: bool) -> str:
     if os.path.isdir(path):
         return f"{path} is a directory: name a file with --database"
     text = getattr(error, "strerror", None) or str(error)
@@ -299,7 +339,9 @@ def _why_unusable(path: str, error: Exception) -> str:
         return f"{path} is no SQLite database: name another file with --database"
     if "locked" in text:
         return f"{path} is locked by another program: stop that one first"
-    if "full" in text or getattr(error, "errno", None) in NO_ROOM:
+    if read_only:
+        advice = "check who may read it; if a -wal is beside it, copy both to where you may write"
+    elif "full" in text or getattr(error, "errno", None) in NO_ROOM:
         advice = "make room on its disk, and where temporary files are kept"
     elif isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
         advice = "name a file in a folder that exists and can be written"

@@ -16,6 +16,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -62,6 +63,14 @@ SEED = {
     ]
 }
 FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
+
+AS_SOMEBODY_ELSE = """
+import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
+from fense_admin import cli, server
+if os.geteuid() == 0:  # whom no mode of a file holds back
+    os.setuid(65534)
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
 OUTPUT: list[str] = []  # whatever a service told meanwhile: answers, logs, the journal
@@ -729,3 +738,12 @@ def db(request, tmp_path, open_database):
     if request.param == "postgresql":
         names["postgresql"] = request.getfixturevalue("postgresql").empty()
     return open_database(names[request.param])
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that others may look into, as `tmp_path` is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+        os.chmod(folder, 0o755)

@@ -2,12 +2,10 @@
 
 import os
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from conftest import FIELDS, account_fields, in_threads, sentence
+from conftest import AS_SOMEBODY_ELSE, FIELDS, account_fields, in_threads, sentence
 from peewee import sqlite3
 
 from fense_admin import engines, sqlite
@@ -169,23 +167,6 @@ def test_a_database_in_memory_leaves_no_file(start, tmp_path):
     assert service.call("/accounts", account_fields())[0] == 201
     assert service.end()[0] == 0
     assert os.listdir(tmp_path) == ["stderr"]
-
-
-AS_SOMEBODY_ELSE = """
-import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
-from fense_admin import cli, server
-if os.geteuid() == 0:  # whom no mode of a file holds back
-    os.setuid(65534)
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that others may look into, as `tmp_path` is not."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-        os.chmod(folder, 0o755)
 
 
 @pytest.mark.parametrize("folder_mode", [0o777, 0o555])
