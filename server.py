@@ -321,7 +321,8 @@ class ErrorTask(task.ErrorTask):
         self.response_headers += app.common_headers(request_id)
         if isinstance(request.error, NoTemporaryFile):
             self.response_headers.append(("Retry-After", "1"))
-            log.warning("can't write a temporary file: %s id=%s", request.error, request_id)
+            advice = "make room in /tmp, or set TMPDIR"
+            log.warning("no temporary file (%s): %s id=%s", request.error, advice, request_id)
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
