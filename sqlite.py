@@ -339,7 +339,9 @@ def _why_unusable(path: str, error: Exception, read_only: bool) -> str:
         return f"{path} is no SQLite database: name another file with --database"
     if "locked" in text:
         return f"{path} is locked by another program: stop that one first"
-    if read_only:
+    if read_only and "readonly" in text:  # a -journal is beside it
+        advice = "open it with the version that wrote it, which rolls its last change back"
+    elif read_only:
         advice = "check who may read it; if a -wal is beside it, copy both to where you may write"
     elif "full" in text or getattr(error, "errno", None) in NO_ROOM:
         advice = "make room on its disk, and where temporary files are kept"

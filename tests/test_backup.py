@@ -84,10 +84,13 @@ def test_a_database_that_lost_a_table_has_no_backup(run_command, tmp_path, table
     assert os.listdir(tmp_path) == ["fense-admin.sqlite3"]
 
 
-def test_a_database_of_a_newer_version_has_a_backup(run_command, tmp_path):
+@pytest.mark.parametrize("version", [1, 999])
+def test_a_database_of_another_version_has_a_backup(run_command, tmp_path, version):
     Database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
     with contextlib.closing(sqlite3.connect(tmp_path / "fense-admin.sqlite3")) as database:
-        database.execute("PRAGMA user_version = 999")
+        database.execute(f"PRAGMA user_version = {version}")
+        if version == 1:
+            database.execute("DROP TABLE usage_month")
     assert run_command("backup", "copy") == (0, "", "")
 
 

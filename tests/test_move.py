@@ -113,6 +113,28 @@ def test_a_log_that_can_not_be_read_is_named(start, open_folder):
     assert line.endswith("if a -wal is beside it, copy both to where you may write")
 
 
+KILLED_IN_A_CHANGE = """
+import os, sys
+from peewee import sqlite3
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+for text in "PRAGMA journal_mode = delete", "PRAGMA cache_size = 2", "BEGIN":
+    database.execute(text)
+days = (f"{year}-{month:02}-15" for year in range(1600, 2600) for month in range(1, 13))
+database.executemany("INSERT INTO usage VALUES (1, ?, 1)", ([day] for day in days))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_change_that_has_to_be_rolled_back_is_named_and_stays(run_command, source):
+    make_version(source, 1)
+    subprocess.run([sys.executable, "-c", KILLED_IN_A_CHANGE, source], timeout=TIMEOUT)
+    before = content(source.parent)
+    assert sorted(before) == ["old.sqlite3", "old.sqlite3-journal"]
+    line = sentence(run_command("move", str(source), "new.sqlite3"))
+    assert line.endswith("open it with the version that wrote it, which rolls its last change back")
+    assert content(source.parent) == before
+
+
 @pytest.mark.parametrize("how", ["written", "written and closed"])
 def test_a_file_that_is_written_to_during_the_move_is_not_moved(
     source, open_database, monkeypatch, how
