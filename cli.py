@@ -22,11 +22,13 @@ from typing import Any, NamedTuple
 
 from fense_admin import (
     DEVELOPMENT_KEY,
+    OPENAPI_FILE,
     ApiError,
     __version__,
     create_app,
     engines,
     models,
+    read_data,
     rules,
     sqlite,
 )
@@ -296,6 +298,7 @@ def serve(options: argparse.Namespace) -> int:
         found = app.db.count_accounts()
         if seed is not None and not app.db.seed(*seed.at(app.db.now())):
             log.warning("the database has accounts already: %s is not loaded", options.seed)
+        read_ahead(has_control_plane)
     except ValueError as error:
         options.parser.error(str(error))
     except (server.CannotListen, engines.Unusable, engines.DatabaseError) as error:
@@ -317,6 +320,16 @@ def serve(options: argparse.Namespace) -> int:
     running.run(options.drain)
     served.close()
     return 0
+
+
+def read_ahead(has_control_plane: bool) -> None:
+    """Read what is otherwise read once it is needed: an update may replace the files until then."""
+    read_data(OPENAPI_FILE)
+    if has_control_plane:
+        from fense_admin.standin import control, page
+
+        read_data(control.OPENAPI_FILE)
+        page.read_files()
 
 
 def origin_of(host: str, port: int | str) -> str:
@@ -414,6 +427,7 @@ def run_command(options: argparse.Namespace) -> int:
         standin = StandIn(seed=read_seed(options.seed), prefix=options.prefix)
     except ValueError as error:
         options.parser.error(str(error))
+    read_ahead(has_control_plane=True)
     with standin as fense:
         environment = os.environ | {
             "FENSE_BASE_URL": fense.url,

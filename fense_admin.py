@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 import logging
@@ -356,8 +357,17 @@ def get_openapi(db: Database) -> dict[str, Any]:
 
 def read_openapi(path: str, prefix: str) -> dict[str, Any]:
     """The OpenAPI document in this file, as it is served under the prefix."""
-    document = json.loads(__spec__.loader.get_data(path))  # which may be in a zip file
+    document = json.loads(read_data(path))
     return document | {"servers": [{"url": mount_point() + prefix or "/"}]}
+
+
+@functools.cache
+def read_data(path: str) -> bytes:
+    """Read a file of the package, which may be in a zip file.
+
+    It is read once: an update may replace it while the service runs.
+    """
+    return __spec__.loader.get_data(path)
 
 
 def mount_point() -> str:

@@ -39,6 +39,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -796,7 +797,13 @@ class LogFormatter(logging.Formatter):
         return line if line.isprintable() else ascii(line)[1:-1]
 
     def formatException(self, exc_info: Any) -> str:
-        return "\n".join("    " + line for line in super().formatException(exc_info).splitlines())
+        try:
+            text = super().formatException(exc_info)
+        except Exception:  # the source is in a zip file that an update has replaced
+            codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(exc_info[2])]
+            places = [f"{code.co_filename}:{line} {code.co_name}" for code, line in codes]
+            text = "\n".join([*places, f"{exc_info[0].__name__}: {exc_info[1]}"])
+        return "\n".join("    " + line for line in text.splitlines())
 
 
 class LogHandler(logging.Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import re
@@ -136,7 +137,7 @@ class Engine(SqliteDatabase):
 
     def _migrate(self, path: str) -> None:
         """Run the sections of the schema that are missing; refuse a file that is not ours."""
-        sections = _schema()
+        sections = _read_sections(SCHEMA_FILE)
         with self.atomic():  # several processes may start at once
             if self._path is None:
                 self.application_id = APPLICATION_ID
@@ -300,6 +301,13 @@ class Engine(SqliteDatabase):
             other.connection().backup(self.connection(), sleep=0.001)
 
 
+@functools.cache
+def _read_sections(path: str) -> list[str]:
+    """The sections of a schema, read once: an update may replace the file."""
+    schema = __spec__.loader.get_data(path).decode()  # which may be in a zip file
+    return re.split("-- version [0-9]+\n", schema)[1:]
+
+
 def _stat(path: str) -> os.stat_result:
     try:
         return os.stat(path)
@@ -307,18 +315,12 @@ def _stat(path: str) -> os.stat_result:
         raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
 
 
-def _schema() -> list[str]:
-    """The sections of schema.sql, in order of their versions."""
-    schema = __spec__.loader.get_data(SCHEMA_FILE).decode()  # which may be in a zip file
-    return re.split("-- version [0-9]+\n", schema)[1:]
-
-
 def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> None:
     """Raise `Unusable` if it isn't ours, or lacks a table that its version has.
 
     A newer version than this one's is refused, too, unless `or_newer`.
     """
-    sections = _schema()
+    sections = _read_sections(SCHEMA_FILE)
     version, owner = database.user_version, database.application_id
     tables = set(database.get_tables())
     if owner == version == 0 and not tables:

@@ -1,15 +1,20 @@
 """The log has one line for each request, which nothing can forge, hold up or lose unseen."""
 
+import logging
 import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import zipfile
+import zipimport
+from importlib.util import module_from_spec
 
 from conftest import COMMAND, TIMEOUT, account_fields, connect, read_all, statuses, talk
 
 from fense_admin import __version__, loggable
+from fense_admin.server import LogFormatter
 
 LINE = r"(\S+Z) (\S+) (\S+) (\d{3}) (\d+\.\d)ms ([^: ]+)(?:: (.*))?"
 
@@ -135,3 +140,26 @@ def test_a_quiet_one_tells_warnings_only(start):
 
 def test_a_logged_path_is_at_most_300_characters():
     assert len(loggable("/" + "x" * 5_000)) == len(loggable("/" + "%" * 5_000)) == 300
+
+
+def test_a_traceback_is_logged_although_its_source_was_replaced(tmp_path):
+    """As in a zip file, which an update replaces while the service runs."""
+    archive = tmp_path / "app.pyz"
+
+    def write(source):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("replaced_module.py", source)
+
+    source = b"def fail():\n    raise RuntimeError('of ours')\n"
+    write(source)
+    loader = zipimport.zipimporter(str(archive))
+    module = module_from_spec(loader.find_spec("replaced_module"))
+    loader.exec_module(module)
+    write(b"\xff" * len(source))
+    try:
+        module.fail()
+    except RuntimeError:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "a fault", (), sys.exc_info())
+    text = LogFormatter().format(record)
+    assert text.startswith("a fault\n    ")
+    assert f"{archive}/replaced_module.py:2 fail\n    RuntimeError: of ours" in text

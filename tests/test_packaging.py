@@ -1,10 +1,12 @@
 """What is installed: the wheel looked into, put into an environment of its own, and called."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import venv
+import zipapp
 import zipfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from conftest import CHECKOUT, Process, account_fields, copy_checkout, run_program, tools
 
 from fense_admin import __version__
+from fense_admin.standin import page
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
@@ -145,3 +148,43 @@ def test_one_file_runs_in_an_empty_environment(source, tmp_path):
         assert service.end()[0] == 0
     output = run_program(*command, "exec", "--", python, "-c", "print('in it')", cwd=tmp_path)
     assert output == "in it\n"
+
+
+@pytest.mark.parametrize("kind", ["a zip file", "a folder"])
+def test_a_service_goes_on_while_an_update_replaces_it(wheel, tmp_path, kind):
+    """What nobody has asked for yet, too: it is in memory before the service is ready."""
+    new = tmp_path / "app"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(new)
+    for lent in LENT[:3]:
+        path = Path(bottle.__file__).with_name(lent)
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, new / lent)
+    start = "import sys\nfrom fense_admin.cli import main\nsys.exit(main())\n"
+    (new / "__main__.py").write_text(start)
+    if kind == "a zip file":
+        zipapp.create_archive(new, tmp_path / "app.pyz", compressed=True)
+        new = tmp_path / "app.pyz"
+    with Process(tmp_path, "--port=0", command=[sys.executable, "-S", new]) as service:
+        service.ready()
+        if kind == "a zip file":
+            new.write_bytes(b"of another version" * 9999)
+        else:
+            shutil.rmtree(new)
+        for path in ("/healthz", "/openapi.json", "/accounts/usage", "/_standin/openapi.json"):
+            assert service.call(path)[0] == 200
+        account = service.call("/accounts", account_fields())[1]
+        assert service.call("/_standin/instances", {"seed": "demo"})[0] == 201
+        views = ["", "page/page.css", "page/page.js", "page/requests/2", "page/accounts"]
+        views += [f"page/accounts/{account['fense_account_id']}", "page/faults", "page/service"]
+        for view in [*views, "page/documentation", "page/documentation/control-plane"]:
+            assert service.page(view)
+        assert "Traceback" not in service.end()[2]
+
+
+def test_all_files_of_the_page_are_read_before_an_update_replaces_them(monkeypatch):
+    read = []
+    monkeypatch.setattr(page, "read", read.append)
+    page.read_files()
+    assert sorted(read) == sorted(
+        path.name for path in (CHECKOUT / "standin/page").glob("*.*") if path.suffix != ".py"
+    )

@@ -27,6 +27,7 @@ from fense_admin import (
     invalid,
     models,
     mount_point,
+    read_data,
     read_openapi,
     read_query,
     rules,
@@ -48,6 +49,10 @@ CONTENT_SECURITY_POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
+TEMPLATES = (
+    "accounts body chart curl error faults fields layout list one_account one_request pager "
+    "reference requests service"
+).split()
 PAGE_LENGTH = 50  # rows of a list
 
 
@@ -81,8 +86,14 @@ def show(plane: ControlPlane, path: str) -> str | bytes:
 
 
 def read(name: str) -> bytes:
-    """A file of the page's, which may be in a zip file."""
-    return __spec__.loader.get_data(os.path.join(HERE, name))
+    """A file of the page's."""
+    return read_data(os.path.join(HERE, name))
+
+
+def read_files() -> None:
+    """Read all files of the page, before an update replaces them."""
+    for name in [*FILES, *(f"{name}.html" for name in TEMPLATES)]:
+        read(name)
 
 
 @functools.cache
