@@ -1,6 +1,7 @@
 """The pytest plugin: `fense`, a stand-in for Fense's API that is clean before each test.
 
-It imports no part of the service until a fixture is asked for.
+It imports no part of the service until a fixture is asked for. pytest loads it in every run of an
+environment, so nothing here may need a new pytest: 6.2.5 is the oldest that runs on Python 3.10.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from fense_admin.standin import StandIn
 
 
-USED: pytest.StashKey[StandIn] = pytest.StashKey()  # of a test: what its `fense` is
+USED = "_fense_admin_used"  # attribute of a test: what its `fense` is
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -24,7 +25,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Adds to the report of a failed test what it sent, and which armed faults it never used."""
     outcome = yield
     report = outcome.get_result()
-    fense = item.stash.get(USED, None)
+    fense: StandIn | None = getattr(item, USED, None)
     if report.failed and fense is not None and (text := fense.report()):
         report.sections.append(("requests to fense", text))
 
@@ -71,5 +72,5 @@ def fense(
     """The session's `StandIn`, reset before the test."""
     server = _fense_servers(fense_options)
     server.reset()
-    request.node.stash[USED] = server
+    setattr(request.node, USED, server)
     return server

@@ -1,9 +1,16 @@
 """pytest's fixture is clean before each test, and a run without it loads nothing."""
 
+import os
+import runpy
+import subprocess
+import sys
 import textwrap
+import types
 
 import pytest
 from conftest import run_pytest
+
+import pytest_fense_admin
 
 SUITE = """
     import urllib.error, urllib.request
@@ -185,3 +192,46 @@ def test_a_report_is_had_however_the_fixture_was_asked_for_and_of_no_other(tmp_p
     assert "3 failed, 1 error" in output
     assert output.count("GET /accounts/7 404: no account has this fense_account_id") == 2
     assert output.count("requests to fense") == 2
+
+
+def test_loading_the_plugin_needs_nothing_of_pytest_that_is_new(monkeypatch):
+    """It is loaded in every run of an environment, with whatever pytest is installed there."""
+    old = types.SimpleNamespace(fixture=pytest.fixture, hookimpl=pytest.hookimpl)
+    monkeypatch.setitem(sys.modules, "pytest", old)
+    assert "fense" in runpy.run_path(pytest_fense_admin.__file__)
+
+
+def test_an_old_pytest_runs_other_peoples_tests_and_has_the_fixtures(tmp_path):
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "old"]
+    installed = subprocess.run([*pip, "pytest==6.2.5"], capture_output=True, text=True, timeout=100)
+    if "No matching distribution" in installed.stderr:
+        pytest.skip(f"needs a package index: {installed.stderr}")
+    assert installed.returncode == 0, installed.stderr
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # the plugins that ours needs are too new
+    (tmp_path / "test_other.py").write_text(textwrap.dedent(UNUSED))
+    (tmp_path / "test_suite.py").write_text(textwrap.dedent(FAILING))
+    environment = {
+        "PYTHONPATH": str(tmp_path / "old"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "pytest_fense_admin",
+    }
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "test_other.py",
+            "test_suite.py",
+        ],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    output = ended.stdout + ended.stderr
+    assert "2 failed, 2 passed" in output
+    assert output.count("requests to fense") == 1
