@@ -146,6 +146,12 @@ SETTINGS = {
         "a file, :memory:, or the URL of a PostgreSQL server",
     ),
     "prefix": Setting("", rules.check_prefix, "path to serve the API under, such as /admin"),
+    "public-url": Setting(
+        "",
+        rules.check_public_url,
+        "URL that clients use, such as https://fense.example, where a proxy on another machine is "
+        "in front",
+    ),
     "threads": Setting(
         "4", number(rules.whole_number(1, 999)), "requests answered at the same time"
     ),
@@ -167,7 +173,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def variable_of(name: str) -> str:
-    return f"FENSE_ADMIN_{name.upper()}"
+    return f"FENSE_ADMIN_{name.upper().replace('-', '_')}"
 
 
 def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
@@ -290,7 +296,8 @@ def serve(options: argparse.Namespace) -> int:
         keys, has_control_plane = choose_keys(options, on_loopback)
         seed = read_seed(options.seed)
         sockets = sockets or server.listen(addresses)
-        app = served = create_app(options.database, prefix=options.prefix, **keys)
+        prefix, public_url = options.prefix, options.public_url
+        app = served = create_app(options.database, prefix=prefix, public_url=public_url, **keys)
         if has_control_plane:
             from fense_admin.standin.control import ControlPlane
 
@@ -312,7 +319,7 @@ def serve(options: argparse.Namespace) -> int:
     log.info("fense-admin %s with %s", __version__, app.db.engine.product)
     log_database(app.db, options.database, found)
     if has_control_plane:
-        log.info("the page for people: %s/_standin/", origin)
+        log.info("the page for people: %s/_standin/", options.public_url or origin)
     try:
         print(f"fense-admin ready url={origin}{options.prefix} version={__version__}", flush=True)
     except OSError as error:

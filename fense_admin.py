@@ -261,9 +261,10 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
     service, a Host that is no loopback name is DNS rebinding.
     """
     host = environ.get("HTTP_HOST", "localhost")
-    origin = environ.get("HTTP_ORIGIN")
-    # Behind a proxy with TLS the page's own scheme is not the one that arrives here.
-    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+    sent = environ.get("HTTP_ORIGIN")
+    # Behind a proxy the page's own scheme and host are not those that arrive here. (A page of
+    # another site can't send X-Forwarded-Host: its browser would ask first, and is refused.)
+    if sent is not None and sent not in (f"http://{host}", f"https://{host}", origin()):
         return "Origin"
     return "Host" if on_loopback and not LOOPBACK.fullmatch(host) else None
 
@@ -356,9 +357,8 @@ def get_openapi(db: Database) -> dict[str, Any]:
 
 
 def read_openapi(path: str, prefix: str) -> dict[str, Any]:
-    """The OpenAPI document in this file, as it is served under the prefix."""
-    document = json.loads(read_data(path))
-    return document | {"servers": [{"url": mount_point() + prefix or "/"}]}
+    """Return the OpenAPI document in this file, as it is served under the prefix."""
+    return json.loads(read_data(path)) | {"servers": [{"url": origin() + mount_point() + prefix}]}
 
 
 @functools.cache
@@ -370,9 +370,40 @@ def read_data(path: str) -> bytes:
     return __spec__.loader.get_data(path)
 
 
+# --- Where clients find the service ------------------------------------------------------------
+
+LOOPBACK_PEER = re.compile(r"(?:::ffff:)?127(?:\.[0-9]{1,3}){3}|::1")
+
+
+def origin() -> str:
+    """Return the scheme and host that clients use, such as "https://fense.example".
+
+    That is the public URL if one is set, else what a proxy on this machine says in
+    X-Forwarded-Proto and X-Forwarded-Host, else the Host of the request.
+    """
+    if request.app.public_origin:
+        return request.app.public_origin
+    environ = request.environ
+    scheme = environ["wsgi.url_scheme"]
+    host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
+    if LOOPBACK_PEER.fullmatch(environ.get("REMOTE_ADDR", "")):
+        # Each proxy appends to what it received, so the last value is the nearest proxy's.
+        sent_scheme, sent_host = (
+            environ.get(f"HTTP_X_FORWARDED_{name}", "").rpartition(",")[2].strip().lower()
+            for name in ("PROTO", "HOST")
+        )
+        scheme = sent_scheme if sent_scheme in ("http", "https") else scheme
+        host = sent_host if rules.HOST.fullmatch(sent_host) else host
+    return f"{scheme}://{host}"
+
+
 def mount_point() -> str:
-    """The path under which another WSGI application mounts this one; "" if none does."""
-    return quote(request.environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1"))
+    """Return the path in front of this application's own paths; "" if there is none.
+
+    It comes from the public URL, and from another WSGI application that mounts this one.
+    """
+    mounted_at = request.environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1")
+    return request.app.public_path + quote(mounted_at)
 
 
 # --- The application ---------------------------------------------------------------------------
@@ -403,10 +434,18 @@ class Application(bottle.Bottle):
     `release_waiting` and `end_thread`.
     """
 
-    def __init__(self, db: Database, prefix: str, keys: Iterable[str]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        prefix: str,
+        keys: Iterable[str],
+        public_origin: str = "",
+        public_path: str = "",
+    ) -> None:
         super().__init__()
         self.db = db
         self.prefix = prefix
+        self.public_origin, self.public_path = public_origin, public_path
         self.masker = masking.Masker(keys, self.merchant_keys_among)
         self.masker.plain = re.compile(re.escape(prefix) + PLAIN_PATH)
         # What `GET /` names in development mode.
@@ -603,12 +642,13 @@ def create_app(
     master_key: str | None = None,
     service_keys: Iterable[str] = (),
     prefix: str = "",
+    public_url: str = "",
 ) -> Application:
     """The WSGI application over a database of its own; `close()` it when done.
 
-    `database` is a file's path, ":memory:", or a URL as postgresql://host/name. Raises `ValueError`
-    for a key or a prefix that can't be one and where there is no key at all, `engines.Unusable` for
-    the database.
+    `database` is a file's path, ":memory:", or a URL as postgresql://host/name. `public_url` is
+    where clients reach it through a proxy. Raises `ValueError` for a key, a prefix or a public URL
+    that can't be one and where there is no key at all, `engines.Unusable` for the database.
     """
     with ValidationErrors() as errors:
         # (Of a string each character would be a key.)
@@ -619,10 +659,13 @@ def create_app(
         if master_key is not None:
             keys.insert(0, errors.check("master_key", rules.check_key, master_key))
         prefix = errors.check("prefix", rules.check_prefix, prefix)
+        public_url = errors.check("public_url", rules.check_public_url, public_url)
         errors.check("database", rules.check_string, database)
     if not keys:
         raise ValueError("give a master_key or service_keys: without a key nobody gets in")
-    app = Application(Database(database), prefix, keys)
+    public_origin = "/".join(public_url.split("/")[:3])
+    public_path = public_url.removeprefix(public_origin)
+    app = Application(Database(database), prefix, keys, public_origin, public_path)
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)
     app.contract("/accounts/usage", GET=get_usage)

@@ -323,6 +323,12 @@ UPDATE_REFUSALS = {"email": "can't be changed"}
 
 # --- Settings ----------------------------------------------------------------------------------
 
+# A host with or without a port, as in a URL.
+HOST = re.compile(
+    r"(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+(?:%[\w.-]+)?\])(?::[0-9]{1,5})?",
+    re.ASCII | re.IGNORECASE,
+)
+
 
 def check_key(text: str) -> str:
     """A key as a header brings it: white space around it is taken off."""
@@ -337,3 +343,24 @@ def check_prefix(text: str) -> str:
         if not re.fullmatch("[A-Za-z0-9._~-]+", segment) or segment in (".", ".."):
             raise ValueError("must be a path such as /admin, of letters, digits and . _ ~ -")
     return "".join("/" + segment for segment in segments)
+
+
+def check_public_url(text: str) -> str:
+    """A URL as "" or "https://fense.example/base", without slashes at its end."""
+    if not text:
+        return ""
+    origin, path = split_url(text)
+    try:
+        return origin + check_prefix(path)
+    except ValueError as error:
+        raise ValueError(f"must be a URL whose path, if it has one, {error}") from None
+
+
+def split_url(text: str) -> tuple[str, str]:
+    """Split a URL of HTTP into its origin, in the form that browsers send, and the rest."""
+    found = re.fullmatch(f"(https?)://({HOST.pattern})([/?#].*)?", text, HOST.flags)
+    port = found[2].rpartition("]")[2].partition(":")[2] if found else ""
+    if found is None or int(port or 0) > 65535:
+        raise ValueError("must be a URL such as http://127.0.0.1:8642, without a user")
+    scheme, host, rest = found[1].lower(), found[2].lower(), found[3] or ""
+    return f"{scheme}://{host.removesuffix(':443' if scheme == 'https' else ':80')}", rest

@@ -33,6 +33,7 @@ from fense_admin import (
     foreign_header,
     models,
     mount_point,
+    origin,
     read_json,
     read_openapi,
     read_query,
@@ -162,7 +163,7 @@ class ControlPlane:
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
 
-        self.control = Application(app.db, "", app.masker.own)
+        self.control = Application(app.db, "", app.masker.own, app.public_origin, app.public_path)
         # A stand-in and its instances mask each other's keys. (Those of the parent's merchants are
         # in its database.)
         self._shared = parent._shared if parent else SharedKeys()
@@ -483,7 +484,8 @@ class Instance:
         self.path = f"{INSTANCES}/{self.id}"
         self.master_key, self.service_key = generated("master"), generated("service")
         keys = {"master_key": self.master_key, "service_keys": [self.service_key]}
-        app = create_app(prefix=parent.app.prefix, **keys)
+        public_url = parent.app.public_origin + parent.app.public_path
+        app = create_app(prefix=parent.app.prefix, public_url=public_url, **keys)
         app.db.engine.while_waiting = lambda: parent.db.engine.while_waiting()
         self.plane = ControlPlane(
             app, **keys, seed=seed, on_loopback=parent.guard.on_loopback, parent=parent
@@ -503,7 +505,7 @@ class Instance:
         return 0.0 if self._in_flight else monotonic() - self._used_at
 
     def urls(self) -> dict[str, str]:
-        """Its id and where it is, by the host that was asked."""
+        """Its id and where clients find it."""
         url = origin() + mount_point() + self.path
         return {
             "id": self.id,
@@ -537,13 +539,6 @@ class Instance:
             self._in_flight -= 1
             if self._has_ended and not self._in_flight:
                 self.plane.close()
-
-
-def origin() -> str:
-    """The scheme and the host that were asked."""
-    environ = request.environ
-    host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
-    return f"{environ['wsgi.url_scheme']}://{host}"
 
 
 def no_such_instance(db: Database, **kwargs: Any) -> None:

@@ -58,7 +58,7 @@ def test_it_has_the_paths_and_methods_of_the_service(prefix):
             for route in app.routes
             if route.callback.__name__ != "method_not_allowed"
         }
-    assert served == DOCUMENT | {"servers": [{"url": prefix or "/"}]}
+    assert served == DOCUMENT | {"servers": [{"url": f"http://localhost:80{prefix}"}]}
     documented = {(method, prefix + path) for method, path, _ in OPERATIONS}
     assert documented | {("get", "/healthz"), ("get", "/openapi.json")} == routes
 

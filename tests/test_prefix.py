@@ -42,7 +42,9 @@ def test_a_prefix_moves_every_path_of_the_page(prefix, make_app):
         assert (answer.status, answer.body) == (404, refusal(code="not_found", message=message))
     for its in (outside, api):
         assert its.get("/healthz", key=None).body == {"status": "ok"}
-        assert its.get("/openapi.json", key=None).body["servers"] == [{"url": "/admin"}]
+        assert its.get("/openapi.json", key=None).body["servers"] == [
+            {"url": "http://localhost:80/admin"}
+        ]
 
 
 def test_an_application_that_is_mounted_tells_paths_that_lead_to_it():
@@ -51,4 +53,6 @@ def test_an_application_that_is_mounted_tells_paths_that_lead_to_it():
         headers = {"x-api-key": MASTER_KEY}
         answer = client.post_json("/v1/accounts", account_fields(), headers=headers)
         assert answer.headers["Location"] == "/of%20mine/v1/accounts/1"
-        assert client.get("/openapi.json").json["servers"] == [{"url": "/of%20mine/v1"}]
+        assert client.get("/openapi.json").json["servers"] == [
+            {"url": "http://localhost:80/of%20mine/v1"}
+        ]

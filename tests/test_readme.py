@@ -111,10 +111,10 @@ def test_the_helper_is_used_as_shown():
 
 
 def test_the_table_of_settings_is_the_commands(start):
-    rows = re.findall(r"^\| `--(\w+)` \| `(\w+)` \| (\S+) \|", README, re.M)
+    rows = re.findall(r"^\| `--([\w-]+)` \| `(\w+)` \| (\S+) \|", README, re.M)
     output, _, _ = start("serve", "--help").end(None)[1].partition("\0")
     output = " ".join(output.split())
-    assert [name for name, _, _ in rows] == re.findall(r" --(\w+) [A-Z]+ ", output)
+    assert [name for name, _, _ in rows] == re.findall(r" --([\w-]+) [A-Z_]+ ", output)
     for _, variable, default in rows:
         assert f"(${variable}; default: {default.strip('`')})" in output
 

@@ -39,7 +39,7 @@ def test_service_keys_alone_are_keys(start):
     assert service.call("/accounts/usage", key="local-dev-key")[0] == 401
 
 
-@pytest.mark.parametrize("name", ["PORT", "THREADS", "PREFIX", "HOST", "DATABASE"])
+@pytest.mark.parametrize("name", ["PORT", "THREADS", "PREFIX", "HOST", "DATABASE", "PUBLIC_URL"])
 def test_a_wrong_setting_in_the_environment_is_named(run_command, name):
     value = "a b//" if name != "DATABASE" else ""
     code, _, log = run_command(
@@ -121,11 +121,19 @@ def waits_so_long_at_a_stop(serve):
     assert 0.4 < time.monotonic() - began < 5
 
 
+def names_its_public_url(serve):
+    service = serve("https://fense.example/base/")
+    assert service.call("/openapi.json")[1]["servers"] == [{"url": "https://fense.example/base"}]
+    assert service.url.startswith("http://127.0.0.1:")
+    assert " the page for people: https://fense.example/base/_standin/\n" in service.end()[2]
+
+
 EFFECTS = {
     "host": listens_on_its_address,
     "port": listens_on_its_port,
     "database": keeps_accounts_in_its_file,
     "prefix": serves_under_its_prefix,
+    "public-url": names_its_public_url,
     "threads": has_so_many_threads,
     "seed": loads_its_seed,
     "drain": waits_so_long_at_a_stop,

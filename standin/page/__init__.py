@@ -27,6 +27,7 @@ from fense_admin import (
     invalid,
     models,
     mount_point,
+    origin,
     read_data,
     read_openapi,
     read_query,
@@ -152,7 +153,7 @@ class Shown:
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane
-        self.origin = control.origin()
+        self.origin = origin()
         self.root = mount_point() + control.ROOT
         self.standin_url = self.origin + self.root
         self.base_url = self.origin + mount_point() + plane.app.prefix
@@ -286,7 +287,7 @@ def one_request(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, di
         "body": body,
         "answer": answer,
         "query": entries.query_of(entry),
-        "curl": curl.repeating(entry, shown.origin),
+        "curl": curl.repeating(entry, shown.origin, request.get_header("Host", "")),
         "notes": list(notes_on_curl(entry)),
         "account": entries.account_of(entry),
         "fault": entry.fault and in_words.does(entry.fault),

@@ -26,9 +26,10 @@ def by_hand(method: str, url: str, is_development: bool, body: Any = None) -> st
     return lines(words)
 
 
-def repeating(entry: Entry, origin: str) -> str:
+def repeating(entry: Entry, origin: str, arrives_as: str) -> str:
     """The line that sends a request again, to this scheme and host: "http://127.0.0.1:8642".
 
+    `arrives_as` is the Host that arrives here of a request to that origin: a proxy may change it.
     It is the same byte for byte, as far as the journal has it: keys are masked, the x-api-key
     stands as $FENSE_API_KEY unless it is the development key, and a long body is cut.
     """
@@ -37,6 +38,8 @@ def repeating(entry: Entry, origin: str) -> str:
         headers.pop("content-length", None)  # curl's own
     scheme, _, host = origin.partition("://")
     asked = headers.pop("host", host)
+    if asked == arrives_as:
+        asked = host
     without_host = [] if "host" in entry["headers"] else ["--http1.0", "-H 'Host:'"]
     if LOOPBACK.fullmatch(asked) and LOOPBACK.fullmatch(host) and port(asked) == port(host):
         host = asked

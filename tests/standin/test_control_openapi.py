@@ -34,7 +34,7 @@ def routes(plane):
 
 def test_it_has_the_paths_and_methods_of_the_control_plane(seeded, seeded_api):
     served = seeded_api.get("/_standin/openapi.json").body
-    assert served == DOCUMENT.whole | {"servers": [{"url": "/_standin"}]}
+    assert served == DOCUMENT.whole | {"servers": [{"url": "http://localhost:80/_standin"}]}
     assert {(method, path) for method, path, _ in DOCUMENT.operations} == routes(seeded.app)
 
 
@@ -42,7 +42,7 @@ def test_that_of_an_instance_has_its_own_paths(seeded, seeded_api):
     made = seeded_api.post("/_standin/instances", {}).body
     its = Api(seeded.app, made["api_key"], None, base=f"/_standin/instances/{made['id']}")
     document = its.get("/_standin/openapi.json").body
-    assert document["servers"] == [{"url": f"{its.base}/_standin"}]
+    assert document["servers"] == [{"url": f"http://localhost:80{its.base}/_standin"}]
     plane = seeded.app.instances[made["id"]].plane
     found = {(method, path) for path, item in document["paths"].items() for method in item}
     assert found == routes(plane)

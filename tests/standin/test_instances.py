@@ -71,7 +71,7 @@ def test_the_paths_in_its_answers_are_right(seeded_api):
     its = api_of(seeded_api, make(seeded_api))
     answer = its.post("/accounts", account_fields())
     assert answer.headers["Location"] == f"{its.base}/accounts/8"
-    assert its.get("/openapi.json").body["servers"] == [{"url": its.base}]
+    assert its.get("/openapi.json").body["servers"] == [{"url": f"http://localhost:80{its.base}"}]
     assert its.get("/healthz").body == {"status": "ok"}
     message = its.get("/acounts/1").body["error"]["message"]
     assert message == f"there is no such path; did you mean {its.base}/accounts/1?"
