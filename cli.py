@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fense_admin import (
@@ -37,6 +37,7 @@ from fense_admin.realtime import monotonic
 log = logging.getLogger("fense_admin")
 
 WITHOUT_COMMAND = ("-h", "--help", "--version")
+BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test"
 SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait for it
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -60,14 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = [*arguments[:at], f"--date={arguments[at + 1]}", *arguments[at + 2 :]]
     parser = build_parser()
     refuse_passwords(arguments, parser)
+    refuse_unknown(arguments, parser, needs_command=arguments[0] == "exec" and not command)
     options, unknown = parser.parse_known_args(arguments)
     if options.run is run_command and not command:
-        options.parser.error("put -- before the command, as in: fense-admin exec -- npm test")
+        options.parser.error(BEFORE_COMMAND)
     if unknown:
-        flags = re.findall(r"--[\w-]+", options.parser.format_usage())
-        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
-        meant = f"; did you mean {nearest[0]}?" if nearest else ""
-        options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}{meant}")
+        options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = command
     try:
         return options.run(options)
@@ -85,6 +84,34 @@ def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> N
         is_database = before == "--database" or text.startswith("--database=")
         if engines.HOLDS_A_PASSWORD.search(text) and not is_database:
             parser.error(message)
+
+
+def refuse_unknown(arguments: list[str], parser: Parser, needs_command: bool) -> None:
+    """Refuse an unknown command or flag, and name the nearest.
+
+    argparse itself would first complain about the value that comes after an unknown flag.
+    """
+    name, *words = arguments
+    if name in WITHOUT_COMMAND:
+        return
+    if name not in parser.commands:
+        parser.error(f"unknown command {name}{did_you_mean(name, parser.commands)}")
+    flags = {it: set(command._option_string_actions) for it, command in parser.commands.items()}
+    for word in itertools.takewhile(lambda word: word != "--", words):
+        flag = word.partition("=")[0]
+        if flag in flags[name] or not re.match("--?[A-Za-z]", flag):
+            continue
+        takers = " and ".join(it for it in flags if flag in flags[it])
+        meant = f"; it is a flag of {takers}" if takers else did_you_mean(flag, flags[name])
+        if needs_command and not meant.endswith("?"):  # it may be a flag of the command
+            parser.commands[name].error(BEFORE_COMMAND)
+        parser.commands[name].error(f"unrecognized arguments: {flag}{meant}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: "" if none of those known is near."""
+    nearest = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
@@ -197,6 +224,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose help ends with that of `default`, the command that may be left out."""
 
     default: argparse.ArgumentParser
+    commands: dict[str, argparse.ArgumentParser]
 
     def format_help(self) -> str:
         return f"{super().format_help()}\n{self.default.format_help()}"
@@ -215,6 +243,7 @@ def build_parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run, parser=added)
         return added
 
+    parser.commands = commands.choices
     parser.default = it = command(
         "serve",
         serve,

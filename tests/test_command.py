@@ -9,6 +9,7 @@ import pytest
 from conftest import CHECKOUT, account_fields, sentence
 
 from fense_admin import __version__
+from fense_admin.cli import BEFORE_COMMAND
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -106,18 +107,39 @@ def test_wrong_usage_is_told(run_command, tmp_path, arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prot", "1"], "unrecognized arguments: --prot 1; did you mean --port?"),
-        (["record", "1", "1", "--dta=x"], "; did you mean --date?"),
-        (["exec", "--sed=x", "--", "true"], "; did you mean --seed?"),
+        (["--prot", "1"], "unrecognized arguments: --prot; did you mean --port?"),
+        (["--prot=1"], "unrecognized arguments: --prot; did you mean --port?"),
         (["--colour"], "unrecognized arguments: --colour"),
-        (["exec", "true"], "put -- before the command, as in: fense-admin exec -- npm test"),
-        (["exec"], "put -- before the command, as in: fense-admin exec -- npm test"),
+        (["--hlep"], "unrecognized arguments: --hlep; did you mean --help?"),
+        (["health", "--wiat", "1"], "unrecognized arguments: --wiat; did you mean --wait?"),
+        (["health", "--wiat=1"], "unrecognized arguments: --wiat; did you mean --wait?"),
+        (["health", "-wait", "1"], "unrecognized arguments: -wait; did you mean --wait?"),
+        (["health", "-w", "1"], "unrecognized arguments: -w"),
+        (["health", "--port", "1"], "unrecognized arguments: --port; it is a flag of serve"),
+        (
+            ["record", "--dta", "-1", "1", "1"],
+            "unrecognized arguments: --dta; did you mean --date?",
+        ),
+        (["record", "1", "1", "--dta=x"], "unrecognized arguments: --dta; did you mean --date?"),
+        (["record", "--databse", "x", "1", "1"], "--databse; did you mean --database?"),
+        (["record", "--seed", "x", "1", "1"], "--seed; it is a flag of serve and exec"),
+        (["move", "--databse", "x", "y", "z"], "unrecognized arguments: --databse"),
+        (["backup", "--databse", "x", "y"], "--databse; did you mean --database?"),
+        (["exec", "--sede", "x", "--", "true"], "--sede; did you mean --seed?"),
+        (["exec", "--sede=x", "--", "true", "--prot"], "--sede; did you mean --seed?"),
+        (["exec", "--sede", "x"], "--sede; did you mean --seed?"),
+        (["exec", "true"], BEFORE_COMMAND),
+        (["exec", "node", "--port", "1"], BEFORE_COMMAND),
+        (["exec"], BEFORE_COMMAND),
+        (["helth"], "unknown command helth; did you mean health?"),
+        (["nonsense"], "unknown command nonsense"),
     ],
 )
 def test_wrong_usage_is_told_with_what_was_meant(run_command, arguments, message):
     code, out, log = run_command(*arguments)
     assert (code, out) == (2, "")
-    assert log.endswith(message + "\n")
+    assert log.endswith(f"{message}\n")
+    assert "secret" not in log
 
 
 def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start, run_command):
