@@ -15,8 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -80,6 +78,8 @@ def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> N
     message = "a URL with a password belongs in FENSE_ADMIN_DATABASE, or to --database"
     if arguments[0] == "move":
         message = "a password belongs in PGPASSWORD or ~/.pgpass: arguments show in ps"
+    if arguments[0] == "health":
+        message = "a check of health needs no password: leave it out of the URL"
     for before, text in itertools.pairwise(["", *arguments]):
         is_database = before == "--database" or text.startswith("--database=")
         if engines.HOLDS_A_PASSWORD.search(text) and not is_database:
@@ -144,10 +144,14 @@ def check_day_or_range(text: str) -> str:
 
 
 def check_url(text: str) -> str:
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL such as http://127.0.0.1:8642")
-    return text
+    """The scheme and host of a URL: all that a check of health takes."""
+    return rules.split_url(text)[0]
+
+
+def check_host(text: str) -> str:
+    """A host, without the brackets that an IPv6 address has in a URL."""
+    host = re.sub(r"^\[(.*)\]$", r"\1", text)
+    return rules.matching(r"\S+", "must be an address or a name")(host)
 
 
 class Setting(NamedTuple):
@@ -161,7 +165,7 @@ class Setting(NamedTuple):
 SETTINGS = {
     "host": Setting(
         "127.0.0.1",
-        rules.matching(r"\S+", "must be an address or a name"),
+        check_host,
         "address or name to listen on",
     ),
     "port": Setting(
@@ -194,13 +198,18 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(
             f"--{name}",
             type=typed(rule, variable),
-            default=os.environ.get(variable, default),
+            default=default_of(name),
             help=f"{help} (${variable}; default: {default or 'none'})",
         )
 
 
 def variable_of(name: str) -> str:
     return f"FENSE_ADMIN_{name.upper().replace('-', '_')}"
+
+
+def default_of(name: str) -> str:
+    """Return the text of a setting for which no flag is given."""
+    return os.environ.get(variable_of(name), SETTINGS[name].default)
 
 
 def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
@@ -509,31 +518,51 @@ def without_proxy(*hosts: str) -> dict[str, str]:
 
 
 def health(options: argparse.Namespace) -> int:
-    import urllib.request  # late: the service does without it
-
-    host, port = (
-        os.environ.get(variable_of(name), SETTINGS[name].default) for name in ("host", "port")
-    )
-    parts = urllib.parse.urlsplit(options.url or origin_of(host, port))
-    url = f"{parts.scheme}://{parts.netloc}/healthz"  # outside any prefix
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    origin = options.url or default_origin(options.parser)
     deadline = monotonic() + options.wait
-    while True:
-        try:
-            with opener.open(url, timeout=max(0.5, deadline - monotonic())):
-                return 0
-        except (OSError, http.client.HTTPException) as error:
-            if monotonic() >= deadline:
-                raise CommandError(f"{url} does not answer: {why(error)}") from error
+    while problem := check_health(origin, timeout=max(0.5, deadline - monotonic())):
+        if monotonic() >= deadline:
+            raise CommandError(f"{origin}/healthz {problem}")
         time.sleep(0.05)
+    return 0
 
 
-def why(error: Exception) -> str:
-    """The reason in words, without the brackets that Python puts around it."""
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
-        error = error.reason
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return re.sub(r"\[.*?\] | \(_ssl.*\)", "", text)
+def default_origin(parser: argparse.ArgumentParser) -> str:
+    """Return the URL of what `serve` starts with the same variables."""
+    values = {}
+    for name in ("host", "port"):
+        text, variable = default_of(name), variable_of(name)
+        try:
+            values[name] = SETTINGS[name].rule(text)
+        except ValueError as error:
+            parser.error(f"{variable} {error}")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(values["host"], values["host"])
+    url = origin_of(host, values["port"])
+    with contextlib.suppress(ValueError):
+        origin, rest = rules.split_url(url)
+        if not rest:
+            return origin
+    return parser.error(f"{variable_of('host')} must be an address or a name")
+
+
+def check_health(origin: str, timeout: float) -> str | None:
+    """Return what is wrong with the service at this URL, after its URL; None if it is healthy."""
+    scheme, _, host = origin.partition("://")
+    is_secure = scheme == "https"
+    connect = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+    try:
+        with contextlib.closing(connect(host, timeout=timeout)) as connection:
+            connection.request("GET", "/healthz")  # outside any prefix
+            status = connection.getresponse().status
+    except OSError as error:
+        text = error.strerror or str(error) or type(error).__name__
+        # Without the brackets that Python puts around the reason.
+        return "does not answer: " + re.sub(r"\[.*?\] | \(_ssl.*\)", "", text)
+    except http.client.HTTPException:
+        return "does not answer in HTTP"
+    except UnicodeError:
+        return "can't be reached: check its name"
+    return None if status == 200 else f"returned {status}"
 
 
 def record(options: argparse.Namespace) -> int:

@@ -347,7 +347,7 @@ def check_prefix(text: str) -> str:
 
 def check_public_url(text: str) -> str:
     """A URL as "" or "https://fense.example/base", without slashes at its end."""
-    if not text:
+    if not check_string(text):
         return ""
     origin, path = split_url(text)
     try:

@@ -133,6 +133,7 @@ def test_wrong_usage_is_told(run_command, tmp_path, arguments):
         (["exec"], BEFORE_COMMAND),
         (["helth"], "unknown command helth; did you mean health?"),
         (["nonsense"], "unknown command nonsense"),
+        (["health", "http://u:secret@x"], "needs no password: leave it out of the URL"),
     ],
 )
 def test_wrong_usage_is_told_with_what_was_meant(run_command, arguments, message):

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from conftest import FIELDS, refusal, sentence
+from conftest import FIELDS, in_background, refusal, sentence
 
 from fense_admin import engines
 
@@ -50,5 +50,91 @@ def test_health_waits_until_a_service_answers(start, run_command):
     service.ready()
     assert waiting.end(None)[:2] == (0, "")
     assert run_command("health", FENSE_ADMIN_PORT=str(port))[:2] == (0, "")
-    for bad in (["--wait=x"], ["--wait=-1"], ["127.0.0.1"], ["ftp://x"], ["http://"]):
+    for bad in (["--wait=x"], ["--wait=-1"]):
         assert run_command("health", *bad)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", " ", "127.0.0.1", "ftp://x", "file:///etc/passwd", "http://", "http://:80", "http:///x"),
+        *("http://a..b/", "http://.a", "http://[", "http://[::1", "http://[x]", "http://a b"),
+        *("http://a:99999", "http://a:x", "http://a:-1", "http://a:80:80", "http://u@a", "http://ü.example"),
+        *("http://a\n", "http://a/\nb", "http://a\0", "http://\udcff", " http://a", "http://a\\b"),
+    ],
+)  # fmt: skip
+def test_health_refuses_what_is_not_a_url_in_a_sentence(run_command, url):
+    code, out, log = run_command("health", url)
+    assert (code, out) == (2, "")
+    assert "error: argument url: must be a URL such as http://127.0.0.1:8642" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    "host", ["a" * 64, f"{'a.' * 200}example", "no.such.host.invalid", "1.2.3.4.5"]
+)
+def test_health_of_a_host_that_there_is_not_is_a_sentence(run_command, host):
+    assert f"http://{host}/healthz " in sentence(run_command("health", f"http://{host}/x?y"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "does not answer: Remote end closed connection without response"),
+        (b"SSH-2.0-OpenSSH_9.2\x1b[31m\r\n", "does not answer in HTTP"),
+        (b"HTTP/1.1 abc\r\n\r\n", "does not answer in HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200 + b"\r\n", "does not answer in HTTP"),
+        (b"HTTP/1.1 200 " + b"x" * 70_000, "does not answer in HTTP"),
+        (b"HTTP/1.1 503 \xff\r\n\r\n", "returned 503"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", "returned 302"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", "returned 204"),
+    ],
+)
+def test_health_of_another_service_is_a_sentence(run_command, raw, message):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer():
+            sock, _ = listening.accept()
+            with sock:
+                sock.recv(65536)
+                sock.sendall(raw)
+
+        with in_background(answer):
+            line = sentence(run_command("health", f"http://127.0.0.1:{port}"))
+    assert line == f"fense-admin: http://127.0.0.1:{port}/healthz {message}"
+
+
+@pytest.mark.parametrize(
+    ("host", "listens_on"),
+    [("[::1]", "[::1]"), ("::1", "[::1]"), ("localhost", "localhost"), ("0.0.0.0", "0.0.0.0"), ("::", "[::]")],
+)  # fmt: skip
+def test_health_finds_what_serve_starts_with_the_same_variables(
+    start, run_command, host, listens_on
+):
+    service = start(
+        "--port=0", "--database=:memory:", FENSE_ADMIN_HOST=host, DISPUTE_MASTER_KEY="key"
+    )
+    origin, _, port = service.ready().rpartition(":")
+    assert origin == f"http://{listens_on}"
+    result = run_command("health", FENSE_ADMIN_HOST=host, FENSE_ADMIN_PORT=port)
+    assert result == (0, "", "")
+    service.end()
+    asked = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(listens_on, listens_on)
+    message = sentence(run_command("health", FENSE_ADMIN_HOST=host, FENSE_ADMIN_PORT=port))
+    assert message.startswith(f"fense-admin: http://{asked}:{port}/healthz does not answer: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("HOST", value) for value in ("", " ", "[::1", "a/b", "a..b", "u@a", "[]")),
+        *(("PORT", value) for value in ("", "x", "99999", "-1", "http://a:80")),
+    ],
+)
+def test_health_names_a_wrong_variable(run_command, name, value):
+    code, out, log = run_command("health", **{f"FENSE_ADMIN_{name}": value})
+    assert (code, out) == (2, "")
+    assert f" error: FENSE_ADMIN_{name} must be " in log
+    url = ["http://127.0.0.1:1"]  # then they don't matter
+    assert "Connection refused" in sentence(run_command("health", *url, FENSE_ADMIN_HOST="[::1"))
