@@ -66,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = command
+    if options.run is not serve:  # which has a log
+        for line in unknown_variables():
+            print(f"fense-admin: {rules.printable(line)}", file=sys.stderr)
     try:
         return options.run(options)
     except CommandError as error:
@@ -189,6 +192,9 @@ SETTINGS = {
     "seed": Setting("", str, "state document to load into an empty database, or demo"),
     "drain": Setting("10", check_seconds, "seconds that a stop waits for in-flight requests"),
 }
+MASTER_KEY, SERVICE_KEYS = "DISPUTE_MASTER_KEY", "DISPUTE_SERVICE_KEYS"  # in the environment alone
+PORT = "FENSE_ADMIN_PORT"  # which Kubernetes sets as well
+SWITCHES = ("standin", "quiet")  # flags without a value, whose variables are 1 or 0
 
 
 def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -209,7 +215,69 @@ def variable_of(name: str) -> str:
 
 def default_of(name: str) -> str:
     """Return the text of a setting for which no flag is given."""
-    return os.environ.get(variable_of(name), SETTINGS[name].default)
+    variable = variable_of(name)
+    default = SETTINGS[name].default
+    return default if is_injected(variable) else os.environ.get(variable, default)
+
+
+def switch(options: argparse.Namespace, name: str) -> bool | None:
+    """Return what the flag or else its variable says; None if neither is given."""
+    variable = variable_of(name)
+    given, text = getattr(options, name), os.environ.get(variable)
+    if given is not None or text is None:
+        return given
+    if text not in ("1", "0"):
+        options.parser.error(f"{variable} must be 1 or 0")
+    return text == "1"
+
+
+# What Kubernetes and Docker set in a container beside a Service, or a link, called fense-admin, or
+# fense-admin-api: its addresses.
+INJECTED = re.compile(
+    r"FENSE_ADMIN_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|ENV_\w+|NAME"
+    r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR|START|END))?)"
+)
+
+
+def is_injected(variable: str) -> bool:
+    """Whether Kubernetes or Docker has set this variable."""
+    is_address = re.match("(?:tcp|udp|sctp)://", os.environ.get(variable, ""))
+    is_port = variable.startswith("FENSE_ADMIN_") and variable.endswith("_PORT")
+    return INJECTED.fullmatch(variable) is not None or (is_port and is_address is not None)
+
+
+def injected_variables() -> str | None:
+    """Return a line about the injected variables, which are ignored; None if there are none."""
+    names = sorted(filter(is_injected, os.environ), key=lambda name: (name != PORT, name))
+    if not names:
+        return None
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    advice = "; to choose a port, use --port" if PORT in names else ""
+    return (
+        "variables that Kubernetes or Docker set for a service of that name are ignored: "
+        f"{names[0]}{more}{advice}"
+    )
+
+
+def unknown_variables() -> Iterator[str]:
+    """Yield a line about each variable that seems to be meant for us. (It may hold a secret.)"""
+    known = {name.upper().replace("-", "_"): variable_of(name) for name in (*SETTINGS, *SWITCHES)}
+    keys = {"MASTER_KEY": MASTER_KEY, "SERVICE_KEYS": SERVICE_KEYS}
+    for variable in sorted(os.environ):
+        if variable in (*known.values(), *keys.values()) or is_injected(variable):
+            continue
+        nearest, advice = [], "fense-admin serve --help lists those that are known"
+        if variable.startswith("FENSE_ADMIN_"):
+            nearest = difflib.get_close_matches(variable[12:], known | keys, 1)
+        elif variable.startswith("DISPUTE_"):  # which others may use, too
+            nearest = difflib.get_close_matches(variable[8:], keys, 1, 0.8)
+            if not nearest:
+                continue
+        else:
+            continue
+        if nearest:
+            advice = f"did you mean {(known | keys)[nearest[0]]}?"
+        yield f"unknown variable {variable} is ignored: {advice}"
 
 
 def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
@@ -264,9 +332,15 @@ def build_parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--standin",
         action=argparse.BooleanOptionalAction,
-        help="the control plane for tests under /_standin (default: with the development key only)",
+        help="the control plane for tests under /_standin (default: with the development key only; "
+        f"${variable_of('standin')}: 1 or 0)",
     )
-    it.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    it.add_argument(
+        "--quiet",
+        action="store_true",
+        default=None,
+        help=f"log warnings and errors only (${variable_of('quiet')}: 1 or 0)",
+    )
 
     it = command(
         "exec",
@@ -321,7 +395,11 @@ def build_parser() -> argparse.ArgumentParser:
 def serve(options: argparse.Namespace) -> int:
     from fense_admin import server  # late: other commands do without waitress
 
-    server.log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
+    options.standin = switch(options, "standin")
+    server.log_to_stderr(logging.WARNING if switch(options, "quiet") else logging.INFO)
+    for line in (injected_variables(), *unknown_variables()):
+        if line:
+            log.warning(line)
     sockets: list[Any] = []
     try:
         host, sockets = options.host, server.inherited()
@@ -342,7 +420,11 @@ def serve(options: argparse.Namespace) -> int:
             served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
         found = app.db.count_accounts()
         if seed is not None and not app.db.seed(*seed.at(app.db.now())):
-            log.warning("the database has accounts already: %s is not loaded", options.seed)
+            log.warning(
+                "the database has accounts already: %s is not loaded; to load it, name an empty "
+                "--database",
+                options.seed,
+            )
         read_ahead(has_control_plane)
     except ValueError as error:
         options.parser.error(str(error))
@@ -406,10 +488,10 @@ def keys_from_environment() -> tuple[str | None, list[str]]:
             # A blank variable was meant to be set: better no service than one with another key.
             raise ValueError(f"{variable}: a key {error}; correct it, or unset it") from None
 
-    master, services = "DISPUTE_MASTER_KEY", "DISPUTE_SERVICE_KEYS"
-    master_key = key_in(master, os.environ[master]) if master in os.environ else None
-    texts = os.environ[services].split(",") if services in os.environ else []
-    return master_key, [key_in(services, text) for text in texts]
+    has_master, has_services = MASTER_KEY in os.environ, SERVICE_KEYS in os.environ
+    master_key = key_in(MASTER_KEY, os.environ[MASTER_KEY]) if has_master else None
+    texts = os.environ[SERVICE_KEYS].split(",") if has_services else []
+    return master_key, [key_in(SERVICE_KEYS, text) for text in texts]
 
 
 def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[str, Any], bool]:

@@ -15,7 +15,9 @@ def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
     again = start("--port=0", FENSE_ADMIN_SEED=str(SEED_FILE))
     again.ready()
     assert again.call("/accounts/1")[1]["name"] == "Changed"
-    assert f"the database has accounts already: {SEED_FILE} is not loaded" in again.end()[2]
+    before_ready = again.errors.read_text()
+    why = f"the database has accounts already: {SEED_FILE} is not loaded"
+    assert f" {why}; to load it, name an empty --database\n" in before_ready
 
 
 @pytest.mark.parametrize(

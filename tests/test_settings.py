@@ -39,9 +39,11 @@ def test_service_keys_alone_are_keys(start):
     assert service.call("/accounts/usage", key="local-dev-key")[0] == 401
 
 
-@pytest.mark.parametrize("name", ["PORT", "THREADS", "PREFIX", "HOST", "DATABASE", "PUBLIC_URL"])
+@pytest.mark.parametrize(
+    "name", ["PORT", "THREADS", "PREFIX", "HOST", "DATABASE", "PUBLIC_URL", "STANDIN", "QUIET"]
+)
 def test_a_wrong_setting_in_the_environment_is_named(run_command, name):
-    value = "a b//" if name != "DATABASE" else ""
+    value = "a b//" if name not in ("DATABASE", "QUIET") else ""
     code, _, log = run_command(
         "--port=0" if name != "PORT" else "--threads=1", **{f"FENSE_ADMIN_{name}": value}
     )
@@ -174,3 +176,129 @@ def test_a_setting_does_what_it_is_for(start, name, given):
 def test_an_application_names_the_argument_that_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         create_app(**arguments)
+
+
+# --- Switches ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "has_control_plane", "is_quiet"),
+    [
+        ([], {}, False, False),
+        ([], {"FENSE_ADMIN_STANDIN": "1", "FENSE_ADMIN_QUIET": "1"}, True, True),
+        ([], {"FENSE_ADMIN_STANDIN": "0", "FENSE_ADMIN_QUIET": "0"}, False, False),
+        (
+            ["--standin", "--quiet"],
+            {"FENSE_ADMIN_STANDIN": "0", "FENSE_ADMIN_QUIET": "0"},
+            True,
+            True,
+        ),
+        (["--no-standin"], {"FENSE_ADMIN_STANDIN": "1"}, False, False),
+        (
+            ["--no-standin", "--quiet"],
+            {"FENSE_ADMIN_STANDIN": "x", "FENSE_ADMIN_QUIET": "x"},
+            False,
+            True,
+        ),
+    ],
+)
+def test_a_switch_may_be_a_variable_and_the_flag_wins(
+    start, flags, environment, has_control_plane, is_quiet
+):
+    keys = {"DISPUTE_MASTER_KEY": "the-master-key"}
+    service = start("--port=0", "--database=:memory:", *flags, **keys, **environment)
+    service.ready()
+    status = service.call("/_standin/state", key="the-master-key")[0]
+    assert status == (200 if has_control_plane else 404)
+    assert (service.end()[2] == "") is is_quiet
+
+
+# --- Variables that are none of ours -----------------------------------------------------------
+
+OF_KUBERNETES = {  # beside a Service called fense-admin, and one called fense-admin-db
+    "FENSE_ADMIN_SERVICE_HOST": "10.96.3.7",
+    "FENSE_ADMIN_SERVICE_PORT": "8642",
+    "FENSE_ADMIN_SERVICE_PORT_HTTP": "8642",
+    "FENSE_ADMIN_PORT": "tcp://10.96.3.7:8642",
+    "FENSE_ADMIN_PORT_8642_TCP": "tcp://10.96.3.7:8642",
+    "FENSE_ADMIN_PORT_8642_TCP_PROTO": "tcp",
+    "FENSE_ADMIN_PORT_8642_TCP_PORT": "8642",
+    "FENSE_ADMIN_PORT_8642_TCP_ADDR": "10.96.3.7",
+    "FENSE_ADMIN_PORT_53_UDP": "udp://10.96.3.7:53",
+    "FENSE_ADMIN_DB_SERVICE_HOST": "10.96.3.8",
+    "FENSE_ADMIN_DB_PORT": "tcp://10.96.3.8:5432",
+}
+OF_DOCKER = {  # of a link called fense-admin
+    "FENSE_ADMIN_NAME": "/web/fense-admin",
+    "FENSE_ADMIN_PORT": "udp://172.17.0.5:53",
+    "FENSE_ADMIN_PORT_53_UDP_ADDR": "172.17.0.5",
+    "FENSE_ADMIN_ENV_SECRET": "of-another-container",
+}
+
+
+@pytest.mark.parametrize("injected", [OF_KUBERNETES, OF_DOCKER], ids=["Kubernetes", "Docker"])
+def test_what_kubernetes_and_docker_set_is_ignored_and_logged_once(start, injected):
+    service = start("--port=0", "--database=:memory:", "--quiet", **injected)
+    service.ready()
+    first, *rest = service.end()[2].splitlines()
+    assert f" are ignored: FENSE_ADMIN_PORT and {len(injected) - 1} more;" in first
+    assert not [line for line in rest if "FENSE_ADMIN" in line]
+    assert not [value for value in injected.values() if value in first]
+
+
+@pytest.mark.parametrize("injected", [OF_KUBERNETES, OF_DOCKER], ids=["Kubernetes", "Docker"])
+def test_every_command_ignores_what_kubernetes_and_docker_set(run_command, tmp_path, injected):
+    code, _, log = run_command("--host=192.0.2.1", DISPUTE_MASTER_KEY="key", **injected)
+    assert code == 1
+    assert "fense-admin: port 8642 of 192.0.2.1 can't be had" in log
+    code, _, log = run_command("health", **injected)
+    assert (code, "http://127.0.0.1:8642/healthz" in log) in ((0, False), (1, True))
+    assert run_command("exec", "--", "true", **injected) == (0, "", "")
+    (tmp_path / "fense-admin.sqlite3").touch()
+    for command in (["record", "1", "1"], ["backup", "copy"]):
+        assert "FENSE_ADMIN" not in run_command(*command, **injected)[2]
+
+
+UNKNOWN = {
+    "FENSE_ADMIN_PROT": "did you mean FENSE_ADMIN_PORT?",
+    "FENSE_ADMIN_DATABSE": "did you mean FENSE_ADMIN_DATABASE?",
+    "FENSE_ADMIN_STAND_IN": "did you mean FENSE_ADMIN_STANDIN?",
+    "FENSE_ADMIN_PUBLICURL": "did you mean FENSE_ADMIN_PUBLIC_URL?",
+    "FENSE_ADMIN_MASTER_KEY": "did you mean DISPUTE_MASTER_KEY?",
+    "DISPUTE_SERVICE_KEY": "did you mean DISPUTE_SERVICE_KEYS?",
+    "FENSE_ADMIN_COLOUR": "fense-admin serve --help lists those that are known",
+    "FENSE_ADMIN_PORTS_TCP": "did you mean FENSE_ADMIN_PORT?",
+}
+
+
+@pytest.mark.parametrize("flags", [[], ["--quiet"]], ids=["", "quiet"])
+def test_unknown_variables_are_logged_before_anything_else(start, flags):
+    """With the nearest that is known, and without the value: it may be a secret."""
+    others = {"DISPUTE_HOST": "of-another-program", "FENSE_URL": "x"}
+    secret = "secret://of-mine"
+    service = start(
+        "--port=0", "--database=:memory:", *flags, **dict.fromkeys(UNKNOWN, secret), **others
+    )
+    service.ready()
+    lines = service.errors.read_text().splitlines()
+    told = sorted(
+        f" unknown variable {name} is ignored: {advice}" for name, advice in UNKNOWN.items()
+    )
+    assert [line[24:] for line in lines[: len(UNKNOWN)]] == told
+    log = service.end()[2]
+    assert log.count("unknown variable") == len(UNKNOWN)
+    assert "secret" not in log
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["health", "http://127.0.0.1:1"], ["record", "1", "1"], ["backup", "x"], ["move", "x", "y"], ["exec", "--", "true"]],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_every_command_names_unknown_variables(run_command, command):
+    """`record` would else add lookups to another database than the one that was meant."""
+    code, _, log = run_command(*command, FENSE_ADMIN_DATABSE="secret")
+    message = "unknown variable FENSE_ADMIN_DATABSE is ignored: did you mean FENSE_ADMIN_DATABASE?"
+    assert log.splitlines()[0] == f"fense-admin: {message}"
+    assert code == (command[0] != "exec")
+    assert "secret" not in log
