@@ -231,19 +231,22 @@ def switch(options: argparse.Namespace, name: str) -> bool | None:
     return text == "1"
 
 
-# What Kubernetes and Docker set in a container beside a Service, or a link, called fense-admin, or
-# fense-admin-api: its addresses.
+# What Kubernetes and Docker set in a container: the addresses of a Service, or of a link, that is
+# called fense-admin or fense-admin-db.
 INJECTED = re.compile(
-    r"FENSE_ADMIN_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|ENV_\w+|NAME"
-    r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR|START|END))?)"
+    r"FENSE_ADMIN_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?"
+    r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR|START|END))?)|FENSE_ADMIN_ENV_\w+"
+)
+# Variables whose values show who has set them.
+INJECTED_VALUES = re.compile(
+    r"FENSE_ADMIN_(?:\w+_)?PORT=(?:tcp|udp|sctp)://.*|FENSE_ADMIN_(?:\w+_)?NAME=/.*"
 )
 
 
 def is_injected(variable: str) -> bool:
     """Whether Kubernetes or Docker has set this variable."""
-    is_address = re.match("(?:tcp|udp|sctp)://", os.environ.get(variable, ""))
-    is_port = variable.startswith("FENSE_ADMIN_") and variable.endswith("_PORT")
-    return INJECTED.fullmatch(variable) is not None or (is_port and is_address is not None)
+    assignment = f"{variable}={os.environ.get(variable, '')}"
+    return bool(INJECTED.fullmatch(variable) or INJECTED_VALUES.fullmatch(assignment))
 
 
 def injected_variables() -> str | None:
@@ -260,24 +263,21 @@ def injected_variables() -> str | None:
 
 
 def unknown_variables() -> Iterator[str]:
-    """Yield a line about each variable that seems to be meant for us. (It may hold a secret.)"""
-    known = {name.upper().replace("-", "_"): variable_of(name) for name in (*SETTINGS, *SWITCHES)}
+    """Yield a line about each variable that seems to be meant for us. (Its value may be secret.)"""
     keys = {"MASTER_KEY": MASTER_KEY, "SERVICE_KEYS": SERVICE_KEYS}
-    for variable in sorted(os.environ):
-        if variable in (*known.values(), *keys.values()) or is_injected(variable):
+    settings = map(variable_of, (*SETTINGS, *SWITCHES))
+    known = keys | {variable.removeprefix("FENSE_ADMIN_"): variable for variable in settings}
+    for variable in sorted(os.environ.keys() - known.values()):
+        is_ours = variable.startswith("FENSE_ADMIN_")
+        if is_injected(variable) or not (is_ours or variable.startswith("DISPUTE_")):
             continue
-        nearest, advice = [], "fense-admin serve --help lists those that are known"
-        if variable.startswith("FENSE_ADMIN_"):
-            nearest = difflib.get_close_matches(variable[12:], known | keys, 1)
-        elif variable.startswith("DISPUTE_"):  # which others may use, too
-            nearest = difflib.get_close_matches(variable[8:], keys, 1, 0.8)
-            if not nearest:
-                continue
-        else:
-            continue
-        if nearest:
-            advice = f"did you mean {(known | keys)[nearest[0]]}?"
-        yield f"unknown variable {variable} is ignored: {advice}"
+        word = variable.removeprefix("FENSE_ADMIN_").removeprefix("DISPUTE_")
+        # Other programs may have a DISPUTE_HOST: only what is nearly a key's variable is named.
+        candidates, cutoff = (known, 0.6) if is_ours else (keys, 0.8)
+        if nearest := difflib.get_close_matches(word, candidates, 1, cutoff):
+            yield f"unknown variable {variable} is ignored: did you mean {known[nearest[0]]}?"
+        elif is_ours:
+            yield f"unknown variable {variable} is ignored: fense-admin serve --help lists all"
 
 
 def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:

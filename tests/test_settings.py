@@ -266,8 +266,9 @@ UNKNOWN = {
     "FENSE_ADMIN_PUBLICURL": "did you mean FENSE_ADMIN_PUBLIC_URL?",
     "FENSE_ADMIN_MASTER_KEY": "did you mean DISPUTE_MASTER_KEY?",
     "DISPUTE_SERVICE_KEY": "did you mean DISPUTE_SERVICE_KEYS?",
-    "FENSE_ADMIN_COLOUR": "fense-admin serve --help lists those that are known",
+    "FENSE_ADMIN_COLOUR": "fense-admin serve --help lists all",
     "FENSE_ADMIN_PORTS_TCP": "did you mean FENSE_ADMIN_PORT?",
+    "FENSE_ADMIN_DATABASE_NAME": "did you mean FENSE_ADMIN_DATABASE?",
 }
 
 
