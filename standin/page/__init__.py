@@ -1,6 +1,6 @@
 """The page for people: why a request failed, and what is in the stand-in. It only shows.
 
-`VIEWS`, at the end, lists what there is to see. None of it is imported before it is opened.
+`VIEWS`, at the end, lists what there is to see. A `StandIn` imports none of it before it is opened.
 """
 
 from __future__ import annotations
