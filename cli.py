@@ -146,6 +146,12 @@ def check_day_or_range(text: str) -> str:
     return text
 
 
+def check_id_or_dash(text: str) -> str:
+    if text != "-":
+        rules.check_id(text)
+    return text
+
+
 def check_url(text: str) -> str:
     """The scheme and host of a URL: all that a check of health takes."""
     return rules.split_url(text)[0]
@@ -359,7 +365,7 @@ def build_parser() -> argparse.ArgumentParser:
     it = command("record", record, "add lookups to an account's day in a database")
     it.add_argument(
         "id",
-        type=typed(lambda text: text if text == "-" else rules.check_id(text)),
+        type=typed(check_id_or_dash),
         help="the fense_account_id; or - for a list on standard input, as POST /_standin/usage "
         "takes it, of which all is added or nothing",
     )
@@ -659,7 +665,7 @@ def record(options: argparse.Namespace) -> int:
             record_list(db)
             return 0
         try:
-            db.record_lookups(options.id, options.lookups, options.date)
+            db.record_lookups(rules.check_id(options.id), options.lookups, options.date)
         except models.NoSuchAccount:
             raise CommandError(f"no account has the fense_account_id {options.id}") from None
     return 0

@@ -21,8 +21,8 @@ def api_from():
 
     def api_from(peer, **options):
         app = create_app(**{"master_key": MASTER_KEY} | options)
-        apps.append(ControlPlane(app, app.keys[0]))
-        api = Api(apps[-1], app.keys[0], None)
+        apps.append(ControlPlane(app, app.masker.own[0]))
+        api = Api(apps[-1], app.masker.own[0], None)
         api.client.extra_environ["REMOTE_ADDR"] = peer
         return api
 
