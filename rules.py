@@ -162,13 +162,19 @@ def matching(pattern: str, message: str) -> Rule:
     return check
 
 
+def without_point(value: object) -> object:
+    """Return 12 for 12.0, which JSON Schema counts as an integer; any other value as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def whole_number(low: int, high: int, unit: str = "") -> Rule:
     """The rule for a whole number (of these units) from low to high."""
 
     def check(value: object) -> int:
-        if type(value) is not int or not low <= value <= high:
+        number = without_point(value)
+        if type(number) is not int or not low <= number <= high:
             raise ValueError(f"must be a whole number {unit}from {low} to {high}")
-        return value
+        return number
 
     return check
 
@@ -231,6 +237,7 @@ def day_or_before(today: str) -> Rule:
     """The rule for a day, YYYY-MM-DD or so many days before today: "-7", -7 (0 is today)."""
 
     def check(value: object) -> str:
+        value = without_point(value)
         is_number = type(value) is int and -(10**7) < value <= 0
         if is_number or (isinstance(value, str) and re.fullmatch("0|-[1-9][0-9]{0,6}", value)):
             try:

@@ -28,12 +28,19 @@ def test_lookups_are_of_today_unless_told(db):
     assert daily(db) in ({before: 3}, {db.today(): 3})
 
 
-@pytest.mark.parametrize("lookups", [-1, 10**12 + 1, 2**63, True, 1.0, "1", None])
+@pytest.mark.parametrize("lookups", [-1, 10**12 + 1, 2**63, True, 1.5, "1", None])
 def test_a_number_that_counts_no_lookups_is_refused(db, lookups):
     db.create_account(FIELDS)
     with pytest.raises(ValueError, match="must be a whole number of lookups from 0 to 10"):
         db.record_lookups(1, lookups, "2026-11-03")
     assert daily(db) == {}
+
+
+def test_a_number_with_a_point_and_nothing_after_it_is_whole(db):
+    db.create_account(FIELDS)
+    db.record_lookups(1, 12.0, "2026-11-03")
+    db.record_lookups(1, 1, "2026-11-03")
+    assert str(daily(db)) == "{'2026-11-03': 13}"
 
 
 def test_a_day_holds_ten_to_the_twelve_and_no_more(db):

@@ -44,7 +44,7 @@ STATUS = "must be a whole number from 400 to 599"
 GLOB = "must be a glob of a path, such as /accounts/*"
 NOTHING = "the fault does nothing: give it a status, a drop or a delay_ms"
 BAD_FAULTS = [
-    *(({"status": status}, ("status", STATUS)) for status in (399, 600, "503", 503.0, True)),
+    *(({"status": status}, ("status", STATUS)) for status in (399, 600, "503", 503.5, True)),
     ({"status": 503, "methd": "GET"}, ("methd", "is not accepted here")),
     ({"status": 503, "method": "get"}, ("method", "must be one of GET, HEAD, POST")),
     ({"status": 503, "method": ["GET"]}, ("method", "must be one of GET, HEAD, POST")),

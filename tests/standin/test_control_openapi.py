@@ -1,5 +1,6 @@
 """standin/openapi.json against the control plane: its routes, what it takes, what it answers."""
 
+import json
 from unittest.mock import Mock
 
 import peewee
@@ -55,17 +56,20 @@ RELATIVE = (
     ["0", "-1", "-7", "-699999", "2026-11-03"],
     ["-0", "-07", "-7\n", "+1", "1", "", "-", "today"],
 )
-NO_INTEGER = [None, True, 1.5, "1", [], {}]
-LOOKUPS = [0, 1, rules.MAX_LOOKUPS], [-1, rules.MAX_LOOKUPS + 1, *NO_INTEGER]
+NO_INTEGER = [None, True, 1.5, float("inf"), float("nan"), "1", "1.0", [], {}]
+LOOKUPS = (
+    [0, 1, 12.0, rules.MAX_LOOKUPS, float(rules.MAX_LOOKUPS)],
+    [-1, rules.MAX_LOOKUPS + 1, *NO_INTEGER],
+)
 TIMES = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"], [None, 1, "", "2026-11-23", "now"]
 # Of each field, values that are taken and values that are not.
 FAULT_VALUES = {
-    "status": ([400, 599], [399, 600, *NO_INTEGER]),
+    "status": ([400, 599, 503.0], [399, 600, *NO_INTEGER]),
     "method": (["GET", "HEAD", "POST"], ["get", "PUT", "", None, 1]),
     "path": (["/", "*", "/accounts/*", "/" + "x" * 254],
              ["", "x", "/a b", "/é", "/x\n", "/" + "x" * 255, None, 1]),
-    "times": ([0, 1, 10**12], [-1, 10**12 + 1, *NO_INTEGER]),
-    "delay_ms": ([0, 1, 600_000], [-1, 600_001, *NO_INTEGER]),
+    "times": ([0, 1, 2.0, 10**12], [-1, 10**12 + 1, *NO_INTEGER]),
+    "delay_ms": ([0, 1, 1.0, 600_000], [-1, 600_001, *NO_INTEGER]),
     "drop": (["reset", "empty", "truncate"], ["", "Reset", None, True]),
     "headers": ([{}, {"Retry-After": "7"}, {"x-1": " ~"}],
                 [None, [], "x", {"": "x"}, {"a b": "x"}, {"x": 1}, {"x": None}, {"x": "é"}, {"x": "\n"}, {"x\n": "x"}]),
@@ -79,22 +83,22 @@ ACCOUNT_VALUES = {
     "email": (["a@b"], [None, 1, "", "a", "a@b@c", "a@b "]),
     **dict.fromkeys(["suppress_notifications", "suppress_billing", "is_active"], FLAG),
     "dispute_account_id": ([LINK, LINK.upper(), None], [1, "", LINK[:-1]]),
-    "fense_account_id": ([1, rules.MAX_ID], [0, rules.MAX_ID + 1, *NO_INTEGER]),
+    "fense_account_id": ([1, 7.0, rules.MAX_ID, float(rules.MAX_ID)], [0, rules.MAX_ID + 1, *NO_INTEGER]),
     **dict.fromkeys(["created_at", "updated_at"], TIMES),
     "usage": ([{}, *({day: value} for day in RELATIVE[0] for value in LOOKUPS[0])],
               [None, [], 1, *({day: 1} for day in [*RELATIVE[1], "2026-13-01", "0000-01-01"]),
                *({"2026-11-03": value} for value in LOOKUPS[1])]),
 }  # fmt: skip
 ENTRY_VALUES = {
-    "fense_account_id": ([1], [-(2**63) - 1, 2**63, *NO_INTEGER]),
+    "fense_account_id": ([1, 1.0], [-(2**63) - 1, 2**63, *NO_INTEGER]),
     "date": (
-        [*RELATIVE[0], 0, -1, -699_999],
+        [*RELATIVE[0], 0, -1, -1.0, -0.0, -699_999],
         [*RELATIVE[1], None, 1, True, -1.5, [], "2026-13-01"],
     ),
     "lookups": LOOKUPS,
 }
 INSTANCE_VALUES = {"seed": (["demo", STATE], [None, "x", 1, [], {}, {"accounts": [{}]}])}
-CLOCK_VALUES = {"now": TIMES, "advance_seconds": ([0, -1, 1], [10**12 + 1, *NO_INTEGER])}
+CLOCK_VALUES = {"now": TIMES, "advance_seconds": ([0, -1, 1, -1.0], [10**12 + 1, *NO_INTEGER])}
 TABLES = {  # of each schema: a method and path that take it, the values, the rules
     "FaultSent": ("POST /faults", FAULT_VALUES, FAULT_RULES),
     "StateAccountSent": ("PUT /state", ACCOUNT_VALUES, STATE_ACCOUNT_RULES),
@@ -152,6 +156,32 @@ def test_the_document_and_the_control_plane_accept_the_same(seeded, seeded_api, 
         check(value, False)
     for name in DOCUMENT.components["schemas"][schema].get("required", ()):
         check({key: whole[key] for key in whole if key != name}, False)
+
+
+def test_a_whole_number_with_a_point_is_kept_as_an_integer(seeded, seeded_api):
+    """JSON Schema counts 12.0 as an integer."""
+    seeded.set_clock("2026-11-26T12:00:00Z")
+    account = ACCOUNT | {"fense_account_id": 7.0, "usage": {"2026-11-26": 12.0, "2026-11-25": 0.0}}
+    seeded_api.call("PUT", "/_standin/state", {"accounts": [account]})
+    entry = {"fense_account_id": 7.0, "date": -1.0, "lookups": 2.0}
+    recorded = seeded_api.post("/_standin/usage", [entry])
+    fault = {"status": 503.0, "times": 2.0, "delay_ms": 0.0, "path": "/nowhere"}
+    armed = seeded_api.post("/_standin/faults", fault)
+    moved = seeded_api.call("PUT", "/_standin/clock", {"advance_seconds": 60.0})
+    state = seeded_api.get("/_standin/state")
+    assert [it.status for it in (recorded, armed, moved)] == [200, 201, 200]
+    assert moved.body["now"] == "2026-11-26T12:01:00Z"
+    assert state.body["accounts"][0]["fense_account_id"] == 7
+    assert state.body["accounts"][0]["usage"] == {"2026-11-25": 2, "2026-11-26": 12}
+    assert ".0" not in json.dumps([state.body, recorded.body, armed.body])
+    assert seeded_api.get("/accounts/usage/7").body["total_lookups"] == 14
+
+
+def test_a_number_too_large_for_a_double_is_refused(seeded_api):
+    for number in (b"1e400", b"-1e400"):
+        body = b'[{"fense_account_id": 1, "lookups": %b}]' % number
+        answer = seeded_api.post("/_standin/usage", body)
+        assert (answer.status, answer.body["error"]["details"][0]["field"]) == (400, "[0].lookups")
 
 
 @pytest.mark.parametrize(
