@@ -20,6 +20,10 @@ test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admi
 test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with buildah and debootstrap
 	$(BIN)/python -m pytest tests/image.py --timeout 400
 
+test-clients: .venv/dev     ## clients that openapi-generator makes in Go, Ruby, PHP and Java, compiled and run
+	@$(BIN)/python -m pip install -q --disable-pip-version-check openapi-generator-cli==7.26.0
+	$(BIN)/python -m pytest tests/generated_clients.py --timeout 300
+
 soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then a check; MINUTES=10
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)
 
@@ -75,4 +79,4 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
-.PHONY: serve test test-sqlite test-image soak lint bench pyz screenshots clean help anew
+.PHONY: serve test test-sqlite test-image test-clients soak lint bench pyz screenshots clean help anew

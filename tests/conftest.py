@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import glob
 import http.client
 import json
 import logging
@@ -117,8 +118,8 @@ def pytest_generate_tests(metafunc):
 
 
 def tools(*names: str) -> list[str]:
-    """The paths of these programs. Skips the test, naming those that are not there."""
-    paths = [find_program(name) for name in names]
+    """The paths of these programs, or files. Skips the test, naming those that are not there."""
+    paths = [next(glob.iglob(n), None) if "/" in n else find_program(n) for n in names]
     missing = [name for name, path in zip(names, paths, strict=True) if path is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
@@ -170,7 +171,7 @@ def npm_install(folder: str) -> Path:
 def pytest_terminal_summary(terminalreporter):
     """Tells how to bring what the skipped tests need."""
     reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
-    needed = {word for reason in reasons for word in re.findall(r"[\w-]+", reason)}
+    needed = {word for reason in reasons for word in re.findall(r"[^\s,]+", reason)}
     packages = sorted(package for name, package in TOOLS.items() if name in needed)
     if packages:
         terminalreporter.section("not run")
