@@ -172,7 +172,7 @@ def pytest_terminal_summary(terminalreporter):
     """Tells how to bring what the skipped tests need."""
     reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
     needed = {word for reason in reasons for word in re.findall(r"[^\s,]+", reason)}
-    packages = sorted(package for name, package in TOOLS.items() if name in needed)
+    packages = sorted({package for name, package in TOOLS.items() if name in needed})
     if packages:
         terminalreporter.section("not run")
         terminalreporter.write_line(f"to run them, too: sudo apt install {' '.join(packages)}")
