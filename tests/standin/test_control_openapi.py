@@ -98,7 +98,12 @@ ENTRY_VALUES = {
     "lookups": LOOKUPS,
 }
 INSTANCE_VALUES = {"seed": (["demo", STATE], [None, "x", 1, [], {}, {"accounts": [{}]}])}
-CLOCK_VALUES = {"now": TIMES, "advance_seconds": ([0, -1, 1, -1.0], [10**12 + 1, *NO_INTEGER])}
+FRACTIONS = [f"2026-11-30T23:59:59.{digits}Z" for digits in ("0", "000", "999999999")]
+CLOCK_TIMES = [*TIMES[0], *FRACTIONS], [*TIMES[1], "2026-11-30T23:59:59.Z"]
+CLOCK_VALUES = {
+    "now": CLOCK_TIMES,
+    "advance_seconds": ([0, -1, 1, -1.0], [10**12 + 1, *NO_INTEGER]),
+}
 TABLES = {  # of each schema: a method and path that take it, the values, the rules
     "FaultSent": ("POST /faults", FAULT_VALUES, FAULT_RULES),
     "StateAccountSent": ("PUT /state", ACCOUNT_VALUES, STATE_ACCOUNT_RULES),
