@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +33,8 @@ SHOWN_HEADERS = frozenset(
     "user-agent via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
     "x-request-id".split()
 )
+NO_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")  # headers without HTTP_ in the environment
+ABSOLUTE = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # before the path, as proxies get it
 
 NUMBERS = itertools.count(1)
 
@@ -39,14 +42,17 @@ NUMBERS = itertools.count(1)
 class Entry(dict[str, Any]):
     """A request and its answer, as `GET /_standin/requests` shows them; the rest is for the page.
 
-    `number` tells it from all others: several requests may bring one id. `sent_body` is the body
-    byte for byte, but for masked keys, and `is_cut` has the texts ("body", "response") of which
-    only the first part is kept. `fault` is the armed fault that met it, as it was armed.
+    `number` tells it from all others: several requests may bring one id. `sent_target` is the
+    target (perhaps with a scheme and a host, or an empty query) and `sent_body` the body, byte for
+    byte but for masked keys. `is_cut` has the texts ("body", "response") of which only the first
+    part is kept. `fault` is the armed fault that met it, as it was armed.
     """
 
     def __init__(self, *arguments: Any, **values: Any) -> None:
         super().__init__(*arguments, **values)
         self.number = next(NUMBERS)
+        self.sent_target = ""
+        self.is_http_1_0 = False
         self.sent_body = b""
         self.is_cut: set[str] = set()
         self.fault: dict[str, Any] = {}
@@ -55,11 +61,14 @@ class Entry(dict[str, Any]):
 
 def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     """The entry of a request that has just arrived, without its answer."""
+    target = environ.get("REQUEST_URI", "")
+    from_server = bool(target)  # and not in-process, where an empty header may not have been sent
     headers = {
         name.removeprefix("HTTP_").lower().replace("_", "-"): value
         for name, value in environ.items()
-        if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
+        if name.startswith("HTTP_") or (name in NO_PREFIX and (value or from_server))
     }
+    address = found[0] if (found := ABSOLUTE.match(target)) else ""
     method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
     path = sent_path(environ)
     # The handler reads the body again, and no more of it than this.
@@ -75,6 +84,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
             # A key that was sent as a header's name is in lower case here, and without "_".
             *(f"{n} {n.replace('-', '_')}" for n in headers if n not in SHOWN_HEADERS),
             method,
+            address,
             path,
             query,
             body,
@@ -102,6 +112,10 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         duration_ms=None,
         fault=None,
     )
+    entry.sent_target = cut_at_key_name(hide_keys(address, keys)) + entry["path"]
+    if entry["query"] or "?" in target:
+        entry.sent_target += f"?{entry['query']}"
+    entry.is_http_1_0 = from_server and environ["SERVER_PROTOCOL"] == "HTTP/1.0"
     entry.has_development_key = key == DEVELOPMENT_KEY
     is_masked = shown != beginning(whole.replace("\0", ""), MAX_TEXT)
     sent = kept if is_masked else raw
@@ -113,9 +127,9 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
 
 def sent_path(environ: dict[str, Any]) -> str:
     """The path as it was sent; in-process, where only the decoded path is known, quoted again."""
-    uri = environ.get("REQUEST_URI", "")
-    if uri.startswith("/"):
-        return uri.partition("?")[0]
+    target = environ.get("REQUEST_URI", "")
+    if target:
+        return ABSOLUTE.sub("", target).partition("?")[0]
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     return quote(path.encode("latin-1"), safe="/:@!$&'()*+,;=~")
 

@@ -39,6 +39,7 @@ from fense_admin.standin import control
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.page import curl, documentation, entries
 from fense_admin.standin.page import faults as in_words
+from fense_admin.standin.page.text import escape
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
 if TYPE_CHECKING:
@@ -100,17 +101,6 @@ def read_files() -> None:
 @functools.cache
 def template(name: str) -> bottle.SimpleTemplate:
     return bottle.SimpleTemplate(read(f"{name}.html").decode(), escape_func=escape)
-
-
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff"
-    "\ud800-\udfff\ufdd0-\ufdef]"
-)
-
-
-def escape(text: object) -> str:
-    """The text as HTML. What would not be seen, or would turn other text around, is named."""
-    return bottle.html_escape(INVISIBLE.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", str(text)))
 
 
 def prose(text: str) -> str:
@@ -301,7 +291,7 @@ def notes_on_curl(entry: Entry) -> Iterator[str]:
         yield f"$FENSE_API_KEY stands for the key that it brought: {key}"
     if "body" in entry.is_cut:
         yield "The journal keeps the first 8 KiB of a body: the line sends no more."
-    if HIDDEN in f"{entry['path']}{entry['query']}{entry['headers']}".replace(str(key), "") or (
+    if HIDDEN in f"{entry.sent_target}{entry['headers']}".replace(str(key), "") or (
         HIDDEN.encode() in entry.sent_body
     ):
         yield f"{HIDDEN} stands for a key, which the journal masks: put your own there."

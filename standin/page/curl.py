@@ -8,11 +8,13 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from fense_admin import DEVELOPMENT_KEY, LOOPBACK
+from fense_admin import DEVELOPMENT_KEY
 from fense_admin.standin.journal import Entry
+from fense_admin.standin.page.text import INVISIBLE
 
 # A path and query that curl sends as they are: nothing in them to resolve, to encode or to expand.
-PLAIN_TARGET = re.compile(r"/(?!/)(?:(?!/\.)[A-Za-z0-9/_.~%!$&'()*+,;=:@?-])*")
+# Some versions drop an empty query.
+PLAIN_TARGET = re.compile(r"(?![^?]*\?\Z)/(?!/)(?:(?!/\.)[A-Za-z0-9/_.~%!$&'()*+,;=:@?-])*")
 OF_CURL = ("accept", "user-agent")  # headers that curl adds unless it is told not to
 NO_ANSWER_BODY = 5  # seconds that curl waits for a body which a HEAD does not get
 
@@ -21,38 +23,31 @@ def by_hand(method: str, url: str, is_development: bool, body: Any = None) -> st
     """The line for a request with the master key; `body` is sent as JSON."""
     words = [start(method, url, has_body=body is not None), key_header(is_development)]
     if body is not None:
-        text = json.dumps(body, ensure_ascii=False)
+        text = json.dumps(body, ensure_ascii=False).encode().decode("latin-1")
         words += ["-H 'Content-Type: application/json'", f"--data-raw {quoted(text)}"]
     return lines(words)
 
 
-def repeating(entry: Entry, origin: str, arrives_as: str) -> str:
-    """The line that sends a request again, to this scheme and host: "http://127.0.0.1:8642".
+def repeating(entry: Entry, origin: str, host: str) -> str:
+    """Return the line that sends a request again, to this scheme and host: "http://127.0.0.1:8642".
 
-    `arrives_as` is the Host that arrives here of a request to that origin: a proxy may change it.
-    It is the same byte for byte, as far as the journal has it: keys are masked, the x-api-key
-    stands as $FENSE_API_KEY unless it is the development key, and a long body is cut.
+    `host` is the Host header that reaches the service there. The request is the same byte for byte
+    where the journal has every byte: keys are masked, the x-api-key stands as $FENSE_API_KEY unless
+    it is the development key, and a long body is cut.
     """
-    body, headers = entry.sent_body, dict(entry["headers"])
+    target, body, headers = entry.sent_target, entry.sent_body, dict(entry["headers"])
     if body:
         headers.pop("content-length", None)  # curl's own
-    scheme, _, host = origin.partition("://")
-    asked = headers.pop("host", host)
-    if asked == arrives_as:
-        asked = host
-    without_host = [] if "host" in entry["headers"] else ["--http1.0", "-H 'Host:'"]
-    if LOOPBACK.fullmatch(asked) and LOOPBACK.fullmatch(host) and port(asked) == port(host):
-        host = asked
-    elif asked != host:
-        headers = {"host": asked, **headers}
-    origin, target = f"{scheme}://{host}", entry["path"]
-    if entry["query"]:
-        target += f"?{entry['query']}"
     if PLAIN_TARGET.fullmatch(target):
         words = [start(entry["method"], origin + target, bool(body))]
     else:
         words = [start(entry["method"], origin, bool(body)), f"--request-target {quoted(target)}"]
-    words += without_host
+    if entry.is_http_1_0:
+        words.append("--http1.0")
+    if host and headers.get("host") == host:
+        del headers["host"]
+    elif "host" not in headers:
+        words.append("-H 'Host:'")
     for name, value in headers.items():
         if name == "x-api-key" and value:
             words.append(key_header(entry.has_development_key))
@@ -63,9 +58,10 @@ def repeating(entry: Entry, origin: str, arrives_as: str) -> str:
     if not body:
         return lines(words)
     text = body.decode(errors="surrogateescape")
-    if is_plain(text):
-        return lines([*words, f"--data-raw {shlex.quote(text)}"])
-    return f"printf '{printf_format(body)}' | {lines([*words, '--data-binary @-'])}"
+    data, piped = shlex.quote(text), f"printf '{printf_format(body)}'"
+    if is_plain(text) and len(data) <= len(piped):
+        return lines([*words, f"--data-raw {data}"])
+    return f"{piped} | {lines([*words, '--data-binary @-'])}"
 
 
 def start(method: str, url: str, has_body: bool) -> str:
@@ -86,33 +82,30 @@ def lines(words: Iterable[str]) -> str:
     return " \\\n  ".join(words)
 
 
-def port(host: str) -> str:
-    return host.rpartition("]")[2].partition(":")[2]
-
-
 # --- The shell's quotes ------------------------------------------------------------------------
 
 
 def is_plain(text: str) -> bool:
     """Whether it survives being copied from a page: no control characters, nothing invisible."""
-    return all(letter.isprintable() or letter == "\n" for letter in text)
+    return text.replace("\n", "").isprintable() and not INVISIBLE.search(text)
 
 
 def quoted(text: str) -> str:
     """The text as one word of the shell. As in WSGI, a character may stand for a byte."""
-    if text.isascii() and is_plain(text):
-        return shlex.quote(text)
     raw = b"".join(
         letter.encode("latin-1") if letter <= "\xff" else letter.encode(errors="replace")
         for letter in text
     )
-    return f"\"$(printf '{printf_format(raw)}')\""
+    word, printed = shlex.quote(text), f"\"$(printf '{printf_format(raw)}')\""
+    return word if text.isascii() and is_plain(text) and len(word) <= len(printed) else printed
+
+
+# How each byte stands in a format of printf; an interactive shell would expand a "!".
+IN_FORMAT = [chr(n) if 32 <= n < 127 and chr(n) not in "'!" else f"\\{n:03o}" for n in range(256)]
+IN_FORMAT[ord("%")], IN_FORMAT[ord("\\")], IN_FORMAT[ord("\n")] = "%%", "\\\\", "\\n"
 
 
 def printf_format(raw: bytes) -> str:
     """The bytes as a format of printf, to stand in single quotes."""
-    special = {ord("%"): "%%", ord("\\"): "\\\\", ord("\n"): "\\n"}
-    return "".join(
-        special.get(byte) or (chr(byte) if 32 <= byte < 127 and byte != 39 else f"\\{byte:03o}")
-        for byte in raw
-    )
+    text = "".join(map(IN_FORMAT.__getitem__, raw))
+    return f"\\055{text[1:]}" if text.startswith("-") else text  # else it would be an option

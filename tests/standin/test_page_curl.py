@@ -4,10 +4,15 @@ import html
 import json
 import re
 import shlex
+import socket
 import subprocess
+import threading
 
 import pytest
-from conftest import MASTER_KEY, SEED, account_fields, call_standin, port_of, talk, tools
+from conftest import MASTER_KEY, SEED, account_fields, port_of, talk, tools
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from webtest import TestApp
 
 from fense_admin.standin import StandIn
 
@@ -16,7 +21,6 @@ VIEWS = ["", "page/accounts", "page/accounts/1", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane"]
 KEY = f"x-api-key: {MASTER_KEY}"
 JSON = "Content-Type: application/json"
-SHELLS = ["sh", "bash"]
 
 
 def lines_of(page):
@@ -40,6 +44,66 @@ def sent(fense):
     entry = fense.app.journal[-1]
     told = {name: entry[name] for name in "method path query headers body status".split()}
     return told, entry.sent_body
+
+
+class Recorder:
+    """A server that keeps the bytes of the last request, and answers 200."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.raw = b""
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+
+    def serve(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            with sock:
+                sock.settimeout(10)
+                self.answer(sock)
+
+    def answer(self, sock):
+        self.raw, said_continue = b"", False
+        while b"\r\n\r\n" not in self.raw or len(parsed(self.raw)[2]) < length(self.raw):
+            if b"\r\n\r\n" in self.raw and not said_continue:
+                sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                said_continue = True
+            came = sock.recv(65536)
+            if not came:
+                return
+            self.raw += came
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+def parsed(raw):
+    """A request's first line, headers as the journal names them, and body, to compare."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    line, *rest = head.split(b"\r\n")
+    headers = {}
+    for header in rest:
+        name, _, value = header.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    if headers.pop(b"transfer-encoding", None):
+        body = b"".join(chunk for chunk in body.split(b"\r\n")[1::2])
+        headers[b"content-length"] = b"%d" % len(body)
+    return line, headers, body
+
+
+def length(raw):
+    return int(parsed(raw)[1].get(b"content-length", 0))
 
 
 def request(line, *headers, body=b""):
@@ -66,7 +130,7 @@ REPEATED = {
     "dots": request("GET /accounts/../accounts/./1", "Host: localhost", KEY),
     "slashes": request("GET //accounts//1/", "Host: localhost", KEY),
     "globs": request("GET /accounts/[1-3]{a,b}", "Host: localhost", KEY),
-    "bytes in a path": request("GET /accounts/\xff\xc3\xa9", "Host: localhost", KEY),
+    "bytes in a path": request("GET //\xff\xc3\xa9?\xe9", "Host: localhost", KEY),
     "escapes in a path": request("GET /accounts/%00%2F%e9?%zz", "Host: localhost", KEY),
     "HEAD": request("HEAD /accounts/1", "Host: localhost", KEY),
     "DELETE": request("DELETE /accounts/1", "Host: localhost", KEY),
@@ -86,6 +150,49 @@ REPEATED = {
 }  # fmt: skip
 
 
+REPEATED |= {
+    "the recorder's host": request("GET /accounts/1", "Host: RECORDER", KEY),
+    "a host in brackets": request("GET /accounts/1", "Host: [::1]", KEY),
+    "a host in brackets with the port": request("GET /accounts/1", "Host: [::1]:PORT", KEY),
+    "a loopback name with the port": request("GET /accounts/1", "Host: fense.localhost:PORT", KEY),
+    "half a bracket": request("GET /accounts/1", "Host: [{a}", KEY),
+    "an empty host": request("GET /accounts/1", "Host:", KEY),
+    "HTTP/1.0": request("GET /accounts/1", "Host: localhost", KEY).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "HTTP/1.0 and a body": with_body(b"{}", JSON).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "an absolute target": request("GET http://fense.example:80/accounts/1?a=b", "Host: localhost", KEY),
+    "an absolute target without a path": request("GET HTTP://[::1]", "Host: localhost", KEY),
+    "an absolute target with a body": with_body(b"{}", JSON, line="POST http://localhost//accounts/./?"),
+    "an asterisk": request("OPTIONS *", "Host: localhost", KEY),
+    "a target of a tunnel": request("CONNECT localhost:80", "Host: localhost", KEY),
+    "an empty query": request("GET /accounts?", "Host: localhost", KEY),
+    "an empty query and a body": with_body(b"{}", JSON, line="POST /accounts?"),
+    "a query of question marks": request("GET /accounts/usage???", "Host: localhost", KEY),
+    "a query in a query": request("GET /accounts?a=http://b/../c?d=e&f=%2e%2E/.", "Host: localhost", KEY),
+    "an empty content type": with_body(b"{}", "Content-Type:"),
+    "an empty content type and no body": request("GET /accounts/1", "Host: localhost", KEY, "Content-Type:"),
+    "empty headers": request("GET /accounts/1", "Host: localhost", KEY, "Accept:", "User-Agent: ", "X-Request-Id:"),
+    "odd headers": request("GET /accounts/1", "Host: localhost", "-d: ", "Accept: @/etc/passwd; a, -H", "Origin: ;", "Cache-Control: a:b: c  d\td", KEY),
+    "names of headers": request("GET /accounts/1", "Host: localhost", KEY, "!#$%&'*+-.^`|~0: ", "--data:"),
+    "expectations": with_body(b"{}", JSON, "Expect: 100-continue"),
+    "connection": request("GET /accounts/1", "Host: localhost", KEY, "TE: trailers", "Connection: TE"),
+    "a method of a shell": request("$`|!'*&-~ /accounts/1", "Host: localhost", KEY),
+    "a method that is an option": request("--HEAD /accounts/1", "Host: localhost", KEY),
+    "DELETE with a body": with_body(b"{}", JSON, line="DELETE /accounts/1"),
+    "quotes in a path": request("GET /a'b\"c$d`e\\f!!'" + "'" * 40, "Host: localhost", KEY),
+    "multipart": with_body(b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nAcme\r\n--b--\r\n', "Content-Type: multipart/form-data; boundary=b"),
+    "a dash": with_body(b"-", JSON),
+    "a dash and a tab": with_body(b"-1\t", JSON),
+    "two dashes": with_body(b"--\n\t-", JSON),
+    "a dash and a quote": with_body(b"-d '@-'", JSON),
+    "formats": with_body(b"\t%s%%d\\n\\055\\0\\x41\\c\\u0041", JSON),
+    "octal": with_body(b"\x009\x017\x7f7\xff0", JSON),
+    "quotes only": with_body(b"'" * 100, JSON),
+    "history": with_body(b"\t!! !$ ^a^b", JSON),
+    "invisible letters": with_body("\u3164\u2800\ufe0f\u00ad\U000e0041".encode(), JSON),
+    "every byte": with_body(bytes(range(256)) * 2, JSON),
+    "line ends": with_body(b"\r\n\r\n", JSON),
+    "a line end": with_body(b"\n", JSON),
+}  # fmt: skip
 KEYS = {"two keys": f"{MASTER_KEY}, other"}
 
 
@@ -95,21 +202,83 @@ def fense():
         yield fense
 
 
-def page_of_newest(fense):
+@pytest.fixture(scope="module")
+def recorder():
+    with Recorder() as recorder:
+        yield recorder
+
+
+def page_of_newest(fense, host=None):
+    """The view of the newest request, as someone sees it who has opened it at this host."""
+    headers = fense.headers | {"Host": host or f"127.0.0.1:{port_of(fense)}"}
     path = f"/_standin/page/requests/{fense.app.journal[-1].number}"
-    status, _, page = call_standin(fense, "GET", path)
-    assert status == 200
-    return page.decode()
+    return TestApp(fense.app).get(path, headers=headers).text
 
 
+def repeat(fense, recorder, raw, shell="sh", key=MASTER_KEY):
+    """Send a request, and run its line against the recorder; gives what this got, and the line."""
+    fense.app.journal.clear()
+    talk(port_of(fense), raw)
+    (line,) = lines_of(page_of_newest(fense, recorder.host))
+    recorder.raw = b""
+    said = run(line, shell, key)
+    return recorder.raw, f"{line}\n{said}"
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh"])
 @pytest.mark.parametrize("name", REPEATED)
-def test_a_line_repeats_a_request_byte_for_byte(fense, name):
+def test_a_line_repeats_a_request_byte_for_byte(fense, recorder, name, shell):
+    tools("curl", shell)
+    raw = REPEATED[name].replace(b"RECORDER", recorder.host.encode())
+    raw = raw.replace(b"PORT", recorder.host.rpartition(":")[2].encode())
+    came, line = repeat(fense, recorder, raw, shell, KEYS.get(name, MASTER_KEY))
+    assert parsed(came) == parsed(raw), line
+
+
+@pytest.mark.parametrize(
+    ("raw", "part"),
+    [
+        (request("GET /accounts?", "Host: localhost"), "--request-target '/accounts?'"),
+        (request("GET /", "Host: localhost", "User-Agent: \xe9 !x"), r"user-agent: \351 \041x'"),
+    ],
+    ids=["curl that drops an empty query", "bash 3 that expands a ! there"],
+)
+def test_a_line_is_right_for_other_versions(fense, raw, part):
+    talk(port_of(fense), raw)
+    assert part in lines_of(page_of_newest(fense))[0]
+
+
+FIELD = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_categories=["Cc"]))
+VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    method=st.sampled_from(["GET", "POST", "HEAD", "PUT"]),
+    start=st.sampled_from(["/", "/accounts?", "//", "http://[::1]/"]),
+    rest=VISIBLE,
+    agent=FIELD,
+    kind=FIELD,
+    body=st.binary(max_size=200) | st.text("-@'\"\\%!\n $`é\u3164", max_size=50).map(str.encode),
+)
+def test_a_line_repeats_any_request(fense, recorder, method, start, rest, agent, kind, body):
     tools("curl")
-    talk(port_of(fense), REPEATED[name])
-    first = sent(fense)
-    (line,) = lines_of(page_of_newest(fense))
-    for shell in SHELLS:
-        status, said = run(line, shell, KEYS.get(name, MASTER_KEY))
+    headers = [f"User-Agent: {agent}", f"Content-Type: {kind}"]
+    raw = with_body(body, *headers, line=f"{method} {start}{rest}")
+    try:
+        came, line = repeat(fense, recorder, raw)
+    except IndexError:  # the server did not take it: `http://[::1]/` may be followed by anything
+        return
+    assert parsed(came) == parsed(raw), line
+
+
+def test_a_line_is_answered_as_the_request_was(fense):
+    tools("curl")
+    for name in ("a read", "no key", "another host", "HEAD", "a body", "multipart"):
+        talk(port_of(fense), REPEATED[name])
+        first = sent(fense)
+        (line,) = lines_of(page_of_newest(fense))
+        status, said = run(line)
         assert (sent(fense), status) == (first, str(first[0]["status"])), line + said
 
 
