@@ -10,6 +10,7 @@ import datetime
 import functools
 import itertools
 import json
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -317,14 +318,14 @@ class Database:
     def find_accounts(self, text: str = "") -> list[int]:
         """The ids of the accounts that have the text, in any case, in what names them.
 
-        The newest first.
+        The newest first. However a letter is written, as "é" or as "e" with an accent, it is found.
         """
         rows = self.engine.execute_sql(SELECT_FOUND).fetchall()
-        wanted = text.casefold()
+        wanted = folded(text)
         if not wanted:
             return [row[0] for row in rows]
         names = (" ".join(str(value) for value in row if value is not None) for row in rows)
-        return [row[0] for row, name in zip(rows, names, strict=True) if wanted in name.casefold()]
+        return [row[0] for row, name in zip(rows, names, strict=True) if wanted in folded(name)]
 
     def get_account(self, fense_account_id: int) -> dict[str, Any]:
         """The account, as the contract shows it. Raises `NoSuchAccount`."""
@@ -566,6 +567,11 @@ def beyond_most(date: str) -> str:
 
 def highest_id(accounts: Iterable[dict[str, Any]]) -> int:
     return max((account["fense_account_id"] for account in accounts), default=0)
+
+
+def folded(text: str) -> str:
+    """The text in a form to search in: one for either case, and for all ways to write a letter."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def as_columns(fields: dict[str, Any]) -> dict[str, Any]:

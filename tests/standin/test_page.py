@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from urllib.parse import quote
 
 import pytest
@@ -421,6 +422,15 @@ def test_accounts_are_listed_with_flags_link_and_thirty_days_by_the_clock(seeded
 def test_accounts_are_found_by_what_names_them(seeded, see, find, found):
     seeded.create_account(name="Дом и сад", email="d@x", api_key="sk_x")
     assert [row[0] for row in rows(see(f"page/accounts?find={quote(find)}"))] == found
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_an_account_is_found_however_its_letters_are_written(seeded, see, form):
+    name = "Åsa's Café ﬁ Ltd"
+    written = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    ids = [str(seeded.create_account(name=name)["fense_account_id"]) for name in written]
+    for find in (unicodedata.normalize(form, "CAFÉ FI"), unicodedata.normalize(form, "åSA")):
+        assert [row[0] for row in rows(see(f"page/accounts?find={quote(find)}"))] == ids[::-1]
 
 
 def test_accounts_come_in_pages_of_fifty(seeded, see):
