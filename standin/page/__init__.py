@@ -13,7 +13,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import bottle
 from bottle import request, response
@@ -39,7 +39,7 @@ from fense_admin.standin import control
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.page import curl, documentation, entries
 from fense_admin.standin.page import faults as in_words
-from fense_admin.standin.page.text import escape
+from fense_admin.standin.page.text import clip, escape, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
 if TYPE_CHECKING:
@@ -56,6 +56,13 @@ TEMPLATES = (
     "reference requests service"
 ).split()
 PAGE_LENGTH = 50  # rows of a list
+# Bytes of HTML. What a client sends is bounded, but a byte of it may take twelve on the page.
+MOST_OF_REQUEST = 180_000  # for all that the view of a request shows of it
+MOST_OF_CURL = 130_000  # for the curl line, which is left out if it is longer
+MOST_OF_TITLE = 1_000
+MOST_OF_CELL = 600  # in a list
+ROW = 100  # for the tags of a table's row
+MOST_FILTERED = 1_000  # characters of a filter, and of a path that it looks into
 
 
 # --- Answers -----------------------------------------------------------------------------------
@@ -162,11 +169,17 @@ class Shown:
             "entries": entries,
             "prose": prose,
             "thousands": thousands,
+            "clip": clip,
+            "MOST_OF_CELL": MOST_OF_CELL,
             "NEW_ACCOUNT": NEW_ACCOUNT,
             "STATE": STATE,
             "version": __version__,
         }
         return template(name).render(shared | values)
+
+    def more(self, count: int) -> str:
+        """What stands below a table that leaves out so many rows."""
+        return f'<p class="note">and {thousands(count)} more</p>' if count else ""
 
     def link(self, path: str, /, **query: Any) -> str:
         """The path of a view, with the parameters that are given."""
@@ -190,6 +203,8 @@ def read_filters(checks: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
 
 
 def any_text(text: str) -> str:
+    if len(text) > MOST_FILTERED:
+        raise ValueError(f"must be at most {MOST_FILTERED:,} characters")
     return text
 
 
@@ -230,12 +245,12 @@ def requests(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
     filters = read_filters(REQUEST_FILTERS)
     journal = newest_first(plane)
     pager = Pager([entry for entry in journal if fits(entry, filters)], filters.pop("page"))
-    methods = sorted({entry["method"] for entry in journal} | {"GET", "POST"})
+    methods = {"GET", "POST"} | set(list(dict.fromkeys(entry["method"] for entry in journal))[:20])
     failed = sum(map(entries.has_failed, journal))
     return "Requests", {
         "filters": filters,
         "pager": pager,
-        "methods": methods,
+        "methods": sorted(method for method in methods if len(method) <= 20),
         "count": len(journal),
         "failed": failed,
         "keeps": control.JOURNAL_LENGTH,
@@ -254,9 +269,15 @@ def fits(entry: Entry, filters: Mapping[str, Any]) -> bool:
         (not filters["failed"] or entries.has_failed(entry))
         and filters["method"] in (None, entry["method"])
         and wanted in (None, status, f"{status[0]}xx")
-        and (filters["path"] or "").casefold() in entries.target(entry).casefold()
+        and (not filters["path"] or has_text(entries.target(entry), filters["path"]))
         and (not filters["account"] or entries.account_of(entry) == int(filters["account"]))
     )
+
+
+def has_text(target: str, wanted: str) -> bool:
+    """Whether the beginning of a path with its query has the text, as it was sent or decoded."""
+    target, wanted = target[:MOST_FILTERED], models.folded(wanted)
+    return any(wanted in models.folded(text) for text in (target, unquote(target)))
 
 
 def one_request(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
@@ -267,21 +288,70 @@ def one_request(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, di
     else:
         message = f"this request is no longer in the journal, which keeps {control.JOURNAL_LENGTH}"
         raise ApiError(404, message)
-    details = [(field, hinted(field, message)) for field, message in entries.details(entry)]
-    body = entries.lay_out(entry["body"] or "", "body" in entry.is_cut)
-    answer = entries.lay_out(entry["response"] or "", "response" in entry.is_cut)
-    return f"{entry['method']} {entries.target(entry)}", {
+    line = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
+    room = MOST_OF_REQUEST - size(line)
+    if size(line) > MOST_OF_CURL:
+        line, room = "", MOST_OF_REQUEST
+    tenth = room // 10  # messages appear up to three times: above, and beside what they blame
+    all_details, query = entries.details(entry), entries.query_of(entry)
+    details = [(field, hinted(field, text)) for field, text in rows_within(tenth, all_details)]
+    messages = messages_by_field(details)
+    return clip(f"{entry['method']} {entries.target(entry)}", MOST_OF_TITLE), {
         "entry": entry,
         "details": details,
-        "messages": messages_by_field(details),
-        "body": body,
-        "answer": answer,
-        "query": entries.query_of(entry),
-        "curl": curl.repeating(entry, shown.origin, request.get_header("Host", "")),
+        "more_details": len(all_details) - len(details),
+        "reason": clip(entries.reason(entry), tenth),
+        "messages": messages,
+        "body": body_within(room // 4, entry, "body", messages),
+        "answer": body_within(room // 4, entry, "response", {}),
+        "query": rows_within(tenth, query),
+        "parameters": len(query),
+        "headers": rows_within(tenth, entry["headers"].items()),
+        "curl": line,
         "notes": list(notes_on_curl(entry)),
         "account": entries.account_of(entry),
-        "fault": entry.fault and in_words.does(entry.fault),
+        "fault": entry.fault and clip(in_words.does(entry.fault), MOST_OF_TITLE),
     }
+
+
+def rows_within(most: int, rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the first rows of a table, each cut to half of the HTML that is left of `most`."""
+    fitting = []
+    for name, value in rows:
+        row = clip(name, most // 4), clip(value, most // 4)
+        most -= ROW + sum(map(size, row))
+        if most < 0:
+            break
+        fitting.append(row)
+    return fitting
+
+
+def body_within(
+    most: int, entry: Entry, which: str, blamed: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Return what body.html shows of the "body" or "response" of an entry; None if it has none.
+
+    Its `parts` are (text, message) each. A message stands beside the first line of its field.
+    """
+    text, is_cut = entry[which], which in entry.is_cut
+    if text is None and which == "body":  # the journal's text leaves zero bytes out
+        text = entry.sent_body.decode(errors="replace") or None
+    if text is None:
+        return None
+    messages: dict[str | None, str] = dict(blamed)
+    parts: list[tuple[str, str]] = []
+    plain: list[str] = []
+    for line in entries.lay_out(text, is_cut):
+        if message := messages.pop(line.field, ""):
+            parts += [("\n".join(plain), ""), (line.text, message)]
+            plain = []
+        else:
+            plain.append(line.text)
+    parts = [part for part in [*parts, ("\n".join(plain), "")] if part[0]]
+    is_long = sum(size(text) for text, _ in parts) > most
+    if is_long:
+        parts = [(clip(text, most), "")]
+    return {"parts": parts, "is_cut": is_cut, "is_clipped": is_long and size(text) > most}
 
 
 def notes_on_curl(entry: Entry) -> Iterator[str]:
@@ -370,7 +440,8 @@ def one_account(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, di
         "usage": usage,
         "touched": touched[:PAGE_LENGTH],
         "count": len(touched),
-        "updates": updates,
+        "updates": updates[:PAGE_LENGTH],
+        "more_updates": max(0, len(updates) - PAGE_LENGTH),
         "today": today,
     }
 

@@ -1,4 +1,7 @@
-"""Entries of the journal, told to people: what came, what was answered, and why."""
+"""Entries of the journal, told to people: what came, what was answered, and why.
+
+What an entry has may be anything: a body may be cut, and a fault's response only look like ours.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,20 @@ DROPS = {
     "empty": "closed without an answer",
     "truncate": "answer cut short",
 }
-STRING = r'"(?:[^"\\]|\\.)*"'
-DETAIL = re.compile(rf'\{{"field": ({STRING}), "message": ({STRING})\}}')
-MESSAGE = re.compile(r'"message": "((?:[^"\\]|\\u[0-9a-f]{4}|\\[^u])*)')  # perhaps a part of it
-ACCOUNT_PATH = re.compile(r"/accounts/(?:usage/)?([0-9]{1,19})")
-TOKEN = re.compile(rf'{STRING}|[{{}}\[\]:,]|[^\s{{}}\[\]:,"]+|"[^"]*$')
+STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+DETAIL = re.compile(rf'\{{"field": ({STRING}), "message": ({STRING})\}}', re.DOTALL)
+ESCAPED = r"\\(?:u[0-9a-f]{4}|[^u])"
+MESSAGE = re.compile(rf'"message": "([^"\\]*(?:{ESCAPED}[^"\\]*)*)')  # perhaps a part of it
+CREATED = re.compile(r'"fense_account_id": ([0-9]{1,19})\b')
+ACCOUNT_PATH = re.compile(r"/accounts/(?:usage/)?0*([0-9]{1,19})\Z")
+ACCOUNT_SENT = re.compile("0*([0-9]{1,19})")
+MOST_SEARCHED = 300  # characters of a path or a query that may name an account
+# A string may be cut at the end of the text. From each quote it takes what it finds: a pattern that
+# fails there would begin anew at the next one, in quadratic time.
+TOKEN = re.compile(rf'{STRING}?|[{{}}\[\]:,]|[^\s{{}}\[\]:,"]+', re.DOTALL)
 OPENING, CLOSING, INDENT = frozenset("{["), frozenset("}]"), "  "
+MOST_LINES = 2_000  # of JSON that is laid out: deep nesting takes far more space than what is in it
+LAST_TOKEN = 12  # characters at the end of cut JSON in which an error is that of the cut
 
 
 class Line(NamedTuple):
@@ -62,7 +73,7 @@ def reason(entry: Entry) -> str:
     if entry["method"] == "HEAD":
         return "a HEAD gets no message: send it as a GET to see it"
     found = MESSAGE.search(entry["response"] or "")
-    return json.loads(f'"{found[1]}"') if found else ""
+    return unquoted(f'"{found[1]}"') if found else ""
 
 
 def details(entry: Entry) -> list[tuple[str, str]]:
@@ -70,19 +81,29 @@ def details(entry: Entry) -> list[tuple[str, str]]:
     if (entry["status"] or 0) < 400:
         return []
     found = DETAIL.finditer(entry["response"] or "")
-    return [(json.loads(field[1]), json.loads(field[2])) for field in found]
+    return [(unquoted(field[1]), unquoted(field[2])) for field in found]
+
+
+def unquoted(string: str) -> str:
+    """What a string of JSON says; what stands in its quotes if it isn't JSON."""
+    try:
+        return json.loads(string)
+    except ValueError:
+        return string[1:-1]
 
 
 def account_of(entry: Entry) -> int | None:
     """The id of the account that a request is about, or that it created."""
+    path, query = entry["path"], entry["query"]
     if entry["status"] == 201:
-        found = re.search(r'"fense_account_id": ([0-9]+)', entry["response"] or "")
-        return int(found[1]) if found else None
-    found = re.search(ACCOUNT_PATH.pattern + "$", unquote(entry["path"]))
-    if found:
-        return int(found[1])
-    sent = dict(parse_qsl(entry["query"])).get("fense_account_id", "")
-    return int(sent) if re.fullmatch("[0-9]{1,19}", sent) else None
+        found = CREATED.search(entry["response"] or "")
+    elif len(path) <= MOST_SEARCHED and (found := ACCOUNT_PATH.search(unquote(path))):
+        pass
+    elif len(query) <= MOST_SEARCHED:
+        found = ACCOUNT_SENT.fullmatch(dict(parse_qsl(query)).get("fense_account_id", ""))
+    else:
+        return None
+    return int(found[1]) if found else None
 
 
 def query_of(entry: Entry) -> list[tuple[str, str]]:
@@ -91,28 +112,27 @@ def query_of(entry: Entry) -> list[tuple[str, str]]:
 
 
 def lay_out(text: str, is_cut: bool = False) -> list[Line]:
-    """JSON with a line for each value, which may end anywhere if it `is_cut`; other text as it is.
+    """Return JSON with a line for each value, and any other text as one piece, as it is.
 
-    What is no string stays as it was written: 1.0 is not 1.
+    If it `is_cut` it may end anywhere. JSON of too many lines is left as it is, too. What is not a
+    string stays as it was written: 1.0 is not 1.
     """
-    if not is_cut:
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            return [Line(line) for line in text.split("\n")]
+    most = text.count(",") + 2 * (text.count("{") + text.count("["))
+    if most > MOST_LINES or not is_json(text, is_cut):
+        return [Line(text)]
     lines: list[Line] = []
     line, field, depth = "", None, 0
     tokens = TOKEN.findall(text)
     for token, before, after in zip(tokens, ["", *tokens], [*tokens[1:], ""], strict=False):
         if token in CLOSING:
-            depth = max(depth - 1, 0)
+            depth -= 1
             if before not in OPENING:
                 lines.append(Line(line, field))
                 line, field = "", None
         if not line:
             line = INDENT * depth
         if depth == 1 and after == ":":
-            field = json.loads(token)
+            field = unquoted(token)
         line += readable(token)
         if token in OPENING:
             depth += 1
@@ -124,8 +144,24 @@ def lay_out(text: str, is_cut: bool = False) -> list[Line]:
     return [*lines, Line(line, field)]
 
 
+def is_json(text: str, is_cut: bool) -> bool:
+    """Whether a text is JSON, or if it `is_cut` the beginning of some."""
+    try:
+        json.loads(text, parse_int=str)  # an int of thousands of digits is an error
+    except json.JSONDecodeError as error:
+        if not is_cut:
+            return False
+        return error.msg.startswith("Unterminated") or error.pos > len(text) - LAST_TOKEN
+    except RecursionError:
+        return False
+    return True
+
+
 def readable(token: str) -> str:
     """A token of JSON, its letters as letters and not as \\u escapes."""
-    if "\\u" not in token or not re.fullmatch(STRING, token):
+    if "\\u" not in token:
         return token
-    return json.dumps(json.loads(token), ensure_ascii=False)
+    try:
+        return json.dumps(json.loads(token), ensure_ascii=False)
+    except ValueError:  # a string that is cut
+        return token

@@ -326,6 +326,13 @@ def test_filters_leave_what_fits(query, found):
         assert numbers == [int(number) for number in found.split()]
 
 
+@pytest.mark.parametrize("find", ["Café", "Cafe\u0301", "CAFÉ", "caf%c3%a9", "%C3%A9"])
+def test_a_path_is_found_as_it_was_sent_and_as_it_reads(seeded_api, see, find):
+    seeded_api.get(f"/accounts/usage?name={quote('Café')}")
+    seeded_api.get("/accounts/1")
+    assert len(rows(see(f"?path={quote(find)}"))) == 1
+
+
 def test_requests_come_in_pages_of_fifty_and_keep_their_filter(seeded_api, see):
     for number in range(1, 121):
         seeded_api.get(f"/accounts/{'x' if number % 2 else ''}{number}")
@@ -431,6 +438,26 @@ def test_an_account_is_found_however_its_letters_are_written(seeded, see, form):
     ids = [str(seeded.create_account(name=name)["fense_account_id"]) for name in written]
     for find in (unicodedata.normalize(form, "CAFÉ FI"), unicodedata.normalize(form, "åSA")):
         assert [row[0] for row in rows(see(f"page/accounts?find={quote(find)}"))] == ids[::-1]
+
+
+# Letters that are drawn as nothing; the name of each contains no other.
+UNSEEN = "\u3164 \u115f \u1160 \uffa0 \u2800 \u180e \u00ad \u034f \u17b4 \u180b \u200b \u2060 \ufe0f \ufeff \U000e0041 \U000e0100 \U0001d159"
+
+
+@pytest.mark.parametrize("letter", UNSEEN.split(" "), ids=ascii)
+def test_a_name_of_invisible_letters_is_a_link_that_can_be_seen(seeded, see, letter):
+    name = f"⟨U+{ord(letter):04X}⟩"
+    account = seeded.create_account(name=f"{letter}\u2003{letter}")
+    link = see("page/accounts").select_one(".accounts a")
+    assert link.text == f"{name}\u2003{name}"
+    assert see(link["href"].removeprefix("/_standin/")).h1.text == f"{name}\u2003{name}"
+    assert account["name"] == f"{letter}\u2003{letter}"
+
+
+def test_letters_that_choose_a_form_are_left_where_they_do(seeded, see):
+    for name in ("I \u2764\ufe0f you", "葛\U000e0100城", "山田　太郎", "दिल्ली"):
+        seeded.create_account(name=name)
+        assert see("page/accounts").select_one(".accounts a").text == name
 
 
 def test_accounts_come_in_pages_of_fifty(seeded, see):
