@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import CHECKOUT, SEED, npm_install, run_program, tools
@@ -104,6 +105,81 @@ def test_requests_appear_by_themselves(fense, look):
     page.get_by_text("no account has this fense_account_id").wait_for()
     statuses = page.locator(".requests .status").all_inner_texts()
     assert statuses == ["404 Not Found", "200 OK"]
+
+
+def refresh(page):
+    """Wait until the list has refreshed itself."""
+    for _ in range(2):  # the first answer may have been on its way
+        page.wait_for_event("requestfinished", lambda sent: sent.url.endswith("/_standin/"))
+    page.evaluate("new Promise(done => setTimeout(done, 50))")
+
+
+def test_a_refresh_changes_nothing_where_nothing_is_new(fense, look):
+    send(fense, "GET", "/accounts/1")
+    page = look()
+    page.get_by_label("Refresh every 2 s").check()
+    page.evaluate(
+        "window.changes = []; new MutationObserver(found => changes.push(...found)).observe("
+        "document.body, {subtree: true, childList: true, attributes: true, characterData: true})"
+    )
+    refresh(page)
+    assert page.evaluate("changes.length") == 0
+    send(fense, "GET", "/accounts/1")
+    expect(page.locator(".requests tbody tr")).to_have_count(2)
+    assert page.evaluate("changes.length") > 0
+
+
+def test_a_refresh_leaves_what_is_open_selected_and_focused(fense, look):
+    send(fense, "GET", "/accounts/1")
+    page = look()
+    page.get_by_label("Refresh every 2 s").check()
+    page.get_by_text("Forget them").click()
+    expect(page.get_by_text(f"curl -X DELETE {fense.standin_url}/requests")).to_be_visible()
+    page.get_by_role("link", name="GET /accounts/1").focus()
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('.requests .at'))")
+    selected = page.evaluate("String(getSelection())")
+    send(fense, "GET", "/accounts/99")
+    page.get_by_role("link", name="GET /accounts/99").wait_for()
+    assert page.evaluate("String(getSelection())") == selected != ""
+    assert page.evaluate("document.activeElement.innerText") == "GET /accounts/1"
+    expect(page.get_by_text(f"curl -X DELETE {fense.standin_url}/requests")).to_be_visible()
+    expect(page.get_by_role("button", name="Copy")).to_have_count(1)
+
+
+def test_a_request_is_in_flight_and_then_answered(fense, look):
+    """Its row is the same one, and so is the link that has the focus."""
+    fense.fail(delay_ms=60_000, path="/accounts/1")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(send, fense, "GET", "/accounts/1")
+        page = look()
+        page.get_by_label("Refresh every 2 s").check()
+        page.get_by_text("in flight").wait_for()
+        page.get_by_role("link", name="GET /accounts/1").focus()
+        fense.disarm()
+        assert waiting.result(timeout=10) == 200
+    page.get_by_text("200 OK").wait_for()
+    expect(page.locator(".requests tbody tr")).to_have_count(1)
+    expect(page.locator(".requests tr.ok")).to_have_count(1)
+    assert page.evaluate("document.activeElement.innerText") == "GET /accounts/1"
+
+
+def test_a_refresh_shows_what_a_reset_left(fense, look):
+    for number in range(1, 60):
+        send(fense, "GET", f"/accounts/{number}")
+    page = look()
+    page.get_by_label("Refresh every 2 s").check()
+    expect(page.get_by_text("Page 1 of 2")).to_be_visible()
+    fense.reset()
+    page.get_by_text("No request came yet").wait_for()
+    expect(page.get_by_role("button", name="Copy")).to_have_count(1)
+    send(fense, "GET", "/accounts/99")
+    page.get_by_role("link", name="GET /accounts/99").wait_for()
+    expect(page.locator(".requests tbody tr")).to_have_count(1)
+    live = page.locator("#live").inner_html().replace('<button type="button">Copy</button>', "")
+    page.reload()
+    page.locator(".curl button").wait_for(state="attached")
+    again = page.locator("#live").inner_html().replace('<button type="button">Copy</button>', "")
+    assert live == again
 
 
 def test_the_reason_of_a_400_is_two_clicks_away(fense, look):
@@ -231,6 +307,24 @@ def test_no_view_scrolls_sideways(busy, look):
             assert width <= viewport["width"], path
             cut = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('thead')).map(e => e.outerHTML)"
             assert page.evaluate(cut) == [], path
+
+
+def test_no_flag_breaks_within_a_word(busy, look):
+    fense = busy
+    fense.create_account(name=LONG, email=f"a@{LONG}"[:60], suppress_notifications=True)
+    fense.create_account(name="Acme", suppress_billing=True)
+    for width in (1280, 1024, 768, 720, 360):
+        page = look("page/accounts", viewport={"width": width, "height": 800})
+        broken = """[...document.querySelectorAll('.flags')].flatMap(cell => {
+            const text = cell.firstChild, range = document.createRange();
+            return [...text.data.matchAll(/\\S+/g)].filter(word => {
+                range.setStart(text, word.index);
+                range.setEnd(text, word.index + word[0].length);
+                return range.getClientRects().length > 1;
+            }).map(word => word[0]);
+        })"""
+        assert page.evaluate(broken) == [], width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize(("scheme", "viewport"), [("light", WIDE), ("dark", NARROW)])
