@@ -106,7 +106,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
             else mask(value)
             for name, value in headers.items()
         },
-        body=truncate(kept.decode(errors="replace")) if raw else None,
+        body=truncate(kept.decode(errors="replace")) or None,
         status=None,
         response=None,
         duration_ms=None,
