@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -173,7 +174,7 @@ class Nginx:
             },
         )
         for name, seconds in timeouts.items():
-            site, count = re.subn(rf"(?<={name}) \d+s;", f" {int(seconds * 1000)}ms;", site)
+            site, count = re.subn(rf"(?<={name}) \d+m?s;", f" {int(seconds * 1000)}ms;", site)
             assert count == 1, name
         (folder / "site").write_text(site)
         (folder / "nginx.conf").write_text(MINIMAL.format(folder=folder))
@@ -252,7 +253,10 @@ def listener():
     """A listening socket for the service's, to see what reaches it."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield SimpleNamespace(
-            accept=sock.accept, settimeout=sock.settimeout, port=sock.getsockname()[1]
+            accept=sock.accept,
+            settimeout=sock.settimeout,
+            setsockopt=sock.setsockopt,
+            port=sock.getsockname()[1],
         )
 
 
@@ -449,6 +453,59 @@ def test_a_service_that_is_down_is_unavailable_until_it_is_back(tmp_path, certif
 def test_a_service_that_does_not_answer_is_unavailable(tmp_path, certificate, listener):
     with Nginx(tmp_path, certificate, listener.port, proxy_read_timeout=0.1) as nginx:
         check_error(nginx.ask("GET", "/accounts/1", "X-Request-Id: mine"), *UNAVAILABLE, "mine")
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_client_of_a_frozen_service_waits_5_s_at_most(tmp_path, certificate, listener, nodes):
+    # The kernel takes connections for the listener, but little of a large body.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with Nginx(tmp_path, certificate, *[listener.port] * nodes) as nginx:
+
+        def ask(method, *headers):
+            began = time.monotonic()
+            check_error(nginx.ask(method, "/accounts", *headers), *UNAVAILABLE)
+            return time.monotonic() - began
+
+        large = f"Content-Length: 131072\r\n\r\n{'x' * 131_072}"
+        requests = [("GET",), ("POST",), ("TRACE",), ("POST", large)]
+        with ThreadPoolExecutor(len(requests)) as pool:
+            waits = list(pool.map(lambda request: ask(*request), requests))
+    assert max(waits) < 5
+    assert min(waits) > 4  # the service may take that long
+
+
+def test_a_response_that_takes_4_s_gets_through(tmp_path, certificate, listener):
+    def respond_late():
+        with listener.accept()[0] as sock:
+            sock.recv(65536)
+            time.sleep(4)
+            sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    listener.settimeout(10)
+    with Nginx(tmp_path, certificate, listener.port) as nginx, in_background(respond_late):
+        assert nginx.ask("GET", "/accounts/usage")[0] == 204
+
+
+@pytest.mark.parametrize("method", ["GET", "TRACE"])
+def test_a_client_can_not_choose_the_address_of_the_service(
+    tmp_path, certificate, listener, method
+):
+    """What the service believes of a peer on its own machine is what nginx itself says."""
+    listener.settimeout(10)
+    forged = ["Forwarded: host=evil.example", "X-Forwarded-Proto: ftp"]
+    forged += ["X-Forwarded-Host: evil.example", "X-Forwarded-Host: evil2.example"]
+    received = []
+
+    def serve():
+        with listener.accept()[0] as sock:
+            received.append(sock.recv(65536).decode())
+            sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with Nginx(tmp_path, certificate, listener.port) as nginx, in_background(serve):
+        assert nginx.ask(method, "/", *forged)[0] == 204
+    forwarded = re.findall(r"(?i)^((?:x-)?forwarded.*?)\r$", received[0], re.M)
+    assert sorted(forwarded) == ["X-Forwarded-Host: localhost", "X-Forwarded-Proto: https"]
 
 
 def test_a_write_that_may_have_arrived_is_not_sent_twice(tmp_path, certificate, listener):

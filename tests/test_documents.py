@@ -138,6 +138,13 @@ def test_what_stands_in_front_gives_the_service_time():
     """nginx lets go of an idle connection before the service does, systemd waits for the drain."""
     nginx = (CHECKOUT / "deploy/nginx.conf").read_text("utf-8")
     assert int(re.search(r"keepalive_timeout ([0-9]+)s;", nginx)[1]) < server.IDLE_TIMEOUT
+    connect, read = (
+        float(re.search(rf"proxy_{name}_timeout ([0-9]+)ms;", nginx)[1]) / 1000
+        for name in ("connect", "read")
+    )
+    slowest = max(WRITE_TIMEOUT, postgres.WORKING + postgres.COMMITTING + postgres.CANCELLING)
+    assert slowest + 0.5 < read
+    assert 2 * connect + read < 5
     unit = (CHECKOUT / "deploy/fense-admin.service").read_text("utf-8")
     assert int(re.search(r"TimeoutStopSec=([0-9]+)", unit)[1]) > float(default("drain"))
     # Of a length of six digits nginx says 413 itself: the service takes no body that long.

@@ -99,6 +99,7 @@ class Load:
     def __init__(self, nodes, threads=4):
         self._nodes, self._stop, self._threads = nodes, threading.Event(), threads
         self.told = []  # (when, status, message, Retry-After, digest of the key)
+        self.waits = []  # seconds, one for each
 
     def __enter__(self):
         self._background = in_background(self._work, self._threads, self._stop.set)
@@ -112,7 +113,9 @@ class Load:
         with contextlib.closing(self._nodes.client()) as client:
             while not self._stop.is_set():
                 fields = account_fields()
+                began = time.monotonic()
                 status, headers, body = client.call("POST", "/accounts", fields)
+                self.waits.append(time.monotonic() - began)
                 message = body.get("error", {}).get("message")
                 key_digest = models.digest(fields["api_key"])
                 self.told.append(
@@ -218,6 +221,71 @@ def test_a_node_that_is_killed_takes_nothing_with_it(nodes, server):
     assert len(refused) <= 4
     assert all("may have been, or not" in one[2] for one in refused)
     assert {one[1] for one in load.told[settled:]} == {201}
+
+
+def test_clients_wait_5_s_at_most_for_a_frozen_node_and_then_use_the_other(nodes, server):
+    with Load(nodes, threads=12) as load:
+        load.wait_for(100)
+        frozen_at = time.monotonic()
+        nodes.services[0].process.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        after = len(load.told)
+        load.wait_for(100)
+    nodes.services[0].process.send_signal(signal.SIGCONT)
+    nodes.stop(0)  # once it has done what it had received
+    nodes.stop(1)
+    load.check(server)
+    late = [one for one in load.told if one[1] != 201]
+    assert 1 <= len(late) <= 12  # each client once at most
+    assert max(one[0] for one in late) < frozen_at + 5
+    assert {one[1] for one in load.told[after:]} == {201}
+    assert max(load.waits) < 5
+    # A creation that arrived twice would be rejected the second time, as its key is taken.
+    arrived = re.findall(r"POST /accounts (\d+)", nodes.log)
+    assert set(arrived) == {"201"}
+    assert len(arrived) <= len(load.told)
+
+
+@contextlib.contextmanager
+def unreachable(sock):
+    """Make this listening socket ignore new connections, as if its machine were gone."""
+    sock.listen(0)
+    with contextlib.ExitStack() as stack, contextlib.suppress(TimeoutError):
+        while True:
+            stack.enter_context(socket.create_connection(sock.getsockname(), timeout=0.2))
+    with stack:
+        yield
+
+
+@pytest.fixture
+def without_a_machine(nodes):
+    """Two nodes, of which the first one's machine is gone."""
+    nodes.stop(0, signal.SIGKILL)
+    with unreachable(nodes.sockets[0]):
+        yield nodes
+
+
+def test_a_machine_that_is_gone_costs_no_request(without_a_machine, server):
+    with Load(without_a_machine) as load:
+        load.wait_for(100)
+    load.check(server)
+    assert {one[1] for one in load.told} == {201}
+    assert 0.2 < max(load.waits) < 2
+
+
+def test_clients_wait_5_s_at_most_with_one_machine_gone_and_the_other_frozen(without_a_machine):
+    without_a_machine.services[1].process.send_signal(signal.SIGSTOP)
+
+    def ask():
+        began = time.monotonic()
+        with contextlib.closing(without_a_machine.client()) as client:
+            status, _, _ = client.call("POST", "/accounts", account_fields())
+        return status, time.monotonic() - began
+
+    results = in_threads(4, ask)
+    without_a_machine.services[1].process.send_signal(signal.SIGCONT)
+    assert {status for status, _ in results} == {503}
+    assert max(wait for _, wait in results) < 5
 
 
 def test_a_rolling_restart_refuses_nobody(nodes, server):
