@@ -6,12 +6,12 @@ FROM $BASE AS build
 ARG EXTRAS=
 COPY . /source
 RUN python3 -m venv --without-pip /fense-admin \
- && python3 -m pip --python /fense-admin/bin/python install --quiet "/source$EXTRAS" \
- && mkdir /data
+ && python3 -m pip --python /fense-admin/bin/python install --quiet "/source$EXTRAS"
 
 FROM $BASE
 COPY --from=build /fense-admin /fense-admin
-COPY --from=build --chown=10001:10001 /data /data
+# Group 0 may write to it, too: OpenShift runs an image as an arbitrary user of that group.
+RUN mkdir /data && chown 10001:0 /data && chmod 770 /data
 USER 10001:10001
 WORKDIR /data
 VOLUME /data

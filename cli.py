@@ -615,11 +615,27 @@ def health(options: argparse.Namespace) -> int:
     return 0
 
 
+def flags_of_process_1() -> dict[str, str]:
+    """Return --host and --port of the service if it is process 1 or its child, as in a container.
+
+    A container's health check has the service's variables, but not its flags.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError), open("/proc/1/cmdline") as file:
+        words = file.read().split("\0")
+        names = [os.path.basename(word) for word in words]
+        if "fense-admin" in names:
+            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            for name in ("host", "port"):
+                parser.add_argument(f"--{name}", nargs="?", default="")
+            return vars(parser.parse_known_args(words[names.index("fense-admin") + 1 :])[0])
+    return {}
+
+
 def default_origin(parser: argparse.ArgumentParser) -> str:
     """Return the URL of what `serve` starts with the same variables."""
-    values = {}
+    values, flags = {}, flags_of_process_1()
     for name in ("host", "port"):
-        text, variable = default_of(name), variable_of(name)
+        text, variable = flags.get(name) or default_of(name), variable_of(name)
         try:
             values[name] = SETTINGS[name].rule(text)
         except ValueError as error:

@@ -3,11 +3,13 @@
 Its base is made from Debian's packages, which takes a minute; so this is no part of `make test`.
 """
 
+import contextlib
 import functools
 import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,6 @@ from conftest import CHECKOUT, Process, account_fields, copy_checkout, free_port
 
 KEY = "image-master-key-1a2b"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
-MIRROR = "http://deb.debian.org/debian"
 # What a build needs to reach a package index from here.
 SETTINGS = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf", "/etc/xdg/pip"]
 
@@ -32,17 +33,23 @@ def buildah(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+def debian_release():
+    """The Debian release of this machine and where its packages come from; else the default."""
+    lists = ["Identifier: Packages", "Origin: Debian", "Component: main"]
+    listing = ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", *lists]
+    listed = [line.split() for line in run(*listing, cwd="/").splitlines()]
+    releases = [pair for pair in listed if "-" not in pair[0]]  # nor its updates
+    return releases[0] if releases else ["stable"]
+
+
 @pytest.fixture(scope="module")
 def build(buildah, tmp_path_factory):
     """Makes the image that `docker build .` makes of a clone; gives a container of it."""
     base, clone = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("clone")
+    release = debian_release()
     run(
-        "debootstrap",
-        "--variant=minbase",
-        f"--include={PACKAGES}",
-        "stable",
-        base,
-        MIRROR,
+        *("debootstrap", "--variant=minbase", f"--include={PACKAGES}", release[0], base),
+        *release[1:],
         cwd=base,
     )
     for path in filter(os.path.exists, SETTINGS):
@@ -114,6 +121,50 @@ def test_it_is_small_and_runs_as_an_ordinary_user(buildah, container, tmp_path):
     folder = Path(run(*buildah, "mount", container, cwd=tmp_path).strip(), "fense-admin")
     size = sum(file.stat().st_size for file in folder.rglob("*") if not file.is_symlink())
     assert size < 6 * 2**20
+
+
+@pytest.fixture
+def run_as_docker_does(buildah, container, tmp_path):
+    """Starts the image's entry point as process 1, as Docker does; buildah without a runtime can't.
+
+    Returns the process, the exit code of the image's health check, and the image's /data.
+    """
+    config = json.loads(run(*buildah, "inspect", container, cwd=tmp_path))["Docker"]["config"]
+    root = run(*buildah, "mount", container, cwd=tmp_path).strip()
+    variables = [*config["Env"], f"DISPUTE_MASTER_KEY={KEY}"]
+    mount = f'mount -t proc proc {root}/proc && exec "$@"'
+    namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", mount, "sh"]
+    data = Path(root, "data")
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments, user=config["User"]):
+            inside = ["chroot", f"--userspec={user}", root]
+            inside += ["/usr/bin/env", "-C", config["WorkingDir"], "-i", *variables]
+            command = [*namespaces, *inside, *config["Entrypoint"]]
+            service = stack.enter_context(Contained(tmp_path, *arguments, command=command))
+            service.ready()
+            enter = ["nsenter", f"--target={service.innermost()}", "--mount", "--pid"]
+            check = [*enter, *inside, *config["Healthcheck"]["Test"][1:]]
+            return service, subprocess.run(check, timeout=30).returncode, data
+
+        yield start
+    for path in data.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("flags", [["--port"], ["--host=127.0.0.1", "--quiet", "--port"]])
+def test_it_is_healthy_on_a_port_that_a_flag_gives(run_as_docker_does, flags):
+    service, health, _ = run_as_docker_does(*flags, str(free_port()))
+    assert health == 0
+    assert service.stop() == 0
+
+
+def test_it_runs_as_an_arbitrary_user_of_group_0(run_as_docker_does):
+    user = 1_000_660_000  # such as OpenShift chooses
+    service, _, data = run_as_docker_does("--port", str(free_port()), user=f"{user}:0")
+    assert service.call("/accounts", account_fields(), KEY)[0] == 201
+    assert service.stop() == 0
+    assert (data / "fense-admin.sqlite3").stat().st_uid == user
 
 
 def test_it_serves_and_ends_with_its_file_intact(start):
