@@ -24,6 +24,9 @@ test-clients: .venv/dev     ## clients that openapi-generator makes in Go, Ruby,
 	@$(BIN)/python -m pip install -q --disable-pip-version-check openapi-generator-cli==7.26.0
 	$(BIN)/python -m pytest tests/generated_clients.py --timeout 300
 
+test-guide: .venv/dev       ## deploy/README.md as written, on machines that systemd boots; as root
+	$(BIN)/python -m pytest tests/guide.py --timeout 600
+
 soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then a check; MINUTES=10
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)
 
@@ -79,4 +82,4 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
-.PHONY: serve test test-sqlite test-image test-clients soak lint bench pyz screenshots clean help anew
+.PHONY: serve test test-sqlite test-image test-guide test-clients soak lint bench pyz screenshots clean help anew

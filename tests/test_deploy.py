@@ -5,13 +5,17 @@ import http.client
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 from conftest import (
     CHECKOUT,
@@ -26,8 +30,10 @@ from conftest import (
     run_pytest,
     tools,
 )
+from postgresql_server import PostgreSQL
 
 DEPLOY = CHECKOUT / "deploy"
+GUIDE = (DEPLOY / "README.md").read_text()
 KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 
 
@@ -108,6 +114,76 @@ def test_the_units_serve_and_back_up_as_they_say(tmp_path, units, start):
     assert young == "young"
 
 
+@pytest.fixture(scope="module")
+def server_with_tls(certificate, tmp_path_factory):
+    """A PostgreSQL server, whose certificate is for localhost."""
+    tools("pg_ctl")
+    folder = tmp_path_factory.mktemp("server")
+    for file in (certificate.file, certificate.key):
+        shutil.copy(file, folder)
+    key = folder / certificate.key.name
+    key.chmod(0o600)
+    settings = [f"ssl_cert_file={folder / certificate.file.name}", f"ssl_key_file={key}"]
+    if os.geteuid() == 0:  # the server runs as nobody
+        shutil.chown(key, "nobody")
+        for parent in (folder, *folder.parents[:2]):
+            parent.chmod(0o755)
+    with contextlib.closing(PostgreSQL("ssl=on", *settings)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("host", ["db.example", "db1.example,db2.example"])
+def test_the_unit_reaches_a_server_over_tls(tmp_path, start, certificate, server_with_tls, host):
+    """As systemd runs it: without our variables, and with a home that ProtectHome hides."""
+    hidden = tmp_path / "home"
+    hidden.mkdir(mode=0)
+    unit = (DEPLOY / "fense-admin.service").read_text()
+    assert "\nProtectHome=yes\n" in unit
+    (url,) = re.findall(rf"^FENSE_ADMIN_DATABASE=(\S+@{host}/\S+)$", GUIDE, re.M)
+    url = replaced(
+        url,
+        {
+            host: f"localhost:{server_with_tls.port}",
+            "/fense?": "/postgres?",
+            "/etc/ssl/certs/ca-certificates.crt": certificate.file,
+        },
+    )
+    variables = [f"HOME={hidden}/fense-admin", *re.findall("^Environment=(.*)", unit, re.M)]
+    variables += [f"FENSE_ADMIN_DATABASE={url}", f"DISPUTE_MASTER_KEY={MASTER_KEY}"]
+    ordinary = []
+    if os.geteuid() == 0:  # which may look into any folder
+        ordinary = [*tools("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*ordinary, "env", "-i", *variables, COMMAND]
+    with start("--port=0", command=command) as service:
+        service.ready()
+        tls = (
+            "SELECT ssl FROM pg_stat_ssl NATURAL JOIN pg_stat_activity WHERE application_name = %s"
+        )
+        with psycopg.connect(server_with_tls.url) as connection:
+            assert set(connection.execute(tls, ["fense-admin"])) == {(True,)}
+        assert service.end()[0] == 0
+
+
+# --- the image: tests/image.py builds and runs it -----------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--port"], ["--quiet", "--host=127.0.0.1", "--port"]])
+def test_a_health_check_finds_the_port_that_a_flag_gives_process_1(start, tmp_path, flags):
+    unshare, nsenter = tools("unshare", "nsenter")
+    namespaces = [unshare, "--user", "--map-root-user", "--pid", "--mount-proc"]
+    if subprocess.run([*namespaces, "--fork", "true"], capture_output=True, timeout=30).returncode:
+        pytest.skip("needs namespaces")
+    command = [*namespaces, "--fork", "--kill-child", COMMAND]
+    service = start(*flags, str(free_port()), command=command)
+    service.ready()
+    unshared = service.process.pid
+    pid = Path(f"/proc/{unshared}/task/{unshared}/children").read_text().strip()
+    inside = [nsenter, f"--target={pid}", "--user", "--pid", "--mount", COMMAND]
+    assert start("health", command=inside, name="health").end(None)[:2] == (0, "")
+    os.kill(int(pid), signal.SIGTERM)
+    assert service.end(None)[0] == 0
+
+
 # --- nginx -------------------------------------------------------------------------------------
 
 MINIMAL = """
@@ -159,7 +235,7 @@ class Nginx:
         letsencrypt = "/etc/letsencrypt/live/fense.example"
         block, site = re.compile("upstream .*?\n}", re.DOTALL), (DEPLOY / "nginx.conf").read_text()
         if len(upstreams) > 1:
-            site = block.sub(block.search((DEPLOY / "README.md").read_text())[0], site)
+            site = block.sub(block.search(GUIDE)[0], site)
         for address, port in zip(re.findall(r"\S+:8642", site), upstreams, strict=True):
             site = site.replace(address, f"127.0.0.1:{port}")
         site = replaced(
