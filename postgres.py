@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import ipaddress
 import os
 import random
 import re
 import select
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError, wait
 from typing import Any
 
 import psycopg
 from peewee import IntegrityError, OperationalError
-from psycopg import conninfo, pq
+from psycopg import pq
 
 from fense_admin.engines import UNKNOWN, CommitUnknown, Unusable
-from fense_admin.rules import HIDDEN
+from fense_admin.libpq import BRIEFLY, URL, Address, Connector, NoAnswer, first_line
 
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema-postgresql.sql")
 MIGRATING = 0x46656E73  # "Fens": the advisory lock that one migration holds
@@ -30,7 +29,6 @@ WORKING = 2.6  # seconds for an operation, a new connection included
 COMMITTING = 0.5  # seconds more for its COMMIT
 CANCELLING = 0.3  # seconds to tell the server that nobody waits for the COMMIT any more
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
-BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
 CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
 AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
 HURRIED = 0.3  # seconds for an operation that comes then
@@ -40,16 +38,32 @@ STALLED = 0.15  # seconds without an answer to any of them
 QUEUED = 0.5  # seconds that a write waits for an answer to one of them
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
-# What libpq is told where the URL, a PG* variable or a service file does not say it.
-DEFAULTS = {
-    "application_name": "fense-admin",
-    "connect_timeout": "2",  # seconds for each host
-    "target_session_attrs": "read-write",  # not a standby
-    "keepalives_idle": "30",  # seconds
-    "keepalives_interval": "5",  # seconds
-    "tcp_user_timeout": "3000",  # milliseconds
+# What every session sets, whatever its role and its database say. These the service relies on:
+RELIED_ON = {
+    "client_min_messages": "warning",  # a wait for a standby that was cancelled is one
+    "DateStyle": "ISO",
+    "default_transaction_isolation": "read committed",
+    "row_security": "on",
+    "standard_conforming_strings": "on",
 }
-SESSION = "-c statement_timeout=2400 -c idle_in_transaction_session_timeout=10000 -c jit=off"
+# These stand under `options` in the URL, a service file or PGOPTIONS.
+LIMITS = {
+    "idle_in_transaction_session_timeout": "10s",
+    "jit": "off",
+    "lock_timeout": "0",
+    "statement_timeout": "2400ms",
+    "transaction_timeout": "0",  # PostgreSQL 17 has it
+}
+# A server that takes no writes, by its configuration, is left alone; so are `options`.
+READ_ONLY = "default_transaction_read_only"
+SET_SESSION = f"""
+SELECT set_config(name, value, false)
+FROM (VALUES ('{READ_ONLY}', 'off'), {", ".join(map(str, (RELIED_ON | LIMITS).items()))})
+    AS ours (name, value) JOIN pg_settings USING (name)
+WHERE source IN ('database', 'user', 'database user') OR name IN {tuple(RELIED_ON)}
+    OR name IN {tuple(LIMITS)} AND source <> 'client'
+"""
+POOLER = 2  # seconds to wait for a second connection of a pooler, which may have only one
 
 # SQLSTATEs, or the first two characters of their class
 CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster
@@ -68,61 +82,8 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v
     )
 """
 IDLE = pq.TransactionStatus.IDLE
-LAST_ID = "SELECT last_value - (NOT is_called)::int FROM account_fense_account_id_seq"
-
-
-class NoAnswer(Exception):
-    """The server did not answer before the deadline."""
-
-
-# --- URLs --------------------------------------------------------------------------------------
-
-
-def split_password(url: str) -> tuple[str, str | None]:
-    """The URL without its password, and the password.
-
-    It is what stands between the user's ":" and the last "@", percent-encoded or not.
-    """
-    found = re.fullmatch(r"(\w+://[^:/?#@]*):(.*)(@[^@]*)", url, re.DOTALL)
-    if not found:
-        return url, None
-    password = found[2]
-    if re.fullmatch("(?:[^%]|%[0-9A-Fa-f]{2})*", password, re.DOTALL):
-        password = urllib.parse.unquote(password)
-    return found[1] + found[3], password
-
-
-def shown_url(url: str) -> str:
-    """The URL as it may be shown: without password, parameters, and a port that is no number."""
-    head = split_password(url)[0].partition("?")[0]
-    return re.sub(r":(?!//|[0-9]+(?:[,/]|$)|[0-9a-f:]*\])[^,/\]]*", f":{HIDDEN}", head)
-
-
-def secrets_in(url: str) -> set[str]:
-    """All in a URL that may be a password, as it stands there and decoded."""
-    texts = re.findall(r"password=([^&]*)", url, re.IGNORECASE)
-    texts += re.findall(r":([^:@/]*)[/?]", url.partition("://")[2])  # where a port belongs
-    found = re.search(r"://[^:/?#@]*:(.*)@", url, re.DOTALL)
-    texts += [found[1]] if found else []
-    both = {*texts, *map(urllib.parse.unquote, texts)}
-    return {text for text in both if text and not text.isdecimal()}
-
-
-def parameters_of(url: str) -> dict[str, Any]:
-    """What libpq is to connect with. Raises `psycopg.Error` for a URL that is none."""
-    bare, password = split_password(url)
-    given = conninfo.conninfo_to_dict(bare)
-    if password is not None:
-        given["password"] = password
-    # Of libpq's own defaults those that a variable or a service file has changed.
-    known = {
-        option.keyword.decode(): option.val.decode()
-        for option in pq.Conninfo.get_defaults()
-        if option.val is not None and option.val != option.compiled
-    }
-    options = given.get("options") or known.get("options") or ""
-    defaults = {name: value for name, value in DEFAULTS.items() if name not in known}
-    return defaults | given | {"options": f"{SESSION} {options}", "client_encoding": "UTF8"}
+SEQUENCE = "account_fense_account_id_seq"
+LAST_ID = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"
 
 
 # --- Connections -------------------------------------------------------------------------------
@@ -222,8 +183,10 @@ class Engine:
     in_memory = False
 
     def __init__(self, url: str) -> None:
-        self.database = shown_url(url)
-        self._secrets = secrets_in(url)
+        self._url = URL(url)
+        self.database = self._url.shown
+        self.product = ""  # until the first connection is made
+        self.warning = ""  # for the log of the start
         self._local = threading.local()
         self._connections: set[Connection] = set()
         self._server = Gate()
@@ -234,13 +197,12 @@ class Engine:
         self._committing: set[Connection] = set()
         self._committed = 0.0  # when a COMMIT was answered last
         try:
-            self._parameters = parameters_of(url)
-            secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
-            self._secrets |= {str(secret) for secret in secrets if secret}
+            self._connector = Connector(self._url)
             self._migrate()
         except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
             self.close_all()
-            raise Unusable(f"can't use {self.database}: {self._reason(error)}") from None
+            reason = f"{self._reason(error)}{self._url.advice}"
+            raise Unusable(f"can't use {self.database}: {reason}") from None
         except BaseException:
             self.close_all()
             raise
@@ -253,17 +215,11 @@ class Engine:
         sections = re.split("-- version [0-9]+\n", schema)[1:]
         deadline = time.monotonic() + START_TIMEOUT
         self._local.connection = connection = self._connect(deadline)
-        connection.deadline = deadline
 
         def look(query: str) -> list[Any]:
             return [row[0] for row in connection.execute(query)]
 
-        name, product = self.database, look("SELECT version()")[0]
-        if not product.startswith("PostgreSQL "):
-            raise Unusable(
-                f"{name} is no PostgreSQL ({product.split()[0]}): nothing else was tried"
-            )
-        self.product = " ".join(product.split()[:2])
+        name = self.database
         encoding = look("SHOW server_encoding")[0]
         if encoding != "UTF8":
             raise Unusable(f"{name} is encoded in {encoding}: name a database in UTF8")
@@ -287,41 +243,106 @@ class Engine:
         # A write, in any case: a database that takes none is found here.
         connection.execute("DELETE FROM fense_admin")
         connection.execute("INSERT INTO fense_admin VALUES (%s)", (len(sections),))
+        # In this order: an account that is seen had its id before.
+        highest, last_id = look("SELECT max(fense_account_id) FROM account")[0], look(LAST_ID)[0]
+        if highest and highest > last_id:
+            raise Unusable(
+                f"{name} would give ids twice: the last account has the id {highest}, but the "
+                f"counter is at {last_id} (logical replication does not copy it): run SELECT "
+                f"setval('{SEQUENCE}', N) there, where N is the counter of the original server, or "
+                f"{highest} if no account with a higher id was ever made"
+            )
         connection.deadline = time.monotonic() + START_TIMEOUT  # for a standby, say
         connection.execute("COMMIT")
 
     # Connections
 
     def _connect(self, deadline: float) -> Connection:
-        """A new connection. Raises `psycopg.Error`, `NoAnswer`.
+        """A new connection, to a server that takes writes if there is one.
 
-        It is made in a thread of its own: a look-up of a name knows no deadline.
+        Raises `psycopg.Error`, `NoAnswer`; `Unusable` if it is the first one.
         """
-        future: Future[Connection] = Future()
-
-        def connect() -> None:
+        unfit: list[Address] = []
+        while True:
+            connection, address = self._open(deadline, unfit)
             try:
-                made = Connection.connect(autocommit=True, **self._parameters)
-            except Exception as error:
-                with contextlib.suppress(InvalidStateError):
-                    future.set_exception(error)
-                return
-            try:
-                future.set_result(made)
-            except InvalidStateError:  # it came too late
-                made.close()
+                if not self.product:
+                    self._check_server(connection)
+                connection.execute(SET_SESSION)
+            except BaseException:
+                self._drop(connection)
+                raise
+            # The server reports it: to know costs nothing. (Neither pgbouncer nor 13 does.)
+            is_fit = connection.pgconn.parameter_status(READ_ONLY.encode()) != b"on"
+            if is_fit or address in unfit:
+                return connection
+            unfit.append(address)
+            if len(unfit) == self._connector.count:
+                return connection
+            self._drop(connection)
 
-        threading.Thread(target=connect, name="fense-admin connect", daemon=True).start()
-        if not wait([future], BRIEFLY).done:
-            with self._waiting():
-                wait([future], max(0, deadline - time.monotonic()))
-        if future.cancel():
-            raise NoAnswer
-        connection = future.result()
+    def _open(self, deadline: float, last: list[Address]) -> tuple[Connection, Address]:
+        """A new connection and its address, without our settings: at last to those addresses."""
+        made = self._connector.connect(deadline, self._waiting, last)
+        connection = Connection(made.connection)
+        connection.autocommit = True
+        connection.deadline = deadline
         connection.while_waiting = self._waiting
         connection.add_notice_handler(connection.notice)
         self._connections.add(connection)
-        return connection
+        return connection, made.address
+
+    def _drop(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        connection.close()
+
+    def _check_server(self, connection: Connection) -> None:
+        """Raise `Unusable` if it is no PostgreSQL, or shares the session with others."""
+        product = connection.execute("SELECT version()").fetchone()[0]
+        if not product.startswith("PostgreSQL "):
+            raise Unusable(
+                f"{self.database} is no PostgreSQL ({product.split()[0]}): nothing else was tried"
+            )
+        self._refuse_shared_sessions(connection)
+        self.product = " ".join(product.split()[:2])
+        self.warning = self._warn_of_clear_text(connection)
+
+    def _refuse_shared_sessions(self, connection: Connection) -> None:
+        """Raise `Unusable` behind a pooler that gives each transaction any of its sessions.
+
+        What a session sets or prepares would be missing in the next transaction, and reach others.
+        """
+
+        def process_of(connection: Connection) -> int:
+            return connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+
+        first = process_of(connection)
+        if first == connection.info.backend_pid:
+            return  # no pooler: the process is the one that was connected to
+        other = self._open(time.monotonic() + POOLER, [])[0]
+        try:
+            found = {process_of(other), process_of(other)}  # two if it takes turns
+        except (psycopg.OperationalError, NoAnswer):
+            return  # the only session is taken, so it is ours
+        finally:
+            self._drop(other)
+        if first in found or len(found) > 1:
+            raise Unusable(
+                f"{self.database} is a pooler that shares sessions (pgbouncer's pool_mode="
+                "transaction or statement): set pool_mode=session, or name the server itself"
+            )
+
+    def _warn_of_clear_text(self, connection: Connection) -> str:
+        """A warning if all that is sent can be read between here and the server."""
+        address = connection.info.hostaddr  # none for a Unix socket
+        if not address or ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            return ""
+        if connection.pgconn.ssl_in_use:
+            return ""
+        return (
+            f"the connection to {connection.info.host} is not encrypted: add "
+            "sslmode=verify-full to the URL, and sslrootcert if the server's certificate needs it"
+        )
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -370,11 +391,8 @@ class Engine:
     def _reason(self, error: Exception) -> str:
         """Why it failed, in one line, without a password."""
         if isinstance(error, NoAnswer):
-            return "the server does not answer"
-        text = str(error).strip().partition("\n")[0]
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, HIDDEN)
-        return text
+            return str(error) or "the server does not answer"
+        return self._url.hide_secrets(first_line(str(error)))
 
     def _told(self, error: psycopg.Error | NoAnswer) -> Exception:
         """The error as `models` knows it: see `is_unavailable`."""
@@ -472,7 +490,7 @@ class Engine:
 
     def set_last_id(self, last_id: int) -> None:
         """Let the next account's id follow this one."""
-        self.execute_sql(f"ALTER SEQUENCE account_fense_account_id_seq RESTART WITH {last_id + 1}")
+        self.execute_sql(f"ALTER SEQUENCE {SEQUENCE} RESTART WITH {last_id + 1}")
 
     # Transactions
 

@@ -375,26 +375,6 @@ def test_threads_and_connections_do_not_pile_up(server, served, frozen):
     wait_until(is_small)
 
 
-def test_a_look_up_of_a_name_that_takes_for_ever_is_no_wait_for_ever(monkeypatch, server):
-    db = Database(server.empty())
-    try:
-        db.engine.close()
-        stalled = threading.Event()
-
-        def look_up(**_):
-            stalled.wait(TIMEOUT)
-            raise psycopg.OperationalError("no such name")
-
-        monkeypatch.setattr(postgres.Connection, "connect", look_up)
-        began = time.monotonic()
-        with pytest.raises(engines.DatabaseError, match="the server does not answer"):
-            db.count_accounts()
-        assert 2 < time.monotonic() - began < 4
-    finally:
-        stalled.set()
-        db.engine.close_all()
-
-
 OPPOSITE = """
 import sys
 from fense_admin.models import Database
