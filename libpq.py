@@ -33,6 +33,7 @@ DEFAULTS = {
 }
 ENCODE = "in a password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25"
 
+HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]*\]|[^][:@]*)(?::[0-9]+)?")
 Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
 Waiting = Callable[[], AbstractContextManager[None]]  # the context of a long wait
 
@@ -55,9 +56,9 @@ class URL:
         self._error = ""
         read: list[pq.ConninfoOption] = []
         try:
-            read = [option for option in pq.Conninfo.parse(text.encode()) if option.val is not None]
-        except UnicodeEncodeError:
-            self._error = "it must be UTF-8"
+            read = [
+                option for option in pq.Conninfo.parse(as_bytes(text)) if option.val is not None
+            ]
         except psycopg.Error as error:
             self._error = first_line(str(error))
         self.given = values_of(read)
@@ -65,17 +66,23 @@ class URL:
         found = re.fullmatch(r"(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)", text, re.DOTALL)
         scheme, user, hosts, path, query = found.groups("") if found else ("", "", "", "", "")
         # A port that is not a number may be a password whose "@" is missing, or comes later.
-        shown = re.sub(r":(?![0-9]*(?:,|$)|[0-9A-Za-z:.%]*\])[^,]*", f":{HIDDEN}", hosts)
-        self._is_ambiguous = "@" in hosts + path or shown != hosts
-        shown += re.split(r"(?i)\w*(?:password|secret)\s*=", path)[0]
+        is_odd = not all(map(HOST.fullmatch, hosts.split(",")))
+        self._is_ambiguous = "@" in hosts + path or is_odd
         if "@" in query and (self._error or self._is_ambiguous):
             shown = HIDDEN
-        elif "@" in shown:
-            shown = HIDDEN + shown[shown.rindex("@") :]
-        self.shown = scheme + re.sub("[:@].*", "@", user, flags=re.DOTALL) + shown
+        elif "@" in hosts + path:
+            shown = HIDDEN + (hosts + path)[(hosts + path).rindex("@") :]
+        elif is_odd:
+            shown = re.sub(r"(?s)([:[]).*", rf"\1{HIDDEN}", hosts)
+        else:
+            shown = hosts + path
+        shown = re.split(r"(?i)\w*(?:password|secret)\s*=", shown)[0]
+        shown = scheme + re.sub("[:@].*", "@", user, flags=re.DOTALL) + shown
+        self.shown = shown.encode(errors="replace").decode()
         names_a_parameter = self._error.startswith("invalid URI query parameter")
         if not names_a_parameter or re.search("[@%]|pass|secret", query, re.IGNORECASE):
-            self._error = self._error.partition(': "')[0]  # what follows may be a password
+            # What libpq quotes may be a password.
+            self._error = re.sub(r'(?s)(?:| in|:) "(?!\]" in IPv6).*', "", self._error)
         # For the end of a message.
         self.advice = f"; {ENCODE}" if self._error or self._is_ambiguous else ""
 
@@ -100,22 +107,38 @@ class URL:
         if self._error:
             raise ValueError(self._error)
         # libpq reads all of it first; then it finds that there is no such sslmode, and gives up.
-        text = conninfo.make_conninfo(**(self.given | {"sslmode": "none"}))
-        probe = pq.PGconn.connect_start(text.encode())
+        probe = start(self.given | {"sslmode": "none"})
         read = [option for option in probe.info if option.val is not None]
         if not read:  # the service file can't be read, say
-            raise ValueError(first_line(probe.error_message.decode(errors="replace")))
+            raise ValueError(error_of(probe))
         self._secrets |= secrets_in(read)
         return read
 
 
+def start(parameters: dict[str, str]) -> pq.PGconn:
+    """Start a connection."""
+    quoted = ((name, re.sub(r"(['\\])", r"\\\1", value)) for name, value in parameters.items())
+    return pq.PGconn.connect_start(as_bytes(" ".join(f"{n}='{value}'" for n, value in quoted)))
+
+
+def error_of(connection: pq.PGconn) -> str:
+    return first_line(connection.error_message.decode(errors="replace"))
+
+
+# A password may be in any encoding: bytes that are not UTF-8 pass through as they are.
+
+
+def as_bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
 def values_of(options: list[pq.ConninfoOption]) -> dict[str, str]:
-    return {option.keyword.decode(): option.val.decode() for option in options}
+    return {it.keyword.decode(): it.val.decode(errors="surrogateescape") for it in options}
 
 
 def secrets_in(options: list[pq.ConninfoOption]) -> set[str]:
     """Return what libpq says is a secret, or for its developers."""
-    return {option.val.decode() for option in options if option.dispchar}
+    return set(values_of([option for option in options if option.dispchar]).values())
 
 
 def first_line(text: str) -> str:
@@ -265,21 +288,22 @@ class Attempt:
 
     def __init__(self, address: Address, parameters: dict[str, str], timeout: float) -> None:
         self.address = address
-        self._text = conninfo.make_conninfo(**(parameters | address))
+        self._parameters = parameters | address
         self._timeout = timeout
 
     def start(self) -> None:
-        self.connection = pq.PGconn.connect_start(self._text.encode())
+        self.connection = start(self._parameters)
         is_bad = self.connection.status == pq.ConnStatus.BAD
         self.status = pq.PollingStatus.FAILED if is_bad else pq.PollingStatus.WRITING
         self.until = time.monotonic() + self._timeout
 
     def error(self) -> str:
         """Why it failed, or has not ended yet."""
-        text = self.connection.error_message.decode(errors="replace")
         host, port = self.address.get("host"), self.address.get("port", "")
         where = f'"{host or self.address.get("hostaddr", "")}", port {port}'
-        return first_line(text) or f"connection to server at {where} failed: timeout expired"
+        return (
+            error_of(self.connection) or f"connection to server at {where} failed: timeout expired"
+        )
 
 
 class Race:
