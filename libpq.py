@@ -298,12 +298,10 @@ class Attempt:
         self.until = time.monotonic() + self._timeout
 
     def error(self) -> str:
-        """Why it failed, or has not ended yet."""
-        host, port = self.address.get("host"), self.address.get("port", "")
-        where = f'"{host or self.address.get("hostaddr", "")}", port {port}'
-        return (
-            error_of(self.connection) or f"connection to server at {where} failed: timeout expired"
-        )
+        """Why it failed, or ended too late."""
+        text = error_of(self.connection)  # which names the address even before it fails
+        is_late = self.status != pq.PollingStatus.FAILED
+        return f"{text} timeout expired" if is_late else text
 
 
 class Race:
