@@ -77,8 +77,7 @@ class URL:
         else:
             shown = hosts + path
         shown = re.split(r"(?i)\w*(?:password|secret)\s*=", shown)[0]
-        shown = scheme + re.sub("[:@].*", "@", user, flags=re.DOTALL) + shown
-        self.shown = shown.encode(errors="replace").decode()
+        self.shown = printable(scheme + re.sub("(?s)[:@].*", "@", user) + shown)
         names_a_parameter = self._error.startswith("invalid URI query parameter")
         if not names_a_parameter or re.search("[@%]|pass|secret", query, re.IGNORECASE):
             # What libpq quotes may be a password.
@@ -97,7 +96,7 @@ class URL:
             text = text.replace(secret, HIDDEN)
         if self._is_ambiguous:  # a server shortens what it quotes
             text = re.sub('["«»„“][^"«»„“”]*["«»“”]', f'"{HIDDEN}"', text)
-        return text
+        return printable(text)
 
     def read(self) -> list[pq.ConninfoOption]:
         """Return all that libpq would connect with, also from a service file and PG* variables.
@@ -139,6 +138,10 @@ def values_of(options: list[pq.ConninfoOption]) -> dict[str, str]:
 def secrets_in(options: list[pq.ConninfoOption]) -> set[str]:
     """Return what libpq says is a secret, or for its developers."""
     return set(values_of([option for option in options if option.dispchar]).values())
+
+
+def printable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def first_line(text: str) -> str:

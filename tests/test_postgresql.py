@@ -185,6 +185,7 @@ BAD_URLS = [
     f"postgresql://fense:{PASSWORD}@127.0.0.1:port/fense",
     f"postgresql://fense:{PASSWORD}@nowhere.invalid/fense",
     f"postgresql://fense:{PASSWORD}@more@{AT}/fense",
+    f'postgresql://fense:more@"{PASSWORD}"@{AT}/fense',
     f"postgresql://fense:{PASSWORD}%zz@{AT}/fense",
     f"postgresql://fense:{PASSWORD}%00@{AT}/fense",
     f"postgresql://fense:{PASSWORD}/fense",
@@ -229,6 +230,7 @@ SHOWN = [
     ("postgresql://u:p@h/d?application_name=a@b", "postgresql://u@h/d"),
     ("postgresql:///d", "postgresql:///d"),
     ("postgresql:///?service=s&host=/run", "postgresql:///"),
+    ("postgresql://u:p@h/d\udcff", "postgresql://u@h/d?"),
     # Where a person may have meant a later "@"
     ("postgresql://u:a@b@h/d", "postgresql://u@…@h/d"),
     ("postgresql://u:a/b@h/d", "postgresql://…@h/d"),
@@ -236,7 +238,7 @@ SHOWN = [
     ("postgresql://u:a@b/c?d@h/d", "postgresql://u@…"),
     ("postgresql://u:a/b?c@h/d", "postgresql://…"),
     ("postgresql://u:p@h/post@gres", "postgresql://u@…@gres"),
-    ("postgresql://u:secret/d", "postgresql://u:…/d"),
+    ("postgresql://u:secret/d", "postgresql://u:…"),
     ("postgresql://u@h/d&password=secret", "postgresql://u@h/d&"),
 ]
 

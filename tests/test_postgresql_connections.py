@@ -228,6 +228,25 @@ def test_dead_addresses_before_the_live_one_cost_little_and_only_once(
     assert seconds(db.count_accounts) < 2
 
 
+@pytest.mark.parametrize("way", ["variables", "service"])
+def test_hosts_that_the_url_does_not_name_are_tried_as_well(
+    postgresql, open_database, monkeypatch, silent, tmp_path, way
+):
+    postgresql.empty()
+    ports = f"{silent()},{silent()},{postgresql.port}"
+    if way == "variables":
+        monkeypatch.setenv("PGHOST", "127.0.0.1,127.0.0.1,127.0.0.1")
+        monkeypatch.setenv("PGPORT", ports)
+    else:
+        text = f"[hosts]\nhost=127.0.0.1,127.0.0.1,127.0.0.1\nport={ports}\n"
+        (tmp_path / "services").write_text(text)
+        monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+        monkeypatch.setenv("PGSERVICE", "hosts")
+    db = open_database("postgresql://fense@/postgres")
+    db.engine.close()
+    assert seconds(db.count_accounts) < 1
+
+
 def test_of_the_addresses_of_a_name_the_live_one_is_used(
     postgresql, open_database, monkeypatch, silent
 ):
@@ -367,6 +386,11 @@ class PgBouncer:
         self.process.wait()
 
 
+def ask(url, query):
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(query).fetchone()[0]
+
+
 @pytest.mark.parametrize(
     "size", ["default_pool_size = 1", "default_pool_size = 20", "server_round_robin = 1"]
 )
@@ -374,11 +398,12 @@ class PgBouncer:
 def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, size):
     postgresql.empty()
     with PgBouncer(postgresql, f"pool_mode = {mode}", size) as pooler:
-        for _ in range(5):  # the pool has more sessions each time, if it may
+        # Then its pool has several sessions, if it may.
+        in_threads(3, lambda: ask(pooler.url, "SELECT pg_sleep(0.1)"))
+        for _ in range(3):
             with pytest.raises(engines.Unusable, match="set pool_mode=session"):
                 Database(pooler.url)
-        with psycopg.connect(pooler.url, autocommit=True) as other:
-            assert other.execute("SHOW statement_timeout").fetchone() == ("0",)
+        assert ask(pooler.url, "SHOW statement_timeout") == "0"
 
 
 @pytest.mark.parametrize("size", [1, 20])
