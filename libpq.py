@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ipaddress
 import math
 import os
@@ -20,6 +21,7 @@ from psycopg import conninfo, pq
 from fense_admin.rules import HIDDEN
 
 BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
+LOST = 5  # seconds after which a thread that has not begun never will
 STEP = 0.25  # seconds after which the next address is tried as well
 
 # Used where neither the URL, nor a service file, nor a PG* variable says otherwise.
@@ -217,19 +219,16 @@ class Connector:
     def _look_up_names(self, deadline: float, waiting: Waiting) -> LookUp:
         """Return a look-up that has ended: one that was going on already, or a new one."""
         with self._lock:
-            if self._look_up is None or not self._look_up.is_alive():
-                look_up = LookUp(self._hosts)
+            if self._look_up is None or not self._look_up.is_pending():
                 try:
-                    look_up.start()
-                except RuntimeError as error:
+                    self._look_up = LookUp(self._hosts)
+                except RuntimeError as error:  # no more threads
                     raise psycopg.OperationalError(str(error)) from None
-                self._look_up = look_up
             look_up = self._look_up
-        look_up.join(BRIEFLY)
-        if look_up.is_alive():
+        if not look_up.ended.wait(BRIEFLY):
             with waiting():
-                look_up.join(max(0, deadline - time.monotonic()))
-        if look_up.is_alive():
+                look_up.ended.wait(max(0, deadline - time.monotonic()))
+        if not look_up.ended.is_set():
             raise NoAnswer("the name server does not answer")
         return look_up
 
@@ -260,16 +259,33 @@ def is_name(address: Address) -> bool:
     return False
 
 
-class LookUp(threading.Thread):
-    """A thread that looks up the names among some hosts: that can't be given a deadline."""
+class LookUp:
+    """Looks up the names among some hosts, in a thread: it can't be given a deadline."""
 
     def __init__(self, hosts: list[Address]) -> None:
-        super().__init__(name="fense-admin look-up", daemon=True)
+        """Raises `RuntimeError` if there can be no more threads."""
         self._hosts = hosts
         self.addresses: list[Address] = []
         self.errors: list[str] = []
+        self.ended = threading.Event()
+        self._has_begun = False
+        self._since = time.monotonic()
+        # A `threading.Thread` would be waited for without end if there is no memory for it.
+        _thread.start_new_thread(self._run, ())
 
-    def run(self) -> None:
+    def is_pending(self) -> bool:
+        """Whether the thread is still there."""
+        is_lost = not self._has_begun and time.monotonic() > self._since + LOST
+        return not self.ended.is_set() and not is_lost
+
+    def _run(self) -> None:
+        self._has_begun = True
+        try:
+            self._look_up()
+        finally:
+            self.ended.set()
+
+    def _look_up(self) -> None:
         for host in self._hosts:
             name = host.get("host", "")
             if not is_name(host):

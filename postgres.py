@@ -198,7 +198,7 @@ class Engine:
         self._committed = 0.0  # when a COMMIT was answered last
         try:
             self._connector = Connector(self._url)
-            self._migrate()
+            self._start()
         except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
             self.close_all()
             reason = f"{self._reason(error)}{self._url.advice}"
@@ -208,6 +208,18 @@ class Engine:
             raise
 
     # Start
+
+    def _start(self) -> None:
+        """Migrate; again if it met other transactions, of nodes that serve already, say."""
+        for left in reversed(range(RUNS)):
+            try:
+                self._migrate()
+                return
+            except psycopg.Error as error:
+                if error.sqlstate not in CONFLICTS or not left:
+                    raise
+                self._drop(self._local.connection)
+            time.sleep(random.uniform(0, 0.1))
 
     def _migrate(self) -> None:
         """Run the sections of the schema that are missing; refuse a database that is not ours."""
