@@ -12,8 +12,8 @@ MEMORY = ":memory:"
 UNKNOWN = "it may have been written, or not"
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
-# A URL of it without a password, as libpq reads it: a user, hosts with ports, and the rest.
-HOST = r"(?:\[[^]@/]*\]|[^][:@/?,]*)(?::[0-9]*)?"
+# A host in such a URL, with its port; and a URL without a password, as libpq reads it.
+HOST = r"(?:\[[^]@/]*\]|[^][:@/?,]*)(?::[0-9]+)?"
 WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*([/?]|$)")
 PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
 

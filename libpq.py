@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 import psycopg
 from psycopg import conninfo, pq
 
+from fense_admin.engines import HOST
 from fense_admin.rules import HIDDEN
 
 BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
@@ -35,7 +36,6 @@ DEFAULTS = {
 }
 ENCODE = "in a password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25"
 
-HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]*\]|[^][:@]*)(?::[0-9]+)?")
 Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
 Waiting = Callable[[], AbstractContextManager[None]]  # the context of a long wait
 
@@ -68,7 +68,7 @@ class URL:
         found = re.fullmatch(r"(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)", text, re.DOTALL)
         scheme, user, hosts, path, query = found.groups("") if found else ("", "", "", "", "")
         # A port that is not a number may be a password whose "@" is missing, or comes later.
-        is_odd = not all(map(HOST.fullmatch, hosts.split(",")))
+        is_odd = not all(re.fullmatch(HOST, host) for host in hosts.split(","))
         self._is_ambiguous = "@" in hosts + path or is_odd
         if "@" in query and (self._error or self._is_ambiguous):
             shown = HIDDEN
@@ -190,10 +190,16 @@ class Connector:
 
         Raises `psycopg.OperationalError`, `NoAnswer`.
         """
-        addresses, errors = self._hosts, []
-        if any(map(is_name, self._hosts)):
-            found = self._look_up_names(deadline, waiting)
-            addresses, errors = found.addresses, found.errors
+        errors: list[str] = []
+        addresses = [host for host in self._hosts if not is_name(host)]
+        if len(addresses) < len(self._hosts):
+            by = min(deadline, time.monotonic() + STEP) if addresses else deadline
+            try:
+                found = self._look_up_names(by, waiting)
+                addresses, errors = found.addresses, found.errors
+            except NoAnswer:
+                if not addresses:
+                    raise
 
         def rank(address: Address) -> tuple[bool, float]:  # of equals the order is kept
             preferred = random.random() if self._is_shuffled else address != self._worked

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: to which address, with which settings, and what is refused."""
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import threading
@@ -8,7 +9,7 @@ import time
 
 import psycopg
 import pytest
-from conftest import FIELDS, MASTER_KEY, in_threads, tools, wait_until
+from conftest import FIELDS, MASTER_KEY, in_threads, run_program, tools, wait_until
 from postgresql_server import PostgreSQL
 
 from fense_admin import engines
@@ -360,6 +361,18 @@ def test_while_a_name_server_hangs_there_is_one_look_up(postgresql, open_databas
     assert db.count_accounts() == 0
 
 
+def test_an_address_is_used_while_the_look_up_of_another_host_hangs(
+    postgresql, open_database, monkeypatch
+):
+    answers = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **options: answers.wait(60) and [])
+    try:
+        url = postgresql.empty().replace("127.0.0.1", "db.example,127.0.0.1")
+        assert seconds(open_database, url) < 2
+    finally:
+        answers.set()
+
+
 # --- What is refused at the start ----------------------------------------------------------------
 
 
@@ -454,25 +467,77 @@ def test_a_counter_of_ids_that_lags_is_refused_with_the_fix(postgresql, open_dat
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4
 
 
+# --- TLS -----------------------------------------------------------------------------------------
+
+
 def own_address():
     """An address of this machine that is not on loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         sock.connect(("192.0.2.1", 1))  # sends nothing
-        return sock.getsockname()[0]
+        if not sock.getsockname()[0].startswith("127."):
+            return sock.getsockname()[0]
+    return pytest.skip("needs a network")
 
 
-def test_a_connection_to_another_machine_without_tls_is_logged_at_the_start(start):
+@pytest.fixture(scope="module")
+def reachable(tmp_path_factory):
+    """A server on all addresses, with TLS for db.example; and the file of its certificate."""
     tools("pg_ctl")
-    address = own_address()
-    if address is None or address.startswith("127."):
-        pytest.skip("needs a network")
+    [openssl] = tools("openssl")
+    certificate = tmp_path_factory.mktemp("tls") / "certificate.pem"
     with contextlib.closing(PostgreSQL("listen_addresses=*")) as server:
+        key, own = server.data / "server.key", server.data / "server.crt"
+        run_program(
+            *[openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"],
+            *["-subj", "/CN=db.example", "-addext", "subjectAltName=DNS:db.example"],
+            *["-keyout", key, "-out", certificate],
+            cwd=server.data,
+        )
+        shutil.copy(certificate, own)
+        for file in (key, own) if server.user else ():
+            shutil.chown(file, server.user["user"], server.user["group"])
         with open(server.data / "pg_hba.conf", "a") as file:
             file.write("host all all all trust\n")
-        server.execute("SELECT pg_reload_conf()")
-        for host, is_warned in ((address, True), ("127.0.0.1", False)):
-            url = f"postgresql://fense@{host}:{server.port}/postgres"
-            service = start("--port=0", FENSE_ADMIN_DATABASE=url, name=f"log-{host}", **KEY)
-            service.ready()
-            warning = f"the connection to {host} is not encrypted: add sslmode=verify-full"
-            assert (warning in service.end()[2]) == is_warned
+        server.execute("ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+        wait_until(lambda: server.execute("SHOW ssl") == [("on",)])
+        yield server, certificate
+
+
+@pytest.mark.parametrize(
+    ("host", "sslmode", "is_warned"),
+    [
+        (None, "disable", True),
+        (None, "require", False),
+        ("127.0.0.1", "disable", False),
+        ("localhost", "disable", False),
+    ],
+)
+def test_a_server_on_another_machine_without_tls_is_warned_of(
+    reachable, open_database, host, sslmode, is_warned
+):
+    host = host or own_address()
+    url = f"postgresql://fense@{host}:{reachable[0].port}/postgres?sslmode={sslmode}"
+    told = f"the connection to {host} is not encrypted: add sslmode=verify-full to the URL"
+    assert open_database(url).engine.warning.startswith(told) == is_warned
+
+
+def test_the_warning_is_in_the_log_of_the_start(reachable, start):
+    address = own_address()
+    url = f"postgresql://fense@{address}:{reachable[0].port}/postgres?sslmode=disable"
+    service = start("--port=0", "--quiet", FENSE_ADMIN_DATABASE=url, **KEY)
+    service.ready()
+    assert f"the connection to {address} is not encrypted: add" in service.end()[2]
+
+
+def test_a_certificate_is_checked_against_the_name_in_the_url(
+    reachable, open_database, monkeypatch
+):
+    server, certificate = reachable
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _, *rest, **options: look_up("127.0.0.1", *rest, **options)
+    )
+    rest = f":{server.port}/postgres?sslmode=verify-full&sslrootcert={certificate}"
+    assert open_database(f"postgresql://fense@db.example{rest}").count_accounts() == 0
+    with pytest.raises(engines.Unusable, match='not match host name "other'):
+        Database(f"postgresql://fense@other.example{rest}")
