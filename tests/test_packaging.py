@@ -17,7 +17,7 @@ from fense_admin import __version__
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
 LENT = ["bottle.py", "peewee.py", "waitress", "setuptools*", "_distutils_hack"]
-MODULES = "__init__ __main__ cli engines models postgres rules server sqlite".split()
+MODULES = "__init__ __main__ cli engines libpq models postgres rules server sqlite".split()
 MODULES += [f"standin/{name}" for name in "__init__ control demo faults journal state".split()]
 PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
 PACKAGE |= {"fense_admin/openapi.json", "pytest_fense_admin.py"}
