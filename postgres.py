@@ -63,6 +63,7 @@ FROM (VALUES ('{READ_ONLY}', 'off'), {", ".join(map(str, (RELIED_ON | LIMITS).it
 WHERE source IN ('database', 'user', 'database user') OR name IN {tuple(RELIED_ON)}
     OR name IN {tuple(LIMITS)} AND source <> 'client'
 """
+ROUNDS = 20  # of looking whether a pooler shares sessions: some milliseconds
 POOLER = 2  # seconds to wait for a second connection of a pooler, which may have only one
 
 # SQLSTATEs, or the first two characters of their class
@@ -304,9 +305,10 @@ class Engine:
         self._connections.add(connection)
         return connection, made.address
 
-    def _drop(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        connection.close()
+    def _drop(self, connection: Connection | None) -> None:
+        if connection is not None:
+            self._connections.discard(connection)
+            connection.close()
 
     def _check_server(self, connection: Connection) -> None:
         """Raise `Unusable` if it is no PostgreSQL, or shares the session with others."""
@@ -326,19 +328,21 @@ class Engine:
         """
 
         def process_of(connection: Connection) -> int:
-            return connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+            return connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0]
 
-        first = process_of(connection)
-        if first == connection.info.backend_pid:
+        if process_of(connection) == connection.info.backend_pid:
             return  # no pooler: the process is the one that was connected to
-        other = self._open(time.monotonic() + POOLER, [])[0]
+        other = None
         try:
-            found = {process_of(other), process_of(other)}  # two if it takes turns
+            other = self._open(time.monotonic() + POOLER, [])[0]
+            # Several times: it may take turns, and other clients take their share of sessions.
+            pairs = [(process_of(connection), process_of(other)) for _ in range(ROUNDS)]
         except (psycopg.OperationalError, NoAnswer):
             return  # the only session is taken, so it is ours
         finally:
             self._drop(other)
-        if first in found or len(found) > 1:
+        ours, others = map(set, zip(*pairs, strict=True))
+        if len(ours) > 1 or len(others) > 1 or ours == others:
             raise Unusable(
                 f"{self.database} is a pooler that shares sessions (pgbouncer's pool_mode="
                 "transaction or statement): set pool_mode=session, or name the server itself"
