@@ -9,7 +9,15 @@ import time
 
 import psycopg
 import pytest
-from conftest import FIELDS, MASTER_KEY, in_threads, run_program, tools, wait_until
+from conftest import (
+    FIELDS,
+    MASTER_KEY,
+    in_background,
+    in_threads,
+    run_program,
+    tools,
+    wait_until,
+)
 from postgresql_server import PostgreSQL
 
 from fense_admin import engines
@@ -434,6 +442,22 @@ def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, si
             with pytest.raises(engines.Unusable, match="set pool_mode=session"):
                 Database(pooler.url)
         assert ask(pooler.url, "SHOW statement_timeout") == "0"
+
+
+def test_a_pooler_that_shares_sessions_with_busy_clients_is_refused(postgresql):
+    postgresql.empty()
+    ended = threading.Event()
+
+    def be_busy():
+        with psycopg.connect(pooler.url, autocommit=True) as connection:
+            while not ended.is_set():
+                connection.execute("SELECT pg_sleep(random() * 0.005)", prepare=False)
+
+    settings = ["pool_mode = transaction", "server_round_robin = 1"]
+    with PgBouncer(postgresql, *settings) as pooler, in_background(be_busy, 6, ended.set):
+        for _ in range(3):
+            with pytest.raises(engines.Unusable, match="set pool_mode=session"):
+                Database(pooler.url)
 
 
 @pytest.mark.parametrize("size", [1, 20])
