@@ -335,13 +335,14 @@ class Engine:
         other = None
         try:
             other = self._open(time.monotonic() + POOLER, [])[0]
-            # Several times: it may take turns, and other clients take their share of sessions.
-            pairs = [(process_of(connection), process_of(other)) for _ in range(ROUNDS)]
+            ours, others = set(), set()
+            for _ in range(ROUNDS):  # as other clients take their share of the sessions
+                ours.add(process_of(connection))
+                others |= {process_of(other), process_of(other)}  # two if they take turns
         except (psycopg.OperationalError, NoAnswer):
             return  # the only session is taken, so it is ours
         finally:
             self._drop(other)
-        ours, others = map(set, zip(*pairs, strict=True))
         if len(ours) > 1 or len(others) > 1 or ours == others:
             raise Unusable(
                 f"{self.database} is a pooler that shares sessions (pgbouncer's pool_mode="

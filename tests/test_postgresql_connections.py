@@ -436,9 +436,8 @@ def ask(url, query):
 def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, size):
     postgresql.empty()
     with PgBouncer(postgresql, f"pool_mode = {mode}", size) as pooler:
-        # Then its pool has several sessions, if it may.
-        in_threads(3, lambda: ask(pooler.url, "SELECT pg_sleep(0.1)"))
-        for _ in range(3):
+        for sessions in (1, 2, 3):  # that its pool has, if it may
+            in_threads(sessions, lambda: ask(pooler.url, "SELECT pg_sleep(0.2)"))
             with pytest.raises(engines.Unusable, match="set pool_mode=session"):
                 Database(pooler.url)
         assert ask(pooler.url, "SHOW statement_timeout") == "0"
