@@ -30,6 +30,11 @@ def setting(db, name):
     return db.engine.execute_sql(f"SHOW {name}").fetchone()[0]
 
 
+def connection_of(db):
+    [connection] = db.engine._connections
+    return connection
+
+
 @pytest.fixture
 def own(postgresql):
     """A new database on the server: a function that runs SQL about it, and its URL."""
@@ -187,7 +192,7 @@ def test_a_service_file_wins_over_our_settings(
     assert setting(db, "application_name") == "of the service"
     assert setting(db, "statement_timeout") == "7s"
     assert setting(db, "jit") == "on"
-    connection = db.engine._connection(None)
+    connection = connection_of(db)
     known = {it.keyword: it.val for it in connection.pgconn.info}
     assert (known[b"connect_timeout"], known[b"tcp_user_timeout"]) == (b"9", b"7000")
     assert known[b"target_session_attrs"] == b"primary"
@@ -204,7 +209,7 @@ def test_a_value_that_is_libpqs_own_default_wins_as_well(
         monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")
     else:
         url += "?target_session_attrs=any"
-    connection = open_database(url).engine._connection(None)
+    connection = connection_of(open_database(url))
     assert {it.keyword: it.val for it in connection.pgconn.info}[b"target_session_attrs"] == b"any"
 
 
@@ -248,11 +253,11 @@ def test_dead_addresses_before_the_live_one_cost_little_and_only_once(
     postgresql, open_database, silent
 ):
     db = open_database(with_hosts(postgresql, *(silent() for _ in range(5)), postgresql.port))
-    db.engine.close()
+    db.engine.close_all()
     assert seconds(db.count_accounts) < 1
     # The address that worked has died, say.
     db.engine._connector._worked = db.engine._connector._hosts[0]
-    db.engine.close()
+    db.engine.close_all()
     assert seconds(db.count_accounts) < 2
 
 
@@ -271,7 +276,7 @@ def test_hosts_that_the_url_does_not_name_are_tried_as_well(
         monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
         monkeypatch.setenv("PGSERVICE", "hosts")
     db = open_database("postgresql://fense@/postgres")
-    db.engine.close()
+    db.engine.close_all()
     assert seconds(db.count_accounts) < 1
 
 
@@ -290,7 +295,7 @@ def test_of_the_addresses_of_a_name_the_live_one_is_used(
     url = postgresql.empty().replace("127.0.0.1", "db.example")
     assert seconds(open_database, url) < 2
     db = open_database(url)
-    assert db.engine._connection(None).info.host == "db.example"  # the certificate's name
+    assert connection_of(db).info.host == "db.example"  # the certificate's name
 
 
 def test_a_server_that_takes_writes_is_preferred(open_database, postgresql):
@@ -351,7 +356,7 @@ def test_while_a_name_server_hangs_there_is_one_look_up(postgresql, open_databas
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     db = open_database(postgresql.empty().replace("127.0.0.1", "db.example"))
-    db.engine.close()
+    db.engine.close_all()
     answers.clear()
     try:
 
