@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import errno
 import functools
 import os
 import random
@@ -34,10 +36,12 @@ BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
 CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
 AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
 HURRIED = 0.3  # seconds for an operation that comes then
-MOST_WAITING = 32  # threads whose places others take; each of these has a connection, too
-MOST_COMMITTING = 24  # threads: if more waited for a COMMIT, none might be left for reads
-STALLED = 0.15  # seconds without an answer to any of them
-QUEUED = 0.5  # seconds that a write waits for an answer to one of them
+MOST_WAITING = 32  # threads that others stand in for while they wait; each may have a connection
+CROWDED = 24  # waiting threads: with more, none might be left for operations that don't wait
+QUEUED = 0.5  # seconds that an operation then waits for others of its kind before it is rejected
+IDLE_KEPT = 4  # connections that stay open when there are fewer threads again
+FULL = 1  # seconds to the next attempt after the server has refused one more connection
+AT_ONCE = 1_000  # rows in one statement: between two of them Python handles signals
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
 # What libpq is told where the URL, a PG* variable or a service file does not say it.
@@ -52,10 +56,15 @@ DEFAULTS = {
 SESSION = "-c statement_timeout=2400 -c idle_in_transaction_session_timeout=10000 -c jit=off"
 
 # SQLSTATEs, or the first two characters of their class
-CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster
+OLD_PLAN = "0A000"  # a prepared statement's result has other columns now: prepare it again
+# It met another transaction (23505: a load was faster), or a change of a table.
+CONFLICTS = ("40001", "40P01", "23505", OLD_PLAN)
 ELSEWHERE = ("25006", "57P")  # a standby now, or shutting down: a new connection finds better
 PAUSED = ("25P03", "25P04")  # this process was, for too long within a transaction
-UNAVAILABLE = ("08", "25006", *PAUSED, "40", "42501", "42P01", "53", "55P03", "57", "58", "XX")
+LOST = ("0A", "3F", "42", "55")  # a table, column or function is gone, or is not as we made it
+CHANGED = ("22001", "22003", "22P02", "23502")  # a column takes less than ours: its type, NOT NULL
+UNAVAILABLE = ("08", "25006", *PAUSED, "40", *LOST, *CHANGED, "53", "54", "57", "58", "XX")
+OUR_BUGS = ("42601", "42P02")  # the text of a query is wrong
 
 PATIENT = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 # The tables of the schema that comes first in search_path, but for those of extensions.
@@ -67,6 +76,7 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v
         WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
     )
 """
+ARRAYS = {int: "bigint[]", str: "text[]"}
 IDLE = pq.TransactionStatus.IDLE
 LAST_ID = "SELECT last_value - (NOT is_called)::int FROM account_fense_account_id_seq"
 
@@ -163,6 +173,12 @@ class Connection(psycopg.Connection):
         self.warned = self.warned or diagnostic.severity_nonlocalized == "WARNING"
 
 
+class Local(threading.local):
+    """What belongs to a thread: its connection, during an operation or a transaction."""
+
+    connection: Connection | None = None
+
+
 class Gate:
     """Lets one at a time through while what is behind it does not answer."""
 
@@ -198,11 +214,30 @@ class Gate:
         yield
 
 
+def is_out_of_resources(error: BaseException) -> bool:
+    """Whether the system gives this process no more memory, descriptors or threads."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("can't start new thread")
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+    return isinstance(error, MemoryError)
+
+
 @functools.cache
 def translated(query: str) -> str:
     """A query of `models`, as psycopg and PostgreSQL take it."""
     query = query.replace("%", "%%").replace("group_concat(", "string_agg(")
     return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", query)
+
+
+@functools.cache
+def for_many(query: str, types: tuple[tuple[str, type], ...], returned: tuple[str, ...]) -> str:
+    """The query about one row, for many rows: each value is an array. It returns these columns."""
+    query = re.sub(r"VALUES \((.+?)\)", r"SELECT * FROM unnest(\1)", query)
+    query = re.sub(r"= (:\w+)", r"= ANY(\1)", query)
+    for name, kind in types:
+        query = re.sub(rf":{name}\b", f":{name}::{ARRAYS[kind]}", query)
+    return query + f" RETURNING {', '.join(returned)}" * query.startswith("INSERT")
 
 
 # --- The database ------------------------------------------------------------------------------
@@ -224,20 +259,24 @@ class Engine:
     def __init__(self, url: str) -> None:
         self.database = shown_url(url)
         self._secrets = secrets_in(url)
-        self._local = threading.local()
-        self._connections: set[Connection] = set()
+        self._local = Local()
+        self._connections: set[Connection] = set()  # all that are open
+        self._idle: list[Connection] = []  # those that no thread uses
+        self._full_until = 0.0
         self._server = Gate()
         self._commits = Gate()  # of its own: reads go on while a COMMIT waits for a standby
         # The context in which a thread waits; a server sets one that spares a worker.
         self.while_waiting: Callable[[], Any] = contextlib.nullcontext
-        self._places = threading.Semaphore(MOST_WAITING)
-        self._committing: set[Connection] = set()
-        self._committed = 0.0  # when a COMMIT was answered last
+        self._changed = threading.Condition()  # guards `_idle`, and these two
+        self._waiting_threads = 0
+        # When each operation in progress began, by its kind; the oldest first.
+        self._running: dict[str, dict[object, float]] = collections.defaultdict(dict)
         try:
             self._parameters = parameters_of(url)
             secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
             self._secrets |= {str(secret) for secret in secrets if secret}
             self._migrate()
+            self._give_back()  # for the first request
         except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
             self.close_all()
             raise Unusable(f"can't use {self.database}: {self._reason(error)}") from None
@@ -325,42 +364,109 @@ class Engine:
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
-        """The context in which a thread waits for the server."""
-        if not self._places.acquire(blocking=False):
-            yield
-            return
+        """The context in which a thread waits: another one stands in for it, up to a number."""
+        with self._changed:
+            self._waiting_threads += 1
+            is_spared = self._waiting_threads <= MOST_WAITING
         try:
-            with self.while_waiting():
+            with self.while_waiting() if is_spared else contextlib.nullcontext():
                 yield
         finally:
-            self._places.release()
+            with self._changed:
+                self._waiting_threads -= 1
+                self._changed.notify_all()
 
-    def _connection(self, deadline: float | None) -> Connection:
-        """This thread's connection, with a new deadline."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None or connection.closed:
-            self.close()
-            by = time.monotonic() + START_TIMEOUT if deadline is None else deadline
-            connection = self._local.connection = self._connect(by)
-        connection.deadline = deadline
-        return connection
+    def _take(self, deadline: float | None) -> Connection:
+        """Take an idle connection for this thread, or else a new one, and set its deadline.
 
-    def close(self) -> None:
-        """Close this thread's connection."""
-        connection = getattr(self._local, "connection", None)
+        If no new one can be made, wait for one that another thread uses. Raises `psycopg.Error`,
+        `NoAnswer`, `OperationalError`.
+        """
+        by = time.monotonic() + START_TIMEOUT if deadline is None else deadline
+        reason = "the server refuses more"
+        while True:
+            with self._changed:
+                connection = self._idle.pop() if self._idle else None
+                is_full = bool(self._connections) and time.monotonic() < self._full_until
+            if connection is None and not is_full:
+                try:
+                    connection = self._connect(by)
+                except (psycopg.Error, MemoryError, OSError, RuntimeError) as error:
+                    if not self._connections:
+                        raise
+                    reason = self._reason(error)
+                    self._full_until = time.monotonic() + FULL
+            if connection is not None:
+                connection.deadline = deadline
+                self._local.connection = connection
+                return connection
+            if time.monotonic() > by:
+                raise OperationalError(f"all connections are in use: {reason}")
+            self._wait_for_idle(min(by, self._full_until))
+
+    def _wait_for_idle(self, until: float) -> None:
+        """Wait for a connection that another thread gives back, as long as there are any."""
+
+        def is_over() -> bool:
+            return bool(self._idle) or not self._connections
+
+        with self._changed:
+            if self._changed.wait_for(is_over, BRIEFLY):
+                return
+        with self._waiting(), self._changed:
+            self._changed.wait_for(is_over, max(0, until - time.monotonic()))
+
+    def _give_back(self) -> None:
+        """Leave this thread's connection to others."""
+        connection, self._local.connection = self._local.connection, None
+        with self._changed:
+            self._idle.append(connection)
+            self._changed.notify_all()
+
+    def _drop(self, connection: Connection | None) -> None:
+        """Close a connection that no other thread uses."""
         if connection is not None:
-            self._local.connection = None
+            if connection is self._local.connection:
+                self._local.connection = None
             self._connections.discard(connection)
             connection.close()
+            with self._changed:
+                self._changed.notify_all()
+
+    def _drop_idle(self) -> None:
+        """Close the idle connections: most likely they are broken, too."""
+        with self._changed:
+            idle = self._idle[:]
+            self._idle.clear()
+        for connection in idle:
+            self._drop(connection)
+
+    def close(self) -> None:
+        """Close an idle connection if there are many: a thread ends, which needs none any more."""
+        with self._changed:
+            connection = self._idle.pop(0) if len(self._idle) > IDLE_KEPT else None
+        self._drop(connection)
 
     def close_all(self) -> None:
         """Close the connections of all threads."""
         while self._connections:
             self._connections.pop().close()
+        self._idle.clear()
 
-    def ping(self) -> None:
-        """Raise an error for which `is_unavailable` is true if it can't be reached and read."""
-        self.execute_sql("SELECT 1 FROM account LIMIT 1")
+    def ping(self, query: str) -> None:
+        """Raise an error for which `is_unavailable` is true if this query can't be answered.
+
+        If another program has locked a table that it reads, accounts must be readable, at least.
+        """
+
+        def look(connection: Connection) -> None:
+            try:
+                connection.execute(f"BEGIN; SET LOCAL lock_timeout = 100; {query}; COMMIT")
+            except psycopg.errors.LockNotAvailable:
+                connection.execute("ROLLBACK")
+                connection.execute("SELECT 1 FROM account LIMIT 1")
+
+        self._run("ping", look)
 
     def ensure_same_file(self) -> None:
         """Nothing: there is no file."""
@@ -371,7 +477,7 @@ class Engine:
         """Why it failed, in one line, without a password."""
         if isinstance(error, NoAnswer):
             return "the server does not answer"
-        text = str(error).strip().partition("\n")[0]
+        text = str(error).strip().partition("\n")[0] or type(error).__name__
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         return text
@@ -380,6 +486,8 @@ class Engine:
         """The error as `models` knows it: see `is_unavailable`."""
         state = getattr(error, "sqlstate", None)
         is_lost = isinstance(error, (NoAnswer, psycopg.OperationalError, psycopg.InterfaceError))
+        if state in OUR_BUGS:
+            return error
         if state.startswith(UNAVAILABLE) if state else is_lost:
             return OperationalError(self._reason(error))
         return IntegrityError(self._reason(error)) if state and state[:2] == "23" else error
@@ -388,9 +496,9 @@ class Engine:
 
     def execute_sql(self, query: str, values: dict[str, Any] | None = None) -> Any:
         """Run a query; gives its cursor. Within a transaction it is part of that."""
-        if self._is_inside():
+        if self._local.connection is not None:
             return self._local.connection.execute(translated(query), values)
-        return self._run(lambda connection: connection.execute(translated(query), values))
+        return self._run(query, lambda connection: connection.execute(translated(query), values))
 
     def write(self, work: Callable[[], Any], patient: bool = False) -> Any:
         """Run the function in a transaction; gives what it returns.
@@ -400,41 +508,26 @@ class Engine:
         """
 
         def transaction(connection: Connection) -> Any:
-            self._leave_threads_to_reads()
             connection.execute("BEGIN")
             if patient:
                 connection.execute(PATIENT)
-            with self._inside():
-                result = work()
+            result = work()
             self._commit(connection)
             return result
 
         if self._commits.was_just_shut():
             raise OperationalError("the server does not answer a COMMIT")
         with self._commits.passed():
-            return self._run(transaction, patient)
-
-    def _leave_threads_to_reads(self) -> None:
-        """Wait while many wait for a COMMIT and none is answered. Raises `OperationalError`."""
-        until = time.monotonic() + QUEUED
-        while (
-            len(self._committing) >= MOST_COMMITTING
-            and time.monotonic() > self._committed + STALLED
-        ):
-            if time.monotonic() > until:
-                self._commits.shut(after_waiting=True)
-                raise OperationalError("the server does not answer a COMMIT")
-            time.sleep(BRIEFLY)
+            return self._run("write", transaction, patient)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """A context in which all that is read is of one moment. It has no deadline."""
         try:
-            connection = self._connection(None)
+            connection = self._take(None)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(PATIENT)
-            with self._inside():
-                yield
+            yield
         except (psycopg.Error, NoAnswer) as error:
             raise self._told(error) from None
         finally:
@@ -452,6 +545,23 @@ class Engine:
     def insert(self, query: str, values: dict[str, Any], id_column: str) -> int:
         """Run a query that inserts a row; gives the id that the row got."""
         return self.execute_sql(f"{query} RETURNING {id_column}", values).fetchone()[0]
+
+    def execute_each(
+        self, query: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], keys: int
+    ) -> list[tuple[Any, ...]]:
+        """Run a query that finds, inserts or changes a row, for each of these, in a transaction.
+
+        The columns name its values; the first `keys` of them identify a row, and no two rows are
+        the same in these. Returns the rows for which it found or changed none.
+        """
+        missed = []
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            values = dict(zip(columns, map(list, zip(*some, strict=True)), strict=True))
+            types = tuple((name, type(array[0])) for name, array in values.items())
+            found = set(self.execute_sql(for_many(query, types, columns[:keys]), values))
+            missed += [row for row in some if row[:keys] not in found]
+        return missed
 
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Insert many rows, within a transaction."""
@@ -476,24 +586,11 @@ class Engine:
 
     # Transactions
 
-    def _is_inside(self) -> bool:
-        return getattr(self._local, "is_inside", False)
-
-    @contextlib.contextmanager
-    def _inside(self) -> Iterator[None]:
-        """A context in which what this thread runs is part of a transaction."""
-        self._local.is_inside = True
-        try:
-            yield
-        finally:
-            self._local.is_inside = False
-
     def _commit(self, connection: Connection) -> None:
         connection.warned = False
         if connection.deadline is None:  # a patient one; but the wait for a standby has no end
             connection.deadline = time.monotonic() + START_TIMEOUT
         connection.deadline += COMMITTING
-        self._committing.add(connection)
         try:
             connection.execute("COMMIT")
         except NoAnswer:
@@ -507,54 +604,96 @@ class Engine:
             if connection.info.transaction_status != IDLE:
                 raise CommitUnknown(f"{self._reason(error)}: {UNKNOWN}") from None
             raise  # it was rolled back
-        finally:
-            self._committing.discard(connection)
+        except MemoryError:
+            raise CommitUnknown(f"out of memory in a COMMIT: {UNKNOWN}") from None
         if connection.warned:  # the wait for a standby was cancelled
             raise CommitUnknown(f"the server waits for no standby any more: {UNKNOWN}")
-        self._committed = time.monotonic()
         self._commits.is_shut = False
 
-    def _run(self, work: Callable[[Connection], Any], patient: bool = False) -> Any:
-        """Run it on this thread's connection; once more where that may help."""
+    @contextlib.contextmanager
+    def _admitted(self, kind: str, deadline: float | None) -> Iterator[None]:
+        """Circuit breaker: a context for one operation of a kind, a query's or a write.
+
+        While many threads wait for the server (for a lock that another program holds, say), this
+        one waits for those of its kind. They are stuck if they take `QUEUED` seconds: then it
+        fails at once, so that threads are left for other kinds. Raises `OperationalError`.
+        """
+        if deadline is None:
+            yield
+            return
+        operation = object()
+        with self._changed:
+            others = self._running[kind]
+            while others and self._waiting_threads >= CROWDED:
+                oldest = next(iter(others.values()))
+                left = min(oldest + QUEUED, deadline) - time.monotonic()
+                if left <= 0:
+                    raise OperationalError("others wait for the same too long: a lock, or a COMMIT")
+                self._changed.wait(left)
+            others[operation] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del others[operation]
+                self._changed.notify_all()
+
+    def _run(self, kind: str, work: Callable[[Connection], Any], patient: bool = False) -> Any:
+        """Run it on a connection; again where that may help."""
         with self._server.passed():
             seconds = HURRIED if self._server.was_just_shut() else WORKING
             deadline = None if patient else time.monotonic() + seconds
-            runs = 0
-            while True:
-                runs += 1
-                try:
-                    result = work(self._connection(deadline))
-                    self._server.is_shut = False
-                    return result
-                except NoAnswer as error:
-                    self._server.shut(after_waiting=True)
-                    self.close()
+            with self._admitted(kind, deadline):
+                return self._run_until(deadline, work)
+
+    def _run_until(self, deadline: float | None, work: Callable[[Connection], Any]) -> Any:
+        runs = 0
+        while True:
+            runs += 1
+            try:
+                result = work(self._take(deadline))
+                self._give_back()
+                self._server.is_shut = False
+                return result
+            except NoAnswer as error:
+                self._server.shut(after_waiting=True)
+                self._drop(self._local.connection)
+                self._drop_idle()
+                raise self._told(error) from None
+            except psycopg.Error as error:
+                is_connected = self._recover(error)
+                is_over = deadline is None or time.monotonic() > deadline - BRIEFLY
+                can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
+                if is_over or not can_help or runs == RUNS:
+                    if not is_connected:
+                        self._server.shut()
                     raise self._told(error) from None
-                except psycopg.Error as error:
-                    is_connected = self._recover(error)
-                    is_over = patient or time.monotonic() > deadline - BRIEFLY
-                    can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
-                    if is_over or not can_help or runs == RUNS:
-                        if not is_connected:
-                            self._server.shut()
-                        raise self._told(error) from None
-                except BaseException as error:
-                    self._recover(error)
-                    raise
-                time.sleep(random.uniform(0, 0.01) * (runs - 1))
+            except BaseException as error:
+                self._recover(error)
+                if is_out_of_resources(error):
+                    raise OperationalError(self._reason(error)) from None
+                raise
+            time.sleep(random.uniform(0, 0.01) * (runs - 1))
 
     def _recover(self, error: BaseException | None) -> bool:
         """End this thread's transaction; whether its connection can be used on."""
-        connection = getattr(self._local, "connection", None)
-        state = getattr(error, "sqlstate", None) or ""
-        is_lost = isinstance(error, CommitUnknown) or state.startswith(ELSEWHERE)
-        if connection is None or connection.closed or is_lost:
-            self.close()
+        connection = self._local.connection
+        if connection is None:
             return False
-        if connection.info.transaction_status != IDLE:
-            try:
+        state = getattr(error, "sqlstate", None) or ""
+        is_unknown = isinstance(error, CommitUnknown)
+        if connection.closed or is_unknown or state.startswith(ELSEWHERE):
+            self._drop(connection)
+            if not is_unknown:
+                self._drop_idle()
+            return False
+        try:
+            if connection.info.transaction_status != IDLE:
                 connection.execute("ROLLBACK")
-            except (psycopg.Error, NoAnswer):
-                self.close()
-                return False
+            if state == OLD_PLAN:
+                connection.execute("DEALLOCATE ALL")
+        except (psycopg.Error, NoAnswer):
+            self._drop(connection)
+            return False
+        self._give_back()
         return True

@@ -238,7 +238,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     server, served, without_standby
 ):
     writes: list[tuple] = []
-    count = 2 * postgres.MOST_COMMITTING  # more than there are threads
+    count = 2 * postgres.CROWDED  # more than there are threads
     with in_background(lambda: writes.extend(many(served, *[WRITE] * count))):
         time.sleep(0.5)
         reads = many(served, *READS * 4)
@@ -263,8 +263,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
 
 
 def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
-    monkeypatch.setattr(postgres, "MOST_COMMITTING", 4)
-    monkeypatch.setattr(postgres, "STALLED", 0.05)
+    monkeypatch.setattr(postgres, "CROWDED", 4)
     server.execute(
         "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
@@ -340,7 +339,7 @@ def test_a_transaction_that_always_meets_others_is_unavailable_in_the_end(server
 
 def test_a_fault_of_ours_is_no_outage(server, open_database):
     db = open_database(server.empty())
-    for query in ("SELECT nonsense", "SELECT"[:3], "SELECT :missing"):
+    for query in ("SELECT 1 1", "SELECT"[:3], "SELECT :missing", "SELECT 1 / 0"):
         with pytest.raises(psycopg.Error):
             db.engine.execute_sql(query, {"other": 1})
     assert db.count_accounts() == 0
@@ -378,7 +377,7 @@ def test_threads_and_connections_do_not_pile_up(server, served, frozen):
 def test_a_look_up_of_a_name_that_takes_for_ever_is_no_wait_for_ever(monkeypatch, server):
     db = Database(server.empty())
     try:
-        db.engine.close()
+        db.engine.close_all()
         stalled = threading.Event()
 
         def look_up(**_):
