@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import collections
 import contextlib
 import errno
@@ -350,7 +351,8 @@ class Engine:
             except InvalidStateError:  # it came too late
                 made.close()
 
-        threading.Thread(target=connect, name="fense-admin connect", daemon=True).start()
+        # A `threading.Thread` whose memory is refused never starts, and is waited for without end.
+        _thread.start_new_thread(connect, ())
         if not wait([future], BRIEFLY).done:
             with self._waiting():
                 wait([future], max(0, deadline - time.monotonic()))
