@@ -254,7 +254,10 @@ class Engine(SqliteDatabase):
     def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         """The rows that a query returns, one after another, within a `snapshot`."""
         with peewee_errors:
-            yield from self.execute_sql(query)
+            # `yield from` would close the cursor when an unfinished iterator is collected, which
+            # fails once the database is closed.
+            for row in self.execute_sql(query):  # noqa: UP028
+                yield row
 
     def last_id(self) -> int:
         """The highest id that an account had, 0 if there was none yet."""
