@@ -8,6 +8,7 @@ import contextlib
 import errno
 import functools
 import os
+import queue
 import random
 import re
 import select
@@ -263,12 +264,13 @@ class Engine:
         self._local = Local()
         self._connections: set[Connection] = set()  # all that are open
         self._idle: list[Connection] = []  # those that no thread uses
+        self._queue: collections.deque[queue.SimpleQueue[Connection | None]] = collections.deque()
         self._full_until = 0.0
         self._server = Gate()
         self._commits = Gate()  # of its own: reads go on while a COMMIT waits for a standby
         # The context in which a thread waits; a server sets one that spares a worker.
         self.while_waiting: Callable[[], Any] = contextlib.nullcontext
-        self._changed = threading.Condition()  # guards `_idle`, and these two
+        self._changed = threading.Condition()  # guards all these
         self._waiting_threads = 0
         # When each operation in progress began, by its kind; the oldest first.
         self._running: dict[str, dict[object, float]] = collections.defaultdict(dict)
@@ -398,42 +400,56 @@ class Engine:
                         raise
                     reason = self._reason(error)
                     self._full_until = time.monotonic() + FULL
+            if connection is None:
+                connection = self._wait_for_one(by)
             if connection is not None:
                 connection.deadline = deadline
                 self._local.connection = connection
                 return connection
             if time.monotonic() > by:
                 raise OperationalError(f"all connections are in use: {reason}")
-            self._wait_for_idle(min(by, self._full_until))
 
-    def _wait_for_idle(self, until: float) -> None:
-        """Wait for a connection that another thread gives back, as long as there are any."""
+    def _wait_for_one(self, until: float) -> Connection | None:
+        """Wait for a connection that another thread gives back, in the order of arrival.
 
-        def is_over() -> bool:
-            return bool(self._idle) or not self._connections
-
+        Returns None if it takes too long, and once there may be room for a new one.
+        """
+        turn: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         with self._changed:
-            if self._changed.wait_for(is_over, BRIEFLY):
-                return
-        with self._waiting(), self._changed:
-            self._changed.wait_for(is_over, max(0, until - time.monotonic()))
+            if self._idle or not self._connections:
+                return self._idle.pop() if self._idle else None
+            self._queue.append(turn)
+        with contextlib.suppress(queue.Empty):
+            return turn.get(timeout=BRIEFLY)
+        with self._waiting(), contextlib.suppress(queue.Empty):
+            return turn.get(timeout=max(0, until - time.monotonic()))
+        with self._changed:
+            if turn in self._queue:
+                self._queue.remove(turn)
+                return None
+        return turn.get()  # it came just now
 
     def _give_back(self) -> None:
         """Leave this thread's connection to others."""
         connection, self._local.connection = self._local.connection, None
         with self._changed:
-            self._idle.append(connection)
-            self._changed.notify_all()
+            if self._queue:
+                self._queue.popleft().put(connection)
+            else:
+                self._idle.append(connection)
 
     def _drop(self, connection: Connection | None) -> None:
         """Close a connection that no other thread uses."""
         if connection is not None:
             if connection is self._local.connection:
                 self._local.connection = None
-            self._connections.discard(connection)
             connection.close()
             with self._changed:
-                self._changed.notify_all()
+                self._connections.discard(connection)
+                # Those that wait may make a new one in its place, or see that they can't.
+                for _ in range(1 if self._connections else len(self._queue)):
+                    if self._queue:
+                        self._queue.popleft().put(None)
 
     def _drop_idle(self) -> None:
         """Close the idle connections: most likely they are broken, too."""
