@@ -58,10 +58,9 @@ DEFAULTS = {
 SESSION = "-c statement_timeout=2400 -c idle_in_transaction_session_timeout=10000 -c jit=off"
 
 # SQLSTATEs, or the first two characters of their class
-OLD_PLAN = "0A000"  # a prepared statement's result has other columns now: prepare it again
-# It met another transaction (23505: a load was faster), or a change of a table.
-CONFLICTS = ("40001", "40P01", "23505", OLD_PLAN)
-ELSEWHERE = ("25006", "57P")  # a standby now, or shutting down: a new connection finds better
+CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster
+# A standby now, or shutting down; or a table has changed since a statement was prepared.
+ELSEWHERE = ("25006", "57P", "0A000")  # a new connection finds better
 PAUSED = ("25P03", "25P04")  # this process was, for too long within a transaction
 LOST = ("0A", "3F", "42", "55")  # a table, column or function is gone, or is not as we made it
 CHANGED = ("22001", "22003", "22P02", "23502")  # a column takes less than ours: its type, NOT NULL
@@ -708,8 +707,6 @@ class Engine:
         try:
             if connection.info.transaction_status != IDLE:
                 connection.execute("ROLLBACK")
-            if state == OLD_PLAN:
-                connection.execute("DEALLOCATE ALL")
         except (psycopg.Error, NoAnswer):
             self._drop(connection)
             return False
