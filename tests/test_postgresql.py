@@ -322,6 +322,24 @@ def test_record_adds_to_a_day(run_command, recorded):
     assert line == "fense-admin: no account has the fense_account_id 3"
 
 
+def test_a_range_of_days_takes_few_statements(run_command, url, open_database, monkeypatch):
+    db = open_database(url)
+    db.create_account(FIELDS)
+    executed = []
+    execute = postgres.Connection.execute
+
+    def counted(self, *arguments):
+        executed.append(arguments[0])
+        return execute(self, *arguments)
+
+    monkeypatch.setattr(postgres.Connection, "execute", counted)
+    db.record_lookups(1, 5)
+    few = len(executed)
+    db.record_lookups(1, 5, "-3659..0")
+    assert len(executed) - few == few + 3_660 // postgres.AT_ONCE  # one for each thousand
+    assert db.engine.execute_sql("SELECT sum(lookups)::int FROM usage").fetchone() == (18_305,)
+
+
 def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded):
     name, db = recorded
     entries = [
