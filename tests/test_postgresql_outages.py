@@ -467,7 +467,7 @@ def test_workers_go_on_where_no_others_can_stand_in_for_them(served, monkeypatch
         with spare():
             time.sleep(0.1)
 
-    in_threads(8, wait)
+    assert in_threads(8, wait) == [None] * 8
     assert {status for status, *_ in many(served, *READS * 4)} == {200}
 
 
