@@ -571,6 +571,9 @@ class Engine:
         The columns name its values; the first `keys` of them identify a row, and no two rows are
         the same in these. Returns the rows for which it found or changed none.
         """
+        if len(rows) == 1:  # arrays would take longer
+            values = dict(zip(columns, rows[0], strict=True))
+            return [] if self.execute_sql(query, values).rowcount else [*rows]
         missed = []
         for start in range(0, len(rows), AT_ONCE):
             some = rows[start : start + AT_ONCE]
