@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import errno
 import functools
 import ipaddress
 import os
+import queue
 import random
 import re
 import select
@@ -32,10 +35,12 @@ START_TIMEOUT = 30  # seconds for the first connection, and for another process'
 CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
 AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
 HURRIED = 0.3  # seconds for an operation that comes then
-MOST_WAITING = 32  # threads whose places others take; each of these has a connection, too
-MOST_COMMITTING = 24  # threads: if more waited for a COMMIT, none might be left for reads
-STALLED = 0.15  # seconds without an answer to any of them
-QUEUED = 0.5  # seconds that a write waits for an answer to one of them
+MOST_WAITING = 32  # threads that others stand in for while they wait; each may have a connection
+CROWDED = 24  # waiting threads: with more, none might be left for operations that don't wait
+QUEUED = 0.5  # seconds that an operation then waits for others of its kind before it is rejected
+IDLE_KEPT = 4  # connections that stay open when there are fewer threads again
+FULL = 1  # seconds to the next attempt after the server has refused one more connection
+AT_ONCE = 1_000  # rows in one statement: between two of them Python handles signals
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
 # What every session sets, whatever its role and its database say. These the service relies on:
@@ -68,9 +73,13 @@ POOLER = 2  # seconds to wait for a second connection of a pooler, which may hav
 
 # SQLSTATEs, or the first two characters of their class
 CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster
-ELSEWHERE = ("25006", "57P")  # a standby now, or shutting down: a new connection finds better
+# A standby now, or shutting down; or a table has changed since a statement was prepared.
+ELSEWHERE = ("25006", "57P", "0A000")  # a new connection finds better
 PAUSED = ("25P03", "25P04")  # this process was, for too long within a transaction
-UNAVAILABLE = ("08", "25006", *PAUSED, "40", "42501", "42P01", "53", "55P03", "57", "58", "XX")
+LOST = ("0A", "3F", "42", "55")  # a table, column or function is gone, or is not as we made it
+CHANGED = ("22001", "22003", "22P02", "23502")  # a column takes less than ours: its type, NOT NULL
+UNAVAILABLE = ("08", "25006", *PAUSED, "40", *LOST, *CHANGED, "53", "54", "57", "58", "XX")
+OUR_BUGS = ("42601", "42P02")  # the text of a query is wrong
 
 PATIENT = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 # The tables of the schema that comes first in search_path, but for those of extensions.
@@ -82,6 +91,7 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v
         WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
     )
 """
+ARRAYS = {int: "bigint[]", str: "text[]"}
 IDLE = pq.TransactionStatus.IDLE
 SEQUENCE = "account_fense_account_id_seq"
 LAST_ID = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"
@@ -125,6 +135,12 @@ class Connection(psycopg.Connection):
         self.warned = self.warned or diagnostic.severity_nonlocalized == "WARNING"
 
 
+class Local(threading.local):
+    """What belongs to a thread: its connection, during an operation or a transaction."""
+
+    connection: Connection | None = None
+
+
 class Gate:
     """Lets one at a time through while what is behind it does not answer."""
 
@@ -160,11 +176,30 @@ class Gate:
         yield
 
 
+def is_out_of_resources(error: BaseException) -> bool:
+    """Whether the system gives this process no more memory, descriptors or threads."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("can't start new thread")
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+    return isinstance(error, MemoryError)
+
+
 @functools.cache
 def translated(query: str) -> str:
     """A query of `models`, as psycopg and PostgreSQL take it."""
     query = query.replace("%", "%%").replace("group_concat(", "string_agg(")
     return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", query)
+
+
+@functools.cache
+def for_many(query: str, types: tuple[tuple[str, type], ...], returned: tuple[str, ...]) -> str:
+    """The query about one row, for many rows: each value is an array. It returns these columns."""
+    query = re.sub(r"VALUES \((.+?)\)", r"SELECT * FROM unnest(\1)", query)
+    query = re.sub(r"= (:\w+)", r"= ANY(\1)", query)
+    for name, kind in types:
+        query = re.sub(rf":{name}\b", f":{name}::{ARRAYS[kind]}", query)
+    return query + f" RETURNING {', '.join(returned)}" * query.startswith("INSERT")
 
 
 # --- The database ------------------------------------------------------------------------------
@@ -188,18 +223,23 @@ class Engine:
         self.database = self._url.shown
         self.product = ""  # until the first connection is made
         self.warning = ""  # for the log of the start
-        self._local = threading.local()
-        self._connections: set[Connection] = set()
+        self._local = Local()
+        self._connections: set[Connection] = set()  # all that are open
+        self._idle: list[Connection] = []  # those that no thread uses
+        self._queue: collections.deque[queue.SimpleQueue[Connection | None]] = collections.deque()
+        self._full_until = 0.0
         self._server = Gate()
         self._commits = Gate()  # of its own: reads go on while a COMMIT waits for a standby
         # The context in which a thread waits; a server sets one that spares a worker.
         self.while_waiting: Callable[[], Any] = contextlib.nullcontext
-        self._places = threading.Semaphore(MOST_WAITING)
-        self._committing: set[Connection] = set()
-        self._committed = 0.0  # when a COMMIT was answered last
+        self._changed = threading.Condition()  # guards all these
+        self._waiting_threads = 0
+        # When each operation in progress began, by its kind; the oldest first.
+        self._running: dict[str, dict[object, float]] = collections.defaultdict(dict)
         try:
             self._connector = Connector(self._url)
             self._start()
+            self._give_back()  # for the first request
         except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
             self.close_all()
             reason = f"{self._reason(error)}{self._url.advice}"
@@ -305,11 +345,6 @@ class Engine:
         self._connections.add(connection)
         return connection, made.address
 
-    def _drop(self, connection: Connection | None) -> None:
-        if connection is not None:
-            self._connections.discard(connection)
-            connection.close()
-
     def _check_server(self, connection: Connection) -> None:
         """Raise `Unusable` if it is no PostgreSQL, or shares the session with others."""
         product = connection.execute("SELECT version()").fetchone()[0]
@@ -363,42 +398,123 @@ class Engine:
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
-        """The context in which a thread waits for the server."""
-        if not self._places.acquire(blocking=False):
-            yield
-            return
+        """The context in which a thread waits: another one stands in for it, up to a number."""
+        with self._changed:
+            self._waiting_threads += 1
+            is_spared = self._waiting_threads <= MOST_WAITING
         try:
-            with self.while_waiting():
+            with self.while_waiting() if is_spared else contextlib.nullcontext():
                 yield
         finally:
-            self._places.release()
+            with self._changed:
+                self._waiting_threads -= 1
+                self._changed.notify_all()
 
-    def _connection(self, deadline: float | None) -> Connection:
-        """This thread's connection, with a new deadline."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None or connection.closed:
-            self.close()
-            by = time.monotonic() + START_TIMEOUT if deadline is None else deadline
-            connection = self._local.connection = self._connect(by)
-        connection.deadline = deadline
-        return connection
+    def _take(self, deadline: float | None) -> Connection:
+        """Take an idle connection for this thread, or else a new one, and set its deadline.
+
+        If no new one can be made, wait for one that another thread uses. Raises `psycopg.Error`,
+        `NoAnswer`, `OperationalError`.
+        """
+        by = time.monotonic() + START_TIMEOUT if deadline is None else deadline
+        reason = "the server refuses more"
+        while True:
+            with self._changed:
+                connection = self._idle.pop() if self._idle else None
+                is_full = bool(self._connections) and time.monotonic() < self._full_until
+            if connection is None and not is_full:
+                try:
+                    connection = self._connect(by)
+                except (psycopg.Error, MemoryError, OSError, RuntimeError) as error:
+                    if not self._connections:
+                        raise
+                    reason = self._reason(error)
+                    self._full_until = time.monotonic() + FULL
+            if connection is None:
+                connection = self._wait_for_one(by)
+            if connection is not None:
+                connection.deadline = deadline
+                self._local.connection = connection
+                return connection
+            if time.monotonic() > by:
+                raise OperationalError(f"all connections are in use: {reason}")
+
+    def _wait_for_one(self, until: float) -> Connection | None:
+        """Wait for a connection that another thread gives back, in the order of arrival.
+
+        Returns None if it takes too long, and once there may be room for a new one.
+        """
+        turn: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        with self._changed:
+            if self._idle or not self._connections:
+                return self._idle.pop() if self._idle else None
+            self._queue.append(turn)
+        with contextlib.suppress(queue.Empty):
+            return turn.get(timeout=BRIEFLY)
+        with self._waiting(), contextlib.suppress(queue.Empty):
+            return turn.get(timeout=max(0, until - time.monotonic()))
+        with self._changed:
+            if turn in self._queue:
+                self._queue.remove(turn)
+                return None
+        return turn.get()  # it came just now
+
+    def _give_back(self) -> None:
+        """Leave this thread's connection to others."""
+        connection, self._local.connection = self._local.connection, None
+        with self._changed:
+            if self._queue:
+                self._queue.popleft().put(connection)
+            else:
+                self._idle.append(connection)
+
+    def _drop(self, connection: Connection | None) -> None:
+        """Close a connection that no other thread uses."""
+        if connection is not None:
+            if connection is self._local.connection:
+                self._local.connection = None
+            connection.close()
+            with self._changed:
+                self._connections.discard(connection)
+                # Those that wait may make a new one in its place, or see that they can't.
+                for _ in range(1 if self._connections else len(self._queue)):
+                    if self._queue:
+                        self._queue.popleft().put(None)
+
+    def _drop_idle(self) -> None:
+        """Close the idle connections: most likely they are broken, too."""
+        with self._changed:
+            idle = self._idle[:]
+            self._idle.clear()
+        for connection in idle:
+            self._drop(connection)
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            self._local.connection = None
-            self._connections.discard(connection)
-            connection.close()
+        """Close an idle connection if there are many: a thread ends, which needs none any more."""
+        with self._changed:
+            connection = self._idle.pop(0) if len(self._idle) > IDLE_KEPT else None
+        self._drop(connection)
 
     def close_all(self) -> None:
         """Close the connections of all threads."""
         while self._connections:
             self._connections.pop().close()
+        self._idle.clear()
 
-    def ping(self) -> None:
-        """Raise an error for which `is_unavailable` is true if it can't be reached and read."""
-        self.execute_sql("SELECT 1 FROM account LIMIT 1")
+    def ping(self, query: str) -> None:
+        """Raise an error for which `is_unavailable` is true if this query can't be answered.
+
+        If another program has locked a table that it reads, accounts must be readable, at least.
+        """
+
+        def look(connection: Connection) -> None:
+            try:
+                connection.execute(f"BEGIN; SET LOCAL lock_timeout = 100; {query}; COMMIT")
+            except psycopg.errors.LockNotAvailable:
+                connection.execute("ROLLBACK")
+                connection.execute("SELECT 1 FROM account LIMIT 1")
+
+        self._run("ping", look)
 
     def ensure_same_file(self) -> None:
         """Nothing: there is no file."""
@@ -409,12 +525,14 @@ class Engine:
         """Why it failed, in one line, without a password."""
         if isinstance(error, NoAnswer):
             return str(error) or "the server does not answer"
-        return self._url.hide_secrets(first_line(str(error)))
+        return self._url.hide_secrets(first_line(str(error)) or type(error).__name__)
 
     def _told(self, error: psycopg.Error | NoAnswer) -> Exception:
         """The error as `models` knows it: see `is_unavailable`."""
         state = getattr(error, "sqlstate", None)
         is_lost = isinstance(error, (NoAnswer, psycopg.OperationalError, psycopg.InterfaceError))
+        if state in OUR_BUGS:
+            return error
         if state.startswith(UNAVAILABLE) if state else is_lost:
             return OperationalError(self._reason(error))
         return IntegrityError(self._reason(error)) if state and state[:2] == "23" else error
@@ -423,9 +541,9 @@ class Engine:
 
     def execute_sql(self, query: str, values: dict[str, Any] | None = None) -> Any:
         """Run a query; gives its cursor. Within a transaction it is part of that."""
-        if self._is_inside():
+        if self._local.connection is not None:
             return self._local.connection.execute(translated(query), values)
-        return self._run(lambda connection: connection.execute(translated(query), values))
+        return self._run(query, lambda connection: connection.execute(translated(query), values))
 
     def write(self, work: Callable[[], Any], patient: bool = False) -> Any:
         """Run the function in a transaction; gives what it returns.
@@ -435,41 +553,26 @@ class Engine:
         """
 
         def transaction(connection: Connection) -> Any:
-            self._leave_threads_to_reads()
             connection.execute("BEGIN")
             if patient:
                 connection.execute(PATIENT)
-            with self._inside():
-                result = work()
+            result = work()
             self._commit(connection)
             return result
 
         if self._commits.was_just_shut():
             raise OperationalError("the server does not answer a COMMIT")
         with self._commits.passed():
-            return self._run(transaction, patient)
-
-    def _leave_threads_to_reads(self) -> None:
-        """Wait while many wait for a COMMIT and none is answered. Raises `OperationalError`."""
-        until = time.monotonic() + QUEUED
-        while (
-            len(self._committing) >= MOST_COMMITTING
-            and time.monotonic() > self._committed + STALLED
-        ):
-            if time.monotonic() > until:
-                self._commits.shut(after_waiting=True)
-                raise OperationalError("the server does not answer a COMMIT")
-            time.sleep(BRIEFLY)
+            return self._run("write", transaction, patient)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """A context in which all that is read is of one moment. It has no deadline."""
         try:
-            connection = self._connection(None)
+            connection = self._take(None)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(PATIENT)
-            with self._inside():
-                yield
+            yield
         except (psycopg.Error, NoAnswer) as error:
             raise self._told(error) from None
         finally:
@@ -487,6 +590,26 @@ class Engine:
     def insert(self, query: str, values: dict[str, Any], id_column: str) -> int:
         """Run a query that inserts a row; gives the id that the row got."""
         return self.execute_sql(f"{query} RETURNING {id_column}", values).fetchone()[0]
+
+    def execute_each(
+        self, query: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], keys: int
+    ) -> list[tuple[Any, ...]]:
+        """Run a query that finds, inserts or changes a row, for each of these, in a transaction.
+
+        The columns name its values; the first `keys` of them identify a row, and no two rows are
+        the same in these. Returns the rows for which it found or changed none.
+        """
+        if len(rows) == 1:  # arrays would take longer
+            values = dict(zip(columns, rows[0], strict=True))
+            return [] if self.execute_sql(query, values).rowcount else [*rows]
+        missed = []
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            values = dict(zip(columns, map(list, zip(*some, strict=True)), strict=True))
+            types = tuple((name, type(array[0])) for name, array in values.items())
+            found = set(self.execute_sql(for_many(query, types, columns[:keys]), values))
+            missed += [row for row in some if row[:keys] not in found]
+        return missed
 
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Insert many rows, within a transaction."""
@@ -511,24 +634,11 @@ class Engine:
 
     # Transactions
 
-    def _is_inside(self) -> bool:
-        return getattr(self._local, "is_inside", False)
-
-    @contextlib.contextmanager
-    def _inside(self) -> Iterator[None]:
-        """A context in which what this thread runs is part of a transaction."""
-        self._local.is_inside = True
-        try:
-            yield
-        finally:
-            self._local.is_inside = False
-
     def _commit(self, connection: Connection) -> None:
         connection.warned = False
         if connection.deadline is None:  # a patient one; but the wait for a standby has no end
             connection.deadline = time.monotonic() + START_TIMEOUT
         connection.deadline += COMMITTING
-        self._committing.add(connection)
         try:
             connection.execute("COMMIT")
         except NoAnswer:
@@ -542,54 +652,94 @@ class Engine:
             if connection.info.transaction_status != IDLE:
                 raise CommitUnknown(f"{self._reason(error)}: {UNKNOWN}") from None
             raise  # it was rolled back
-        finally:
-            self._committing.discard(connection)
+        except MemoryError:
+            raise CommitUnknown(f"out of memory in a COMMIT: {UNKNOWN}") from None
         if connection.warned:  # the wait for a standby was cancelled
             raise CommitUnknown(f"the server waits for no standby any more: {UNKNOWN}")
-        self._committed = time.monotonic()
         self._commits.is_shut = False
 
-    def _run(self, work: Callable[[Connection], Any], patient: bool = False) -> Any:
-        """Run it on this thread's connection; once more where that may help."""
+    @contextlib.contextmanager
+    def _admitted(self, kind: str, deadline: float | None) -> Iterator[None]:
+        """Circuit breaker: a context for one operation of a kind, a query's or a write.
+
+        While many threads wait for the server (for a lock that another program holds, say), this
+        one waits for those of its kind. They are stuck if they take `QUEUED` seconds: then it
+        fails at once, so that threads are left for other kinds. Raises `OperationalError`.
+        """
+        if deadline is None:
+            yield
+            return
+        operation = object()
+        with self._changed:
+            others = self._running[kind]
+            while others and self._waiting_threads >= CROWDED:
+                oldest = next(iter(others.values()))
+                left = min(oldest + QUEUED, deadline) - time.monotonic()
+                if left <= 0:
+                    raise OperationalError("others wait for the same too long: a lock, or a COMMIT")
+                self._changed.wait(left)
+            others[operation] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del others[operation]
+                self._changed.notify_all()
+
+    def _run(self, kind: str, work: Callable[[Connection], Any], patient: bool = False) -> Any:
+        """Run it on a connection; again where that may help."""
         with self._server.passed():
             seconds = HURRIED if self._server.was_just_shut() else WORKING
             deadline = None if patient else time.monotonic() + seconds
-            runs = 0
-            while True:
-                runs += 1
-                try:
-                    result = work(self._connection(deadline))
-                    self._server.is_shut = False
-                    return result
-                except NoAnswer as error:
-                    self._server.shut(after_waiting=True)
-                    self.close()
+            with self._admitted(kind, deadline):
+                return self._run_until(deadline, work)
+
+    def _run_until(self, deadline: float | None, work: Callable[[Connection], Any]) -> Any:
+        runs = 0
+        while True:
+            runs += 1
+            try:
+                result = work(self._take(deadline))
+                self._give_back()
+                self._server.is_shut = False
+                return result
+            except NoAnswer as error:
+                self._server.shut(after_waiting=True)
+                self._drop(self._local.connection)
+                self._drop_idle()
+                raise self._told(error) from None
+            except psycopg.Error as error:
+                is_connected = self._recover(error)
+                is_over = deadline is None or time.monotonic() > deadline - BRIEFLY
+                can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
+                if is_over or not can_help or runs == RUNS:
+                    if not is_connected:
+                        self._server.shut()
                     raise self._told(error) from None
-                except psycopg.Error as error:
-                    is_connected = self._recover(error)
-                    is_over = patient or time.monotonic() > deadline - BRIEFLY
-                    can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
-                    if is_over or not can_help or runs == RUNS:
-                        if not is_connected:
-                            self._server.shut()
-                        raise self._told(error) from None
-                except BaseException as error:
-                    self._recover(error)
-                    raise
-                time.sleep(random.uniform(0, 0.01) * (runs - 1))
+            except BaseException as error:
+                self._recover(error)
+                if is_out_of_resources(error):
+                    raise OperationalError(self._reason(error)) from None
+                raise
+            time.sleep(random.uniform(0, 0.01) * (runs - 1))
 
     def _recover(self, error: BaseException | None) -> bool:
         """End this thread's transaction; whether its connection can be used on."""
-        connection = getattr(self._local, "connection", None)
-        state = getattr(error, "sqlstate", None) or ""
-        is_lost = isinstance(error, CommitUnknown) or state.startswith(ELSEWHERE)
-        if connection is None or connection.closed or is_lost:
-            self.close()
+        connection = self._local.connection
+        if connection is None:
             return False
-        if connection.info.transaction_status != IDLE:
-            try:
+        state = getattr(error, "sqlstate", None) or ""
+        is_unknown = isinstance(error, CommitUnknown)
+        if connection.closed or is_unknown or state.startswith(ELSEWHERE):
+            self._drop(connection)
+            if not is_unknown:
+                self._drop_idle()
+            return False
+        try:
+            if connection.info.transaction_status != IDLE:
                 connection.execute("ROLLBACK")
-            except (psycopg.Error, NoAnswer):
-                self.close()
-                return False
+        except (psycopg.Error, NoAnswer):
+            self._drop(connection)
+            return False
+        self._give_back()
         return True

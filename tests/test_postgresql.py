@@ -1,9 +1,11 @@
 """A PostgreSQL server in place of a file: what is refused at the start, the commands, passwords."""
 
+import gc
 import io
 import json
 import os
 import re
+import signal
 import sys
 import types
 from pathlib import Path
@@ -20,7 +22,7 @@ from conftest import (
 )
 from postgresql_server import PostgreSQL
 
-from fense_admin import engines, libpq
+from fense_admin import cli, engines, libpq, postgres
 from fense_admin.models import Database, copy
 
 PASSWORD = "pw-Zq81xK"
@@ -331,6 +333,24 @@ def test_record_adds_to_a_day(run_command, recorded):
     assert line == "fense-admin: no account has the fense_account_id 3"
 
 
+def test_a_range_of_days_takes_few_statements(run_command, url, open_database, monkeypatch):
+    db = open_database(url)
+    db.create_account(FIELDS)
+    executed = []
+    execute = postgres.Connection.execute
+
+    def counted(self, *arguments):
+        executed.append(arguments[0])
+        return execute(self, *arguments)
+
+    monkeypatch.setattr(postgres.Connection, "execute", counted)
+    db.record_lookups(1, 5)
+    few = len(executed)
+    db.record_lookups(1, 5, "-3659..0")
+    assert len(executed) - few == few + 3_660 // postgres.AT_ONCE  # one for each thousand
+    assert db.engine.execute_sql("SELECT sum(lookups)::int FROM usage").fetchone() == (18_305,)
+
+
 def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded):
     name, db = recorded
     entries = [
@@ -460,6 +480,38 @@ def test_a_move_is_of_one_moment(url, tmp_path, open_database, monkeypatch):
     assert copy(source, target)
     assert target.dump() == before
     assert other.dump() != before
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", ["account", "usage"])
+def test_a_signal_ends_a_move_cleanly(
+    run_command, tmp_path, url, open_database, monkeypatch, direction, signum, at
+):
+    here, unraisable = str(tmp_path / "here.sqlite3"), []
+    source, target = (here, url) if direction == "to" else (url, here)
+    filled(open_database(source))
+    load = type(open_database(target).engine).load
+
+    def interrupted(self, table, columns, rows):
+        def some():
+            yield next(rows)
+            if table == at:
+                signal.raise_signal(signum)
+            yield from rows
+
+        load(self, table, columns, some())
+
+    monkeypatch.setattr(f"{load.__module__}.Engine.load", interrupted)
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    before = signal.signal(signum, cli.stop_at_once)
+    try:
+        assert run_command("move", source, target) == (128 + signum, "", "")
+        gc.collect()
+    finally:
+        signal.signal(signum, before)
+    assert unraisable == []
+    assert open_database(target).count_accounts() == 0
 
 
 def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, postgresql):
