@@ -85,7 +85,7 @@ def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> N
         message = "a check of health needs no password: leave it out of the URL"
     for before, text in itertools.pairwise(["", *arguments]):
         is_database = before == "--database" or text.startswith("--database=")
-        if engines.HOLDS_A_PASSWORD.search(text) and not is_database:
+        if engines.may_hold_password(text) and not is_database:
             parser.error(message)
 
 
@@ -294,7 +294,7 @@ def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
             return rule(text)
         except ValueError as error:
             where = f" (or set in {variable})" if variable else ""
-            given = "" if engines.HOLDS_A_PASSWORD.search(text) else f", not {text!r}"
+            given = "" if engines.may_hold_password(text) else f", not {text!r}"
             raise argparse.ArgumentTypeError(f"{error}{given}{where}") from None
 
     return convert
@@ -478,6 +478,8 @@ def log_database(db: models.Database, database: str, found: int) -> None:
         return
     if db.engine.is_server:
         log.info("the database is %s, with %s", db.engine.database, accounts)
+        if db.engine.warning:
+            log.warning("%s", db.engine.warning)
         return
     log.info("the database is %s, with %s", os.path.abspath(database), accounts)
     if found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from typing import Any
 
 from peewee import DatabaseError, OperationalError
@@ -11,8 +12,10 @@ MEMORY = ":memory:"
 UNKNOWN = "it may have been written, or not"
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
-# What a password may stand in: a URL, or libpq's "host=... password=...".
-HOLDS_A_PASSWORD = re.compile(r":(?!//).*@|password\s*=", re.IGNORECASE | re.DOTALL)
+# A host in such a URL, with its port; and a URL without a password, as libpq reads it.
+HOST = r"(?:\[[^]@/]*\]|[^][:@/?,]*)(?::[0-9]+)?"
+WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*([/?]|$)")
+PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
 
 
 class Unusable(Exception):
@@ -32,12 +35,21 @@ def is_unavailable(error: DatabaseError) -> bool:
     return type(error) in (OperationalError, DatabaseError, CommitUnknown)
 
 
+def may_hold_password(text: str) -> bool:
+    """Whether it may be a URL with a password, or libpq's "host=... password=..."."""
+    if PARAMETER.search(text) or PARAMETER.search(urllib.parse.unquote(text)):
+        return True
+    if is_server(text):
+        return not WITHOUT_PASSWORD.match(text)
+    return re.search(r":(?!//).*@", text, re.DOTALL) is not None
+
+
 def check_name(text: str) -> str:
     """A database's name: a file's, ":memory:", or the URL of a PostgreSQL server.
 
     Raises `ValueError` for another URL, without its text: there may be a password in it.
     """
-    like_a_url = "://" in text or HOLDS_A_PASSWORD.search(text)
+    like_a_url = "://" in text or may_hold_password(text)
     if is_server(text) or (text and not like_a_url):
         return text
     other = re.match(r"\s*(?!postgres)(\w[\w+.-]*://)", text, re.IGNORECASE)

@@ -300,7 +300,8 @@ class DatabasePlugin:
                 if not engines.is_unavailable(error):
                     raise
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
-                self.db.engine.close()  # the next request's connection is free of old errors
+                if not self.db.engine.is_server:
+                    self.db.engine.close()  # the next request's connection is free of old errors
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
                 message = f"the database can't be used just now; {changed}"
@@ -348,7 +349,7 @@ def get_usage(db: Database, fense_account_id: str | None = None) -> str:
 
 
 def get_health(db: Database) -> dict[str, Any]:
-    db.engine.ping()
+    db.ping()
     return {"status": "ok"}
 
 

@@ -162,7 +162,7 @@ def adding(table: type[peewee.Model], period: peewee.Field, most: int | None = N
     It changes no row where the sum would pass `most`. It is one statement: reading first and
     writing then could lose lookups.
     """
-    new = {table.account: bound("fense_account_id"), period: bound("date")}
+    new = {table.account: bound("fense_account_id"), period: bound(period.column_name)}
     total = table.lookups + peewee.EXCLUDED.lookups
     return compiled(
         table.insert({**new, table.lookups: bound("lookups")}).on_conflict(
@@ -176,6 +176,14 @@ def adding(table: type[peewee.Model], period: peewee.Field, most: int | None = N
 ADD_TO_DAY = adding(Usage, Usage.date, rules.MAX_LOOKUPS)
 ADD_TO_MONTH = adding(UsageMonth, UsageMonth.month)
 USAGE_KEYS = ("fense_account_id", "date", "lookups")
+MONTH_KEYS = ("fense_account_id", "month", "lookups")
+SELECT_ID = compiled(Account.select(Account.fense_account_id).where(BY_ID))
+SELECT_DAYS_BETWEEN = compiled(
+    Usage.select(Usage.date, Usage.lookups).where(
+        Usage.account == bound("fense_account_id"),
+        Usage.date.between(bound("first"), bound("last")),
+    )
+)
 MONTH = SQL("substr(date, 1, 7)")
 SUM_UP_MONTHS = compiled(
     UsageMonth.insert_from(
@@ -238,6 +246,13 @@ SELECT_TOTALS_BY_MONTH = SELECT_TOTALS.replace(
     + {total_of("usage", "date BETWEEN :start_of_last AND :last")}""",
 )
 
+# Whether all that these need is there: each table with its columns, and functions.
+PROBE = f"""
+SELECT 1 FROM (SELECT json_quote(name), {", ".join(STATE_KEYS)} FROM account LIMIT 1) AS account
+LEFT JOIN (SELECT {", ".join(USAGE_KEYS)} FROM usage LIMIT 1) AS usage ON 1 = 1
+LEFT JOIN (SELECT {", ".join(MONTH_KEYS)} FROM usage_month LIMIT 1) AS usage_month ON 1 = 1
+"""
+
 
 # --- Time --------------------------------------------------------------------------------------
 
@@ -293,6 +308,10 @@ class Database:
     def today(self) -> str:
         """The day of its clock, as YYYY-MM-DD."""
         return self.now()[:10]
+
+    def ping(self) -> None:
+        """Raise an error for which `engines.is_unavailable` is true if requests can't read."""
+        self.engine.ping(PROBE)
 
     # Accounts
 
@@ -443,38 +462,49 @@ class Database:
 
         `patient` is for long lists: see the engine's `write`.
         """
-        # In one order, in which others lock them too, and the months after all the days.
-        places = sorted(range(len(rows)), key=lambda place: rows[place][:2])
+        days: dict[tuple[int, str], int] = {}
+        months: dict[tuple[int, str], int] = {}
+        for fense_account_id, date, lookups in rows:
+            for sums, period in ((days, date), (months, date[:7])):
+                key = fense_account_id, period
+                sums[key] = sums.get(key, 0) + lookups
+        ids = sorted({key[0] for key in months})
 
         def record() -> None:
-            unknown, excessive = [], []
-            months: dict[tuple[int, str], int] = {}
-            known: dict[int, bool] = {}
-            for place in places:
-                fense_account_id, date, lookups = row = rows[place]
-                if fense_account_id not in known:
-                    known[fense_account_id] = self._is_account(fense_account_id)
-                if not known[fense_account_id]:
-                    unknown.append(place)
-                elif lookups:
-                    values = dict(zip(USAGE_KEYS, row, strict=True))
-                    if not self.engine.execute_sql(ADD_TO_DAY, values).rowcount:
-                        excessive.append(place)
-                    month = fense_account_id, date[:7]
-                    months[month] = months.get(month, 0) + lookups
-            if unknown or excessive:
-                raise NotRecorded(sorted(unknown), sorted(excessive))
-            for month, lookups in months.items():
-                values = dict(zip(USAGE_KEYS, (*month, lookups), strict=True))
-                self.engine.execute_sql(ADD_TO_MONTH, values)
+            valid = [(number,) for number in ids if 0 < number <= rules.MAX_ID]
+            missing = self.engine.execute_each(SELECT_ID, USAGE_KEYS[:1], valid, 1)
+            known = {number for (number,) in valid} - {number for (number,) in missing}
+            # In a fixed order, days before months, so that writers can't deadlock.
+            added = [(*key, days[key]) for key in sorted(days) if days[key] and key[0] in known]
+            fitting = [row for row in added if row[2] <= rules.MAX_LOOKUPS]
+            full = self.engine.execute_each(ADD_TO_DAY, USAGE_KEYS, fitting, 2)
+            full += [row for row in added if row[2] > rules.MAX_LOOKUPS]
+            if full or len(known) < len(ids):
+                unknown = [place for place, row in enumerate(rows) if row[0] not in known]
+                raise NotRecorded(unknown, self._excessive(rows, {row[:2] for row in full}))
+            added = [(*key, months[key]) for key in sorted(months) if months[key]]
+            self.engine.execute_each(ADD_TO_MONTH, MONTH_KEYS, added, 2)
 
         self.engine.write(record, patient)
 
-    def _is_account(self, fense_account_id: int) -> bool:
-        try:
-            return bool(self._row_of(fense_account_id, SELECT_ACCOUNT))
-        except NoSuchAccount:
-            return False
+    def _excessive(self, rows: Sequence[Lookups], full: set[tuple[int, str]]) -> list[int]:
+        """The places of rows that exceed the maximum of a day. `full` are these days."""
+        totals: dict[tuple[int, str], int] = {}
+        for number, group in itertools.groupby(sorted(full), key=lambda key: key[0]):
+            days = [date for _, date in group]
+            values = {"fense_account_id": number, "first": days[0], "last": days[-1]}
+            for date, lookups in self.engine.execute_sql(SELECT_DAYS_BETWEEN, values):
+                totals[number, date] = lookups
+        places = []
+        for place, (fense_account_id, date, lookups) in enumerate(rows):
+            key = fense_account_id, date
+            if key in full:
+                total = totals.get(key, 0) + lookups
+                if total > rules.MAX_LOOKUPS:
+                    places.append(place)
+                else:
+                    totals[key] = total
+        return places
 
     # All of it
 

@@ -31,6 +31,7 @@ import copy
 import errno
 import ipaddress
 import logging
+import mmap
 import os
 import re
 import select
@@ -65,6 +66,7 @@ RECEIVE = 16 * 1024  # bytes read at once
 SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
 WAKE_AFTER = 0.005  # seconds a request waits for busy workers before another one is woken
 TLS_HANDSHAKE = b"\x16"  # its first byte, with which no request of HTTP begins
+THREAD_MEMORY = 64 * 1024 * 1024  # bytes of address space that must be free to start another
 LINGER = 5  # seconds that a refused client's sending is listened to, and thrown away
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
 BACKLOG = 1024  # connections that wait to be accepted
@@ -190,7 +192,14 @@ class Workers:
             self._wanted += by
             while self._running < self._wanted:
                 thread = threading.Thread(target=self._work, name="fense-admin", daemon=True)
-                thread.start()
+                try:
+                    # Python waits without end for a thread that runs out of memory as it starts.
+                    mmap.mmap(-1, THREAD_MEMORY).close()
+                    thread.start()
+                except (OSError, RuntimeError):  # no more memory or threads for this process
+                    if not self._running:
+                        raise
+                    break
                 self._threads.add(thread)
                 self._running += 1
                 self._awake += 1
@@ -199,8 +208,7 @@ class Workers:
     @contextlib.contextmanager
     def spare(self) -> Iterator[None]:
         """A context for a worker that only waits: another thread takes its place meanwhile."""
-        with contextlib.suppress(RuntimeError):  # the system gives no more threads
-            self._change(+1)
+        self._change(+1)
         try:
             yield
         finally:

@@ -175,10 +175,13 @@ class Engine(SqliteDatabase):
             super()._close(self._connections.pop())
         self.dispose()
 
-    def ping(self) -> None:
-        """Raise an error for which `is_unavailable` is true if it can't be opened and read."""
+    def ping(self, query: str) -> None:
+        """Raise an error for which `is_unavailable` is true if this query can't be answered.
+
+        The file is opened again.
+        """
         self.close()  # this thread's connection would answer from its cache
-        self.execute_sql("SELECT * FROM account LIMIT 1").fetchone()
+        self.execute_sql(query).fetchone()
 
     # How the file is, for `read_only`
 
@@ -266,6 +269,20 @@ class Engine(SqliteDatabase):
         """Run a query that inserts a row; gives the id that the row got."""
         return self.execute_sql(query, values).lastrowid
 
+    def execute_each(
+        self, query: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], keys: int
+    ) -> list[tuple[Any, ...]]:
+        """Run a query that finds, inserts or changes a row, for each of these.
+
+        The columns name its values. Returns the rows for which it found or changed none.
+        """
+        missed = []
+        for row in rows:
+            cursor = self.execute_sql(query, dict(zip(columns, row, strict=True)))
+            if not (cursor.fetchone() if cursor.description else cursor.rowcount):
+                missed.append(row)
+        return missed
+
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Insert many rows."""
         places = ", ".join("?" * len(columns))
@@ -277,7 +294,10 @@ class Engine(SqliteDatabase):
     def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         """The rows that a query returns, one after another, within a `snapshot`."""
         with peewee_errors:
-            yield from self.execute_sql(query)
+            # `yield from` would close the cursor when an unfinished iterator is collected, which
+            # fails once the database is closed.
+            for row in self.execute_sql(query):  # noqa: UP028
+                yield row
         self._ensure_unwritten()
 
     def last_id(self) -> int:

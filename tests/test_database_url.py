@@ -1,5 +1,8 @@
 """A URL in place of a file's name: which are refused, and that no password is shown."""
 
+import random
+import socket
+
 import pytest
 
 from fense_admin import engines
@@ -65,3 +68,77 @@ def test_a_url_with_a_password_is_refused_where_none_belongs(run_command, argume
 @pytest.mark.parametrize("name", ["fense.sqlite3", "a folder/fense:1", "user@host.sqlite3"])
 def test_a_file_may_have_any_other_name(name):
     assert engines.check_name(name) == name
+
+
+# Where a password may be written, on ports where nothing listens
+PLACES = [
+    "postgresql://fense:{}@127.0.0.1:1/fense",
+    "postgres://fense:{}@127.0.0.1:1,127.0.0.1:2/fense?sslmode=require",
+    "postgresql://:{}@[::1]:1/fense",
+    "postgresql://fense:{}@nowhere.invalid/f@nse",
+    "postgresql://fense:{}@/fense?host=/nowhere",
+    "postgresql://fense:{}@127.0.0.1:1/fense?application_name=a@b",
+    "postgresql://fense@127.0.0.1:1/fense?password={}",
+    "postgresql://fense@127.0.0.1:1/fense?sslpassword={}&sslmode=disable",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_password_is_shown_whatever_stands_around_it(monkeypatch, place):
+    """libpq ends it at the first "@" or "/"; a person may have meant a later one."""
+
+    def no_such_name(*_, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    choose = random.Random(627)
+    special = [*"@/?#%:&=[],\"' ", "%zz", "%40", "%aa", "@", "/", "a", "1", "\udcff"]
+    for _ in range(150):
+        parts = [PASSWORD, *choose.choices(special, k=choose.randint(0, 4))]
+        choose.shuffle(parts)
+        url = place.format("".join(parts))
+        with pytest.raises(engines.Unusable) as refused:
+            Database(url)
+        assert PASSWORD not in str(refused.value), url
+        str(refused.value).encode()  # can be printed
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://[::1]:5432/fense",
+        "postgresql://fense@[::1]:5432,[::2]/fense?application_name=a:b@c",
+        "postgresql://127.0.0.1:5432/post@gres",
+        "postgresql://fense@db.example/post@gres",
+        "postgresql:///?service=fense",
+        "postgres://",
+    ],
+)
+def test_move_takes_a_url_without_a_password_whatever_letters_it_has(run_command, url):
+    code, out, errors = run_command("move", "missing.sqlite3", url)
+    assert (code, out) == (1, "")
+    assert (
+        errors == "fense-admin: there is no database file missing.sqlite3: name one that is there\n"
+    )
+    assert not engines.may_hold_password(url)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://fense:{PASSWORD}@[::1]:5432/fense",
+        f"postgresql://fense:{PASSWORD}@db.example",
+        f"postgresql://fense@db.example/fense?password={PASSWORD}",
+        f"postgresql://fense@db.example/fense?pass%77ord={PASSWORD}",
+        f"postgresql://fense@db.example/fense?oauth_client_secret={PASSWORD}",
+        f"postgresql://fense:{PASSWORD}/1@db.example/fense",
+        f"postgresql://fense@more:{PASSWORD}@db.example/fense",
+        f"fense:{PASSWORD}@db.example/fense",
+        f"host=db.example password = '{PASSWORD}'",
+    ],
+)
+def test_move_refuses_what_may_hold_a_password(run_command, text):
+    code, out, errors = run_command("move", text, "copy.sqlite3")
+    assert (code, out) == (2, "")
+    assert "a password belongs in PGPASSWORD or ~/.pgpass" in errors
+    assert PASSWORD not in errors

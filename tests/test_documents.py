@@ -8,7 +8,7 @@ import pytest
 from conftest import CHECKOUT
 
 import fense_admin
-from fense_admin import cli, postgres, rules, server, sqlite
+from fense_admin import cli, libpq, postgres, rules, server, sqlite
 from fense_admin.standin import control, faults, journal
 
 
@@ -90,9 +90,11 @@ STATEMENTS = [
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
             f"about {postgres.MOST_WAITING} more while the server keeps requests waiting",
-            f"| `connect_timeout` | {postgres.DEFAULTS['connect_timeout']} s for each host |",
-            f"| `target_session_attrs` | `{postgres.DEFAULTS['target_session_attrs']}` |",
-            f"| `application_name` | `{postgres.DEFAULTS['application_name']}` |",
+            f"| `connect_timeout` | {libpq.DEFAULTS['connect_timeout']} s for each address |",
+            f"after {libpq.STEP} s tries the next one as well",
+            f"{postgres.RELIED_ON['default_transaction_isolation']}'`",
+            f"| `target_session_attrs` | `{libpq.DEFAULTS['target_session_attrs']}` |",
+            f"| `application_name` | `{libpq.DEFAULTS['fallback_application_name']}` |",
         ],
         "deploy/fense-admin.socket": [f"ListenStream={ADDRESS}"],
         "deploy/nginx.conf": [

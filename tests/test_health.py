@@ -30,12 +30,12 @@ def test_a_check_reads_the_file_and_not_what_is_remembered_of_it(tmp_path, open_
     path = tmp_path / "fense.sqlite3"
     db = open_database(path)
     db.create_account(FIELDS)
-    db.engine.ping()
+    db.ping()
     db.engine.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     with open(path, "r+b") as file:
         file.write(b"no database" * 9)
     with pytest.raises(engines.DatabaseError):
-        db.engine.ping()
+        db.ping()
 
 
 def test_health_waits_until_a_service_answers(start, run_command):

@@ -20,9 +20,8 @@ from fense_admin.standin import page
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
 LENT = ["bottle.py", "peewee.py", "waitress", "setuptools*", "_distutils_hack"]
-MODULES = (
-    "__init__ __main__ cli engines masking models postgres realtime rules server sqlite".split()
-)
+MODULES = "__init__ __main__ cli engines libpq masking models postgres realtime rules".split()
+MODULES += ["server", "sqlite"]
 MODULES += [f"standin/{name}" for name in "__init__ control demo faults journal state".split()]
 PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
 PACKAGE |= {"fense_admin/openapi.json", "pytest_fense_admin.py"}

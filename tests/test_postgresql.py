@@ -1,9 +1,11 @@
 """A PostgreSQL server in place of a file: what is refused at the start, the commands, passwords."""
 
+import gc
 import io
 import json
 import os
 import re
+import signal
 import sys
 import types
 from pathlib import Path
@@ -20,7 +22,7 @@ from conftest import (
 )
 from postgresql_server import PostgreSQL
 
-from fense_admin import engines, postgres
+from fense_admin import cli, engines, libpq, postgres
 from fense_admin.models import Database, copy
 
 PASSWORD = "pw-Zq81xK"
@@ -165,9 +167,8 @@ def guarded():
         server.close()
 
 
-@pytest.mark.parametrize("written", [f"{PASSWORD}@/?#%", f"{PASSWORD}%40%2F%3F%23%25"])
-def test_a_password_is_taken_percent_encoded_or_not_and_shown_nowhere(guarded, start, written):
-    url = f"postgresql://fense:{written}@127.0.0.1:{guarded.port}/postgres"
+def test_a_percent_encoded_password_is_used_and_shown_nowhere(guarded, start):
+    url = f"postgresql://fense:{PASSWORD}%40%2F%3F%23%25@127.0.0.1:{guarded.port}/postgres"
     service = start("--port=0", FENSE_ADMIN_DATABASE=url, **KEY)
     service.ready()
     assert service.call("/accounts/usage", key=MASTER_KEY)[0] == 200
@@ -186,6 +187,7 @@ BAD_URLS = [
     f"postgresql://fense:{PASSWORD}@127.0.0.1:port/fense",
     f"postgresql://fense:{PASSWORD}@nowhere.invalid/fense",
     f"postgresql://fense:{PASSWORD}@more@{AT}/fense",
+    f'postgresql://fense:more@"{PASSWORD}"@{AT}/fense',
     f"postgresql://fense:{PASSWORD}%zz@{AT}/fense",
     f"postgresql://fense:{PASSWORD}%00@{AT}/fense",
     f"postgresql://fense:{PASSWORD}/fense",
@@ -217,24 +219,35 @@ def test_a_wrong_password_is_told_without_it(guarded, run_command):
     assert PASSWORD not in line
 
 
-@pytest.mark.parametrize(
-    ("url", "shown", "password"),
-    [
-        ("postgresql://h/d", "postgresql://h/d", None),
-        ("postgresql://u@h:5432/d?x=y", "postgresql://u@h:5432/d", None),
-        ("postgresql://u:a%40b@h/d", "postgresql://u@h/d", "a@b"),
-        ("postgresql://u:a@b@h/d", "postgresql://u@h/d", "a@b"),
-        ("postgresql://u:100%@h/d", "postgresql://u@h/d", "100%"),
-        ("postgresql://u:p@h1:1,h2:2/d", "postgresql://u@h1:1,h2:2/d", "p"),
-        ("postgresql://u:p@[::1]:5432/d", "postgresql://u@[::1]:5432/d", "p"),
-        ("postgresql://[2001:db8::1]/d", "postgresql://[2001:db8::1]/d", None),
-        ("postgresql://u:secret/d", "postgresql://u:…/d", None),
-        ("postgresql:///d", "postgresql:///d", None),
-    ],
-)
-def test_a_url_is_shown_without_its_password(url, shown, password):
-    assert postgres.shown_url(url) == shown
-    assert postgres.split_password(url)[1] == password
+SHOWN = [
+    ("postgresql://h/d", "postgresql://h/d"),
+    ("postgresql://u@h:5432/d?x=y", "postgresql://u@h:5432/d"),
+    ("postgresql://u:a%40b@h/d", "postgresql://u@h/d"),
+    ("postgresql://u:p?a#b@h/d", "postgresql://u@h/d"),
+    ("postgresql://u:100%@h/d", "postgresql://u@h/d"),
+    ("postgresql://u:p@h1:1,h2:2/d", "postgresql://u@h1:1,h2:2/d"),
+    ("postgresql://u:p@[::1]:5432/d", "postgresql://u@[::1]:5432/d"),
+    ("postgresql://[::1]:5432/d", "postgresql://[::1]:5432/d"),
+    ("postgresql://[2001:db8::1]/d", "postgresql://[2001:db8::1]/d"),
+    ("postgresql://u:p@h/d?application_name=a@b", "postgresql://u@h/d"),
+    ("postgresql:///d", "postgresql:///d"),
+    ("postgresql:///?service=s&host=/run", "postgresql:///"),
+    ("postgresql://u:p@h/d\udcff", "postgresql://u@h/d?"),
+    # Where a person may have meant a later "@"
+    ("postgresql://u:a@b@h/d", "postgresql://u@…@h/d"),
+    ("postgresql://u:a/b@h/d", "postgresql://…@h/d"),
+    ("postgresql://u:a@b/c@h/d", "postgresql://u@…@h/d"),
+    ("postgresql://u:a@b/c?d@h/d", "postgresql://u@…"),
+    ("postgresql://u:a/b?c@h/d", "postgresql://…"),
+    ("postgresql://u:p@h/post@gres", "postgresql://u@…@gres"),
+    ("postgresql://u:secret/d", "postgresql://u:…"),
+    ("postgresql://u@h/d&password=secret", "postgresql://u@h/d&"),
+]
+
+
+@pytest.mark.parametrize(("url", "shown"), SHOWN)
+def test_a_url_is_shown_without_what_may_be_a_password(url, shown):
+    assert libpq.URL(url).shown == shown
 
 
 # --- Commands ------------------------------------------------------------------------------------
@@ -318,6 +331,24 @@ def test_record_adds_to_a_day(run_command, recorded):
     assert json.loads(db.all_usage(None, None))["total_lookups"] == 5
     line = sentence(run_command("record", "3", "5", FENSE_ADMIN_DATABASE=name))
     assert line == "fense-admin: no account has the fense_account_id 3"
+
+
+def test_a_range_of_days_takes_few_statements(run_command, url, open_database, monkeypatch):
+    db = open_database(url)
+    db.create_account(FIELDS)
+    executed = []
+    execute = postgres.Connection.execute
+
+    def counted(self, *arguments):
+        executed.append(arguments[0])
+        return execute(self, *arguments)
+
+    monkeypatch.setattr(postgres.Connection, "execute", counted)
+    db.record_lookups(1, 5)
+    few = len(executed)
+    db.record_lookups(1, 5, "-3659..0")
+    assert len(executed) - few == few + 3_660 // postgres.AT_ONCE  # one for each thousand
+    assert db.engine.execute_sql("SELECT sum(lookups)::int FROM usage").fetchone() == (18_305,)
 
 
 def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded):
@@ -449,6 +480,38 @@ def test_a_move_is_of_one_moment(url, tmp_path, open_database, monkeypatch):
     assert copy(source, target)
     assert target.dump() == before
     assert other.dump() != before
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", ["account", "usage"])
+def test_a_signal_ends_a_move_cleanly(
+    run_command, tmp_path, url, open_database, monkeypatch, direction, signum, at
+):
+    here, unraisable = str(tmp_path / "here.sqlite3"), []
+    source, target = (here, url) if direction == "to" else (url, here)
+    filled(open_database(source))
+    load = type(open_database(target).engine).load
+
+    def interrupted(self, table, columns, rows):
+        def some():
+            yield next(rows)
+            if table == at:
+                signal.raise_signal(signum)
+            yield from rows
+
+        load(self, table, columns, some())
+
+    monkeypatch.setattr(f"{load.__module__}.Engine.load", interrupted)
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    before = signal.signal(signum, cli.stop_at_once)
+    try:
+        assert run_command("move", source, target) == (128 + signum, "", "")
+        gc.collect()
+    finally:
+        signal.signal(signum, before)
+    assert unraisable == []
+    assert open_database(target).count_accounts() == 0
 
 
 def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, postgresql):

@@ -5,6 +5,7 @@ Each test breaks a server of its own, and mends it.
 
 import collections
 import contextlib
+import errno
 import logging
 import signal
 import sys
@@ -79,7 +80,9 @@ def set_standbys(server, names):
 def timed(served, method, path):
     """The status, the message and how long it took, in seconds."""
     began = time.monotonic()
-    body = account_fields() if method == "POST" else None
+    body = None
+    if method == "POST":
+        body = account_fields() if path == "/accounts" else {"name": "changed"}
     status, answer = served.call(method, path, body)
     took = time.monotonic() - began
     return status, answer.get("error", {}).get("message"), took
@@ -231,6 +234,49 @@ def test_a_lock_held_by_another_program_is_waited_for_and_then_told(server, serv
     assert timed(served, *WRITE)[0] == 201
 
 
+CREATE_INDEX = "CREATE INDEX waited_for ON account (name)"
+UPDATE, USAGE = ("POST", "/accounts/1"), ("GET", "/accounts/usage")
+
+
+@pytest.mark.parametrize(
+    ("statement", "blocked", "free"),
+    [
+        (CREATE_INDEX, WRITE, READS),
+        ("ALTER TABLE usage ADD COLUMN more int", USAGE, (*READS[:2], WRITE)),
+        ("SELECT 1 FROM account WHERE fense_account_id = 1 FOR UPDATE", UPDATE, READS),
+        ("ALTER TABLE account ADD COLUMN more int", WRITE, ()),
+    ],
+)
+def test_many_operations_that_wait_for_a_lock_delay_no_others(
+    server, served, statement, blocked, free
+):
+    waited: list[tuple] = []
+    with psycopg.connect(server.url) as connection:
+        connection.execute(statement)
+        with in_background(lambda: waited.extend(many(served, *[blocked] * 200))):
+            time.sleep(1)
+            others = many(served, *free * 4)
+        connection.rollback()
+    assert {(status, message) for status, message, _ in waited} == {(503, UNCHANGED)}
+    assert len(waited) == 200
+    assert max(took for *_, took in waited) < 4
+    assert {status for status, *_ in others} <= {200, 201}
+    assert max((took for *_, took in others), default=0) < 1
+    assert [timed(served, *call)[0] for call in (WRITE, UPDATE, *READS)] == [201, *[200] * 4]
+
+
+def test_updates_of_a_locked_account_stop_no_updates_of_others(server, served):
+    assert timed(served, *WRITE)[0] == 201
+    with psycopg.connect(server.url) as connection:
+        connection.execute("SELECT 1 FROM account WHERE fense_account_id = 1 FOR UPDATE")
+        with in_background(lambda: many(served, *[UPDATE] * (postgres.CROWDED - 4))):
+            time.sleep(0.5)
+            others = many(served, *[("POST", "/accounts/2")] * 8)
+        connection.rollback()
+    assert {status for status, *_ in others} == {200}
+    assert max(took for *_, took in others) < 1
+
+
 # --- Commits -------------------------------------------------------------------------------------
 
 
@@ -238,7 +284,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     server, served, without_standby
 ):
     writes: list[tuple] = []
-    count = 2 * postgres.MOST_COMMITTING  # more than there are threads
+    count = 2 * postgres.CROWDED  # more than there are threads
     with in_background(lambda: writes.extend(many(served, *[WRITE] * count))):
         time.sleep(0.5)
         reads = many(served, *READS * 4)
@@ -263,8 +309,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
 
 
 def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
-    monkeypatch.setattr(postgres, "MOST_COMMITTING", 4)
-    monkeypatch.setattr(postgres, "STALLED", 0.05)
+    monkeypatch.setattr(postgres, "CROWDED", 4)
     server.execute(
         "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
@@ -307,6 +352,125 @@ def test_a_503_of_an_unknown_commit_says_when_to_come_again(served, without_stan
     assert answer.json["error"]["message"] == UNKNOWN
 
 
+# --- What is gone --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(server):
+    """The application on a schema of its own with a day of usage, and how to run SQL in there."""
+    url = server.new()
+    name = url.rpartition("%3D")[2]
+    app = create_app(url, master_key=MASTER_KEY)
+    with contextlib.closing(app), Served(app) as served:
+        assert served.call("POST", "/accounts", account_fields())[0] == 201
+        app.db.record_lookups(1, 5, "2026-11-03")
+        yield served, lambda *statements: server.execute(f"SET search_path = {name}", *statements)
+
+
+MONTHS = ("GET", "/accounts/usage?start_date=2026-01-01&end_date=2026-12-31")
+EVERYTHING = (*READS, MONTHS, WRITE, UPDATE, ("GET", "/accounts/usage/1"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "concerned"),
+    [
+        ("DROP TABLE usage", USAGE),
+        ("DROP TABLE usage_month", MONTHS),
+        ("ALTER TABLE usage RENAME TO other", USAGE),
+        ("ALTER TABLE usage_month RENAME lookups TO other", MONTHS),
+        ("ALTER TABLE account DROP COLUMN dispute_account_id", READS[0]),
+        ("ALTER TABLE account RENAME name TO other", WRITE),
+        ("DROP FUNCTION json_quote", USAGE),
+        ("DO $$ BEGIN EXECUTE 'DROP SCHEMA ' || current_schema() || ' CASCADE'; END $$", WRITE),
+    ],
+)
+def test_what_disappears_from_the_server_is_unavailable_and_told_by_healthz(
+    own, statement, concerned, caplog
+):
+    served, execute = own
+    execute(statement)
+    for _ in range(2):
+        assert timed(served, *concerned)[:2] == (503, UNCHANGED)
+        assert timed(served, "GET", "/healthz")[0] == 503
+        assert {timed(served, *call)[0] for call in EVERYTHING} <= {200, 201, 503}
+    assert "does not exist" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("statement", "call"),
+    [
+        ("ALTER TABLE account ALTER email TYPE varchar(5) USING 'a@b'", WRITE),
+        ("ALTER TABLE account ALTER fense_account_id DROP IDENTITY", WRITE),
+        ("ALTER TABLE account ADD COLUMN more int NOT NULL DEFAULT 1, ALTER more DROP DEFAULT", WRITE),
+    ],
+)  # fmt: skip
+def test_a_table_that_takes_our_rows_no_longer_is_unavailable(own, statement, call, caplog):
+    served, execute = own
+    if "more" in statement:
+        execute("ALTER TABLE account ADD COLUMN more int NOT NULL DEFAULT 1")
+        statement = "ALTER TABLE account ALTER more DROP DEFAULT"
+    execute(statement)
+    assert timed(served, *call)[:2] == (503, UNCHANGED)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_table_that_is_changed_costs_no_request(own):
+    served, execute = own
+    for _ in range(8):  # each connection has prepared its statements
+        many(served, *EVERYTHING)
+    for statement in (
+        "ALTER TABLE account ADD COLUMN more text, ALTER name TYPE varchar(255)",
+        "ALTER TABLE usage ADD COLUMN more text, ALTER lookups TYPE numeric",
+        "ALTER TABLE account DROP COLUMN more, ALTER name TYPE text",
+    ):
+        execute(statement)
+        answers = many(served, *EVERYTHING * 3)
+        assert {status for status, *_ in answers} == {200, 201}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),
+        MemoryError(),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+)
+def test_a_process_that_is_out_of_a_resource_is_unavailable_until_it_has_more(
+    server, served, monkeypatch, error, caplog
+):
+    def fail(_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.app.db.engine, "_connect", fail)
+        assert timed(served, "GET", "/accounts/1")[0] == 200  # it has a connection
+        server.execute(f"SELECT pg_terminate_backend(pid) {OURS}")
+        answers = many(served, *[*READS, WRITE] * 3)
+    assert {answer[:2] for answer in answers} == {(503, UNCHANGED)}
+    assert "Traceback" not in caplog.text
+    assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
+
+
+def test_workers_go_on_where_no_others_can_stand_in_for_them(served, monkeypatch):
+    start, spare = threading.Thread.start, served.app.db.engine.while_waiting
+
+    def refused(thread):
+        if thread.name == "fense-admin":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+
+    def wait():
+        with spare():
+            time.sleep(0.1)
+
+    assert in_threads(8, wait) == [None] * 8
+    assert {status for status, *_ in many(served, *READS * 4)} == {200}
+
+
 # --- Transactions that meet ----------------------------------------------------------------------
 
 
@@ -340,7 +504,7 @@ def test_a_transaction_that_always_meets_others_is_unavailable_in_the_end(server
 
 def test_a_fault_of_ours_is_no_outage(server, open_database):
     db = open_database(server.empty())
-    for query in ("SELECT nonsense", "SELECT"[:3], "SELECT :missing"):
+    for query in ("SELECT 1 1", "SELECT"[:3], "SELECT :missing", "SELECT 1 / 0"):
         with pytest.raises(psycopg.Error):
             db.engine.execute_sql(query, {"other": 1})
     assert db.count_accounts() == 0
@@ -359,6 +523,44 @@ def test_what_a_write_raises_leaves_nothing_behind(server, open_database):
 # --- Threads and connections ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("limit", [1, 4])
+def test_fewer_connections_than_threads_are_shared(server, limit):
+    name = f"few{limit}"
+    server.execute(
+        f"DROP DATABASE IF EXISTS {name}",
+        f"DROP ROLE IF EXISTS {name}",
+        f"CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit}",
+        f"CREATE DATABASE {name} OWNER {name}",
+    )
+    url = server.url.replace("fense@", f"{name}@").replace("/postgres", f"/{name}")
+    app = create_app(url, master_key=MASTER_KEY)
+    with contextlib.closing(app), Served(app, threads=8) as served:
+        assert timed(served, *WRITE)[0] == 201
+        assert len(app.db.engine._connections) == 1  # that of the start
+        one_by_one = [timed(served, *call)[0] for call in (*READS, WRITE) * 10]
+        at_once = [status for status, *_ in many(served, *(*READS, WRITE) * 10)]
+        assert set(one_by_one + at_once) == {200, 201}
+        assert len(app.db.engine._connections) <= limit
+
+
+def test_a_connection_that_others_use_for_too_long_is_unavailable_to_the_rest(
+    server, open_database, monkeypatch
+):
+    monkeypatch.setattr(postgres, "WORKING", 0.3)
+    engine = open_database(server.empty()).engine
+    with engine.snapshot():
+        monkeypatch.setattr(engine, "_connect", refuse_one_more)
+        (error,) = in_threads(1, lambda: engine.execute_sql("SELECT 1"))
+        assert engines.is_unavailable(error)
+        assert str(error) == "all connections are in use: too many connections"
+        assert not engine._server.is_shut
+    assert in_threads(1, lambda: engine.execute_sql("SELECT 1").fetchone()) == [(1,)]
+
+
+def refuse_one_more(_):
+    raise psycopg.OperationalError("too many connections")
+
+
 def test_threads_and_connections_do_not_pile_up(server, served, frozen):
     for _ in range(3):
         many(served, *[*READS, WRITE] * 4)
@@ -373,26 +575,6 @@ def test_threads_and_connections_do_not_pile_up(server, served, frozen):
         return count <= 4 + 1 and threading.active_count() <= 4 + 3
 
     wait_until(is_small)
-
-
-def test_a_look_up_of_a_name_that_takes_for_ever_is_no_wait_for_ever(monkeypatch, server):
-    db = Database(server.empty())
-    try:
-        db.engine.close()
-        stalled = threading.Event()
-
-        def look_up(**_):
-            stalled.wait(TIMEOUT)
-            raise psycopg.OperationalError("no such name")
-
-        monkeypatch.setattr(postgres.Connection, "connect", look_up)
-        began = time.monotonic()
-        with pytest.raises(engines.DatabaseError, match="the server does not answer"):
-            db.count_accounts()
-        assert 2 < time.monotonic() - began < 4
-    finally:
-        stalled.set()
-        db.engine.close_all()
 
 
 OPPOSITE = """

@@ -1,0 +1,399 @@
+"""What libpq reads a URL as, and connections to the first of its addresses that responds."""
+
+from __future__ import annotations
+
+import _thread
+import ipaddress
+import math
+import os
+import random
+import re
+import select
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import psycopg
+from psycopg import conninfo, pq
+
+from fense_admin.engines import HOST
+from fense_admin.realtime import monotonic
+from fense_admin.rules import HIDDEN
+
+BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
+LOST = 5  # seconds after which a thread that has not begun never will
+STEP = 0.25  # seconds after which the next address is tried as well
+
+# Used where neither the URL, nor a service file, nor a PG* variable says otherwise.
+DEFAULTS = {
+    "connect_timeout": "2",  # seconds for each address
+    "fallback_application_name": "fense-admin",
+    "keepalives_idle": "30",  # seconds
+    "keepalives_interval": "5",  # seconds
+    "target_session_attrs": "primary",  # not a standby
+    "tcp_user_timeout": "3000",  # milliseconds
+}
+ENCODE = "in a password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25"
+
+Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
+Waiting = Callable[[], AbstractContextManager[None]]  # the context of a long wait
+
+
+class NoAnswer(Exception):
+    """The server did not answer before the deadline."""
+
+
+# --- URLs --------------------------------------------------------------------------------------
+
+
+class URL:
+    """A PostgreSQL URL: what libpq reads in it, and how much of it may be shown.
+
+    To libpq a password ends at the first "@" or "/". Where a later one may have been meant, all
+    that may be a part of the password is hidden.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._error = ""
+        read: list[pq.ConninfoOption] = []
+        try:
+            read = [
+                option for option in pq.Conninfo.parse(as_bytes(text)) if option.val is not None
+            ]
+        except psycopg.Error as error:
+            self._error = first_line(str(error))
+        self.given = values_of(read)
+        self._secrets = secrets_in(read)
+        found = re.fullmatch(r"(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)", text, re.DOTALL)
+        scheme, user, hosts, path, query = found.groups("") if found else ("", "", "", "", "")
+        # A port that is not a number may be a password whose "@" is missing, or comes later.
+        is_odd = not all(re.fullmatch(HOST, host) for host in hosts.split(","))
+        self._is_ambiguous = "@" in hosts + path or is_odd
+        if "@" in query and (self._error or self._is_ambiguous):
+            shown = HIDDEN
+        elif "@" in hosts + path:
+            shown = HIDDEN + (hosts + path)[(hosts + path).rindex("@") :]
+        elif is_odd:
+            shown = re.sub(r"(?s)([:[]).*", rf"\1{HIDDEN}", hosts)
+        else:
+            shown = hosts + path
+        shown = re.split(r"(?i)\w*(?:password|secret)\s*=", shown)[0]
+        self.shown = printable(scheme + re.sub("(?s)[:@].*", "@", user) + shown)
+        names_a_parameter = self._error.startswith("invalid URI query parameter")
+        if not names_a_parameter or re.search("[@%]|pass|secret", query, re.IGNORECASE):
+            # What libpq quotes may be a password.
+            self._error = re.sub(r'(?s)(?:| in|:) "(?!\]" in IPv6).*', "", self._error)
+        # For the end of a message.
+        self.advice = f"; {ENCODE}" if self._error or self._is_ambiguous else ""
+
+    def hide_secrets(self, text: str) -> str:
+        """Return the text without what may be a password."""
+        secrets = {*self._secrets}
+        if self._is_ambiguous:
+            for name in ("host", "port", "dbname"):
+                value = self.given.get(name, "")
+                secrets |= {value, *value.split(",")}
+        for secret in sorted(secrets - {""}, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        if self._is_ambiguous:  # a server shortens what it quotes
+            text = re.sub('["«»„“][^"«»„“”]*["«»“”]', f'"{HIDDEN}"', text)
+        return printable(text)
+
+    def read(self) -> list[pq.ConninfoOption]:
+        """Return all that libpq would connect with, also from a service file and PG* variables.
+
+        Raises `ValueError`, whose message has no password.
+        """
+        if self._error:
+            raise ValueError(self._error)
+        # libpq reads all of it first; then it finds that there is no such sslmode, and gives up.
+        probe = start(self.given | {"sslmode": "none"})
+        read = [option for option in probe.info if option.val is not None]
+        if not read:  # the service file can't be read, say
+            raise ValueError(error_of(probe))
+        self._secrets |= secrets_in(read)
+        return read
+
+
+def start(parameters: dict[str, str]) -> pq.PGconn:
+    """Start a connection."""
+    quoted = ((name, re.sub(r"(['\\])", r"\\\1", value)) for name, value in parameters.items())
+    return pq.PGconn.connect_start(as_bytes(" ".join(f"{n}='{value}'" for n, value in quoted)))
+
+
+def error_of(connection: pq.PGconn) -> str:
+    return first_line(connection.error_message.decode(errors="replace"))
+
+
+# A password may be in any encoding: bytes that are not UTF-8 pass through as they are.
+
+
+def as_bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def values_of(options: list[pq.ConninfoOption]) -> dict[str, str]:
+    return {it.keyword.decode(): it.val.decode(errors="surrogateescape") for it in options}
+
+
+def secrets_in(options: list[pq.ConninfoOption]) -> set[str]:
+    """Return what libpq says is a secret, or for its developers."""
+    return set(values_of([option for option in options if option.dispchar]).values())
+
+
+def printable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+# --- Connections -------------------------------------------------------------------------------
+
+
+class Connector:
+    """Connects to one of the addresses of a URL. Shared between threads.
+
+    It begins with the address that worked last and soon tries the others as well: those that are
+    dead cost little. While a name server does not answer, one thread of ours waits for it.
+    """
+
+    def __init__(self, url: URL) -> None:
+        """Raises `ValueError`, `psycopg.Error`."""
+        read = url.read()
+        known = values_of(read)
+        # libpq's own default may be what a variable says. (That a service file says the same
+        # can't be seen.)
+        unset = {
+            option.keyword.decode()
+            for option in read
+            if option.val == option.compiled and (option.envvar or b"").decode() not in os.environ
+        }
+        defaults = {n: v for n, v in DEFAULTS.items() if n in unset or n not in known}
+        self._takes_default = "target_session_attrs" in defaults.keys() - url.given.keys()
+        self._parameters = defaults | url.given | {"client_encoding": "UTF8"}
+        self._timeout = conninfo.timeout_from_conninfo(defaults | known)
+        self._hosts = split_hosts(known)
+        self._is_shuffled = known.get("load_balance_hosts") == "random"
+        self._worked: Address = {}
+        self._look_up: LookUp | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """How many hosts the URL names."""
+        return len(self._hosts)
+
+    def accept_standby(self) -> bool:
+        """Connect to a standby, too, unless the user has said which servers to take.
+
+        Returns whether that is new.
+        """
+        was_default, self._takes_default = self._takes_default, False
+        if was_default:
+            self._parameters["target_session_attrs"] = "any"
+        return was_default
+
+    def connect(self, deadline: float, waiting: Waiting, last: list[Address]) -> Attempt:
+        """Make a connection, trying some addresses after all others.
+
+        Raises `psycopg.OperationalError`, `NoAnswer`.
+        """
+        errors: list[str] = []
+        addresses = [host for host in self._hosts if not is_name(host)]
+        if len(addresses) < len(self._hosts):
+            by = min(deadline, monotonic() + STEP) if addresses else deadline
+            try:
+                found = self._look_up_names(by, waiting)
+                addresses, errors = found.addresses, found.errors
+            except NoAnswer:
+                if not addresses:
+                    raise
+
+        def rank(address: Address) -> tuple[bool, float]:  # of equals the order is kept
+            preferred = random.random() if self._is_shuffled else address != self._worked
+            return address in last, preferred
+
+        addresses = sorted(addresses, key=rank)
+        step = min(STEP, (deadline - monotonic()) / (len(addresses) + 1))
+        attempts = [Attempt(address, self._parameters, self._timeout) for address in addresses]
+        race = Race(attempts, errors, step)
+        try:
+            won = race.run(min(deadline, monotonic() + BRIEFLY))
+            if won is None:
+                with waiting():
+                    won = race.run(deadline)
+        finally:
+            race.end()
+        if won is None:
+            raise NoAnswer
+        self._worked = won.address
+        won.connection.nonblocking = 1  # as psycopg wants it
+        return won
+
+    def _look_up_names(self, deadline: float, waiting: Waiting) -> LookUp:
+        """Return a look-up that has ended: one that was going on already, or a new one."""
+        with self._lock:
+            if self._look_up is None or not self._look_up.is_pending():
+                try:
+                    self._look_up = LookUp(self._hosts)
+                except RuntimeError as error:  # no more threads
+                    raise psycopg.OperationalError(str(error)) from None
+            look_up = self._look_up
+        if not look_up.ended.wait(BRIEFLY):
+            with waiting():
+                look_up.ended.wait(max(0, deadline - monotonic()))
+        if not look_up.ended.is_set():
+            raise NoAnswer("the name server does not answer")
+        return look_up
+
+
+def split_hosts(known: dict[str, str]) -> list[Address]:
+    """Return the hosts of comma-separated lists, one by one."""
+    lists = {
+        name: known[name].split(",") for name in ("host", "hostaddr", "port") if known.get(name)
+    }
+    counts = {len(values) for name, values in lists.items() if name != "port"} or {1}
+    count = max(counts)
+    if len(counts) > 1 or len(lists.get("port", [])) not in (0, 1, count):
+        return [{name: ",".join(values) for name, values in lists.items()}]  # libpq refuses it
+    if len(lists.get("port", [])) == 1:
+        lists["port"] *= count
+    return [{name: values[n] for name, values in lists.items()} for n in range(count)]
+
+
+def is_name(address: Address) -> bool:
+    """Whether it has to be looked up: it is no IP address, and no folder of a Unix socket."""
+    host = address.get("host", "")
+    if address.get("hostaddr") or not host or host[0] in "/@" or "," in host:
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+class LookUp:
+    """Looks up the names among some hosts, in a thread: it can't be given a deadline."""
+
+    def __init__(self, hosts: list[Address]) -> None:
+        """Raises `RuntimeError` if there can be no more threads."""
+        self._hosts = hosts
+        self.addresses: list[Address] = []
+        self.errors: list[str] = []
+        self.ended = threading.Event()
+        self._has_begun = False
+        self._since = monotonic()
+        # A `threading.Thread` would be waited for without end if there is no memory for it.
+        _thread.start_new_thread(self._run, ())
+
+    def is_pending(self) -> bool:
+        """Whether the thread is still there."""
+        is_lost = not self._has_begun and monotonic() > self._since + LOST
+        return not self.ended.is_set() and not is_lost
+
+    def _run(self) -> None:
+        self._has_begun = True
+        try:
+            self._look_up()
+        finally:
+            self.ended.set()
+
+    def _look_up(self) -> None:
+        for host in self._hosts:
+            name = host.get("host", "")
+            if not is_name(host):
+                self.addresses.append(host)
+            elif "@" in name:  # a part of a password: no name server is to see it
+                self.errors.append(f'the host "{name}" must be a name or an address')
+            else:
+                try:
+                    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+                except (OSError, ValueError) as error:
+                    reason = getattr(error, "strerror", None) or "it can't be a name"
+                    self.errors.append(f'can\'t look up the host "{name}": {reason}')
+                else:
+                    self.addresses += [host | {"hostaddr": str(it[4][0])} for it in found]
+
+
+class Attempt:
+    """A connection to one address while it is being made."""
+
+    def __init__(self, address: Address, parameters: dict[str, str], timeout: float) -> None:
+        self.address = address
+        self._parameters = parameters | address
+        self._timeout = timeout
+
+    def start(self) -> None:
+        self.connection = start(self._parameters)
+        is_bad = self.connection.status == pq.ConnStatus.BAD
+        self.status = pq.PollingStatus.FAILED if is_bad else pq.PollingStatus.WRITING
+        self.until = monotonic() + self._timeout
+
+    def error(self) -> str:
+        """Why it failed, or ended too late."""
+        text = error_of(self.connection)  # which names the address even before it fails
+        is_late = self.status != pq.PollingStatus.FAILED
+        return f"{text} timeout expired" if is_late else text
+
+
+class Race:
+    """Attempts, of which the first that succeeds wins. Each starts a step after the one before."""
+
+    def __init__(self, attempts: list[Attempt], errors: list[str], step: float) -> None:
+        self._left = attempts
+        self._errors = [*errors]
+        self._step = step
+        self._next = 0.0  # when the next one starts
+        self._running: list[Attempt] = []
+
+    def run(self, until: float) -> Attempt | None:
+        """Return the one that won, None if there is none by then.
+
+        Raises `psycopg.OperationalError` if all failed.
+        """
+        while self._left or self._running:
+            now = monotonic()
+            if self._left and now >= self._next:
+                attempt = self._left.pop(0)
+                attempt.start()
+                self._running.append(attempt)
+                self._next = now + self._step
+            ends = [until, *(attempt.until for attempt in self._running)]
+            self._poll(min(ends + [self._next] * bool(self._left)))
+            for attempt in [*self._running]:
+                if attempt.status == pq.PollingStatus.OK:
+                    self._running.remove(attempt)
+                    return attempt
+                if attempt.status == pq.PollingStatus.FAILED or monotonic() > attempt.until:
+                    self._running.remove(attempt)
+                    self._errors.append(attempt.error())
+                    attempt.connection.finish()
+                    self._next = 0.0
+            if monotonic() >= until:
+                return None
+        raise psycopg.OperationalError("; ".join(dict.fromkeys(self._errors)))
+
+    def _poll(self, until: float) -> None:
+        """Go on with those whose server has responded, which are waited for."""
+        poll = select.poll()
+        waiting = {}
+        for attempt in self._running:
+            if attempt.status in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
+                is_reading = attempt.status == pq.PollingStatus.READING
+                descriptor = attempt.connection.socket
+                poll.register(descriptor, select.POLLIN if is_reading else select.POLLOUT)
+                waiting[descriptor] = attempt
+        if len(waiting) < len(self._running):
+            until = 0  # one has failed already
+        left = max(0, until - monotonic())
+        for descriptor, _ in poll.poll(math.ceil(left * 1000)):
+            waiting[descriptor].status = waiting[descriptor].connection.connect_poll()
+
+    def end(self) -> None:
+        """Give up those that have not succeeded."""
+        for attempt in self._running:
+            attempt.connection.finish()
