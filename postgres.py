@@ -209,9 +209,9 @@ def for_many(query: str, types: tuple[tuple[str, type], ...], returned: tuple[st
 class Engine:
     """A PostgreSQL database with the tables of schema-postgresql.sql, shared between threads.
 
-    `url` is libpq's. Each thread gets a connection of its own, which stays open; one that broke is
-    made anew. With `read_only`, tables of an earlier version are read as they are, on a standby,
-    too, and nothing is written. Raises `Unusable`.
+    `url` is libpq's. A thread takes a connection for an operation, and leaves it open to others;
+    one that broke is replaced. With `read_only`, tables of an earlier version are read as they are,
+    on a standby, too, and nothing is written. Raises `Unusable`.
 
     Any method may raise an error for which `is_unavailable` is true. While the server does not
     answer, one thread at a time waits for it; the others are told at once.
