@@ -214,6 +214,8 @@ def cut(masked: str, length: int, is_part: bool) -> str:
 
     If it `is_part` of a longer one, its end is left out: half of a key may be there.
     """
+    if masked == HIDDEN:
+        return HIDDEN
     return masked[: min(length, max(0, len(masked) - MARGIN)) if is_part else length]
 
 

@@ -106,7 +106,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
             else mask(value)
             for name, value in headers.items()
         },
-        body=truncate(kept.decode(errors="replace")) or None,
+        body=(truncate(kept.decode(errors="replace")) or None) if raw else None,
         status=None,
         response=None,
         duration_ms=None,

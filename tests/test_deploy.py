@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,21 +116,21 @@ def test_the_units_serve_and_back_up_as_they_say(tmp_path, units, start):
 
 
 @pytest.fixture(scope="module")
-def server_with_tls(certificate, tmp_path_factory):
+def server_with_tls(certificate):
     """A PostgreSQL server, whose certificate is for localhost."""
     tools("pg_ctl")
-    folder = tmp_path_factory.mktemp("server")
-    for file in (certificate.file, certificate.key):
-        shutil.copy(file, folder)
-    key = folder / certificate.key.name
-    key.chmod(0o600)
-    settings = [f"ssl_cert_file={folder / certificate.file.name}", f"ssl_key_file={key}"]
-    if os.geteuid() == 0:  # the server runs as nobody
-        shutil.chown(key, "nobody")
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
-    with contextlib.closing(PostgreSQL("ssl=on", *settings)) as server:
-        yield server
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
+        folder = Path(name)
+        for file in (certificate.file, certificate.key):
+            shutil.copy(file, folder)
+        key = folder / certificate.key.name
+        key.chmod(0o600)
+        if os.geteuid() == 0:  # the server runs as nobody
+            for path in (folder, key):
+                shutil.chown(path, "nobody")
+        settings = [f"ssl_cert_file={folder / certificate.file.name}", f"ssl_key_file={key}"]
+        with contextlib.closing(PostgreSQL("ssl=on", *settings)) as server:
+            yield server
 
 
 @pytest.mark.parametrize("host", ["db.example", "db1.example,db2.example"])

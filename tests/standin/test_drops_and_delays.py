@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 
 import pytest
 from conftest import (
+    CHECKOUT,
     MASTER_KEY,
     TIMEOUT,
     account_fields,
@@ -212,6 +214,12 @@ assert os.times().elapsed - began < 5
 def test_a_frozen_clock_stops_no_delay_wait_or_deadline(tmp_path):
     # In a process of its own: freezegun replaces the time of all modules.
     run_program(sys.executable, "-W", "error", "-c", FROZEN, cwd=tmp_path, timeout=60)
+
+
+def test_delays_waits_and_deadlines_go_by_real_time():
+    frozen = re.compile(r"time\.(?:monotonic|perf_counter)")
+    files = [*CHECKOUT.glob("*.py"), *(CHECKOUT / "standin").rglob("*.py")]
+    assert [file.name for file in files if frozen.search(file.read_text())] == ["realtime.py"]
 
 
 def test_many_may_wait_and_the_control_plane_still_answers(fense):
