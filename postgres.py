@@ -83,6 +83,7 @@ UNAVAILABLE = ("08", "25006", *PAUSED, "40", *LOST, *CHANGED, "53", "54", "57", 
 OUR_BUGS = ("42601", "42P02")  # the text of a query is wrong
 
 PATIENT = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+NO_LOCKS = "BEGIN; SET LOCAL lock_timeout = 100"  # milliseconds to wait for one
 # The tables of the schema that comes first in search_path, but for those of extensions.
 TABLES = """
 SELECT relname FROM pg_class
@@ -525,12 +526,25 @@ class Engine:
 
         def look(connection: Connection) -> None:
             try:
-                connection.execute(f"BEGIN; SET LOCAL lock_timeout = 100; {query}; COMMIT")
+                connection.execute(f"{NO_LOCKS}; {query}; COMMIT")
             except psycopg.errors.LockNotAvailable:
                 connection.execute("ROLLBACK")
                 connection.execute("SELECT 1 FROM account LIMIT 1")
 
         self._run("ping", look)
+
+    def peek(self, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows that a query returns, which waits for no lock of another program."""
+
+        def look(connection: Connection) -> list[tuple[Any, ...]]:
+            # Values of several statements at once are put into their text, here by psycopg.
+            with psycopg.ClientCursor(connection) as cursor:
+                cursor.execute(f"{NO_LOCKS}; {translated(query)}; COMMIT", values)
+                while not cursor.description:
+                    cursor.nextset()
+                return cursor.fetchall()
+
+        return self._run("peek", look)
 
     def ensure_same_file(self) -> None:
         """Nothing: there is no file."""

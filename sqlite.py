@@ -183,6 +183,10 @@ class Engine(SqliteDatabase):
         self.close()  # this thread's connection would answer from its cache
         self.execute_sql(query).fetchone()
 
+    def peek(self, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows that a query returns. (It waits for no lock anyway.)"""
+        return self.execute_sql(query, values).fetchall()
+
     # How the file is, for `read_only`
 
     def _has_log(self) -> bool:

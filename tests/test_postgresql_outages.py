@@ -16,13 +16,17 @@ import psycopg
 import pytest
 from conftest import (
     FIELDS,
+    HEAD,
     MASTER_KEY,
     TIMEOUT,
     Served,
     account_fields,
+    ids,
     in_background,
     in_threads,
     run_program,
+    statuses,
+    talk,
     tools,
     wait_until,
 )
@@ -263,6 +267,21 @@ def test_many_operations_that_wait_for_a_lock_delay_no_others(
     assert {status for status, *_ in others} <= {200, 201}
     assert max((took for *_, took in others), default=0) < 1
     assert [timed(served, *call)[0] for call in (WRITE, UPDATE, *READS)] == [201, *[200] * 4]
+
+
+def test_looking_for_keys_in_what_is_logged_waits_for_no_lock(server, served):
+    path = "/accounts/somebody"  # a key, perhaps, as the id may be
+    raw = f"GET {path} HTTP/1.1\r\n{HEAD}X-Request-Id: mine\r\nConnection: close\r\n\r\n".encode()
+    assert ids(talk(served.server.port, raw)) == [b"mine"]
+    with psycopg.connect(server.url) as connection:
+        connection.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        answer = talk(served.server.port, raw)
+        took = time.monotonic() - began
+        connection.rollback()
+    assert statuses(answer) == [400]
+    assert ids(answer) != [b"mine"]
+    assert took < 1
 
 
 def test_updates_of_a_locked_account_stop_no_updates_of_others(server, served):
