@@ -63,7 +63,9 @@ FIELDS = {
     *("total_lookups daily date lookups accounts error code message details field".split()),
     *ACCOUNT_RULES,
 }
-LITERALS = re.compile(r"[\s{}[\]:,]*(?:(?:null|true|false|-?[0-9.]{1,19})(?:[\s{}[\]:,]+|\Z))*")
+# What JSON has between strings.
+LITERALS = r"[\s{}[\]:,]*(?:(?:null|true|false|-?[0-9.]{1,19})(?:[\s{}[\]:,]+|\Z))*"
+HAS_NO_KEY = re.compile(f"{LITERALS}|{NO_KEY.pattern}")
 
 
 def tokens(text: str) -> set[str]:
@@ -72,9 +74,11 @@ def tokens(text: str) -> set[str]:
     parts = set(text.split('"'))  # of JSON: strings, and what is between them
     if len(parts) > 1 and text[0] not in "{[":
         parts.add(text)
-    parts = {part for part in parts - FIELDS if not LITERALS.fullmatch(part)}
+    parts = {part for part in parts - FIELDS if not HAS_NO_KEY.fullmatch(part)}
     for run in {run for part in parts for run in RUN.findall(part)}:
         found.add(run)
+        if WORD.fullmatch(run):
+            continue
         for delimiter in DELIMITERS:
             found.update(delimiter.split(run))
         words = list(WORD.finditer(run))
@@ -95,7 +99,8 @@ def digests_in(text: str) -> dict[str, str]:
     return {digest(token): token for token in found}
 
 
-digests_in_header = functools.lru_cache(maxsize=256)(digests_in)  # the same again and again
+SHORT = 512  # characters
+digests_in_short = functools.lru_cache(maxsize=256)(digests_in)  # the same again and again
 
 
 class SharedKeys:
@@ -150,7 +155,7 @@ class Masker:
             return None
         found: dict[str, str] = {}
         for text in texts:
-            find = digests_in if len(text) > MAX_KEY else digests_in_header
+            find = digests_in if len(text) > SHORT else digests_in_short
             found |= find(text)
         known = self.others.among(found.keys())
         for look_up in self.look_ups if found else ():

@@ -113,6 +113,7 @@ COUNT_ACCOUNTS = compiled(Account.select(peewee.fn.COUNT(Account.fense_account_i
 SELECT_ACCOUNT = compiled(
     Account.select(*(getattr(Account, name) for name in ACCOUNT_KEYS)).where(BY_ID)
 )
+SELECT_DIGEST = compiled(Account.select(Account.api_key_sha256).where(BY_ID))
 OWNS_KEY = Account.api_key_sha256 == bound("digest")
 SELECT_KEY_OWNER = compiled(Account.select(Account.fense_account_id).where(OWNS_KEY))
 LOOK_UPS = (1, 4, 16, 64, 256)  # keys that one query looks for
@@ -297,8 +298,9 @@ class Database:
 
     def __init__(self, name: str, read_only: bool = False) -> None:
         self.clock = Clock()
-        # Called with the digests of keys that accounts get, and whether these replace all others.
-        self.on_keys: Callable[[Iterable[str], bool], None] = lambda digests, are_all: None
+        # Called after a write, with the digests of keys that accounts have got and of those that
+        # they have no longer; None: all others.
+        self.on_keys: Callable[[Iterable[str], Iterable[str] | None], None] = lambda new, old: None
         self.engine = engines.open_engine(name, read_only)
 
     def now(self) -> str:
@@ -376,7 +378,9 @@ class Database:
                 raise peewee.OperationalError("every fense_account_id is used up")
             return self.get_account(number)
 
-        return self.engine.write(create)
+        account = self.engine.write(create)
+        self.on_keys([columns["api_key_sha256"]], ())
+        return account
 
     def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> dict[str, Any]:
         """Change the checked fields given, no others, and return the account.
@@ -384,19 +388,26 @@ class Database:
         Raises `NoSuchAccount`, `ApiKeyTaken`.
         """
 
+        old_key = ""
+
         def update() -> dict[str, Any]:
+            nonlocal old_key
             account = self.get_account(fense_account_id)
             if not fields:
                 return account
             columns = as_columns(fields) | {"updated_at": self.now()}
             if "api_key_sha256" in columns:
+                (old_key,) = self._row_of(fense_account_id, SELECT_DIGEST)
                 self._claim_key(columns["api_key_sha256"], fense_account_id)
             values = columns | {"fense_account_id": fense_account_id}
             query = change_account(*columns, goes_back=self.clock.was_set)
             self.engine.execute_sql(query, values)
             return self.get_account(fense_account_id)
 
-        return self.engine.write(update)
+        account = self.engine.write(update)
+        if old_key:
+            self.on_keys([digest(fields["api_key"])], [old_key])
+        return account
 
     def _claim_key(self, key_digest: str, fense_account_id: int | None = None) -> None:
         """Raise `ApiKeyTaken` if another account than this one has the key.
@@ -408,7 +419,6 @@ class Database:
         owner = self.engine.execute_sql(SELECT_KEY_OWNER, {"digest": key_digest}).fetchone()
         if owner is not None and owner[0] != fense_account_id:
             raise ApiKeyTaken
-        self.on_keys([key_digest], False)
 
     # Usage
 
@@ -527,17 +537,20 @@ class Database:
 
         The next id follows the highest.
         """
-        self.on_keys((account["api_key_sha256"] for account in accounts), True)
         if not self.engine.in_memory or len(accounts) + len(usage) <= FEW_ROWS:
             self.engine.write(lambda: self._replace(accounts, usage), patient=True)
-            return
-        # In memory a long write would block readers: it goes to a database of its own first.
-        made = Database(engines.MEMORY)
-        try:
-            made.seed(accounts, usage)
-            self.engine.copy_from(made.engine)
-        finally:
-            made.engine.close_all()
+        else:
+            # In memory a long write would block readers: it goes to a database of its own first.
+            made = Database(engines.MEMORY)
+            try:
+                made.seed(accounts, usage)
+                self.engine.copy_from(made.engine)
+            finally:
+                made.engine.close_all()
+        self._note_keys(accounts)
+
+    def _note_keys(self, accounts: Iterable[dict[str, Any]]) -> None:
+        self.on_keys((account["api_key_sha256"] for account in accounts), None)
 
     def _replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> None:
         self.engine.lock_accounts()
@@ -547,7 +560,10 @@ class Database:
 
     def seed(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> bool:
         """Load these, as `replace` would, unless there are accounts; whether it did."""
-        return self.load(accounts, usage, highest_id(accounts))
+        is_loaded = self.load(accounts, usage, highest_id(accounts))
+        if is_loaded:
+            self._note_keys(accounts)
+        return is_loaded
 
     def load(
         self, accounts: Iterable[dict[str, Any]], usage: Iterable[Lookups], last_id: int

@@ -164,18 +164,18 @@ class ControlPlane:
             app.signposts["a page for people"] = ROOT + "/"
 
         self.control = Application(app.db, "", app.masker.own, app.public_origin, app.public_path)
-        # A stand-in and its instances mask each other's keys. (Those of the parent's merchants are
-        # in its database.)
+        # A stand-in and its instances mask each other's keys.
         self._shared = parent._shared if parent else SharedKeys()
         self._shared.change(added=map(digest, app.masker.own))
-        self._merchants: set[str] = set()  # of an instance: the digests that it shares
+        self._merchants: set[str] = set()  # digests that it shares
         self._sharing = threading.Lock()
-        for masker in (app.masker, self.control.masker):
-            masker.others = self._shared
-            if parent is not None:
-                masker.look_ups.append(parent.app.merchant_keys_among)
-        if parent is not None:
+        if self.db.engine.in_memory:  # so nobody else writes to it, and a query would cost more
             self.db.on_keys = self._share
+            app.masker.look_ups.clear()
+        if parent is not None:
+            app.masker.look_ups += parent.app.masker.look_ups
+        app.masker.others = self._shared
+        self.control.masker.others, self.control.masker.look_ups = self._shared, app.masker.look_ups
         self.control.masker.plain = re.compile(ROOT + "(?:/[a-z]*)?")
         self.guard = ControlGuard(master_key, service_keys, on_loopback)
         if parent is not None:
@@ -237,13 +237,12 @@ class ControlPlane:
         faults = [fault for plane in planes for fault in plane.faults.armed()]
         return report(list(entries), [*self._ended_faults, *faults])
 
-    def _share(self, digests: Iterable[str], are_all: bool) -> None:
-        """Let the parent and its other instances mask these keys of merchants, too."""
+    def _share(self, new: Iterable[str], old: Iterable[str] | None) -> None:
+        """Mask these keys of merchants, in the parent and in other instances, too."""
         with self._sharing:
-            dropped: set[str] = set()
-            if are_all:
-                dropped, self._merchants = self._merchants, set()
-            added = set(digests) - self._merchants
+            dropped = set(self._merchants if old is None else self._merchants.intersection(old))
+            self._merchants -= dropped
+            added = set(new) - self._merchants
             self._merchants |= added
             self._shared.change(added, dropped)
 

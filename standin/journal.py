@@ -115,7 +115,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     entry.sent_target = cut_at_key_name(hide_keys(address, keys)) + entry["path"]
     if entry["query"] or "?" in target:
         entry.sent_target += f"?{entry['query']}"
-    entry.is_http_1_0 = from_server and environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+    entry.is_http_1_0 = from_server and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
     entry.has_development_key = key == DEVELOPMENT_KEY
     is_masked = shown != beginning(whole.replace("\0", ""), MAX_TEXT)
     sent = kept if is_masked else raw
