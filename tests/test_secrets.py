@@ -162,6 +162,18 @@ def test_a_merchants_key_of_one_instance_is_masked_in_all_others(caplog, seeded,
     assert "sk_live_of-one " in caplog.text
 
 
+def test_a_merchants_key_in_the_parents_file_is_masked_in_an_instance(caplog, file_app):
+    caplog.set_level("INFO", "fense_admin")
+    plane = ControlPlane(file_app, MASTER_KEY)
+    api = Api(plane, MASTER_KEY, None)
+    api.new_account(api_key="sk_live_of-the-parent")
+    made = api.post("/_standin/instances", {}).body
+    its = Api(plane, made["api_key"], None, base=f"/_standin/instances/{made['id']}")
+    its.get("/accounts/sk_live_of-the-parent")
+    assert "sk_live" not in json.dumps(its.get("/_standin/requests").body) + caplog.text
+    plane.close()
+
+
 def test_nothing_that_may_be_a_key_is_logged_while_the_database_can_not_tell(caplog, file_app):
     caplog.set_level("INFO", "fense_admin")
     api = Api(file_app, MASTER_KEY, SERVICE_KEY)
