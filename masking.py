@@ -55,6 +55,7 @@ RUN = re.compile(r"[\x21-\x7e]+")  # of the characters that a key may have
 WORD = re.compile(r"[A-Za-z0-9_-]+=*")
 # Where a key may begin and end within a run: in prose, as a part of a path or of a query.
 DELIMITERS = [re.compile(text) for text in (r"[<>',;(){}[\]]", "[/?#]", "[/?#&;]", "[/?#&;=]")]
+ANY_DELIMITER = re.compile("|".join(delimiter.pattern for delimiter in DELIMITERS))
 # Numbers, addresses, days and times can't be told from a key that looks like one: they are shown.
 NO_KEY = re.compile(r"[0-9.:]{1,21}|[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}[0-9:]*Z?)?|[0-9:]{2,5}Z")
 # The names of the contract's fields, which no key has.
@@ -79,8 +80,9 @@ def tokens(text: str) -> set[str]:
         found.add(run)
         if WORD.fullmatch(run):
             continue
-        for delimiter in DELIMITERS:
-            found.update(delimiter.split(run))
+        if ANY_DELIMITER.search(run):
+            for delimiter in DELIMITERS:
+                found.update(delimiter.split(run))
         words = list(WORD.finditer(run))
         most = MOST_WORDS if len(words) <= FEW_WORDS else 2
         for place, first in enumerate(words):
@@ -121,8 +123,7 @@ class SharedKeys:
 
     def among(self, digests: Set[str]) -> set[str]:
         """Those of the digests that are here."""
-        with self._changing:
-            return digests & self._counts.keys()
+        return {one for one in digests if one in self._counts}
 
 
 class Masker:
@@ -155,6 +156,8 @@ class Masker:
             return None
         found: dict[str, str] = {}
         for text in texts:
+            if not text or self.plain.fullmatch(text):
+                continue
             find = digests_in if len(text) > SHORT else digests_in_short
             found |= find(text)
         known = self.others.among(found.keys())
@@ -176,6 +179,8 @@ def hide_keys(text: str, keys: Iterable[str] | None) -> str:
     if keys is None:
         return HIDDEN
     hidden = _hide(text, keys)
+    if not MAY_ESCAPE.search(hidden):
+        return hidden
     return HIDDEN if any(_hide(form, keys) != form for form in forms(hidden)[1:]) else hidden
 
 
@@ -235,9 +240,16 @@ def truncate_at_key_name(text: str) -> str:
 
 def cut_at_key_name(text: str) -> str:
     """The text up to the first name of a key; all of it is hidden if a name stands escaped."""
+    return (_cut_at_key_name if len(text) > SHORT else _cut_short_at_key_name)(text)
+
+
+def _cut_at_key_name(text: str) -> str:
     found = KEY_NAME.search(text)
     before = text[: found.start()] if found else text
     return HIDDEN if any(map(KEY_NAME.search, forms(before)[1:])) else truncate_at_key_name(text)
+
+
+_cut_short_at_key_name = functools.lru_cache(maxsize=256)(_cut_at_key_name)
 
 
 def is_key_name(name: str) -> bool:

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
@@ -148,8 +149,7 @@ class ControlPlane:
         self.seed = seed or Seed(None, self.db.now())
         self.faults = Faults(parent and parent.faults.room)
         self.is_instance = parent is not None
-        self._begun = 0  # requests of the contract that are being answered
-        self._begun_changed = threading.Condition()
+        self._begun: set[object] = set()  # requests of the contract that are being answered
         self._reset_at = 0.0  # by the monotonic clock
         self.instances: dict[str, Instance] = {}
         self._changing_instances = threading.Lock()
@@ -215,8 +215,8 @@ class ControlPlane:
         self._reset_at = monotonic()
         self.faults.reset()
         self.end_instances(list(self.instances))
-        with self._begun_changed:
-            self._begun_changed.wait_for(lambda: not self._begun, RESET_TIMEOUT)
+        while self._begun and monotonic() < self._reset_at + RESET_TIMEOUT:
+            time.sleep(0.001)
         self.clock.reset()
         self.db.replace(*state)
         for entries in (self.journal, self._ended_requests, self._ended_faults):
@@ -443,15 +443,13 @@ class ControlPlane:
     def _recorded(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         """Answer a request of the contract, with an entry in the journal."""
         received = environ.get(RECEIVED) or monotonic()
-        with self._begun_changed:
-            self._begun += 1
+        begun = object()
+        self._begun.add(begun)
         try:
             environ[IS_STALE] = received < self._reset_at
             return (self.app if environ[IS_STALE] else self._with_entry)(environ, start)
         finally:
-            with self._begun_changed:
-                self._begun -= 1
-                self._begun_changed.notify_all()
+            self._begun.discard(begun)
 
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()

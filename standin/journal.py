@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fense_admin import DEVELOPMENT_KEY, MAX_BODY, Application, models, read_input
+from fense_admin import DEVELOPMENT_KEY, MAX_BODY, METHODS, Application, models, read_input
 from fense_admin.masking import (
     MARGIN,
     beginning,
@@ -83,7 +83,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
             *(value for name, value in headers.items() if name in SHOWN_HEADERS),
             # A key that was sent as a header's name is in lower case here, and without "_".
             *(f"{n} {n.replace('-', '_')}" for n in headers if n not in SHOWN_HEADERS),
-            method,
+            "" if method in METHODS else method,
             address,
             path,
             query,

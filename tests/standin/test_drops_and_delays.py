@@ -153,7 +153,7 @@ def test_nothing_that_was_read_before_a_reset_reaches_the_next_test(fense, monke
         sockets = [stack.enter_context(connect(port_of(fense))) for _ in range(14)]
         for sock in sockets[:4]:
             sock.sendall(get if begun == "GET" else post)
-        wait_until(lambda: fense.app._begun == 4)  # the workers are busy
+        wait_until(lambda: len(fense.app._begun) == 4)  # the workers are busy
         for sock in sockets[4:]:
             sock.sendall(post * 2)  # the second has been read, too, but not been looked at
         wait_until(lambda: len(fense._server._workers.queue) == 10)
