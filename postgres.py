@@ -187,6 +187,9 @@ def is_out_of_resources(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
+OPEN = contextlib.nullcontext()  # in place of a gate that is not shut
+
+
 @functools.cache
 def translated(query: str) -> str:
     """A query of `models`, as psycopg and PostgreSQL take it."""
@@ -237,6 +240,7 @@ class Engine:
         self.while_waiting: Callable[[], Any] = contextlib.nullcontext
         self._changed = threading.Condition()  # guards all these
         self._waiting_threads = 0
+        self._held = 0  # threads that `_admit` lets wait
         # When each operation in progress began, by its kind; the oldest first.
         self._running: dict[str, dict[object, float]] = collections.defaultdict(dict)
         try:
@@ -425,7 +429,8 @@ class Engine:
         finally:
             with self._changed:
                 self._waiting_threads -= 1
-                self._changed.notify_all()
+                if self._held:
+                    self._changed.notify_all()
 
     def _take(self, deadline: float | None) -> Connection:
         """Take an idle connection for this thread, or else a new one, and set its deadline.
@@ -436,9 +441,10 @@ class Engine:
         by = monotonic() + START_TIMEOUT if deadline is None else deadline
         reason = "the server refuses more"
         while True:
-            with self._changed:
-                connection = self._idle.pop() if self._idle else None
-                is_full = bool(self._connections) and monotonic() < self._full_until
+            connection = None
+            with contextlib.suppress(IndexError):
+                connection = self._idle.pop()  # takes no lock: it is atomic
+            is_full = monotonic() < self._full_until and self._connections
             if connection is None and not is_full:
                 try:
                     connection = self._connect(by)
@@ -688,17 +694,13 @@ class Engine:
             raise CommitUnknown(f"the server waits for no standby any more: {UNKNOWN}")
         self._commits.is_shut = False
 
-    @contextlib.contextmanager
-    def _admitted(self, kind: str, deadline: float | None) -> Iterator[None]:
-        """Circuit breaker: a context for one operation of a kind, a query's or a write.
+    def _admit(self, kind: str, deadline: float) -> object:
+        """Circuit breaker: begin an operation of a kind, a query's or a write; see `_leave`.
 
         While many threads wait for the server (for a lock that another program holds, say), this
         one waits for those of its kind. They are stuck if they take `QUEUED` seconds: then it
         fails at once, so that threads are left for other kinds. Raises `OperationalError`.
         """
-        if deadline is None:
-            yield
-            return
         operation = object()
         with self._changed:
             others = self._running[kind]
@@ -707,22 +709,33 @@ class Engine:
                 left = min(oldest + QUEUED, deadline) - monotonic()
                 if left <= 0:
                     raise OperationalError("others wait for the same too long: a lock, or a COMMIT")
-                self._changed.wait(left)
+                self._held += 1
+                try:
+                    self._changed.wait(left)
+                finally:
+                    self._held -= 1
             others[operation] = monotonic()
-        try:
-            yield
-        finally:
-            with self._changed:
-                del others[operation]
+        return operation
+
+    def _leave(self, kind: str, operation: object) -> None:
+        """End an operation that was admitted."""
+        with self._changed:
+            del self._running[kind][operation]
+            if self._held:
                 self._changed.notify_all()
 
     def _run(self, kind: str, work: Callable[[Connection], Any], patient: bool = False) -> Any:
         """Run it on a connection; again where that may help."""
-        with self._server.passed():
+        with self._server.passed() if self._server.is_shut else OPEN:
+            if patient:
+                return self._run_until(None, work)
             seconds = HURRIED if self._server.was_just_shut() else WORKING
-            deadline = None if patient else monotonic() + seconds
-            with self._admitted(kind, deadline):
+            deadline = monotonic() + seconds
+            operation = self._admit(kind, deadline)
+            try:
                 return self._run_until(deadline, work)
+            finally:
+                self._leave(kind, operation)
 
     def _run_until(self, deadline: float | None, work: Callable[[Connection], Any]) -> Any:
         runs = 0
