@@ -107,7 +107,7 @@ class URL:
         """
         if self._error:
             raise ValueError(self._error)
-        # libpq reads all of it first; then it finds that there is no such sslmode, and gives up.
+        # libpq reads everything, then gives up because this sslmode is invalid.
         probe = start(self.given | {"sslmode": "none"})
         read = [option for option in probe.info if option.val is not None]
         if not read:  # the service file can't be read, say
@@ -265,7 +265,7 @@ def split_hosts(known: dict[str, str]) -> list[Address]:
 
 
 def is_name(address: Address) -> bool:
-    """Whether it has to be looked up: it is no IP address, and no folder of a Unix socket."""
+    """Whether it must be looked up: it isn't an IP address or the folder of a Unix socket."""
     host = address.get("host", "")
     if address.get("hostaddr") or not host or host[0] in "/@" or "," in host:
         return False
@@ -287,7 +287,7 @@ class LookUp:
         self.ended = threading.Event()
         self._has_begun = False
         self._since = monotonic()
-        # A `threading.Thread` would be waited for without end if there is no memory for it.
+        # `threading.Thread.start` waits for ever if there is no memory for the thread.
         _thread.start_new_thread(self._run, ())
 
     def is_pending(self) -> bool:

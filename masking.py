@@ -56,7 +56,7 @@ WORD = re.compile(r"[A-Za-z0-9_-]+=*")
 # Where a key may begin and end within a run: in prose, as a part of a path or of a query.
 DELIMITERS = [re.compile(text) for text in (r"[<>',;(){}[\]]", "[/?#]", "[/?#&;]", "[/?#&;=]")]
 ANY_DELIMITER = re.compile("|".join(delimiter.pattern for delimiter in DELIMITERS))
-# Numbers, addresses, days and times can't be told from a key that looks like one: they are shown.
+# Numbers, addresses, days and times are shown: a key that looks like one can't be recognised.
 NO_KEY = re.compile(r"[0-9.:]{1,21}|[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}[0-9:]*Z?)?|[0-9:]{2,5}Z")
 # The names of the contract's fields, which no key has.
 FIELDS = {

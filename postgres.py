@@ -367,7 +367,7 @@ class Engine:
         return connection, made.address
 
     def _check_server(self, connection: Connection) -> None:
-        """Raise `Unusable` if it is no PostgreSQL, or shares the session with others."""
+        """Raise `Unusable` if it isn't PostgreSQL, or shares the session with others."""
         product = connection.execute("SELECT version()").fetchone()[0]
         if not product.startswith("PostgreSQL "):
             raise Unusable(

@@ -1,6 +1,6 @@
 """Clients that openapi-generator makes of both documents, compiled and run: `make test-clients`.
 
-They are built with Debian's libraries alone. It takes minutes, so this is no part of `make test`.
+They are built with Debian's libraries alone. It takes minutes, so `make test` leaves it out.
 """
 
 import functools

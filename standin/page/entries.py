@@ -27,7 +27,7 @@ ACCOUNT_PATH = re.compile(r"/accounts/(?:usage/)?0*([0-9]{1,19})\Z")
 ACCOUNT_SENT = re.compile("0*([0-9]{1,19})")
 MOST_SEARCHED = 300  # characters of a path or a query that may name an account
 # A string may be cut at the end of the text. From each quote it takes what it finds: a pattern that
-# fails there would begin anew at the next one, in quadratic time.
+# fails there would start over at the next one, in quadratic time.
 TOKEN = re.compile(rf'{STRING}?|[{{}}\[\]:,]|[^\s{{}}\[\]:,"]+', re.DOTALL)
 OPENING, CLOSING, INDENT = frozenset("{["), frozenset("}]"), "  "
 MOST_LINES = 2_000  # of JSON that is laid out: deep nesting takes far more space than what is in it

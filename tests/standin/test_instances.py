@@ -183,7 +183,7 @@ def test_its_keys_are_in_no_log_of_its_parent_either(seeded_api, caplog):
     for key in ("api_key", "service_key"):
         assert made[key] not in caplog.text
     seeded_api.call("POST", "/_standin/reset")
-    seeded_api.get(f"/accounts/{made['api_key']}")  # which is no key any more
+    seeded_api.get(f"/accounts/{made['api_key']}")  # which isn't a key any more
     assert made["api_key"] in caplog.text
 
 
