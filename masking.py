@@ -22,7 +22,7 @@ MAX_KEY = 255  # characters
 MAX_KEYS_SENT = 4  # in one header; of more, nothing is shown
 MARGIN = 6 * MAX_KEY  # characters: what a key takes at most, each character escaped
 MOST_WORDS = 8  # of a key, where other text surrounds it without white space
-FEW_WORDS = 64  # of a text without white space; where there are more, only two make a key
+LONG_RUN = 1_024  # characters without white space: in more, each word is looked at by itself
 KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer|token|secret", re.IGNORECASE)
 ESCAPES = (
     re.compile(r"(?<!\\)\\+u00(?P<hex>[0-9a-f]{2})(?P<decimal>)", re.IGNORECASE),
@@ -83,10 +83,12 @@ def tokens(text: str) -> set[str]:
         if ANY_DELIMITER.search(run):
             for delimiter in DELIMITERS:
                 found.update(delimiter.split(run))
+        if len(run) > LONG_RUN:  # which takes long to look at as closely
+            found.update(WORD.findall(run))
+            continue
         words = list(WORD.finditer(run))
-        most = MOST_WORDS if len(words) <= FEW_WORDS else 2
         for place, first in enumerate(words):
-            for last in words[place : place + most]:
+            for last in words[place : place + MOST_WORDS]:
                 if last.end() - first.start() > MAX_KEY:
                     break
                 found.add(run[first.start() : last.end()])
