@@ -41,7 +41,7 @@ sqlite.backup(sys.argv[1], sys.argv[2])
 """
 
 
-def test_what_a_killed_backup_left_is_removed_by_one_an_hour_later(tmp_path, open_database):
+def test_the_file_of_a_killed_backup_is_removed_an_hour_later(tmp_path, open_database):
     source = tmp_path / "fense.sqlite3"
     open_database(source).create_account(FIELDS)
     folder = tmp_path / "backups"

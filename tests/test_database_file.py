@@ -93,7 +93,7 @@ def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
         db.engine.close_all()
 
 
-def test_what_a_killed_start_left_is_removed_by_one_an_hour_later(tmp_path, open_database):
+def test_the_file_of_a_killed_start_is_removed_an_hour_later(tmp_path, open_database):
     left = [tmp_path / f".fense-admin-{age:08}.tmp" for age in (0, 3_500, 3_700, 90_000)]
     for path in left:
         path.touch()

@@ -60,7 +60,7 @@ def kill_in_use(path, ends):
         os.unlink(f"{path}{end}")
 
 
-def test_what_a_killed_process_left_in_the_log_is_moved_and_stays_there(
+def test_changes_in_the_log_of_a_killed_process_are_moved_and_stay_there(
     run_command, tmp_path, source, open_database
 ):
     kill_in_use(source, ["-wal", "-shm"])

@@ -105,7 +105,7 @@ def test_json_of_thousands_of_lines_is_shown_as_it_came(api):
     assert look_at_newest(api).html.select_one("pre.body").text == body + "\n"
 
 
-def test_what_is_wrong_stands_beside_a_field_once(api):
+def test_an_error_is_shown_once_beside_its_field(api):
     api.call("POST", "/accounts", BODIES["one name many times"])
     assert len(look_at_newest(api).html.select("mark")) == 1
 
