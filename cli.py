@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 from fense_admin import (
     DEVELOPMENT_KEY,
     OPENAPI_FILE,
-    ApiError,
     __version__,
     create_app,
     engines,
+    files,
     models,
-    read_data,
     rules,
     sqlite,
 )
+from fense_admin.exchange import ApiError
 from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
@@ -457,11 +457,11 @@ def serve(options: argparse.Namespace) -> int:
 
 def read_ahead(has_control_plane: bool) -> None:
     """Read what is otherwise read once it is needed: an update may replace the files until then."""
-    read_data(OPENAPI_FILE)
+    files.read(OPENAPI_FILE)
     if has_control_plane:
         from fense_admin.standin import control, page
 
-        read_data(control.OPENAPI_FILE)
+        files.read(control.OPENAPI_FILE)
         page.read_files()
 
 

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import functools
 import hmac
-import json
 import logging
 import os
 import random
@@ -15,10 +13,9 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
-from http.client import responses as REASONS
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
     if sys.version_info < (3, 10):  # noqa: UP036
@@ -34,174 +31,35 @@ from bottle import request, response
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from fense_admin import engines, masking, models, rules
+from fense_admin.exchange import (
+    ASKED_PATH,
+    REASON,
+    REQUEST_ID,
+    ApiError,
+    error_body,
+    invalid,
+    log_request,
+    request_key,
+)
 from fense_admin.models import Database
+from fense_admin.reading import (
+    mount_point,
+    origin,
+    read_fields,
+    read_openapi,
+    read_query,
+    read_usage_query,
+)
 from fense_admin.realtime import monotonic
-from fense_admin.rules import HIDDEN, JsonObject, ValidationErrors
+from fense_admin.rules import HIDDEN, ValidationErrors
+from fense_admin.settings import Limits
 
 __version__ = "0.1.0"
 
 log = logging.getLogger("fense_admin")
 
-MAX_BODY = 64 * 1024  # bytes
 DEVELOPMENT_KEY = "local-dev-key"  # on a loopback address, where no key was configured
 OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
-
-
-# --- Errors -----------------------------------------------------------------------------------
-
-# The reason phrase in snake case, but for this one: its phrase differs between versions of Python.
-CODES = {413: "payload_too_large"}
-KNOWN_FIELDS = {*rules.ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"}
-
-
-class ApiError(bottle.HTTPError):
-    """An answer in the error shape. Raise it in a handler, or in what a handler calls.
-
-    `details` are (field, message) pairs; further keywords are headers of the answer. `reason` is
-    what the log says, where the message quotes the client; of what it quotes, too, `quoted` has all
-    that may be a key.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        details: Iterable[tuple[str, str]] = (),
-        reason: str | None = None,
-        quoted: Iterable[str] = (),
-        **headers: str,
-    ) -> None:
-        super().__init__(status, message, **headers)
-        self.details = details
-        self.reason = message if reason is None else reason
-        self.quoted = quoted
-
-
-def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = ()) -> bytes:
-    """The error shape, serialised. The one place that knows it."""
-    reason = REASONS.get(status, "Error")
-    code = CODES.get(status) or re.sub("[^a-z]+", "_", reason.lower())
-    shown = [{"field": field, "message": text} for field, text in details]
-    return json.dumps({"error": {"code": code, "message": message, "details": shown}}).encode()
-
-
-def invalid(errors: ValidationErrors, status: int = 400) -> ApiError:
-    """The `ApiError` for these errors."""
-    unknown = [field for field, _ in errors.details if field not in KNOWN_FIELDS]
-    reason = errors.message(_loggable_name)
-    return ApiError(status, str(errors), errors.details, reason, unknown)
-
-
-def _loggable_name(field: str) -> str:
-    """A field's name for the log; hidden where it doesn't look like the name of a field."""
-    is_name = re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field)
-    return field if is_name else HIDDEN
-
-
-# --- What a request brings ---------------------------------------------------------------------
-
-
-def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
-    """The request's body, up to a byte more than the limit."""
-    length = limit + 1
-    # A server that ends the input itself (a chunked body has no length) says so.
-    if not environ.get("wsgi.input_terminated"):
-        declared = environ.get("CONTENT_LENGTH", "")
-        length = min(length, int(declared) if declared.isdecimal() else 0)
-    return environ["wsgi.input"].read(length)
-
-
-def read_json(
-    errors: ValidationErrors,
-    kind: type = JsonObject,
-    limit: int = MAX_BODY,
-    may_be_empty: bool = False,
-) -> Any:
-    """The body, which has to be a `JsonObject` or a `list`; None if it isn't.
-
-    What is wrong with it goes to `errors`. No body at all is an empty one if it `may_be_empty`.
-    Raises `ApiError` (413) beyond `limit` bytes.
-    """
-    raw = read_input(request.environ, limit)
-    if len(raw) > limit:
-        raise ApiError(413, f"the body is over {limit} bytes")
-    if may_be_empty and not raw:
-        return kind()
-    sent_as = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if sent_as != "application/json":
-        errors.add(None, "the body must be sent with Content-Type: application/json")
-    coding = request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
-    try:
-        if coding not in ("", "identity"):
-            raise ValueError("must be sent as it is, without Content-Encoding")
-        body = rules.parse_json(raw)
-        if isinstance(body, kind):
-            return body
-        raise ValueError(f"must be a JSON {'object' if kind is JsonObject else 'array'}")
-    except ValueError as error:
-        errors.add(None, f"the body {error}")
-    return None
-
-
-def read_query(
-    errors: ValidationErrors, *documented: str, may_be_empty: bool = False
-) -> dict[str, str | None]:
-    """The query's parameters by name; None for one that is wrong, which is noted in `errors`.
-
-    One that is empty is wrong, or left out if it `may_be_empty`, as in a form.
-    """
-    query = request.environ.get("QUERY_STRING", "")
-    if not query.isascii():
-        query = query.encode("latin-1").decode(errors="replace")
-    sent: dict[str, str | None] = {}
-    found: dict[tuple[str, str], None] = {}  # each error once, in order
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in documented:
-            found[name, "is not accepted here"] = None
-        elif name in sent:
-            found[name, "is given twice"] = None
-        elif not value and may_be_empty:
-            continue
-        elif not value:
-            found[name, "is empty"] = None
-        else:
-            sent[name] = value
-            continue
-        sent[name] = None
-    for name, message in found:
-        errors.add(name, message)
-    return sent
-
-
-def read_usage_query(
-    errors: ValidationErrors, path_id: str | None
-) -> tuple[int | None, str | None, str | None]:
-    """The account's id from the path or the query (None: all accounts), start date and end date."""
-    query = read_query(errors, "start_date", "end_date", "fense_account_id")
-    ids = [
-        errors.check("fense_account_id", rules.check_id, text)
-        for text in (path_id, query.get("fense_account_id"))
-        if text is not None
-    ]
-    if len(ids) == 2 and None not in ids and ids[0] != ids[1]:
-        errors.add("fense_account_id", "differs between path and query: give it once")
-    start, end = (
-        errors.check(name, rules.check_date, query[name]) if query.get(name) else None
-        for name in ("start_date", "end_date")
-    )
-    if "start_date" in query and "end_date" not in query:
-        errors.add("end_date", "is required with start_date")
-    elif start and end and start > end:
-        errors.add("start_date", "must not be after end_date")
-    return (ids[0] if ids else None), start, end
-
-
-def read_fields(
-    errors: ValidationErrors, field_rules: Mapping[str, rules.Rule], **options: Any
-) -> dict[str, Any]:
-    """The fields in the body, checked: see `rules.validate`."""
-    body = read_json(errors)
-    return {} if body is None else rules.validate(body, field_rules, errors, **options)
 
 
 # --- Keys --------------------------------------------------------------------------------------
@@ -229,7 +87,7 @@ class ApiKeyPlugin:
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         def guarded(db: Database, **kwargs: Any) -> Any:
-            key = request.environ.get("HTTP_X_API_KEY", "")
+            key = request_key(request.environ)
             if not self.knows(key):
                 if key and db.is_merchant_key(key):
                     raise ApiError(403, "a merchant's key does not open these endpoints")
@@ -357,63 +215,7 @@ def get_openapi(db: Database) -> dict[str, Any]:
     return read_openapi(OPENAPI_FILE, request.app.prefix)
 
 
-def read_openapi(path: str, prefix: str) -> dict[str, Any]:
-    """Return the OpenAPI document in this file, as it is served under the prefix."""
-    return json.loads(read_data(path)) | {"servers": [{"url": origin() + mount_point() + prefix}]}
-
-
-@functools.cache
-def read_data(path: str) -> bytes:
-    """Read a file of the package, which may be in a zip file.
-
-    It is read once: an update may replace it while the service runs.
-    """
-    return __spec__.loader.get_data(path)
-
-
-# --- Where clients find the service ------------------------------------------------------------
-
-LOOPBACK_PEER = re.compile(r"(?:::ffff:)?127(?:\.[0-9]{1,3}){3}|::1")
-
-
-def origin() -> str:
-    """Return the scheme and host that clients use, such as "https://fense.example".
-
-    That is the public URL if one is set, else what a proxy on this machine says in
-    X-Forwarded-Proto and X-Forwarded-Host, else the Host of the request.
-    """
-    if request.app.public_origin:
-        return request.app.public_origin
-    environ = request.environ
-    scheme = environ["wsgi.url_scheme"]
-    host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
-    if LOOPBACK_PEER.fullmatch(environ.get("REMOTE_ADDR", "")):
-        # Each proxy appends to what it received, so the last value is the nearest proxy's.
-        sent_scheme, sent_host = (
-            environ.get(f"HTTP_X_FORWARDED_{name}", "").rpartition(",")[2].strip().lower()
-            for name in ("PROTO", "HOST")
-        )
-        scheme = sent_scheme if sent_scheme in ("http", "https") else scheme
-        host = sent_host if rules.HOST.fullmatch(sent_host) else host
-    return f"{scheme}://{host}"
-
-
-def mount_point() -> str:
-    """Return the path in front of this application's own paths; "" if there is none.
-
-    It comes from the public URL, and from another WSGI application that mounts this one.
-    """
-    mounted_at = request.environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1")
-    return request.app.public_path + quote(mounted_at)
-
-
 # --- The application ---------------------------------------------------------------------------
-
-# Keys of the WSGI environment
-REQUEST_ID = "fense_admin.request_id"
-RECEIVED = "fense_admin.received"  # when the server had read it, by the monotonic clock
-ASKED_PATH = "fense_admin.path"  # with all its slashes
-REASON = "fense_admin.reason"  # why the answer is an error, for the log
 
 VALID_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 RANDOM = random.Random()  # not the shared one, which a test suite may have seeded
@@ -442,9 +244,11 @@ class Application(bottle.Bottle):
         keys: Iterable[str],
         public_origin: str = "",
         public_path: str = "",
+        limits: Limits | None = None,
     ) -> None:
         super().__init__()
         self.db = db
+        self.limits = limits or Limits()
         self.prefix = prefix
         self.public_origin, self.public_path = public_origin, public_path
         self.masker = masking.Masker(keys, self.merchant_keys_among)
@@ -556,9 +360,9 @@ class Application(bottle.Bottle):
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         reason = error.reason
         if error.status_code != 401:
-            key = request.environ.get("HTTP_X_API_KEY", "")
+            key = request_key(request.environ)
             reason = masking.hide_keys(reason, self.masker.keys_in(error.quoted, key))
-        request.environ[REASON] = ": " + reason[:MAX_REASON]
+        request.environ[REASON] = reason[:MAX_REASON]
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
@@ -582,7 +386,7 @@ class Application(bottle.Bottle):
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         environ[ASKED_PATH] = path  # Bottle takes slashes off its own
         mount = environ.get("SCRIPT_NAME", "")
-        key = environ.get("HTTP_X_API_KEY", "")
+        key = request_key(environ)
         if request_id is None:
             request_id = self.choose_id(environ.get("HTTP_X_REQUEST_ID"), key)
         environ[REQUEST_ID] = request_id
@@ -607,10 +411,9 @@ class Application(bottle.Bottle):
             start("500 Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
-            milliseconds = (monotonic() - began) * 1000
-            why = environ.get(REASON, "")
             what = self._loggable(method, path, mount, key)
-            log.info("%s %s %.1fms %s%s", what, status, milliseconds, request_id, why)
+            why = environ.get(REASON, "")
+            log_request(what, status, monotonic() - began, request_id, why)
         return body
 
 
@@ -644,6 +447,7 @@ def create_app(
     service_keys: Iterable[str] = (),
     prefix: str = "",
     public_url: str = "",
+    limits: Limits | None = None,
 ) -> Application:
     """The WSGI application over a database of its own; `close()` it when done.
 
@@ -666,7 +470,7 @@ def create_app(
         raise ValueError("give a master_key or service_keys: without a key nobody gets in")
     public_origin = "/".join(public_url.split("/")[:3])
     public_path = public_url.removeprefix(public_origin)
-    app = Application(Database(database), prefix, keys, public_origin, public_path)
+    app = Application(Database(database), prefix, keys, public_origin, public_path, limits)
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)
     app.contract("/accounts/usage", GET=get_usage)

@@ -51,16 +51,12 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected
 from waitress.utilities import InternalServerError
 
-from fense_admin import RECEIVED, error_body
+from fense_admin.exchange import RECEIVED, error_body, log_request
 from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
 
-MAX_HEADER = 16 * 1024  # bytes of request line and headers together
-MAX_REQUEST_BODY = 128 * 1024  # bytes that are read of a body; the application refuses less itself
-CONNECTIONS = 500  # open at the same time; for those beyond, one that is idle is closed
 ON_ITS_WAY = 0.25  # seconds that a stop waits for the first request of a new connection
-IDLE_TIMEOUT = 30  # seconds a connection has to bring a whole request, or to take some of an answer
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
 RECEIVE = 16 * 1024  # bytes read at once
 SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
@@ -290,7 +286,10 @@ class RequestParser(parser.HTTPRequestParser):
         if self.chunked and not self.completed:
             # waitress copies these at each read: without a bound, that is quadratic.
             receiver = self.body_rcv
-            if len(receiver.control_line) > MAX_CHUNK_LINE or len(receiver.trailer) > MAX_HEADER:
+            if (
+                len(receiver.control_line) > MAX_CHUNK_LINE
+                or len(receiver.trailer) > self._application.limits.header
+            ):
                 self.error = parser.BadRequest("a chunk's line or a trailer without end")
                 self.completed = True
         return used
@@ -322,7 +321,7 @@ class ErrorTask(task.ErrorTask):
         request, app = self.request, self.channel.server.application
         status, headers = request.error.code, request.headers
         request_id = app.choose_id(headers.get("X_REQUEST_ID"), headers.get("X_API_KEY", ""))
-        limits = {"header": MAX_HEADER, "body": request.adj.max_request_body_size - 1}
+        limits = {"header": app.limits.header, "body": request.adj.max_request_body_size - 1}
         message = ERRORS.get(status, "a fault of this service").format(**limits)
         body = error_body(status, message)
         self.status = f"{status} {request.error.reason}"
@@ -336,7 +335,7 @@ class ErrorTask(task.ErrorTask):
         self.content_length = len(body)
         self.channel.refused = True
         self.write(b"" if request.is_head else body)
-        log.info("- - %d 0.0ms %s: %s", status, request_id, message)
+        log_request("- -", status, 0, request_id, message)
 
 
 class WSGITask(task.WSGITask):
@@ -568,7 +567,7 @@ class Channel(wasyncore.dispatcher):
 
 
 class Listener(wasyncore.dispatcher):
-    """A listening socket. It accepts no more than `CONNECTIONS` at the same time."""
+    """A listening socket. It accepts no more than `Limits.connections` at the same time."""
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         super().__init__(sock, server.map)
@@ -631,6 +630,7 @@ class Server:
 
     def __init__(self, application: Any, sockets: list[socket.socket], threads: int) -> None:
         self.application = application
+        self.limits = application.limits
         self.port: int = sockets[0].getsockname()[1]
         self.draining = False
         self.map: dict[int, Any] = {}  # of the loop: descriptors and what handles them
@@ -643,8 +643,8 @@ class Server:
         self.adj = Adjustments(
             sockets=sockets,
             ident=None,
-            max_request_header_size=MAX_HEADER,
-            max_request_body_size=MAX_REQUEST_BODY + 1,  # waitress refuses from there on
+            max_request_header_size=self.limits.header,
+            max_request_body_size=self.limits.read_body + 1,  # waitress refuses from there on
             log_socket_errors=False,
         )
         self.server_name, self.effective_port = self.adj.server_name, self.port
@@ -728,7 +728,7 @@ class Server:
     # Connections
 
     def is_full(self) -> bool:
-        return len(self.channels) >= CONNECTIONS
+        return len(self.channels) >= self.limits.connections
 
     def make_room(self) -> bool:
         """Close the connection that has been idle longest. Returns whether there was one."""
@@ -745,13 +745,13 @@ class Server:
         return None
 
     def _close_stalled(self) -> None:
-        """Once a second: close each connection that was idle, or too slow, for `IDLE_TIMEOUT`."""
+        """Once a second: close each connection that was idle, or too slow, for `Limits.idle`."""
         now = monotonic()
         if now < self._looked_at + 1:
             return
         self._looked_at = now
         for channel in list(self.channels):
-            if channel.in_flight is None and channel.idle_since < now - IDLE_TIMEOUT:
+            if channel.in_flight is None and channel.idle_since < now - self.limits.idle:
                 channel.abandon()
 
     def _drain(self, deadline: float) -> None:

@@ -25,23 +25,18 @@ from bottle import request, response
 
 from fense_admin import (
     DEVELOPMENT_KEY,
-    RECEIVED,
-    ApiError,
     ApiKeyPlugin,
     Application,
     __version__,
     create_app,
     foreign_header,
     models,
-    mount_point,
-    origin,
-    read_json,
-    read_openapi,
-    read_query,
     rules,
 )
+from fense_admin.exchange import RECEIVED, ApiError, request_key
 from fense_admin.masking import SharedKeys, digest
 from fense_admin.models import Database
+from fense_admin.reading import mount_point, origin, read_json, read_openapi, read_query
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin.faults import (
@@ -69,7 +64,6 @@ MAX_INSTANCES = 1_000
 UNUSED_TIMEOUT = 24 * 3_600  # seconds after which an instance ends that nobody has used
 LOOK_INTERVAL = 60  # seconds between two looks for such instances
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
-MAX_STATE_BODY = 32 * 1024 * 1024  # bytes of a body that has the master key
 JOURNAL_LENGTH = 1_000  # entries
 RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
 UNRECORDED = ("/healthz", "/openapi.json")
@@ -147,7 +141,8 @@ class ControlPlane:
         self.db = app.db
         self.clock = self.db.clock = Clock(parent and parent.clock.stopped_at)
         self.seed = seed or Seed(None, self.db.now())
-        self.faults = Faults(parent and parent.faults.room)
+        self.limits = app.limits
+        self.faults = Faults(app.limits.waiting, parent and parent.faults)
         self.is_instance = parent is not None
         self._begun: set[object] = set()  # requests of the contract that are being answered
         self._reset_at = 0.0  # by the monotonic clock
@@ -163,7 +158,9 @@ class ControlPlane:
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
 
-        self.control = Application(app.db, "", app.masker.own, app.public_origin, app.public_path)
+        self.control = Application(
+            app.db, "", app.masker.own, app.public_origin, app.public_path, app.limits
+        )
         # A stand-in and its instances mask each other's keys.
         self._shared = parent._shared if parent else SharedKeys()
         self._shared.change(added=map(digest, app.masker.own))
@@ -287,7 +284,7 @@ class ControlPlane:
             return instance.plane.body_limit(rest, headers)
         key = headers.get("X_API_KEY") or basic_password(headers.get("AUTHORIZATION", ""))
         is_large = path.startswith(ROOT + "/") and self.guard.master.knows(key)
-        return MAX_STATE_BODY if is_large else None
+        return self.limits.state_body if is_large else None
 
     def choose_id(self, sent: str | None, key: str) -> str:
         return self.app.choose_id(sent, key)
@@ -316,14 +313,14 @@ class ControlPlane:
 
     def put_state(self, db: Database) -> str:
         with ValidationErrors() as errors:
-            document = read_json(errors, limit=MAX_STATE_BODY)
+            document = read_json(errors, limit=self.limits.state_body)
             state = None if document is None else check_state(document, errors, db.today())
         db.replace(*with_times(state, db.now()))
         return self.get_state(db)
 
     def post_usage(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
-            entries = read_json(errors, list, MAX_STATE_BODY)
+            entries = read_json(errors, list, self.limits.state_body)
             rows = check_usage(entries or [], errors, db.today())
         record_usage(db, rows)
         return {"recorded": len(rows)}
@@ -333,7 +330,7 @@ class ControlPlane:
 
     def post_fault(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
-            sent = read_json(errors, limit=MAX_STATE_BODY)
+            sent = read_json(errors, limit=self.limits.state_body)
             fields = None if sent is None else check_fault(sent, errors)
         response.status = 201
         return self.faults.arm(fields)
@@ -374,7 +371,7 @@ class ControlPlane:
     def post_instance(self, db: Database) -> dict[str, Any]:
         now, state = db.now(), None
         with ValidationErrors() as errors:
-            sent = read_json(errors, limit=MAX_STATE_BODY, may_be_empty=True)
+            sent = read_json(errors, limit=self.limits.state_body, may_be_empty=True)
             fields = {} if sent is None else rules.validate(sent, {"seed": check_seed}, errors)
             source = fields.get("seed")
             if isinstance(source, JsonObject):
@@ -462,7 +459,7 @@ class ControlPlane:
         entry.fault, entry["fault"] = fault, fault.get("id")
         if how is None:
             entry["status"] = int(answer[0][:3])
-            add_response(entry, body, self.app, environ.get("HTTP_X_API_KEY", ""))
+            add_response(entry, body, self.app, request_key(environ))
         entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
         if how in (None, "truncate"):
             start(*answer)
@@ -482,7 +479,9 @@ class Instance:
         self.master_key, self.service_key = generated("master"), generated("service")
         keys = {"master_key": self.master_key, "service_keys": [self.service_key]}
         public_url = parent.app.public_origin + parent.app.public_path
-        app = create_app(prefix=parent.app.prefix, public_url=public_url, **keys)
+        app = create_app(
+            prefix=parent.app.prefix, public_url=public_url, limits=parent.limits, **keys
+        )
         app.db.engine.while_waiting = lambda: parent.db.engine.while_waiting()
         self.plane = ControlPlane(
             app, **keys, seed=seed, on_loopback=parent.guard.on_loopback, parent=parent
@@ -609,7 +608,7 @@ class ControlGuard:
 
     def refuse_other_keys(self, environ: dict[str, Any], db: Database) -> None:
         authorization = environ.get("HTTP_AUTHORIZATION", "")
-        key = environ.get("HTTP_X_API_KEY") or basic_password(authorization)
+        key = request_key(environ) or basic_password(authorization)
         if self.master.knows(key):
             return
         if key and (self.service.knows(key) or db.is_merchant_key(key)):

@@ -15,7 +15,7 @@ from typing import Any
 import bottle
 from bottle import request
 
-from fense_admin import ApiError
+from fense_admin.exchange import ApiError
 from fense_admin.models import Database
 from fense_admin.realtime import monotonic
 from fense_admin.rules import (
@@ -29,7 +29,6 @@ from fense_admin.rules import (
     whole_number,
 )
 
-MAX_WAITING = 400  # requests that wait for a delay at once: the other connections are for others
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
 # Keys of the WSGI environment
 FAULT = "fense_admin.fault"  # the fault that met the request
@@ -90,15 +89,15 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 class Waiting:
     """The requests that wait for a delay. `over` ends the delays of all of them."""
 
-    def __init__(self, room: threading.BoundedSemaphore) -> None:
+    def __init__(self, most: int, room: threading.BoundedSemaphore) -> None:
         self.over = threading.Event()
         self.was_reset = False
-        self._room = room
+        self._most, self._room = most, room
 
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
         if not self._room.acquire(blocking=False):
-            raise ApiError(503, f"{MAX_WAITING} requests wait for a delay already")
+            raise ApiError(503, f"{self._most} requests wait for a delay already")
         try:
             yield
         finally:
@@ -109,14 +108,15 @@ class Faults:
     """The armed faults, oldest first. Each is what was sent, with its `id`, the `times` left and
     the number of requests that `used` it.
 
-    `room` bounds the requests that wait: an instance shares that of its parent, as it does the
-    connections.
+    At most `most_waiting` requests wait for a delay. Those of an instance count with its parent's,
+    as they share the connections.
     """
 
-    def __init__(self, room: threading.BoundedSemaphore | None = None) -> None:
-        self.room = room or threading.BoundedSemaphore(MAX_WAITING)
+    def __init__(self, most_waiting: int, parent: Faults | None = None) -> None:
+        self._most = most_waiting
+        self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
-        self._waiting = Waiting(self.room)
+        self._waiting = Waiting(self._most, self._room)
         self._armed: list[dict[str, Any]] = []
         self._count = 0
 
@@ -138,7 +138,7 @@ class Faults:
         with self._lock:
             self._armed.clear()
             self._waiting.over.set()
-            self._waiting = Waiting(self.room)
+            self._waiting = Waiting(self._most, self._room)
 
     def reset(self) -> None:
         """Disarm them and count from 1; requests that wait are answered 503, not written."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fense_admin import DEVELOPMENT_KEY, MAX_BODY, METHODS, Application, models, read_input
+from fense_admin import DEVELOPMENT_KEY, METHODS, Application, models
+from fense_admin.exchange import request_key
 from fense_admin.masking import (
     MARGIN,
     beginning,
@@ -21,6 +22,7 @@ from fense_admin.masking import (
     mask,
     mask_named,
 )
+from fense_admin.reading import read_input
 
 MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
 # The values of these are shown; any other header may bring a key.
@@ -72,12 +74,12 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
     path = sent_path(environ)
     # The handler reads the body again, and no more of it than this.
-    raw = read_input(environ, MAX_BODY)
+    raw = read_input(environ, app.limits.body)
     environ["wsgi.input"] = io.BytesIO(raw)
     whole = raw.decode(errors="surrogateescape")  # so that each byte stays as it was
     named = mask_named(whole)
     body = beginning(named, MAX_TEXT)
-    key = headers.get("x-api-key", "")
+    key = request_key(environ)
     keys = app.masker.keys_in(
         [
             *(value for name, value in headers.items() if name in SHOWN_HEADERS),

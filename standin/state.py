@@ -10,7 +10,8 @@ import functools
 import os
 from typing import Any, NamedTuple
 
-from fense_admin import invalid, models, rules
+from fense_admin import models, rules
+from fense_admin.exchange import invalid
 from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import demo

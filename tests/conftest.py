@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import glob
@@ -395,6 +396,11 @@ class Served:
     def stop(self):
         self.server.stop()
         join(self.thread)
+
+
+def change_limits(holder: Any, **limits: Any) -> None:
+    """Give an application that is not served yet, or a server, other limits."""
+    vars(holder)["limits"] = dataclasses.replace(holder.limits, **limits)
 
 
 def join(*threads: threading.Thread) -> None:

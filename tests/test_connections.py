@@ -12,6 +12,7 @@ from conftest import (
     MASTER_KEY,
     Served,
     account_fields,
+    change_limits,
     connect,
     http_request,
     in_background,
@@ -32,8 +33,8 @@ def test_a_client_that_has_sent_all_and_closed_its_side_is_answered(port):
         assert statuses(read_all(sock)) == [200] * 3
 
 
-def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 1)
+def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app):
+    change_limits(file_app, idle=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(Served(file_app, threads=2))
@@ -54,8 +55,8 @@ def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app, monkeypatch):
             time.sleep(0.1)
 
 
-def test_who_reads_slowly_gets_all_of_a_long_answer(file_app, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.3)
+def test_who_reads_slowly_gets_all_of_a_long_answer(file_app):
+    change_limits(file_app, idle=0.3)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 8_000_000)
     with Served(file_app) as served, socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -70,8 +71,8 @@ def test_who_reads_slowly_gets_all_of_a_long_answer(file_app, monkeypatch):
         assert got > 8_000_000
 
 
-def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 20)
+def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served):
+    change_limits(served.server, connections=20, waiting=1)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(connect(served.server.port))
         first.sendall(b"GET /half")
@@ -85,8 +86,8 @@ def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served, mo
         assert first.recv(1) == b""  # it was idle longest
 
 
-def test_who_reads_nothing_gives_way_too(file_app, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 5)
+def test_who_reads_nothing_gives_way_too(file_app):
+    change_limits(file_app, connections=5, waiting=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(Served(file_app))
@@ -99,8 +100,8 @@ def test_who_reads_nothing_gives_way_too(file_app, monkeypatch):
         assert time.monotonic() - began < 1
 
 
-def test_one_that_is_at_work_gives_no_way(fense, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 5)
+def test_one_that_is_at_work_gives_no_way(fense):
+    change_limits(fense._server, connections=5, waiting=1)
     fense.fail(503, delay_ms=60_000, times=0)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(port_of(fense))) for _ in range(4)]
@@ -117,8 +118,8 @@ def test_one_that_is_at_work_gives_no_way(fense, monkeypatch):
             assert statuses(sock.recv(65536)) == [503]
 
 
-def test_who_asks_without_end_leaves_room_where_it_is_full(served, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 3)
+def test_who_asks_without_end_leaves_room_where_it_is_full(served):
+    change_limits(served.server, connections=3, waiting=1)
     over = threading.Event()
 
     def ask():
@@ -138,8 +139,8 @@ def test_who_asks_without_end_leaves_room_where_it_is_full(served, monkeypatch):
             assert time.monotonic() - began < 2
 
 
-def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.2)
+def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense):
+    change_limits(fense._server, idle=0.2)
     fense.fail(503, delay_ms=1_300)
     assert statuses(talk(port_of(fense), http_request("GET /accounts/1", "Connection: close"))) == [
         503
@@ -241,10 +242,9 @@ def create(served):
     return served.call("POST", "/accounts", account_fields())
 
 
-def test_a_client_that_sends_too_slowly_is_let_go(served, monkeypatch):
-    monkeypatch.setattr(
-        server, "IDLE_TIMEOUT", 0.8
-    )  # what is silent longer is looked for once a second
+def test_a_client_that_sends_too_slowly_is_let_go(served):
+    # What is silent for longer is looked for once a second.
+    change_limits(served.server, idle=0.8)
     starts = [b"", b"GET /healthz HT", b"POST /accounts HTTP/1.1\r\nHost: x\r\n"]
     began = time.monotonic()
     with contextlib.ExitStack() as stack:

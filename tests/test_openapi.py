@@ -500,7 +500,7 @@ def test_the_documented_answers_are_those_given(api, inside, monkeypatch, method
         ask(account)
         ask(account, f"?start_date=2026-11-01&end_date=2026-11-30&fense_account_id={account}")
     ask(query="?colour=red", headers={"X-Request-Id": "~" * 128})
-    ask(body=b" " * (fense_admin.MAX_BODY + 1))
+    ask(body=b" " * (inside.limits.body + 1))
     for key in (None, "nobody's", "merchant-key-7d1e-9f2c"):
         ask(key=key)
     for fault in (peewee.OperationalError("database is locked"), RuntimeError("a fault of ours")):

@@ -20,21 +20,16 @@ from bottle import request, response
 
 from fense_admin import (
     DEVELOPMENT_KEY,
-    HIDDEN,
     OPENAPI_FILE,
-    ApiError,
     __version__,
-    invalid,
+    files,
     models,
-    mount_point,
-    origin,
-    read_data,
-    read_openapi,
-    read_query,
     rules,
     sqlite,
 )
-from fense_admin.rules import ValidationErrors
+from fense_admin.exchange import ApiError, invalid
+from fense_admin.reading import mount_point, origin, read_openapi, read_query
+from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import control
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.page import curl, documentation, entries
@@ -96,7 +91,7 @@ def show(plane: ControlPlane, path: str) -> str | bytes:
 
 def read(name: str) -> bytes:
     """A file of the page's."""
-    return read_data(os.path.join(HERE, name))
+    return files.read(os.path.join(HERE, name))
 
 
 def read_files() -> None:

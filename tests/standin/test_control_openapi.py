@@ -5,11 +5,11 @@ from unittest.mock import Mock
 
 import peewee
 import pytest
-from conftest import SERVICE_KEY, Api
+from conftest import SERVICE_KEY, Api, change_limits
 from openapi_document import Document
 
 import fense_admin
-from fense_admin import MAX_BODY, rules
+from fense_admin import rules
 from fense_admin.standin import control
 from fense_admin.standin.faults import FAULT_RULES
 from fense_admin.standin.state import STATE_ACCOUNT_RULES
@@ -239,11 +239,12 @@ def test_the_documented_answers_are_those_given(
         DOCUMENT.assert_documented(answer, operation)
         statuses.add(str(answer.status))
 
-    monkeypatch.setattr(control, "MAX_STATE_BODY", MAX_BODY)
+    for app in (seeded.app, seeded.app.control):
+        change_limits(app, body=1024, state_body=2048)
     monkeypatch.setattr(control, "MAX_INSTANCES", 2)
     ask(query="?colour=red")
     if f"{method} {path}" in BODIES:
-        ask(body=b" " * (MAX_BODY + 1))
+        ask(body=b" " * 2049)
     if path == "/usage":
         ask(body=[{"fense_account_id": 99, "lookups": 1}])
     for key in (None, SERVICE_KEY):
