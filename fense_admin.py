@@ -12,6 +12,7 @@ import random
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
@@ -233,8 +234,7 @@ class Application(bottle.Bottle):
     """The routes, and what all responses have in common.
 
     The `keys` are masked in whatever is logged, like all that are valid: see `masking.Masker`. A
-    `server.Server` calls `runs_inline`, `body_limit`, `choose_id`, `common_headers`,
-    `release_waiting` and `end_thread`.
+    `server.Server` calls all that is under "What the server asks".
     """
 
     def __init__(
@@ -291,12 +291,24 @@ class Application(bottle.Bottle):
 
     # What the server asks
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether looking up a key may take as long as a database server does to respond."""
+        return self.db.engine.is_server
+
+    def use_spare(self, spare: Callable[[], AbstractContextManager[None]]) -> None:
+        """Set the context in which a worker waits for a long time, so that another takes its place.
+
+        The server calls it once, before it serves.
+        """
+        self.db.engine.while_waiting = spare
+
     def runs_inline(self, method: str, path: str, query: str) -> bool:
         """Whether the answer takes next to no time, however much is in the database.
 
         So it is with a read of one account, or of its usage in at most three months.
         """
-        if self.db.engine.is_server:
+        if self.may_wait:
             return False  # however little it is, the server may not answer
         one = self.prefix + "/accounts/"
         if method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
@@ -308,13 +320,21 @@ class Application(bottle.Bottle):
             return False
         return 1 <= models.count_months(*months.groups()) <= 3
 
-    def body_limit(self, path: str, headers: Mapping[str, str]) -> int | None:
-        """How many bytes the server takes of a body; None for its own limit."""
+    def body_limit(self, environ: Mapping[str, Any]) -> int | None:
+        """Return how many bytes the server accepts of a body; None for its own limit.
+
+        The server asks before the body has arrived: `environ` has PATH_INFO and HTTP_* only.
+        """
         return None
 
-    def choose_id(self, sent: str | None, key: str) -> str:
-        """The id that the request sent, if it is valid and has no key in it; else a new one."""
-        return self.id_without(self.masker.keys_in([sent], key) if sent else None, sent)
+    def choose_id(self, environ: Mapping[str, Any]) -> str:
+        """Return the id that the request sent if it is valid and has no key in it, else a new one.
+
+        `environ` has HTTP_* at least.
+        """
+        sent = environ.get("HTTP_X_REQUEST_ID")
+        keys = self.masker.keys_in([sent], request_key(environ)) if sent else None
+        return self.id_without(keys, sent)
 
     def id_without(self, keys: Iterable[str] | None, sent: str | None) -> str:
         """The id that the request sent, if it is valid and has none of the keys; else a new one."""
@@ -388,7 +408,7 @@ class Application(bottle.Bottle):
         mount = environ.get("SCRIPT_NAME", "")
         key = request_key(environ)
         if request_id is None:
-            request_id = self.choose_id(environ.get("HTTP_X_REQUEST_ID"), key)
+            request_id = self.choose_id(environ)
         environ[REQUEST_ID] = request_id
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.

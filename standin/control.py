@@ -277,17 +277,25 @@ class ControlPlane:
     def runs_inline(self, method: str, path: str, query: str) -> bool:
         return False  # a fault may delay any of them
 
-    def body_limit(self, path: str, headers: Mapping[str, str]) -> int | None:
+    @property
+    def may_wait(self) -> bool:
+        return self.app.may_wait
+
+    def use_spare(self, spare: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.app.use_spare(spare)
+
+    def body_limit(self, environ: Mapping[str, Any]) -> int | None:
         """Large bodies are taken with the master key only."""
+        path = environ["PATH_INFO"]
         instance, rest = self._instance_at(path)
         if instance is not None:
-            return instance.plane.body_limit(rest, headers)
-        key = headers.get("X_API_KEY") or basic_password(headers.get("AUTHORIZATION", ""))
+            return instance.plane.body_limit({**environ, "PATH_INFO": rest})
+        key = request_key(environ) or basic_password(environ.get("HTTP_AUTHORIZATION", ""))
         is_large = path.startswith(ROOT + "/") and self.guard.master.knows(key)
         return self.limits.state_body if is_large else None
 
-    def choose_id(self, sent: str | None, key: str) -> str:
-        return self.app.choose_id(sent, key)
+    def choose_id(self, environ: Mapping[str, Any]) -> str:
+        return self.app.choose_id(environ)
 
     def common_headers(self, request_id: str) -> list[tuple[str, str]]:
         return [*self.app.common_headers(request_id), STANDIN_HEADER]
