@@ -51,7 +51,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected
 from waitress.utilities import InternalServerError
 
-from fense_admin.exchange import RECEIVED, error_body, log_request
+from fense_admin.exchange import REASONS, RECEIVED, UNAVAILABLE, error_body, log_request
 from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
@@ -225,7 +225,7 @@ class Workers:
 class NoTemporaryFile(Exception):
     """A large request or answer can't be kept in a temporary file: it is answered with 503."""
 
-    code, reason = 503, "Service Unavailable"  # as waitress's own errors have them
+    code, reason = UNAVAILABLE, REASONS[UNAVAILABLE]  # as waitress's own errors have them
 
 
 class RequestParser(parser.HTTPRequestParser):
