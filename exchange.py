@@ -28,7 +28,8 @@ KEY_HEADER = "x-api-key"
 
 def request_key(environ: Mapping[str, Any]) -> str:
     """Return the key that a request brings; "" if there is none. The one place that reads it."""
-    return environ.get("HTTP_X_API_KEY", "")
+    key: str = environ.get("HTTP_X_API_KEY", "")
+    return key
 
 
 def log_request(what: str, status: object, seconds: float, request_id: str, why: str) -> None:
