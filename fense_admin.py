@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
 
@@ -50,9 +49,10 @@ from fense_admin.exchange import (
     log_request,
     request_key,
 )
-from fense_admin.masking import Masker, hide
+from fense_admin.masking import Masker, digest, hide
 from fense_admin.models import Database
 from fense_admin.reading import (
+    guess_path,
     mount_point,
     origin,
     read_fields,
@@ -91,7 +91,7 @@ class ApiKeyPlugin:
     api = 2
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self.digests = [models.digest(key) for key in keys]
+        self.digests = [digest(key) for key in keys]
         self.hint = ""
         if self.knows(DEVELOPMENT_KEY):  # which is public
             self.hint = f"; the development key is {DEVELOPMENT_KEY}"
@@ -119,7 +119,7 @@ class ApiKeyPlugin:
 
     def knows(self, key: str) -> bool:
         """Whether this is one of the keys. Compares against every key, in constant time."""
-        sent = models.digest(key)
+        sent = digest(key)
         return True in [hmac.compare_digest(sent, known) for known in self.digests]
 
 
@@ -237,15 +237,13 @@ def get_openapi(db: Database) -> dict[str, Any]:
 
 VALID_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 RANDOM = random.Random()  # not the shared one, which a test suite may have seeded
-KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
 PLAIN_PATH = r"(?:/accounts|/healthz|/openapi\.json)?(?:/usage)?(?:/[0-9]{1,19})?"
-MAX_GUESSED = 200  # characters of an unknown path: to guess costs time, and needs no key
 MAX_REASON = 500  # characters of it in the log
 MAX_INLINE = 200  # characters of path and query of a request that may run inline
 MONTHS = re.compile(r"start_date=(\d{4}-\d\d)-\d\d&end_date=(\d{4}-\d\d)-\d\d", re.ASCII)
 
 
-class Application(bottle.Bottle):
+class Application(bottle.Bottle):  # type: ignore[misc]
     """The routes, and what all responses have in common.
 
     The `keys` are masked in whatever is logged, like all that are valid: see `Masker`. A
@@ -433,23 +431,6 @@ class Application(bottle.Bottle):
             why = environ.get(REASON, "")
             log_request(what, status, monotonic() - began, request_id, why)
         return body
-
-
-def guess_path(path: str, prefix: str) -> str | None:
-    """The known path that an unknown one probably means; None where there is no such guess."""
-    if len(path) > MAX_GUESSED:
-        return None
-    words = [word for word in path.lower().split("/") if word]
-    ids = [word for word in words if re.fullmatch("[0-9]{1,19}", word)]
-    near = [get_close_matches(word, KNOWN_WORDS, 1, 0.8) for word in words if word not in ids]
-    names = [match[0] if match else "" for match in near]
-    while names and not names[0]:
-        del names[0]  # a prefix, ours or another
-    if names in (["healthz"], ["openapi.json"]) and not ids:
-        return f"/{names[0]}"
-    if len(ids) > 1 or names not in (["accounts"], ["accounts", "usage"], ["usage"]):
-        return None
-    return "/".join([prefix, "accounts", *["usage"] * ("usage" in names), *ids])
 
 
 def create_app(

@@ -294,8 +294,9 @@ def mask_body(text: str) -> str:
             continue  # within a value that is masked
         string = json.loads(found[0])
         colon = COLON.match(text, found.end())
-        is_name = colon and PLAIN_NAME.fullmatch(string)
-        if is_name and is_key_name(string):
+        if colon and PLAIN_NAME.fullmatch(string):
+            if not is_key_name(string):
+                continue
             value, end = json.JSONDecoder().raw_decode(text, colon.end())
             if isinstance(value, str):
                 hidden = json.dumps(mask(value), ensure_ascii=False)
@@ -304,6 +305,6 @@ def mask_body(text: str) -> str:
                 hidden = text[colon.end() : end] if value in (None, True, False) else HIDDEN
             parts += [text[done : colon.end()], hidden]
             done = end
-        elif not is_name and any(map(KEY_NAME.search, forms(string))):
+        elif any(map(KEY_NAME.search, forms(string))):
             return "".join([*parts, text[done : found.start()], HIDDEN])
     return "".join(parts) + text[done:]
