@@ -693,7 +693,7 @@ class Server:
         """
         request, app = channel.in_flight, self.application
         if request.error:
-            is_quick = not app.db.engine.is_server  # which is asked whether the id is a key
+            is_quick = not app.db.engine.info.is_server  # which is asked whether the id is a key
         else:
             is_quick = app.runs_inline(request.command, request.path, request.query)
         if is_quick:
