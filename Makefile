@@ -73,7 +73,7 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@touch $@
 
 # Installed as a user would: an editable install is slower to start.
-.venv-bench/run: $(wildcard *.py *.sql standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
+.venv-bench/run: $(wildcard *.py *.sql serving/*.py standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 

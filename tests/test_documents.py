@@ -8,7 +8,8 @@ import pytest
 from conftest import CHECKOUT
 
 import fense_admin
-from fense_admin import cli, libpq, postgres, rules, server, sqlite
+from fense_admin import cli, libpq, postgres, rules, sqlite
+from fense_admin.serving.connections import ERRORS
 from fense_admin.settings import Limits
 from fense_admin.standin import control, faults, journal
 
@@ -110,7 +111,7 @@ STATEMENTS = [
             f"large_client_header_buffers 4 {LIMITS.header // 1024}k;",
             f"the service closes what is idle for {LIMITS.idle}",
             f"{{1,{REQUEST_ID}}}",
-            server.ERRORS[501],
+            ERRORS[501],
         ],
     }.items()
     for statement in statements

@@ -126,7 +126,7 @@ def test_a_stop_leaves_no_refused_client_behind(file_app):
         sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
         assert statuses(sock.recv(65536)) == [413]
         served.stop()
-        assert list(served.server.channels) == []
+        assert list(served.server.connections.channels) == []
         sock.settimeout(2)
         assert read_all(sock) == b""
 
