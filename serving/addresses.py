@@ -56,6 +56,6 @@ def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
                 sock.close()
             advice = "is in use: stop what uses it, or choose another --port"
             if error.errno != errno.EADDRINUSE:
-                advice = f"can't be had ({os.strerror(error.errno)}): check --host and --port"
+                advice = f"can't be had ({os.strerror(error.errno or 0)}): check --host and --port"
             raise CannotListen(f"port {port} of {address[0]} {advice}") from error
     return sockets

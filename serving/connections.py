@@ -97,7 +97,7 @@ class WSGITask(task.WSGITask):
     request: RequestParser
 
     def get_environment(self) -> dict[str, Any]:
-        environ = super().get_environment()
+        environ: dict[str, Any] = super().get_environment()
         environ["PATH_INFO"] = self.request.path  # with all its slashes
         environ[RECEIVED] = self.request.received_at
         environ[RESET] = self.channel.reset
@@ -108,7 +108,8 @@ class WSGITask(task.WSGITask):
         is_last = server.draining and not self.channel.has_sent_more()
         if is_last or server.is_full() or self.request.connection_close:
             self.set_close_on_finish()
-        return super().build_response_header()
+        head: bytes = super().build_response_header()
+        return head
 
 
 # --- One connection ----------------------------------------------------------------------------
@@ -121,9 +122,6 @@ class Channel(wasyncore.dispatcher):
     thread that runs `service` owns the request and the answer. All else, and the socket at any
     time, belongs to the loop's thread. So there are no races, and no worker waits for a client.
     """
-
-    addr: tuple[Any, ...]  # set by wasyncore, and read by waitress's tasks
-    socket: socket.socket
 
     def __init__(self, server: Connections, sock: socket.socket, addr: tuple[Any, ...]) -> None:
         self.server, self.addr, self.adj = server, addr, server.adj
@@ -191,7 +189,7 @@ class Channel(wasyncore.dispatcher):
                 if not request.empty:
                     request.received_at = self.read_at
                     self.in_flight = request
-                    self.server.dispatch(self)
+                    self.server.dispatch(self, request)
         if self.reading and self.reading.headers_finished and self.reading.expect_continue:
             self.reading.expect_continue = False
             self.write_soon(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -225,8 +223,9 @@ class Channel(wasyncore.dispatcher):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def answered(self) -> None:
-        """Send the answer, which is whole."""
-        self.in_flight.close()
+        """Send the complete response."""
+        if self.in_flight is not None:
+            self.in_flight.close()
         self.in_flight = None
         self.idle_since = monotonic()
         if self.connected:
@@ -267,17 +266,16 @@ class Channel(wasyncore.dispatcher):
 
     # In the thread that answers
 
-    def service(self) -> None:
+    def service(self, request: RequestParser) -> None:
         """Answer the request in flight, in a worker, and wake the loop."""
         try:
-            self.respond()
+            self.respond(request)
         finally:
             self.server.answered.append(self)
             self.server.waker.wake()
 
-    def respond(self) -> None:
+    def respond(self, request: RequestParser) -> None:
         """Answer the request in flight."""
-        request = self.in_flight
         its_task = (ErrorTask if request.error else WSGITask)(self, request)
         try:
             its_task.service()
@@ -324,7 +322,8 @@ class Channel(wasyncore.dispatcher):
     def _peek(self) -> bytes | None:
         """The next byte; b"" at the end of the connection, None where nothing has come yet."""
         try:
-            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            byte: bytes = self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return byte
         except BlockingIOError:
             return None
         except (OSError, AttributeError):  # reset; closed by the loop
@@ -397,7 +396,7 @@ class Connections:
         self,
         application: Application,
         sockets: list[socket.socket],
-        dispatch: Callable[[Channel], None],
+        dispatch: Callable[[Channel, RequestParser], None],
     ) -> None:
         self.application, self.dispatch = application, dispatch
         self.limits = application.limits

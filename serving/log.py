@@ -16,7 +16,7 @@ log = logging.getLogger("fense_admin")
 class LogFormatter(logging.Formatter):
     """One line for each record, whatever is in it. A traceback's lines are indented below it."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

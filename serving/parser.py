@@ -36,6 +36,8 @@ class NoTemporaryFile(Exception):
 class RequestParser(parser.HTTPRequestParser):
     """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers."""
 
+    adj: Adjustments
+
     def __init__(self, application: Application, adj: Adjustments) -> None:
         super().__init__(adj)
         self._application = application
@@ -83,7 +85,7 @@ class RequestParser(parser.HTTPRequestParser):
             begin = self.header_plus[:9] + data[:9]
             self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
         try:
-            used = super().received(data)
+            used: int = super().received(data)
         except OSError as error:
             self.error = NoTemporaryFile(str(error))  # without a traceback, which holds files
             self.completed = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+import functools
 import logging
 import os
 import signal
@@ -14,6 +14,7 @@ from waitress import wasyncore
 from fense_admin.realtime import monotonic
 from fense_admin.serving.application import Application
 from fense_admin.serving.connections import Channel, Connections
+from fense_admin.serving.parser import RequestParser
 from fense_admin.serving.workers import WAKE_AFTER, Workers
 
 log = logging.getLogger("fense_admin")
@@ -26,7 +27,7 @@ class Server:
         self.application = application
         self.port: int = sockets[0].getsockname()[1]
         self.connections = Connections(application, sockets, self._dispatch)
-        self._inline: collections.deque[Channel] = collections.deque()
+        self._inline: list[tuple[Channel, RequestParser]] = []
         self._stopping = False
         self._workers = Workers(threads, application.end_thread)
         application.use_spare(self._workers.spare)
@@ -60,20 +61,20 @@ class Server:
             os._exit(128 + signum)  # the kernel spares PID 1 of a container the signal
         self.stop()
 
-    def _dispatch(self, channel: Channel) -> None:
-        """Have its request answered: by a worker, or inline, in the loop's own thread.
+    def _dispatch(self, channel: Channel, request: RequestParser) -> None:
+        """Have a request answered: by a worker, or inline, in the loop's own thread.
 
         For fast requests the hand-over to a worker costs more than the answer.
         """
-        request, app = channel.in_flight, self.application
+        app = self.application
         if request.error:
             is_quick = not app.may_wait  # for the database to say whether the id is a key
         else:
             is_quick = app.runs_inline(request.command, request.path, request.query)
         if is_quick:
-            self._inline.append(channel)
+            self._inline.append((channel, request))
         else:
-            self._workers.add(channel.service)
+            self._workers.add(functools.partial(channel.service, request))
 
     def _turn(self, timeout: float) -> None:
         if self._inline:
@@ -84,11 +85,11 @@ class Server:
         answered = self.connections.answered
         while answered:
             self._finish(answered.popleft())
-        inline = [self._inline.popleft() for _ in range(len(self._inline))]
-        for channel in inline:
-            channel.respond()
+        inline, self._inline = self._inline, []
+        for channel, request in inline:
+            channel.respond(request)
         # All sent together: a client that is woken by the first takes time from the others.
-        for channel in inline:
+        for channel, _ in inline:
             self._finish(channel)
         self._workers.wake_another()
         self.connections.close_stalled()
