@@ -34,8 +34,16 @@ __path__ = [os.path.dirname(os.path.abspath(__file__))]
 from fense_admin import engines, masking, models, rules
 from fense_admin.exchange import (
     ASKED_PATH,
+    FORBIDDEN,
+    INTERNAL_ERROR,
+    INVALID,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
     REASON,
+    REASONS,
     REQUEST_ID,
+    UNAVAILABLE,
+    UNKNOWN_KEY,
     ApiError,
     error_body,
     invalid,
@@ -91,10 +99,12 @@ class ApiKeyPlugin:
             key = request_key(request.environ)
             if not self.knows(key):
                 if key and db.is_merchant_key(key):
-                    raise ApiError(403, "a merchant's key does not open these endpoints")
-                raise ApiError(401, self.why(key), WWW_Authenticate='ApiKey header="x-api-key"')
+                    raise ApiError(FORBIDDEN, "a merchant's key does not open these endpoints")
+                raise ApiError(
+                    UNKNOWN_KEY, self.why(key), WWW_Authenticate='ApiKey header="x-api-key"'
+                )
             if key == DEVELOPMENT_KEY and (header := foreign_header(request.environ)):
-                raise ApiError(403, FOREIGN_PAGE.format(header))
+                raise ApiError(FORBIDDEN, FOREIGN_PAGE.format(header))
             return callback(db=db, **kwargs)
 
         return guarded
@@ -131,6 +141,18 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
 # --- The database in a request -----------------------------------------------------------------
 
 
+REFUSALS = (ValidationErrors, models.NoSuchAccount, models.ApiKeyTaken)
+
+
+def refused(error: Exception) -> ApiError:
+    """Return the response to one of `REFUSALS`: what the rules or the data raised."""
+    if isinstance(error, ValidationErrors):
+        return invalid(error)
+    if isinstance(error, models.ApiKeyTaken):
+        return ApiError(INVALID, f"api_key {error}", [("api_key", str(error))])
+    return ApiError(NOT_FOUND, "no account has this fense_account_id")
+
+
 class DatabasePlugin:
     """Gives each handler `db`, and makes an `ApiError` of what the data and the rules raise."""
 
@@ -148,13 +170,8 @@ class DatabasePlugin:
             try:
                 self.db.engine.ensure_same_file()
                 return callback(db=self.db, **kwargs)
-            except ValidationErrors as errors:
-                raise invalid(errors) from None
-            except models.NoSuchAccount:
-                raise ApiError(404, "no account has this fense_account_id") from None
-            except models.ApiKeyTaken:
-                message = "belongs to another account"
-                raise ApiError(400, f"api_key {message}", [("api_key", message)]) from None
+            except REFUSALS as error:
+                raise refused(error) from None
             except engines.DatabaseError as error:
                 if not engines.is_unavailable(error):
                     raise
@@ -164,7 +181,7 @@ class DatabasePlugin:
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
                 message = f"the database can't be used just now; {changed}"
-                raise ApiError(503, message, Retry_After="1") from None
+                raise ApiError(UNAVAILABLE, message, Retry_After="1") from None
 
         return served
 
@@ -281,7 +298,7 @@ class Application(bottle.Bottle):
             message = f"this path takes {allow}"
             if request.method in ("GET", "HEAD") and path == self.prefix + "/accounts":
                 message += f"; GET {mount_point()}{path}/usage lists all accounts"
-            raise ApiError(405, message, Allow=allow)
+            raise ApiError(METHOD_NOT_ALLOWED, message, Allow=allow)
 
         # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
         for method in {"GET", "POST", "ANY", *handlers} - set(handlers):
@@ -376,10 +393,10 @@ class Application(bottle.Bottle):
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
-            error = ApiError(404, "there is no such path" + self._signpost())
+            error = ApiError(NOT_FOUND, "there is no such path" + self._signpost())
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         reason = error.reason
-        if error.status_code != 401:
+        if error.status_code != UNKNOWN_KEY:
             key = request_key(request.environ)
             reason = masking.hide_keys(reason, self.masker.keys_in(error.quoted, key))
         request.environ[REASON] = reason[:MAX_REASON]
@@ -426,9 +443,11 @@ class Application(bottle.Bottle):
         except Exception:
             what = self._loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
-            raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
+            raw = error_body(
+                INTERNAL_ERROR, f"a fault of this service, logged with the id {request_id}"
+            )
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
-            start("500 Internal Server Error", headers, sys.exc_info())
+            start(f"{INTERNAL_ERROR} {REASONS[INTERNAL_ERROR]}", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
             what = self._loggable(method, path, mount, key)

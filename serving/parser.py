@@ -19,6 +19,7 @@ import re
 from waitress import parser
 from waitress.adjustments import Adjustments
 
+from fense_admin.exchange import REASONS, UNAVAILABLE
 from fense_admin.serving.application import Application
 
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
@@ -30,7 +31,7 @@ HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
 class NoTemporaryFile(Exception):
     """A large request or answer can't be kept in a temporary file: it is answered with 503."""
 
-    code, reason = 503, "Service Unavailable"  # as waitress's own errors have them
+    code, reason = UNAVAILABLE, REASONS[UNAVAILABLE]  # as waitress's own errors have them
 
 
 class RequestParser(parser.HTTPRequestParser):

@@ -33,7 +33,15 @@ from fense_admin import (
     models,
     rules,
 )
-from fense_admin.exchange import RECEIVED, ApiError, request_key
+from fense_admin.exchange import (
+    CONFLICT,
+    FORBIDDEN,
+    NOT_FOUND,
+    RECEIVED,
+    UNKNOWN_KEY,
+    ApiError,
+    request_key,
+)
 from fense_admin.masking import SharedKeys, digest
 from fense_admin.models import Database
 from fense_admin.reading import mount_point, origin, read_json, read_openapi, read_query
@@ -384,7 +392,7 @@ class ControlPlane:
             source = fields.get("seed")
             if isinstance(source, JsonObject):
                 state = check_state(source, errors, now[:10], "seed.")
-        too_many = ApiError(409, f"there are {MAX_INSTANCES} instances: end some, or reset")
+        too_many = ApiError(CONFLICT, f"there are {MAX_INSTANCES} instances: end some, or reset")
         if len(self.instances) >= MAX_INSTANCES:
             raise too_many
         seed = self.seed.since(now) if source is None else Seed(source, now, state)
@@ -546,7 +554,7 @@ class Instance:
 
 
 def no_such_instance(db: Database, **kwargs: Any) -> None:
-    raise ApiError(404, "no instance has this id, or it has ended")
+    raise ApiError(NOT_FOUND, "no instance has this id, or it has ended")
 
 
 def generated(kind: str) -> str:
@@ -606,13 +614,15 @@ class ControlGuard:
         # Where no other machine comes in, or anybody knows the key, another Host is DNS rebinding.
         blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
         if blamed == "Origin":
-            raise ApiError(403, "the control plane takes no requests of another page's (Origin)")
+            raise ApiError(
+                FORBIDDEN, "the control plane takes no requests of another page's (Origin)"
+            )
         is_own = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
         # A link on another site may open the page: that shows it to the user alone.
         if not is_own and not (is_page and is_navigation(environ)):
-            raise ApiError(403, "the control plane takes no requests of another site's pages")
+            raise ApiError(FORBIDDEN, "the control plane takes no requests of another site's pages")
         if blamed:
-            raise ApiError(403, "the control plane is at localhost or 127.0.0.1 only (Host)")
+            raise ApiError(FORBIDDEN, "the control plane is at localhost or 127.0.0.1 only (Host)")
 
     def refuse_other_keys(self, environ: dict[str, Any], db: Database) -> None:
         authorization = environ.get("HTTP_AUTHORIZATION", "")
@@ -620,10 +630,10 @@ class ControlGuard:
         if self.master.knows(key):
             return
         if key and (self.service.knows(key) or db.is_merchant_key(key)):
-            raise ApiError(403, "the control plane takes the master key alone")
+            raise ApiError(FORBIDDEN, "the control plane takes the master key alone")
         message = "the key is not the master key" if key else "the master key is missing"
         message += self.master.hint
-        raise ApiError(401, message, WWW_Authenticate='Basic realm="fense-admin"')
+        raise ApiError(UNKNOWN_KEY, message, WWW_Authenticate='Basic realm="fense-admin"')
 
 
 def is_navigation(environ: Mapping[str, Any]) -> bool:
