@@ -33,6 +33,7 @@ __path__ = [os.path.dirname(os.path.abspath(__file__))]
 from fense_admin import engines, masking, models, rules
 from fense_admin.exchange import (
     ASKED_PATH,
+    ERROR,
     REASON,
     REQUEST_ID,
     ApiError,
@@ -363,6 +364,7 @@ class Application(bottle.Bottle):
             key = request_key(request.environ)
             reason = masking.hide_keys(reason, self.masker.keys_in(error.quoted, key))
         request.environ[REASON] = reason[:MAX_REASON]
+        request.environ[ERROR] = error
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
@@ -406,7 +408,9 @@ class Application(bottle.Bottle):
         except Exception:
             what = self._loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
-            raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
+            message = f"a fault of this service, logged with the id {request_id}"
+            environ[ERROR] = ApiError(500, message)
+            raw = error_body(500, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start("500 Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]

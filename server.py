@@ -37,6 +37,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -51,7 +52,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected
 from waitress.utilities import InternalServerError
 
-from fense_admin.exchange import RECEIVED, error_body, log_request
+from fense_admin.exchange import RECEIVED, RESET, error_body, log_request
 from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
@@ -345,6 +346,7 @@ class WSGITask(task.WSGITask):
         environ = super().get_environment()
         environ["PATH_INFO"] = self.request.path  # with all its slashes
         environ[RECEIVED] = self.request.received_at
+        environ[RESET] = self.channel.reset
         return environ
 
     def build_response_header(self) -> bytes:
@@ -458,6 +460,11 @@ class Channel(wasyncore.dispatcher):
                 self.handle_close()
             elif self.reading is None:
                 self.read_on()
+
+    def reset(self) -> None:
+        """Make the end of this connection a reset."""
+        if self.socket is not None:  # else it has been closed
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def answered(self) -> None:
         """Send the answer, which is whole."""
