@@ -27,11 +27,17 @@ Lookups = tuple[int, str, int]  # of an account on a day: fense_account_id, YYYY
 
 
 class NoSuchAccount(LookupError):
-    """The id names no account."""
+    """The id, its one argument, names no account."""
+
+    def __str__(self) -> str:
+        return f"no account has the fense_account_id {self.args[0]}"
 
 
 class ApiKeyTaken(ValueError):
-    """Another account has this api_key."""
+    """Another account has this api_key. `str` reads on from the field's name."""
+
+    def __str__(self) -> str:
+        return "belongs to another account"
 
 
 class NotRecorded(ValueError):

@@ -52,7 +52,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import ClientDisconnected
 from waitress.utilities import InternalServerError
 
-from fense_admin.exchange import RECEIVED, RESET, error_body, log_request
+from fense_admin.exchange import REASONS, RECEIVED, RESET, UNAVAILABLE, error_body, log_request
 from fense_admin.realtime import monotonic
 
 log = logging.getLogger("fense_admin")
@@ -226,7 +226,7 @@ class Workers:
 class NoTemporaryFile(Exception):
     """A large request or answer can't be kept in a temporary file: it is answered with 503."""
 
-    code, reason = 503, "Service Unavailable"  # as waitress's own errors have them
+    code, reason = UNAVAILABLE, REASONS[UNAVAILABLE]  # as waitress's own errors have them
 
 
 class RequestParser(parser.HTTPRequestParser):
@@ -269,7 +269,7 @@ class RequestParser(parser.HTTPRequestParser):
             options = headers["CONNECTION"].lower().split(",")
             self.connection_close |= "close" in [option.strip() for option in options]
         if self.body_rcv is not None:
-            limit = self._application.body_limit(self.path, headers)
+            limit = self._application.body_limit(asked_environ(self))
             if limit is not None:
                 self.adj = copy.copy(self.adj)
                 self.adj.max_request_body_size = limit + 1
@@ -300,6 +300,12 @@ class RequestParser(parser.HTTPRequestParser):
             super().close()
 
 
+def asked_environ(request: RequestParser) -> dict[str, str]:
+    """Return what is known of a request so far, as the application reads it from an environ."""
+    headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
+    return headers | {"PATH_INFO": getattr(request, "path", "")}
+
+
 # --- Answering it ------------------------------------------------------------------------------
 
 # waitress's own messages may quote the request, and a key in it; these don't.
@@ -320,8 +326,8 @@ class ErrorTask(task.ErrorTask):
 
     def execute(self) -> None:
         request, app = self.request, self.channel.server.application
-        status, headers = request.error.code, request.headers
-        request_id = app.choose_id(headers.get("X_REQUEST_ID"), headers.get("X_API_KEY", ""))
+        status = request.error.code
+        request_id = app.choose_id(asked_environ(request))
         limits = {"header": app.limits.header, "body": request.adj.max_request_body_size - 1}
         message = ERRORS.get(status, "a fault of this service").format(**limits)
         body = error_body(status, message)
@@ -657,7 +663,7 @@ class Server:
         self.server_name, self.effective_port = self.adj.server_name, self.port
         self.waker = Waker(self.map)
         self._workers = Workers(threads, application.end_thread)
-        application.db.engine.while_waiting = self._workers.spare
+        application.use_spare(self._workers.spare)
         self._listeners = [Listener(self, sock) for sock in sockets]
         SERVERS.add(self)
 
@@ -700,7 +706,7 @@ class Server:
         """
         request, app = channel.in_flight, self.application
         if request.error:
-            is_quick = not app.db.engine.is_server  # which is asked whether the id is a key
+            is_quick = not app.may_wait  # which is asked whether the id is a key
         else:
             is_quick = app.runs_inline(request.command, request.path, request.query)
         if is_quick:

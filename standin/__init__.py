@@ -116,8 +116,8 @@ class StandIn:
             checked = rules.validate(sent, rules.ACCOUNT_RULES, errors)
         try:
             return self._db.create_account(checked)
-        except models.ApiKeyTaken:
-            raise ValueError("api_key belongs to another account") from None
+        except models.ApiKeyTaken as error:
+            raise ValueError(f"api_key {error}") from None
 
     def record_lookups(
         self,
@@ -133,8 +133,8 @@ class StandIn:
         """
         try:
             self._db.record_lookups(fense_account_id, lookups, date)
-        except models.NoSuchAccount:
-            raise ValueError(f"no account has the fense_account_id {fense_account_id}") from None
+        except models.NoSuchAccount as error:
+            raise ValueError(str(error)) from None
 
     def fail(self, status: int | None = None, **keys: Any) -> dict[str, Any]:
         """Arm a fault (`method`, `path`, `times`, `delay_ms`, `drop`, `headers`, `message`).

@@ -12,14 +12,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
 from bottle import request, response
 
 from fense_admin import Application, __version__, create_app, models, rules
-from fense_admin.exchange import RECEIVED, ApiError
+from fense_admin.exchange import NOT_FOUND, RECEIVED, ApiError
 from fense_admin.masking import SharedKeys, digest
 from fense_admin.models import Database
 from fense_admin.reading import read_json
@@ -191,18 +191,25 @@ class ControlPlane:
     def runs_inline(self, method: str, path: str, query: str) -> bool:
         return False  # a fault may delay any of them
 
-    def body_limit(self, environ: dict[str, Any]) -> int | None:
+    @property
+    def may_wait(self) -> bool:
+        return self.app.may_wait
+
+    def use_spare(self, spare: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.app.use_spare(spare)
+
+    def body_limit(self, environ: Mapping[str, Any]) -> int | None:
         """Large bodies are taken with the master key only."""
         path = environ["PATH_INFO"]
         instance, rest = self.instances.at(path)
         if instance is not None:
-            return instance.plane.body_limit(environ | {"PATH_INFO": rest})
+            return instance.plane.body_limit({**environ, "PATH_INFO": rest})
         is_control = path.startswith(ROOT + "/")
         is_large = is_control and self.guard.master.knows(control_key(environ))
         return self.limits.state_body if is_large else None
 
-    def choose_id(self, sent: str | None, key: str) -> str:
-        return self.app.choose_id(sent, key)
+    def choose_id(self, environ: Mapping[str, Any]) -> str:
+        return self.app.choose_id(environ)
 
     def common_headers(self, request_id: str) -> list[tuple[str, str]]:
         return [*self.app.common_headers(request_id), STANDIN_HEADER]
@@ -387,7 +394,7 @@ class ControlPlane:
 
 
 def no_such_instance(db: Database, **kwargs: Any) -> None:
-    raise ApiError(404, "no instance has this id, or it has ended")
+    raise ApiError(NOT_FOUND, "no instance has this id, or it has ended")
 
 
 def json_object(name: str, items: list[Any]) -> str:

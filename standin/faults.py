@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import bottle
 from bottle import request
 
-from fense_admin.exchange import RESET, ApiError
+from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
 from fense_admin.models import Database
 from fense_admin.realtime import monotonic
 from fense_admin.rules import (
@@ -128,7 +128,7 @@ class Waiting:
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
         if not self._room.acquire(blocking=False):
-            raise ApiError(503, f"{self._most} requests wait for a delay already")
+            raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
         try:
             yield
         finally:
@@ -212,7 +212,7 @@ class FaultPlugin:
 
         def faulted(db: Database, **kwargs: Any) -> Any:
             if request.environ.get(IS_STALE):
-                raise ApiError(503, WAS_RESET)
+                raise ApiError(UNAVAILABLE, WAS_RESET)
             path = request.path[len(self.prefix) :]
             fault, waiting = self.faults.take(request.method, path)
             request.environ[FAULT] = fault
@@ -221,7 +221,7 @@ class FaultPlugin:
             if "status" not in fault and "drop" not in fault:
                 return callback(db=db, **kwargs)
             message = fault.get("message", "a fault that was armed for this request")
-            error = ApiError(fault.get("status", 503), message)
+            error = ApiError(fault.get("status", UNAVAILABLE), message)
             for name, value in fault.get("headers", {}).items():
                 error.set_header(name, value)
             raise error
@@ -238,4 +238,4 @@ def wait(waiting: Waiting, seconds: float, db: Database) -> None:
             if waiting.over.wait(min(left, GONE_CHECK)):
                 break
     if waiting.was_reset:
-        raise ApiError(503, WAS_RESET)
+        raise ApiError(UNAVAILABLE, WAS_RESET)

@@ -10,7 +10,7 @@ import bottle
 from bottle import request
 
 from fense_admin import DEVELOPMENT_KEY, ApiKeyPlugin, foreign_header
-from fense_admin.exchange import ApiError, request_key
+from fense_admin.exchange import FORBIDDEN, UNKNOWN_KEY, ApiError, request_key
 from fense_admin.models import Database
 from fense_admin.reading import read_query
 from fense_admin.rules import ValidationErrors
@@ -46,23 +46,25 @@ class ControlGuard:
         # Where no other machine comes in, or anybody knows the key, another Host is DNS rebinding.
         blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
         if blamed == "Origin":
-            raise ApiError(403, "the control plane takes no requests of another page's (Origin)")
+            raise ApiError(
+                FORBIDDEN, "the control plane takes no requests of another page's (Origin)"
+            )
         is_own = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
         # A link on another site may open the page: that shows it to the user alone.
         if not is_own and not (is_page and is_navigation(environ)):
-            raise ApiError(403, "the control plane takes no requests of another site's pages")
+            raise ApiError(FORBIDDEN, "the control plane takes no requests of another site's pages")
         if blamed:
-            raise ApiError(403, "the control plane is at localhost or 127.0.0.1 only (Host)")
+            raise ApiError(FORBIDDEN, "the control plane is at localhost or 127.0.0.1 only (Host)")
 
     def refuse_other_keys(self, environ: dict[str, Any], db: Database) -> None:
         key = control_key(environ)
         if self.master.knows(key):
             return
         if key and (self.service.knows(key) or db.is_merchant_key(key)):
-            raise ApiError(403, "the control plane takes the master key alone")
+            raise ApiError(FORBIDDEN, "the control plane takes the master key alone")
         message = "the key is not the master key" if key else "the master key is missing"
         message += self.master.hint
-        raise ApiError(401, message, WWW_Authenticate='Basic realm="fense-admin"')
+        raise ApiError(UNKNOWN_KEY, message, WWW_Authenticate='Basic realm="fense-admin"')
 
 
 def is_navigation(environ: Mapping[str, Any]) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 import secrets
 import threading
-from collections.abc import Callable, Iterable, MutableSequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence
 from typing import Any, Protocol
 
 from fense_admin import Application
-from fense_admin.exchange import ApiError
+from fense_admin.exchange import CONFLICT, ApiError
 from fense_admin.models import Database
 from fense_admin.reading import mount_point, origin
 from fense_admin.realtime import monotonic
@@ -38,7 +38,7 @@ class Plane(Protocol):
     is_instance: bool
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any: ...
-    def body_limit(self, environ: dict[str, Any]) -> int | None: ...
+    def body_limit(self, environ: Mapping[str, Any]) -> int | None: ...
     def release_waiting(self) -> None: ...
     def end_thread(self) -> None: ...
     def close(self) -> None: ...
@@ -128,7 +128,7 @@ class Instances(dict[str, Instance]):
     def check_room(self) -> None:
         """Raise `ApiError` (409) if there are too many, or the parent has stopped."""
         if self._is_closed or len(self) >= MAX_INSTANCES:
-            raise ApiError(409, f"there are {MAX_INSTANCES} instances: end some, or reset")
+            raise ApiError(CONFLICT, f"there are {MAX_INSTANCES} instances: end some, or reset")
 
     def add(self, instance: Instance) -> None:
         """Serve an instance. Where there is no room for it, end it and raise: see `check_room`."""

@@ -21,13 +21,15 @@ from bottle import request, response
 from fense_admin import (
     DEVELOPMENT_KEY,
     OPENAPI_FILE,
+    REFUSALS,
     __version__,
     files,
     models,
+    refused,
     rules,
     sqlite,
 )
-from fense_admin.exchange import ApiError, invalid
+from fense_admin.exchange import NOT_FOUND, ApiError
 from fense_admin.reading import mount_point, origin, read_openapi, read_query
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import document as control_plane
@@ -77,13 +79,13 @@ def show(plane: Plane, path: str) -> str | bytes:
             if found := re.fullmatch(pattern, path):
                 title, values = view(plane, shown, *found.groups())
                 return shown.whole_page(title, view.__name__, **values)
-        raise ApiError(404, "there is no such view")
-    except (ApiError, ValidationErrors) as raised:
-        error = invalid(raised) if isinstance(raised, ValidationErrors) else raised
+        raise ApiError(NOT_FOUND, "there is no such view")
+    except (ApiError, *REFUSALS) as raised:
+        error = raised if isinstance(raised, ApiError) else refused(raised)
         if "text/html" not in request.get_header("Accept", ""):
             raise error from None
         response.status = error.status_code
-        title = "Not found" if error.status_code == 404 else "Refused"
+        title = "Not found" if error.status_code == NOT_FOUND else "Refused"
         return shown.whole_page(title, "error", error=error)
 
 
@@ -280,7 +282,7 @@ def one_request(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str,
             break
     else:
         message = f"this request is no longer in the journal, which keeps {JOURNAL_LENGTH}"
-        raise ApiError(404, message)
+        raise ApiError(NOT_FOUND, message)
     line = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
     room = MOST_OF_REQUEST - size(line)
     if size(line) > MOST_OF_CURL:
@@ -420,12 +422,9 @@ def one_account(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str,
         elif len(periods(start, end, period)) > MOST_BARS[period]:
             most = f"{MOST_BARS[period]} {period}s"
             errors.add("start_date", f"makes more than {most}: choose a shorter range")
-    try:
-        with db.engine.snapshot():
-            account = db.get_account(int(number))
-            usage = Usage(db, int(number), start, end, period)
-    except models.NoSuchAccount:
-        raise ApiError(404, "no account has this fense_account_id") from None
+    with db.engine.snapshot():
+        account = db.get_account(int(number))
+        usage = Usage(db, int(number), start, end, period)
     touched = [e for e in newest_first(plane) if entries.account_of(e) == int(number)]
     updates = [e for e in touched if e["method"] == "POST" and e["status"] == 200]
     return account["name"], {
