@@ -35,6 +35,7 @@ from fense_admin import engines, masking, models, rules
 from fense_admin.databases import open_database
 from fense_admin.exchange import (
     ASKED_PATH,
+    ERROR,
     FORBIDDEN,
     INTERNAL_ERROR,
     INVALID,
@@ -401,6 +402,7 @@ class Application(bottle.Bottle):
             key = request_key(request.environ)
             reason = masking.hide_keys(reason, self.masker.keys_in(error.quoted, key))
         request.environ[REASON] = reason[:MAX_REASON]
+        request.environ[ERROR] = error
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
@@ -444,9 +446,9 @@ class Application(bottle.Bottle):
         except Exception:
             what = self._loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
-            raw = error_body(
-                INTERNAL_ERROR, f"a fault of this service, logged with the id {request_id}"
-            )
+            message = f"a fault of this service, logged with the id {request_id}"
+            environ[ERROR] = ApiError(INTERNAL_ERROR, message)
+            raw = error_body(INTERNAL_ERROR, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start(f"{INTERNAL_ERROR} {REASONS[INTERNAL_ERROR]}", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]

@@ -12,8 +12,10 @@ from typing import Any
 
 from fense_admin import create_app, models, rules
 from fense_admin.rules import ValidationErrors
-from fense_admin.standin.control import CLOCK_RULES, ROOT, ControlPlane, generated
+from fense_admin.standin.clock import CLOCK_RULES
+from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.faults import check_fault
+from fense_admin.standin.instances import ROOT, generated
 from fense_admin.standin.state import Seed
 
 THREADS = 4  # requests answered at the same time
