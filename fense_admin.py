@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
@@ -64,6 +64,9 @@ from fense_admin.reading import (
 from fense_admin.realtime import monotonic
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.settings import Limits
+
+if TYPE_CHECKING:
+    from fense_admin import shapes
 
 __version__ = "0.1.0"
 
@@ -191,7 +194,7 @@ class DatabasePlugin:
 # --- Handlers ----------------------------------------------------------------------------------
 
 
-def create_account(db: Database) -> dict[str, Any]:
+def create_account(db: Database) -> shapes.Account:
     with ValidationErrors() as errors:
         read_query(errors)
         fields = read_fields(errors, rules.CREATE_RULES, required=rules.CREATE_REQUIRED)
@@ -202,14 +205,14 @@ def create_account(db: Database) -> dict[str, Any]:
     return account
 
 
-def get_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def get_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
     return db.get_account(account_id)
 
 
-def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def update_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
