@@ -5,6 +5,8 @@ import sys
 import pytest
 from conftest import CHECKOUT, COMMAND, npm_install, run_program, tools
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = CHECKOUT / "tests" / "clients"
 DOCUMENTS = {
     "contract": CHECKOUT / "openapi.json",

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from conftest import (
     KEY_HEADER,
     MASTER_KEY,
@@ -58,6 +59,7 @@ def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):
     assert count() == before
 
 
+@pytest.mark.slow
 def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
     # Takes seconds, as what one request leaves behind is seen in thousands only.
     service = start("--port=0", DISPUTE_MASTER_KEY=MASTER_KEY)

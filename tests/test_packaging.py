@@ -67,7 +67,16 @@ def test_the_wheel_holds_one_package_and_its_data(wheel):
     assert "Requires-Python: >=3.10" in content
 
 
-@pytest.fixture(scope="module", params=["wheel", "folder", "editable", "strict editable"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "wheel",
+        *(
+            pytest.param(way, marks=pytest.mark.slow)
+            for way in ("folder", "editable", "strict editable")
+        ),
+    ],
+)
 def installed(request, source, wheel, tmp_path_factory):
     """The python of a new environment in which it is installed."""
     folder = tmp_path_factory.mktemp("installed")
@@ -127,6 +136,7 @@ def test_the_command_is_installed(installed, tmp_path):
     assert output == f"fense-admin {__version__}\n"
 
 
+@pytest.mark.slow
 def test_one_file_runs_in_an_empty_environment(source, tmp_path):
     tools("make")
     binaries = Path(sys.executable).parent

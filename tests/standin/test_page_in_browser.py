@@ -298,6 +298,7 @@ def paths(fense):
     return [path.format(number=fense.app.journal[-1].number) for path in VIEWS]
 
 
+@pytest.mark.slow
 def test_no_view_scrolls_sideways(busy, look):
     for viewport in (WIDE, NARROW):
         page = look(viewport=viewport)
@@ -309,6 +310,7 @@ def test_no_view_scrolls_sideways(busy, look):
             assert page.evaluate(cut) == [], path
 
 
+@pytest.mark.slow
 def test_no_flag_breaks_within_a_word(busy, look):
     fense = busy
     fense.create_account(name=LONG, email=f"a@{LONG}"[:60], suppress_notifications=True)
@@ -327,6 +329,7 @@ def test_no_flag_breaks_within_a_word(busy, look):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "viewport"), [("light", WIDE), ("dark", NARROW)])
 def test_axe_finds_nothing(busy, look, scheme, viewport):
     tools("npm")
@@ -341,6 +344,7 @@ def test_axe_finds_nothing(busy, look, scheme, viewport):
         assert blamed == [], path
 
 
+@pytest.mark.slow
 def test_it_is_valid_html(busy, tmp_path):
     tools("npm")
     html_validate = npm_install("tests/browser") / ".bin" / "html-validate"
