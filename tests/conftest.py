@@ -40,6 +40,7 @@ MASTER_KEY = "test-master-key-1a2b"
 SERVICE_KEY = "test-service-key-3c4d"
 COMMAND = Path(sys.executable).with_name("fense-admin")
 CHECKOUT = Path(__file__).parent.parent
+WITHOUT_DRIVER = str(CHECKOUT / "tests" / "without_driver")  # as most users are: it starts faster
 OURS = ("FENSE_ADMIN_", "DISPUTE_")
 # What some tests run, and the Debian package that brings it.
 TOOLS = dict(
@@ -331,6 +332,8 @@ class Process:
         self, folder, *arguments, command=(COMMAND,), close_fds=True, name="stderr", **environment
     ):
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
+        if not any("postgresql" in str(value) for value in (*arguments, *environment.values())):
+            inherited["PYTHONPATH"] = WITHOUT_DRIVER
         self.errors = folder / name
         with open(self.errors, "w") as errors:
             self.process = subprocess.Popen(

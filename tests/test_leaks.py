@@ -106,6 +106,7 @@ def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
     assert service.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_two_hundred_of_them_leave_nothing_behind():
     def count():
         return threading.active_count(), len(os.listdir("/proc/self/fd"))

@@ -67,16 +67,7 @@ def test_the_wheel_holds_one_package_and_its_data(wheel):
     assert "Requires-Python: >=3.10" in content
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "wheel",
-        *(
-            pytest.param(way, marks=pytest.mark.slow)
-            for way in ("folder", "editable", "strict editable")
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=["wheel", "folder", "editable", "strict editable"])
 def installed(request, source, wheel, tmp_path_factory):
     """The python of a new environment in which it is installed."""
     folder = tmp_path_factory.mktemp("installed")
@@ -97,6 +88,7 @@ def installed(request, source, wheel, tmp_path_factory):
     return python
 
 
+@pytest.mark.slow
 def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
     # Somebody else's modules of the same names lie in the way.
     for name in ("models", "server", "cli", "state", "control"):
@@ -109,6 +101,7 @@ def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
             assert service.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_without_the_extra_nothing_of_postgresql_is_imported(installed, tmp_path):
     """A driver would take 60 ms of the start, and 18 MiB."""
     serve = ["-m", "fense_admin", "--port=0", "--database=:memory:"]
@@ -131,6 +124,7 @@ def test_without_the_extra_nothing_of_postgresql_is_imported(installed, tmp_path
     assert "run pip install 'fense-admin[postgresql]'" in ended.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_command_is_installed(installed, tmp_path):
     output = run_program(installed.with_name("fense-admin"), "--version", cwd=tmp_path)
     assert output == f"fense-admin {__version__}\n"
@@ -159,6 +153,7 @@ def test_one_file_runs_in_an_empty_environment(source, tmp_path):
     assert output == "in it\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a zip file", "a folder"])
 def test_a_service_goes_on_while_an_update_replaces_it(wheel, tmp_path, kind):
     """What nobody has asked for yet, too: it is in memory before the service is ready."""

@@ -12,6 +12,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from fense_admin.standin import StandIn
 
+pytestmark = pytest.mark.slow
+
 KEY = "local-dev-key"
 VIEWS = ["", "page/requests/{number}", "page/accounts", "page/accounts/1"]
 VIEWS += ["page/accounts/1?by=month", "page/faults", "page/service"]
@@ -298,7 +300,6 @@ def paths(fense):
     return [path.format(number=fense.app.journal[-1].number) for path in VIEWS]
 
 
-@pytest.mark.slow
 def test_no_view_scrolls_sideways(busy, look):
     for viewport in (WIDE, NARROW):
         page = look(viewport=viewport)
@@ -310,7 +311,6 @@ def test_no_view_scrolls_sideways(busy, look):
             assert page.evaluate(cut) == [], path
 
 
-@pytest.mark.slow
 def test_no_flag_breaks_within_a_word(busy, look):
     fense = busy
     fense.create_account(name=LONG, email=f"a@{LONG}"[:60], suppress_notifications=True)
@@ -329,7 +329,6 @@ def test_no_flag_breaks_within_a_word(busy, look):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "viewport"), [("light", WIDE), ("dark", NARROW)])
 def test_axe_finds_nothing(busy, look, scheme, viewport):
     tools("npm")
@@ -344,7 +343,6 @@ def test_axe_finds_nothing(busy, look, scheme, viewport):
         assert blamed == [], path
 
 
-@pytest.mark.slow
 def test_it_is_valid_html(busy, tmp_path):
     tools("npm")
     html_validate = npm_install("tests/browser") / ".bin" / "html-validate"
