@@ -15,6 +15,7 @@ PLUGIN = "pytest_fense_admin"  # beside the package, so that loading it loads no
 ALONE = {PACKAGE, PLUGIN, "setup"}
 DATA = {
     PACKAGE: ["openapi.json", "py.typed", "*.sql"],
+    f"{PACKAGE}.serving": [],
     f"{PACKAGE}.standin": ["*.json"],
     f"{PACKAGE}.standin.page": ["*.html", "*.css", "*.js"],
 }

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, cast
 
 from fense_admin import create_app, models, rules
 from fense_admin.rules import ValidationErrors
-from fense_admin.standin.control import CLOCK_RULES, ROOT, ControlPlane, generated
+from fense_admin.standin.clock import CLOCK_RULES
+from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.faults import check_fault
+from fense_admin.standin.instances import ROOT, generated
 from fense_admin.standin.state import Seed
 
 if TYPE_CHECKING:
@@ -80,10 +82,10 @@ class StandIn:
             raise RuntimeError("a StandIn serves once: make another one")
         self._entered = True
         if self._serves:
-            from fense_admin import server  # late: in-process it takes no waitress
+            from fense_admin import serving  # late: in-process it takes no waitress
 
-            sockets = server.listen(server.resolve("127.0.0.1", 0))
-            self._server = server.Server(self.app, sockets, THREADS)
+            sockets = serving.listen(serving.resolve("127.0.0.1", 0))
+            self._server = serving.Server(self.app, sockets, THREADS)
             # A daemon thread, stopped at exit: a block that is never left must not hold it up.
             self._thread = threading.Thread(
                 target=self._server.run, args=(STOP_TIMEOUT,), daemon=True
@@ -121,8 +123,8 @@ class StandIn:
             checked = rules.validate(sent, rules.ACCOUNT_RULES, errors)
         try:
             return self._db.create_account(checked)
-        except models.ApiKeyTaken:
-            raise ValueError("api_key belongs to another account") from None
+        except models.ApiKeyTaken as error:
+            raise ValueError(f"api_key {error}") from None
 
     def record_lookups(
         self,
@@ -138,8 +140,8 @@ class StandIn:
         """
         try:
             self._db.record_lookups(fense_account_id, lookups, date)
-        except models.NoSuchAccount:
-            raise ValueError(f"no account has the fense_account_id {fense_account_id}") from None
+        except models.NoSuchAccount as error:
+            raise ValueError(str(error)) from None
 
     def fail(
         self,
