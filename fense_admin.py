@@ -32,6 +32,7 @@ from bottle import request, response
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from fense_admin import engines, masking, models, rules
+from fense_admin.databases import open_database
 from fense_admin.exchange import (
     ASKED_PATH,
     FORBIDDEN,
@@ -176,7 +177,7 @@ class DatabasePlugin:
                 if not engines.is_unavailable(error):
                     raise
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
-                if not self.db.engine.is_server:
+                if not self.db.engine.info.is_server:
                     self.db.engine.close()  # the next request's connection is free of old errors
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
@@ -311,7 +312,7 @@ class Application(bottle.Bottle):
     @property
     def may_wait(self) -> bool:
         """Whether looking up a key may take as long as a database server does to respond."""
-        return self.db.engine.is_server
+        return self.db.engine.info.is_server
 
     def use_spare(self, spare: Callable[[], AbstractContextManager[None]]) -> None:
         """Set the context in which a worker waits for a long time, so that another takes its place.
@@ -509,7 +510,7 @@ def create_app(
         raise ValueError("give a master_key or service_keys: without a key nobody gets in")
     public_origin = "/".join(public_url.split("/")[:3])
     public_path = public_url.removeprefix(public_origin)
-    app = Application(Database(database), prefix, keys, public_origin, public_path, limits)
+    app = Application(open_database(database), prefix, keys, public_origin, public_path, limits)
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)
     app.contract("/accounts/usage", GET=get_usage)

@@ -33,8 +33,7 @@ from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
-from fense_admin import __version__, cli, create_app, serving
-from fense_admin.models import Database
+from fense_admin import __version__, cli, create_app, databases, serving
 from fense_admin.standin import StandIn
 
 MASTER_KEY = "test-master-key-1a2b"
@@ -725,7 +724,7 @@ def open_database():
     with contextlib.ExitStack() as stack:
 
         def open_database(path):
-            db = Database(str(path))
+            db = databases.open_database(str(path))
             stack.callback(db.engine.close_all)
             return db
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import CHECKOUT
 
 import fense_admin
-from fense_admin import cli, libpq, postgres, rules, sqlite
+from fense_admin import cli, libpq, pool, postgres, rules, sqlite
 from fense_admin.serving.connections import ERRORS
 from fense_admin.settings import Limits
 from fense_admin.standin import control, faults, journal
@@ -93,10 +93,10 @@ STATEMENTS = [
         ],
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
-            f"about {postgres.MOST_WAITING} more while the server keeps requests waiting",
+            f"about {pool.MOST_WAITING} more while the server keeps requests waiting",
             f"| `connect_timeout` | {libpq.DEFAULTS['connect_timeout']} s for each address |",
             f"after {libpq.STEP} s tries the next one as well",
-            f"{postgres.RELIED_ON['default_transaction_isolation']}'`",
+            f"{pool.RELIED_ON['default_transaction_isolation']}'`",
             f"| `target_session_attrs` | `{libpq.DEFAULTS['target_session_attrs']}` |",
             f"| `application_name` | `{libpq.DEFAULTS['fallback_application_name']}` |",
         ],

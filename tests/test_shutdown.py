@@ -24,7 +24,7 @@ from conftest import (
     wait_until,
 )
 
-from fense_admin.models import Database
+from fense_admin import databases
 
 
 def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
@@ -215,7 +215,7 @@ def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path, signum):
-    Database(str(tmp_path / "fense.sqlite3")).engine.close_all()
+    databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
     with locked(tmp_path / "fense.sqlite3"):
         service = start("--port=0", "--database=fense.sqlite3")
         wait_until(lambda: "local-dev-key" in service.errors.read_text())
@@ -241,7 +241,7 @@ def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start,
     code, output, errors = service.end()
     assert (code, output) == (128 + signal.SIGTERM, "")
     assert "Traceback" not in errors
-    db = Database(str(tmp_path / "fense.sqlite3"))
+    db = databases.open_database(str(tmp_path / "fense.sqlite3"))
     assert db.count_accounts() == 0
     db.engine.close_all()
 
