@@ -21,6 +21,7 @@ REQUEST_ID = "fense_admin.request_id"
 RECEIVED = "fense_admin.received"  # when the server had read it, by the monotonic clock
 ASKED_PATH = "fense_admin.path"  # with all its slashes
 REASON = "fense_admin.reason"  # why the answer is an error, for the log
+ERROR = "fense_admin.error"  # the `ApiError` that was answered
 RESET = "fense_admin.reset"  # the server's: call it, and closing the connection is a TCP reset
 
 KEY_HEADER = "x-api-key"

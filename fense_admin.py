@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
     if sys.version_info < (3, 10):  # noqa: UP036
@@ -46,6 +46,9 @@ from fense_admin.reading import (
 from fense_admin.realtime import monotonic
 from fense_admin.rules import ValidationErrors
 from fense_admin.settings import Limits
+
+if TYPE_CHECKING:
+    from fense_admin import shapes
 
 __version__ = "0.1.0"
 
@@ -176,7 +179,7 @@ class DatabasePlugin:
 # --- Handlers ----------------------------------------------------------------------------------
 
 
-def create_account(db: Database) -> dict[str, Any]:
+def create_account(db: Database) -> shapes.Account:
     with ValidationErrors() as errors:
         read_query(errors)
         fields = read_fields(errors, rules.CREATE_RULES, required=rules.CREATE_REQUIRED)
@@ -187,14 +190,14 @@ def create_account(db: Database) -> dict[str, Any]:
     return account
 
 
-def get_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def get_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
     return db.get_account(account_id)
 
 
-def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def update_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
@@ -360,6 +363,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             key = request_key(request.environ)
             reason = hide(reason, self.masker.keys_in(error.quoted, key))
         request.environ[exchange.REASON] = reason[:MAX_REASON]
+        request.environ[exchange.ERROR] = error
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
@@ -402,7 +406,9 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             what = self.masker.loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
             message = f"a fault of this service, logged with the id {request_id}"
-            raw = error_body(exchange.INTERNAL_ERROR, message)
+            error = ApiError(exchange.INTERNAL_ERROR, message)
+            environ[exchange.ERROR] = error
+            raw = error_body(error.status_code, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start(f"{exchange.INTERNAL_ERROR} Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]

@@ -15,7 +15,7 @@ from conftest import COMMAND, TIMEOUT, account_fields, connect, read_all, status
 
 from fense_admin import __version__
 from fense_admin.masking import Masker
-from fense_admin.server import LogFormatter
+from fense_admin.serving.log import LogFormatter
 
 LINE = r"(\S+Z) (\S+) (\S+) (\d{3}) (\d+\.\d)ms ([^: ]+)(?:: (.*))?"
 
