@@ -327,7 +327,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
 
 
 def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
-    monkeypatch.setattr(postgres, "CROWDED", 4)
+    monkeypatch.setattr(pool, "CROWDED", 4)
     server.execute(
         "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
