@@ -2,6 +2,7 @@
 
 export PYTHON  # makes the environments; default: python3
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE  # the tests start Python hundreds of times: compile once
 
 serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
 	@$(BIN)/fense-admin $(ARGS)
@@ -9,8 +10,13 @@ serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000
 # In two processes; against a deployment in one.
 WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2)
 
-test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
-	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+PYTEST = $(BIN)/python -m pytest $(WORKERS) --durations=10
+
+test: .venv/dev             ## the suite without its slow tests; ARGS="-k usage" for a part of it
+	$(PYTEST) $(ARGS)
+
+test-all: .venv/dev         ## the whole suite
+	$(PYTEST) --all $(ARGS)
 
 test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admin[sqlite]
 	.venv-sqlite/bin/python -m pytest $(addprefix tests/,contract test_models.py test_transactions.py \
@@ -73,7 +79,7 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@touch $@
 
 # Installed as a user would: an editable install is slower to start.
-.venv-bench/run: $(wildcard *.py *.sql standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
+.venv-bench/run: $(wildcard *.py *.sql serving/*.py standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 
@@ -82,4 +88,4 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
-.PHONY: serve test test-sqlite test-image test-guide test-clients soak lint bench pyz screenshots clean help anew
+.PHONY: serve test test-all test-sqlite test-image test-guide test-clients soak lint bench pyz screenshots clean help anew

@@ -400,25 +400,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def serve(options: argparse.Namespace) -> int:
-    from fense_admin import server  # late: other commands do without waitress
+    from fense_admin import serving  # late: other commands do without waitress
 
     options.standin = switch(options, "standin")
-    server.log_to_stderr(logging.WARNING if switch(options, "quiet") else logging.INFO)
+    serving.log_to_stderr(logging.WARNING if switch(options, "quiet") else logging.INFO)
     for line in (injected_variables(), *unknown_variables()):
         if line:
             log.warning(line)
     sockets: list[Any] = []
     try:
-        host, sockets = options.host, server.inherited()
+        host, sockets = options.host, serving.inherited()
         if sockets:
             host = sockets[0].getsockname()[0]
             addresses = [(sock.getsockname(),) for sock in sockets]
         else:
-            addresses = server.resolve(options.host, options.port)
-        on_loopback = server.are_loopback(addresses)
+            addresses = serving.resolve(options.host, options.port)
+        on_loopback = serving.are_loopback(addresses)
         keys, has_control_plane = choose_keys(options, on_loopback)
         seed = read_seed(options.seed)
-        sockets = sockets or server.listen(addresses)
+        sockets = sockets or serving.listen(addresses)
         prefix, public_url = options.prefix, options.public_url
         app = served = create_app(options.database, prefix=prefix, public_url=public_url, **keys)
         if has_control_plane:
@@ -435,12 +435,12 @@ def serve(options: argparse.Namespace) -> int:
         read_ahead(has_control_plane)
     except ValueError as error:
         options.parser.error(str(error))
-    except (server.CannotListen, engines.Unusable, engines.DatabaseError) as error:
+    except (serving.CannotListen, engines.Unusable, engines.DatabaseError) as error:
         for sock in sockets:
             sock.close()
         raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
-    running = server.Server(served, sockets, options.threads)
+    running = serving.Server(served, sockets, options.threads)
     on_stop_signals(running.stop_on_signal)
     origin = origin_of(host, running.port)
     log.info("fense-admin %s with %s", __version__, app.db.engine.info.product)
@@ -460,9 +460,9 @@ def read_ahead(has_control_plane: bool) -> None:
     """Read what is otherwise read once it is needed: an update may replace the files until then."""
     files.read(OPENAPI_FILE)
     if has_control_plane:
-        from fense_admin.standin import control, page
+        from fense_admin.standin import document, page
 
-        files.read(control.OPENAPI_FILE)
+        document.read()
         page.read_files()
 
 

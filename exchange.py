@@ -21,6 +21,8 @@ REQUEST_ID = "fense_admin.request_id"
 RECEIVED = "fense_admin.received"  # when the server had read it, by the monotonic clock
 ASKED_PATH = "fense_admin.path"  # with all its slashes
 REASON = "fense_admin.reason"  # why the answer is an error, for the log
+ERROR = "fense_admin.error"  # the `ApiError` that was answered
+RESET = "fense_admin.reset"  # the server's: call it, and closing the connection is a TCP reset
 
 KEY_HEADER = "x-api-key"
 
@@ -37,8 +39,19 @@ def log_request(what: str, status: object, seconds: float, request_id: str, why:
 
 # --- Errors -----------------------------------------------------------------------------------
 
-# The reason phrase in snake case, but for this one: its phrase differs between versions of Python.
-CODES = {413: "payload_too_large"}
+# The statuses. A module names one of these and never a number.
+INVALID = 400
+UNKNOWN_KEY = 401
+FORBIDDEN = 403
+NOT_FOUND = 404
+METHOD_NOT_ALLOWED = 405
+CONFLICT = 409
+TOO_LARGE = 413
+INTERNAL_ERROR = 500
+UNAVAILABLE = 503
+
+# Codes are the reason phrase in snake_case; 413's phrase changed in Python 3.13, so it is fixed.
+CODES = {TOO_LARGE: "payload_too_large"}
 KNOWN_FIELDS = {*rules.ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"}
 
 
@@ -73,7 +86,7 @@ def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = (
     return json.dumps({"error": {"code": code, "message": message, "details": shown}}).encode()
 
 
-def invalid(errors: ValidationErrors, status: int = 400) -> ApiError:
+def invalid(errors: ValidationErrors, status: int = INVALID) -> ApiError:
     """The `ApiError` for these errors."""
     unknown = [field for field, _ in errors.details if field not in KNOWN_FIELDS]
     reason = errors.message(_loggable_name)

@@ -12,9 +12,10 @@ import random
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
@@ -34,8 +35,17 @@ from fense_admin import engines, masking, models, rules
 from fense_admin.databases import open_database
 from fense_admin.exchange import (
     ASKED_PATH,
+    ERROR,
+    FORBIDDEN,
+    INTERNAL_ERROR,
+    INVALID,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
     REASON,
+    REASONS,
     REQUEST_ID,
+    UNAVAILABLE,
+    UNKNOWN_KEY,
     ApiError,
     error_body,
     invalid,
@@ -54,6 +64,9 @@ from fense_admin.reading import (
 from fense_admin.realtime import monotonic
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.settings import Limits
+
+if TYPE_CHECKING:
+    from fense_admin import shapes
 
 __version__ = "0.1.0"
 
@@ -91,10 +104,12 @@ class ApiKeyPlugin:
             key = request_key(request.environ)
             if not self.knows(key):
                 if key and db.is_merchant_key(key):
-                    raise ApiError(403, "a merchant's key does not open these endpoints")
-                raise ApiError(401, self.why(key), WWW_Authenticate='ApiKey header="x-api-key"')
+                    raise ApiError(FORBIDDEN, "a merchant's key does not open these endpoints")
+                raise ApiError(
+                    UNKNOWN_KEY, self.why(key), WWW_Authenticate='ApiKey header="x-api-key"'
+                )
             if key == DEVELOPMENT_KEY and (header := foreign_header(request.environ)):
-                raise ApiError(403, FOREIGN_PAGE.format(header))
+                raise ApiError(FORBIDDEN, FOREIGN_PAGE.format(header))
             return callback(db=db, **kwargs)
 
         return guarded
@@ -131,6 +146,18 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
 # --- The database in a request -----------------------------------------------------------------
 
 
+REFUSALS = (ValidationErrors, models.NoSuchAccount, models.ApiKeyTaken)
+
+
+def refused(error: Exception) -> ApiError:
+    """Return the response to one of `REFUSALS`: what the rules or the data raised."""
+    if isinstance(error, ValidationErrors):
+        return invalid(error)
+    if isinstance(error, models.ApiKeyTaken):
+        return ApiError(INVALID, f"api_key {error}", [("api_key", str(error))])
+    return ApiError(NOT_FOUND, "no account has this fense_account_id")
+
+
 class DatabasePlugin:
     """Gives each handler `db`, and makes an `ApiError` of what the data and the rules raise."""
 
@@ -148,13 +175,8 @@ class DatabasePlugin:
             try:
                 self.db.engine.ensure_same_file()
                 return callback(db=self.db, **kwargs)
-            except ValidationErrors as errors:
-                raise invalid(errors) from None
-            except models.NoSuchAccount:
-                raise ApiError(404, "no account has this fense_account_id") from None
-            except models.ApiKeyTaken:
-                message = "belongs to another account"
-                raise ApiError(400, f"api_key {message}", [("api_key", message)]) from None
+            except REFUSALS as error:
+                raise refused(error) from None
             except engines.DatabaseError as error:
                 if not engines.is_unavailable(error):
                     raise
@@ -164,7 +186,7 @@ class DatabasePlugin:
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
                 message = f"the database can't be used just now; {changed}"
-                raise ApiError(503, message, Retry_After="1") from None
+                raise ApiError(UNAVAILABLE, message, Retry_After="1") from None
 
         return served
 
@@ -172,7 +194,7 @@ class DatabasePlugin:
 # --- Handlers ----------------------------------------------------------------------------------
 
 
-def create_account(db: Database) -> dict[str, Any]:
+def create_account(db: Database) -> shapes.Account:
     with ValidationErrors() as errors:
         read_query(errors)
         fields = read_fields(errors, rules.CREATE_RULES, required=rules.CREATE_REQUIRED)
@@ -183,14 +205,14 @@ def create_account(db: Database) -> dict[str, Any]:
     return account
 
 
-def get_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def get_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
     return db.get_account(account_id)
 
 
-def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def update_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
@@ -234,8 +256,7 @@ class Application(bottle.Bottle):
     """The routes, and what all responses have in common.
 
     The `keys` are masked in whatever is logged, like all that are valid: see `masking.Masker`. A
-    `server.Server` calls `runs_inline`, `body_limit`, `choose_id`, `common_headers`,
-    `release_waiting` and `end_thread`.
+    `server.Server` calls all that is under "What the server asks".
     """
 
     def __init__(
@@ -282,7 +303,7 @@ class Application(bottle.Bottle):
             message = f"this path takes {allow}"
             if request.method in ("GET", "HEAD") and path == self.prefix + "/accounts":
                 message += f"; GET {mount_point()}{path}/usage lists all accounts"
-            raise ApiError(405, message, Allow=allow)
+            raise ApiError(METHOD_NOT_ALLOWED, message, Allow=allow)
 
         # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
         for method in {"GET", "POST", "ANY", *handlers} - set(handlers):
@@ -292,12 +313,24 @@ class Application(bottle.Bottle):
 
     # What the server asks
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether looking up a key may take as long as a database server does to respond."""
+        return self.db.engine.info.is_server
+
+    def use_spare(self, spare: Callable[[], AbstractContextManager[None]]) -> None:
+        """Set the context in which a worker waits for a long time, so that another takes its place.
+
+        The server calls it once, before it serves.
+        """
+        self.db.engine.while_waiting = spare
+
     def runs_inline(self, method: str, path: str, query: str) -> bool:
         """Whether the answer takes next to no time, however much is in the database.
 
         So it is with a read of one account, or of its usage in at most three months.
         """
-        if self.db.engine.info.is_server:
+        if self.may_wait:
             return False  # however little it is, the server may not answer
         one = self.prefix + "/accounts/"
         if method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
@@ -309,13 +342,21 @@ class Application(bottle.Bottle):
             return False
         return 1 <= models.count_months(*months.groups()) <= 3
 
-    def body_limit(self, path: str, headers: Mapping[str, str]) -> int | None:
-        """How many bytes the server takes of a body; None for its own limit."""
+    def body_limit(self, environ: Mapping[str, Any]) -> int | None:
+        """Return how many bytes the server accepts of a body; None for its own limit.
+
+        The server asks before the body has arrived: `environ` has PATH_INFO and HTTP_* only.
+        """
         return None
 
-    def choose_id(self, sent: str | None, key: str) -> str:
-        """The id that the request sent, if it is valid and has no key in it; else a new one."""
-        return self.id_without(self.masker.keys_in([sent], key) if sent else None, sent)
+    def choose_id(self, environ: Mapping[str, Any]) -> str:
+        """Return the id that the request sent if it is valid and has no key in it, else a new one.
+
+        `environ` has HTTP_* at least.
+        """
+        sent = environ.get("HTTP_X_REQUEST_ID")
+        keys = self.masker.keys_in([sent], request_key(environ)) if sent else None
+        return self.id_without(keys, sent)
 
     def id_without(self, keys: Iterable[str] | None, sent: str | None) -> str:
         """The id that the request sent, if it is valid and has none of the keys; else a new one."""
@@ -357,13 +398,14 @@ class Application(bottle.Bottle):
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
-            error = ApiError(404, "there is no such path" + self._signpost())
+            error = ApiError(NOT_FOUND, "there is no such path" + self._signpost())
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         reason = error.reason
-        if error.status_code != 401:
+        if error.status_code != UNKNOWN_KEY:
             key = request_key(request.environ)
             reason = masking.hide_keys(reason, self.masker.keys_in(error.quoted, key))
         request.environ[REASON] = reason[:MAX_REASON]
+        request.environ[ERROR] = error
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
@@ -389,7 +431,7 @@ class Application(bottle.Bottle):
         mount = environ.get("SCRIPT_NAME", "")
         key = request_key(environ)
         if request_id is None:
-            request_id = self.choose_id(environ.get("HTTP_X_REQUEST_ID"), key)
+            request_id = self.choose_id(environ)
         environ[REQUEST_ID] = request_id
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
@@ -407,9 +449,11 @@ class Application(bottle.Bottle):
         except Exception:
             what = self._loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
-            raw = error_body(500, f"a fault of this service, logged with the id {request_id}")
+            message = f"a fault of this service, logged with the id {request_id}"
+            environ[ERROR] = ApiError(INTERNAL_ERROR, message)
+            raw = error_body(INTERNAL_ERROR, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
-            start("500 Internal Server Error", headers, sys.exc_info())
+            start(f"{INTERNAL_ERROR} {REASONS[INTERNAL_ERROR]}", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
             what = self._loggable(method, path, mount, key)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote
 from bottle import request
 
 from fense_admin import files, rules
-from fense_admin.exchange import ApiError
+from fense_admin.exchange import TOO_LARGE, ApiError
 from fense_admin.rules import JsonObject, ValidationErrors
 
 # --- Body and query ----------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def read_json(
     limit = limit or request.app.limits.body
     raw = read_input(request.environ, limit)
     if len(raw) > limit:
-        raise ApiError(413, f"the body is over {limit} bytes")
+        raise ApiError(TOO_LARGE, f"the body is over {limit} bytes")
     if may_be_empty and not raw:
         return kind()
     sent_as = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()

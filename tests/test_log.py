@@ -14,7 +14,7 @@ from importlib.util import module_from_spec
 from conftest import COMMAND, TIMEOUT, account_fields, connect, read_all, statuses, talk
 
 from fense_admin import __version__, loggable
-from fense_admin.server import LogFormatter
+from fense_admin.serving.log import LogFormatter
 
 LINE = r"(\S+Z) (\S+) (\S+) (\d{3}) (\d+\.\d)ms ([^: ]+)(?:: (.*))?"
 

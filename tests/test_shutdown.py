@@ -126,7 +126,7 @@ def test_a_stop_leaves_no_refused_client_behind(file_app):
         sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
         assert statuses(sock.recv(65536)) == [413]
         served.stop()
-        assert list(served.server.channels) == []
+        assert list(served.server.connections.channels) == []
         sock.settimeout(2)
         assert read_all(sock) == b""
 
@@ -147,7 +147,9 @@ def start_soak(tmp_path):
         service.wait()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_stop_of_the_process_answers_every_request_that_was_sent(tmp_path, signum, frozen):
     count = 600  # more than are let in at the same time
