@@ -374,7 +374,7 @@ class Database:
             row = self.engine.execute_sql(SELECT_OWNER, columns).fetchone()
             if row[0] > rules.MAX_ID:
                 raise peewee.OperationalError("every fense_account_id is used up")
-            return _account(ACCOUNT_KEYS, row)
+            return cast("shapes.Account", _account(ACCOUNT_KEYS, row))
 
         account = self.engine.write(create)
         self.on_keys([columns["api_key_sha256"]], ())
