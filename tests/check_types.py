@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).parent.parent
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 INSTALL = ["install", "--no-deps", "--no-build-isolation", "--no-compile", "--target"]
 MYPY = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
-PYRIGHT = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable]
+PYRIGHT = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable]
 
 # The code under test of README's first example.
 MY_APP = """
@@ -56,11 +56,10 @@ class Installed:
         return self._run([*MYPY, "--config-file", CHECKOUT / "pyproject.toml"], self.parts)
 
     def pyright(self, *files: Path) -> list[str]:
-        """What pyright reports about a user's files, or about the package and its plugin."""
+        """What pyright reports about a user's files; without any, about the package and its plugin."""
         config = {"typeCheckingMode": "standard", "extraPaths": [str(self.packages)]}
         (self.folder / "pyrightconfig.json").write_text(json.dumps(config))
-        lines = self._run(PYRIGHT, files or self.parts)
-        return [line.strip() for line in lines if " - error: " in line]
+        return pyright_errors("\n".join(self._run(PYRIGHT, files or self.parts)))
 
     def _run(self, command: list[str], files: list[Path]) -> list[str]:
         """Run a type checker in the folder and return the lines of its output."""
@@ -69,6 +68,15 @@ class Installed:
         )
         assert not ended.stderr or ended.returncode <= 1, ended.stderr
         return ended.stdout.splitlines()
+
+
+def pyright_errors(output: str) -> list[str]:
+    """The errors that pyright reports as JSON, in the form of mypy's."""
+    return [
+        f"{it['file']}:{it['range']['start']['line'] + 1}: {it['message']} [{it.get('rule')}]"
+        for it in json.loads(output)["generalDiagnostics"]
+        if it["severity"] == "error"
+    ]
 
 
 def examples(folder: Path) -> list[Path]:

@@ -26,7 +26,8 @@ PACKAGE = {
     f"fense_admin/{name}.py" for name in MODULES - {"fense_admin"} | {"__init__", "__main__"}
 }
 PACKAGE |= {
-    f"fense_admin/{file.name}" for file in [*CHECKOUT.glob("*.sql"), CHECKOUT / "openapi.json"]
+    f"fense_admin/{file.name}"
+    for file in [*CHECKOUT.glob("*.sql"), CHECKOUT / "openapi.json", CHECKOUT / "py.typed"]
 }
 PACKAGE |= {
     f"fense_admin/{file.relative_to(CHECKOUT)}"
