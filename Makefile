@@ -35,9 +35,10 @@ test-guide: .venv/dev       ## deploy/README.md as written, on machines that sys
 soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then a check; MINUTES=10
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)
 
-lint: .venv/dev             ## check the code and its format with ruff
+lint: .venv/dev             ## check the code, its format and its types with ruff, mypy and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/check_types.py
 
 bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside what one would use instead; FULL=1: ten minutes
 	@.venv-bench/bin/python benchmarks/bench.py \
@@ -54,7 +55,7 @@ screenshots: .venv/dev      ## docs/*.png: the page for people in Chromium, wide
 	$(BIN)/python docs/screenshots.py
 
 clean:                      ## remove the environments, and all that was built
-	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
@@ -65,20 +66,26 @@ help:
 # One that is not whole is made again: it was interrupted, or the checkout was moved.
 unless_whole = $(shell sh environment.sh $(1) || echo anew)
 
-.venv/run: pyproject.toml setup.py $(call unless_whole,.venv)
+.venv/run: pyproject.toml setup.py $(call unless_whole,.venv) | typings
 	@sh environment.sh .venv -e .
 	@touch $@
 
-.venv/dev: pyproject.toml setup.py $(call unless_whole,.venv)
+.venv/dev: pyproject.toml setup.py $(call unless_whole,.venv) | typings
 	@sh environment.sh .venv -e '.[test]'
 	@touch $@ .venv/run
+
+# For editors, which don't understand fense_admin's __path__: links to the modules, laid out as the
+# package that they become. Pyright reads this folder by default.
+typings: $(wildcard *.py)
+	@rm -rf $@ && mkdir -p $@/fense_admin
+	@cd $@/fense_admin && ln -s ../../*.py $(addprefix ../../,$(wildcard serving standin)) . && mv fense_admin.py __init__.py
 
 .venv-sqlite/dev: pyproject.toml setup.py $(call unless_whole,.venv-sqlite)
 	@sh environment.sh .venv-sqlite -e '.[test,sqlite]'
 	@touch $@
 
 # Installed as a user would: an editable install is slower to start.
-.venv-bench/run: $(wildcard *.py *.sql standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
+.venv-bench/run: $(wildcard *.py *.sql serving/*.py standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 

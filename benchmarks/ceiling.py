@@ -8,7 +8,7 @@ import sys
 
 import waitress
 
-from fense_admin import server
+from fense_admin.settings import Limits
 
 BODY = (
     b'{"fense_account_id": 1, "name": "Merchant 1", "email": "owner1@merchant.example", '
@@ -30,6 +30,7 @@ def app(environ, start_response):
 
 
 if __name__ == "__main__":
+    limits = Limits()
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     served = waitress.create_server(
         app,
@@ -38,10 +39,10 @@ if __name__ == "__main__":
         threads=4,
         ident=None,
         asyncore_use_poll=True,
-        connection_limit=server.CONNECTIONS,
-        channel_timeout=server.IDLE_TIMEOUT,
-        max_request_header_size=server.MAX_HEADER,
-        max_request_body_size=server.MAX_REQUEST_BODY + 1,
+        connection_limit=limits.connections,
+        channel_timeout=limits.idle,
+        max_request_header_size=limits.header,
+        max_request_body_size=limits.read_body + 1,
     )
     served.adj.send_bytes = 18000
     served.run()

@@ -6,16 +6,14 @@ import contextlib
 import copy
 import fnmatch
 import re
-import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import bottle
 from bottle import request
 
-from fense_admin import ApiError
+from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
 from fense_admin.models import Database
 from fense_admin.realtime import monotonic
 from fense_admin.rules import (
@@ -29,7 +27,6 @@ from fense_admin.rules import (
     whole_number,
 )
 
-MAX_WAITING = 400  # requests that wait for a delay at once: the other connections are for others
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
 # Keys of the WSGI environment
 FAULT = "fense_admin.fault"  # the fault that met the request
@@ -41,6 +38,39 @@ RESERVED_HEADERS = frozenset(
     "proxy-authorization server te trailers transfer-encoding upgrade via x-request-id "
     "x-standin".split()
 )
+
+
+# --- Drops: what can happen to a connection ----------------------------------------------------
+
+
+class Drop(NamedTuple):
+    """A way to break off a response, and its words for the page."""
+
+    outcome: str  # in place of a status
+    effect: str  # "It ..."; {status} is that of the response
+    part: Callable[[bytes], bytes] | None = None  # of the body to send; None sends no head either
+    is_reset: bool = False  # the connection is reset, not closed
+
+
+DROPS = {
+    "reset": Drop("connection reset", "resets the connection", is_reset=True),
+    "empty": Drop("closed without an answer", "closes the connection without an answer"),
+    "truncate": Drop(
+        "answer cut short",
+        "cuts the answer {status} short",
+        part=lambda body: body[: len(body) // 2],
+    ),
+}
+
+
+def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
+    """The body of a response that breaks off."""
+    if how.part:
+        yield how.part(body)
+    if how.is_reset and RESET in environ:  # in-process there is no connection
+        environ[RESET]()
+    # Under a server it ends the connection; an in-process client gets it as it is.
+    raise ConnectionResetError("dropped by a fault that was armed for this request")
 
 
 # --- What a fault may be -------------------------------------------------------------------------
@@ -66,7 +96,7 @@ FAULT_RULES = {
     "path": matching(r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"),
     "times": whole_number(0, 10**12),
     "delay_ms": whole_number(0, 600_000),
-    "drop": one_of("reset", "empty", "truncate"),
+    "drop": one_of(*DROPS),
     "headers": check_headers,
     "message": matching(rf"[^{CONTROL}]*", "must be one line without control characters"),
 }
@@ -90,15 +120,15 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 class Waiting:
     """The requests that wait for a delay. `over` ends the delays of all of them."""
 
-    def __init__(self, room: threading.BoundedSemaphore) -> None:
+    def __init__(self, most: int, room: threading.BoundedSemaphore) -> None:
         self.over = threading.Event()
         self.was_reset = False
-        self._room = room
+        self._most, self._room = most, room
 
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
         if not self._room.acquire(blocking=False):
-            raise ApiError(503, f"{MAX_WAITING} requests wait for a delay already")
+            raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
         try:
             yield
         finally:
@@ -109,14 +139,15 @@ class Faults:
     """The armed faults, oldest first. Each is what was sent, with its `id`, the `times` left and
     the number of requests that `used` it.
 
-    `room` bounds the requests that wait: an instance shares that of its parent, as it does the
-    connections.
+    At most `most_waiting` requests wait for a delay. Those of an instance count with its parent's,
+    as they share the connections.
     """
 
-    def __init__(self, room: threading.BoundedSemaphore | None = None) -> None:
-        self.room = room or threading.BoundedSemaphore(MAX_WAITING)
+    def __init__(self, most_waiting: int, parent: Faults | None = None) -> None:
+        self._most = most_waiting
+        self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
-        self._waiting = Waiting(self.room)
+        self._waiting = Waiting(self._most, self._room)
         self._armed: list[dict[str, Any]] = []
         self._count = 0
 
@@ -138,7 +169,7 @@ class Faults:
         with self._lock:
             self._armed.clear()
             self._waiting.over.set()
-            self._waiting = Waiting(self.room)
+            self._waiting = Waiting(self._most, self._room)
 
     def reset(self) -> None:
         """Disarm them and count from 1; requests that wait are answered 503, not written."""
@@ -181,7 +212,7 @@ class FaultPlugin:
 
         def faulted(db: Database, **kwargs: Any) -> Any:
             if request.environ.get(IS_STALE):
-                raise ApiError(503, WAS_RESET)
+                raise ApiError(UNAVAILABLE, WAS_RESET)
             path = request.path[len(self.prefix) :]
             fault, waiting = self.faults.take(request.method, path)
             request.environ[FAULT] = fault
@@ -190,7 +221,7 @@ class FaultPlugin:
             if "status" not in fault and "drop" not in fault:
                 return callback(db=db, **kwargs)
             message = fault.get("message", "a fault that was armed for this request")
-            error = ApiError(fault.get("status", 503), message)
+            error = ApiError(fault.get("status", UNAVAILABLE), message)
             for name, value in fault.get("headers", {}).items():
                 error.set_header(name, value)
             raise error
@@ -207,17 +238,4 @@ def wait(waiting: Waiting, seconds: float, db: Database) -> None:
             if waiting.over.wait(min(left, GONE_CHECK)):
                 break
     if waiting.was_reset:
-        raise ApiError(503, WAS_RESET)
-
-
-def drop(how: str, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
-    """An answer that breaks off, after half of the body or before its first byte."""
-    if how == "truncate":
-        yield body[: len(body) // 2]
-    elif how == "reset" and (is_gone := environ.get("waitress.client_disconnected")):
-        # Make closing this connection a reset. (In-process there is none.)
-        sock = is_gone.__self__.socket
-        if sock is not None:  # else it has been closed
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # Under waitress it ends the connection; an in-process client gets it as it is.
-    raise ConnectionResetError("dropped by a fault that was armed for this request")
+        raise ApiError(UNAVAILABLE, WAS_RESET)

@@ -10,7 +10,8 @@ import functools
 import os
 from typing import Any, NamedTuple
 
-from fense_admin import invalid, models, rules
+from fense_admin import models, rules
+from fense_admin.exchange import NOT_FOUND, invalid
 from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import demo
@@ -220,4 +221,4 @@ def record_usage(db: Database, rows: list[models.Lookups], patient: bool = False
                 errors.add(f"[{place}].lookups", models.beyond_most(rows[place][1]))
             for place in refused.unknown:
                 unknown.add(f"[{place}].fense_account_id", "names no account")
-        raise invalid(unknown, 404) from None
+        raise invalid(unknown, NOT_FOUND) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import glob
@@ -32,8 +33,7 @@ from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
-from fense_admin import __version__, cli, create_app, server
-from fense_admin.models import Database
+from fense_admin import __version__, cli, create_app, databases, serving
 from fense_admin.standin import StandIn
 
 MASTER_KEY = "test-master-key-1a2b"
@@ -68,7 +68,7 @@ FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@
 
 AS_SOMEBODY_ELSE = """
 import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
-from fense_admin import cli, server
+from fense_admin import cli, serving
 if os.geteuid() == 0:  # whom no mode of a file holds back
     os.setuid(65534)
 sys.exit(cli.main(sys.argv[1:]))
@@ -395,8 +395,8 @@ class Served:
 
     def __init__(self, app, threads=4, drain=10):
         self.app = app
-        sockets = server.listen(server.resolve("127.0.0.1", 0))
-        self.server = server.Server(app, sockets, threads)
+        sockets = serving.listen(serving.resolve("127.0.0.1", 0))
+        self.server = serving.Server(app, sockets, threads)
         self.thread = threading.Thread(target=self.server.run, args=(drain,))
         self.thread.start()
 
@@ -431,6 +431,11 @@ class Served:
     def stop(self):
         self.server.stop()
         join(self.thread)
+
+
+def change_limits(holder: Any, **limits: Any) -> None:
+    """Give an application that is not served yet, or the connections of a server, other limits."""
+    vars(holder)["limits"] = dataclasses.replace(holder.limits, **limits)
 
 
 def join(*threads: threading.Thread) -> None:
@@ -627,7 +632,7 @@ def run_command(tmp_path, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(cli, "on_stop_signals", lambda handler: None)
-    monkeypatch.setattr(server, "log_to_stderr", lambda level: None)
+    monkeypatch.setattr(serving, "log_to_stderr", lambda level: None)
 
     def run_command(*arguments, **environment):
         with monkeypatch.context() as settings:
@@ -759,7 +764,7 @@ def open_database():
     with contextlib.ExitStack() as stack:
 
         def open_database(path):
-            db = Database(str(path))
+            db = databases.open_database(str(path))
             stack.callback(db.engine.close_all)
             return db
 

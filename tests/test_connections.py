@@ -12,6 +12,7 @@ from conftest import (
     MASTER_KEY,
     Served,
     account_fields,
+    change_limits,
     connect,
     http_request,
     in_background,
@@ -22,7 +23,8 @@ from conftest import (
     wait_until,
 )
 
-from fense_admin import create_app, server
+from fense_admin import create_app
+from fense_admin.serving import connections
 
 
 def test_a_client_that_has_sent_all_and_closed_its_side_is_answered(port):
@@ -32,8 +34,8 @@ def test_a_client_that_has_sent_all_and_closed_its_side_is_answered(port):
         assert statuses(read_all(sock)) == [200] * 3
 
 
-def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 1)
+def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app):
+    change_limits(file_app, idle=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(Served(file_app, threads=2))
@@ -45,7 +47,7 @@ def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app, monkeypatch):
             sock.sendall(http_request("GET /accounts/usage") * 40)
             sockets.append(sock)
         deadline = time.monotonic() + 10
-        while list(served.server.channels):
+        while list(served.server.connections.channels):
             began = time.monotonic()
             assert served.call("POST", "/accounts", account_fields())[0] == 201
             assert served.call("GET", "/healthz")[0] == 200
@@ -54,8 +56,8 @@ def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app, monkeypatch):
             time.sleep(0.1)
 
 
-def test_who_reads_slowly_gets_all_of_a_long_answer(file_app, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.3)
+def test_who_reads_slowly_gets_all_of_a_long_answer(file_app):
+    change_limits(file_app, idle=0.3)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 8_000_000)
     with Served(file_app) as served, socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -70,8 +72,8 @@ def test_who_reads_slowly_gets_all_of_a_long_answer(file_app, monkeypatch):
         assert got > 8_000_000
 
 
-def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 20)
+def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served):
+    change_limits(served.server.connections, connections=20, waiting=1)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(connect(served.server.port))
         first.sendall(b"GET /half")
@@ -81,12 +83,12 @@ def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served, mo
         began = time.monotonic()
         assert served.call("GET", "/accounts/1")[0] == 200
         assert time.monotonic() - began < 1
-        assert len(list(served.server.channels)) <= 20
+        assert len(list(served.server.connections.channels)) <= 20
         assert first.recv(1) == b""  # it was idle longest
 
 
-def test_who_reads_nothing_gives_way_too(file_app, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 5)
+def test_who_reads_nothing_gives_way_too(file_app):
+    change_limits(file_app, connections=5, waiting=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(Served(file_app))
@@ -99,8 +101,8 @@ def test_who_reads_nothing_gives_way_too(file_app, monkeypatch):
         assert time.monotonic() - began < 1
 
 
-def test_one_that_is_at_work_gives_no_way(fense, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 5)
+def test_one_that_is_at_work_gives_no_way(fense):
+    change_limits(fense._server.connections, connections=5, waiting=1)
     fense.fail(503, delay_ms=60_000, times=0)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(port_of(fense))) for _ in range(4)]
@@ -117,8 +119,8 @@ def test_one_that_is_at_work_gives_no_way(fense, monkeypatch):
             assert statuses(sock.recv(65536)) == [503]
 
 
-def test_who_asks_without_end_leaves_room_where_it_is_full(served, monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 3)
+def test_who_asks_without_end_leaves_room_where_it_is_full(served):
+    change_limits(served.server.connections, connections=3, waiting=1)
     over = threading.Event()
 
     def ask():
@@ -138,8 +140,8 @@ def test_who_asks_without_end_leaves_room_where_it_is_full(served, monkeypatch):
             assert time.monotonic() - began < 2
 
 
-def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.2)
+def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense):
+    change_limits(fense._server.connections, idle=0.2)
     fense.fail(503, delay_ms=1_300)
     assert statuses(talk(port_of(fense), http_request("GET /accounts/1", "Connection: close"))) == [
         503
@@ -147,7 +149,7 @@ def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense, monkeypa
 
 
 def test_a_refused_client_is_not_listened_to_for_ever(served, monkeypatch):
-    monkeypatch.setattr(server, "LINGER", 0.3)
+    monkeypatch.setattr(connections, "LINGER", 0.3)
     with connect(served.server.port) as sock:
         sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
         began = time.monotonic()
@@ -162,7 +164,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(fil
     with Served(file_app) as served:
 
         def closed_meanwhile(*_):
-            for channel in list(served.server.channels):
+            for channel in list(served.server.connections.channels):
                 channel.write_soon(b"half of it")
                 channel.handle_close()
             return "{}"
@@ -171,7 +173,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(fil
         for _ in range(3):
             assert talk(served.server.port, http_request("GET /accounts/usage")) == b""
         assert served.call("GET", "/healthz")[0] == 200
-        wait_until(lambda: list(served.server.channels) == [])
+        wait_until(lambda: list(served.server.connections.channels) == [])
 
 
 @pytest.mark.parametrize("name", ["send", "recv"])
@@ -180,7 +182,7 @@ def test_a_network_that_has_gone_ends_one_connection(served, monkeypatch, name):
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
     with monkeypatch.context() as broken:
-        broken.setattr(server.Channel, name, fails)
+        broken.setattr(connections.Channel, name, fails)
         assert talk(served.server.port, http_request("GET /accounts/1")) == b""
     assert served.call("GET", "/healthz")[0] == 200
 
@@ -241,10 +243,9 @@ def create(served):
     return served.call("POST", "/accounts", account_fields())
 
 
-def test_a_client_that_sends_too_slowly_is_let_go(served, monkeypatch):
-    monkeypatch.setattr(
-        server, "IDLE_TIMEOUT", 0.8
-    )  # what is silent longer is looked for once a second
+def test_a_client_that_sends_too_slowly_is_let_go(served):
+    # What is silent for longer is looked for once a second.
+    change_limits(served.server.connections, idle=0.8)
     starts = [b"", b"GET /healthz HT", b"POST /accounts HTTP/1.1\r\nHost: x\r\n"]
     began = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -8,8 +8,12 @@ import pytest
 from conftest import CHECKOUT
 
 import fense_admin
-from fense_admin import cli, libpq, postgres, rules, server, sqlite
-from fense_admin.standin import control, faults, journal
+from fense_admin import cli, libpq, pool, postgres, rules, sqlite
+from fense_admin.serving.connections import ERRORS
+from fense_admin.settings import Limits
+from fense_admin.standin import faults, instances, journal
+
+LIMITS = Limits()
 
 
 def kib(limit):
@@ -39,9 +43,12 @@ STATEMENTS = [
     (document, statement)
     for document, statements in {
         "README.md": [
-            f"the newest {control.JOURNAL_LENGTH:,} requests",
+            f"the newest {journal.JOURNAL_LENGTH:,} requests",
             f"with {kib(journal.MAX_TEXT)} of each body",
             "`status` ({} to {})".format(*STATUS),
+            "`drop` ({})".format(
+                " or ".join(", ".join(f"`{kind}`" for kind in faults.DROPS).rsplit(", ", 1))
+            ),
             f"http://{ADDRESS}, key: {fense_admin.DEVELOPMENT_KEY}",
             f"listens on {default('host')} by default",
             f"Accounts are kept in `{default('database')}`",
@@ -51,63 +58,63 @@ STATEMENTS = [
             ),
         ],
         "SECURITY.md": [
-            f"{kib(server.MAX_HEADER)} of header",
-            f"{kib(fense_admin.MAX_BODY)} of body",
-            f"Without the master key no body is over {kib(server.MAX_REQUEST_BODY)}",
-            f"{server.CONNECTIONS} connections, {server.IDLE_TIMEOUT} s for a request",
-            f"| {server.CONNECTIONS} connections;",
-            f"reads nothing is closed after {server.IDLE_TIMEOUT} s",
-            f"A connection has {server.IDLE_TIMEOUT} s to send a whole request",
+            f"{kib(LIMITS.header)} of header",
+            f"{kib(LIMITS.body)} of body",
+            f"Without the master key no body is over {kib(LIMITS.read_body)}",
+            f"{LIMITS.connections} connections, {LIMITS.idle} s for a request",
+            f"| {LIMITS.connections} connections;",
+            f"reads nothing is closed after {LIMITS.idle} s",
+            f"A connection has {LIMITS.idle} s to send a whole request",
             f"{default('threads')} requests at a time",
             f"{WRITE_TIMEOUT} s for a write to get its turn",
             f"{rules.MAX_ERRORS} errors reported of one request",
-            f"{faults.MAX_WAITING} requests that wait for a delay",
+            f"{LIMITS.waiting} requests that wait for a delay",
             f"Listens on {default('host')} by default",
         ],
         "FIDELITY.md": [
-            f"413 over {kib(fense_admin.MAX_BODY)}",
-            f"the connection's own limit is {kib(server.MAX_REQUEST_BODY)}",
-            f"431 over {kib(server.MAX_HEADER)} of headers",
+            f"413 over {kib(LIMITS.body)}",
+            f"the connection's own limit is {kib(LIMITS.read_body)}",
+            f"431 over {kib(LIMITS.header)} of headers",
             f"of more than {rules.MAX_ERRORS} the first {rules.MAX_ERRORS}",
-            f"While {faults.MAX_WAITING} requests wait for a delay",
+            f"While {LIMITS.waiting} requests wait for a delay",
             f"1 to {REQUEST_ID} visible ASCII characters, and no key",
             "A day's total is at most 10^12",
             "After the id 2^53 - 1 a creation is 503",
             f"With `{fense_admin.DEVELOPMENT_KEY}` a request with a foreign `Origin`",
         ],
         "openapi.json": [
-            f'"description": "A JSON object in UTF-8 of at most {kib(fense_admin.MAX_BODY)}."',
-            f'"The body is over {kib(fense_admin.MAX_BODY)}."',
+            f'"description": "A JSON object in UTF-8 of at most {kib(LIMITS.body)}."',
+            f'"The body is over {kib(LIMITS.body)}."',
             f"1 to {REQUEST_ID} visible ASCII characters",
         ],
         "standin/openapi.json": [
-            f"of at most {control.MAX_STATE_BODY // 2**20} MiB",
-            f"At most {control.JOURNAL_LENGTH:,}, the oldest first",
+            f"of at most {LIMITS.state_body // 2**20} MiB",
+            f"At most {journal.JOURNAL_LENGTH:,}, the oldest first",
             f"The first {kib(journal.MAX_TEXT)}, keys masked",
-            f'"there are {control.MAX_INSTANCES} instances: end some, or reset"',
-            f'"the body is over {control.MAX_STATE_BODY} bytes"',
+            f'"there are {instances.MAX_INSTANCES} instances: end some, or reset"',
+            f'"the body is over {LIMITS.state_body} bytes"',
         ],
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
-            f"about {postgres.MOST_WAITING} more while the server keeps requests waiting",
+            f"about {pool.MOST_WAITING} more while the server keeps requests waiting",
             f"| `connect_timeout` | {libpq.DEFAULTS['connect_timeout']} s for each address |",
             f"after {libpq.STEP} s tries the next one as well",
-            f"{postgres.RELIED_ON['default_transaction_isolation']}'`",
+            f"{pool.RELIED_ON['default_transaction_isolation']}'`",
             f"| `target_session_attrs` | `{libpq.DEFAULTS['target_session_attrs']}` |",
             f"| `application_name` | `{libpq.DEFAULTS['fallback_application_name']}` |",
         ],
         "deploy/fense-admin.socket": [f"ListenStream={ADDRESS}"],
         "deploy/nginx.conf": [
             f"server {ADDRESS};",
-            f"the body is over {server.MAX_REQUEST_BODY} bytes",
-            f"the request line and headers are over {server.MAX_HEADER} bytes",
-            f"client_max_body_size {server.MAX_REQUEST_BODY // 1024}k;",
-            f"client_body_buffer_size {server.MAX_REQUEST_BODY // 1024}k;",
-            f"it answers what is over {fense_admin.MAX_BODY // 1024}k itself",
-            f"large_client_header_buffers 4 {server.MAX_HEADER // 1024}k;",
-            f"the service closes what is idle for {server.IDLE_TIMEOUT}",
+            f"the body is over {LIMITS.read_body} bytes",
+            f"the request line and headers are over {LIMITS.header} bytes",
+            f"client_max_body_size {LIMITS.read_body // 1024}k;",
+            f"client_body_buffer_size {LIMITS.read_body // 1024}k;",
+            f"it answers what is over {LIMITS.body // 1024}k itself",
+            f"large_client_header_buffers 4 {LIMITS.header // 1024}k;",
+            f"the service closes what is idle for {LIMITS.idle}",
             f"{{1,{REQUEST_ID}}}",
-            server.ERRORS[501],
+            ERRORS[501],
         ],
     }.items()
     for statement in statements
@@ -131,15 +138,13 @@ def test_limits_that_are_written_as_powers_are_these():
 def test_no_document_names_another_size(document):
     """Wherever a size in KiB is named a second time, it is one of the limits, too."""
     named = set(re.findall("[0-9]+ KiB", (CHECKOUT / document).read_text("utf-8")))
-    assert named <= {
-        kib(limit) for limit in (fense_admin.MAX_BODY, server.MAX_REQUEST_BODY, server.MAX_HEADER)
-    }
+    assert named <= {kib(limit) for limit in (LIMITS.body, LIMITS.read_body, LIMITS.header)}
 
 
 def test_what_stands_in_front_gives_the_service_time():
     """nginx lets go of an idle connection before the service does, systemd waits for the drain."""
     nginx = (CHECKOUT / "deploy/nginx.conf").read_text("utf-8")
-    assert int(re.search(r"keepalive_timeout ([0-9]+)s;", nginx)[1]) < server.IDLE_TIMEOUT
+    assert int(re.search(r"keepalive_timeout ([0-9]+)s;", nginx)[1]) < LIMITS.idle
     connect, read = (
         float(re.search(rf"proxy_{name}_timeout ([0-9]+)ms;", nginx)[1]) / 1000
         for name in ("connect", "read")
@@ -151,5 +156,5 @@ def test_what_stands_in_front_gives_the_service_time():
     assert int(re.search(r"TimeoutStopSec=([0-9]+)", unit)[1]) > float(default("drain"))
     # Of a length of six digits nginx says 413 itself: the service takes no body that long.
     digits = int(re.search(r'"\\d\{([0-9])\}"', nginx)[1])
-    assert len(str(server.MAX_REQUEST_BODY)) == digits
-    assert 10 ** (digits - 1) > fense_admin.MAX_BODY
+    assert len(str(LIMITS.read_body)) == digits
+    assert 10 ** (digits - 1) > LIMITS.body

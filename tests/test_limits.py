@@ -24,7 +24,7 @@ from conftest import (
     talk,
 )
 
-from fense_admin import server
+from fense_admin.settings import Limits
 
 
 @pytest.mark.parametrize("size", [70_000, 200_000, 5_000_000])
@@ -106,7 +106,7 @@ def test_a_body_full_of_many_keys_takes_no_time(fense):
 
 
 def test_without_the_master_key_no_body_is_large(fense):
-    size = server.MAX_REQUEST_BODY + 1
+    size = Limits().read_body + 1
     length = f"Content-Length: {size}"
     for key, expected in ((MASTER_KEY, 400), (SERVICE_KEY, 413), ("", 413)):
         head = f"PUT /_standin/state HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\n{length}\r\n\r\n"

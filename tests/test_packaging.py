@@ -20,16 +20,22 @@ from fense_admin.standin import page
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
 LENT = ["bottle.py", "peewee.py", "waitress", "setuptools*", "_distutils_hack"]
-MODULES = "__init__ __main__ cli engines libpq masking models postgres realtime rules".split()
-MODULES += ["server", "sqlite"]
-MODULES += [f"standin/{name}" for name in "__init__ control demo faults journal state".split()]
-PACKAGE = {f"fense_admin/{name}.py" for name in MODULES}
-PACKAGE |= {"fense_admin/openapi.json", "pytest_fense_admin.py"}
-PACKAGE |= {"fense_admin/schema.sql", "fense_admin/schema-postgresql.sql"}
-PACKAGE |= {"fense_admin/standin/openapi.json"}
-PACKAGE |= {
-    f"fense_admin/standin/page/{file.name}" for file in (CHECKOUT / "standin/page").glob("*.*")
+# Each module at the root, and all of the package's folders.
+MODULES = {file.stem for file in CHECKOUT.glob("*.py")} - {"setup", "pytest_fense_admin"}
+PACKAGE = {
+    f"fense_admin/{name}.py" for name in MODULES - {"fense_admin"} | {"__init__", "__main__"}
 }
+PACKAGE |= {
+    f"fense_admin/{file.name}"
+    for file in [*CHECKOUT.glob("*.sql"), CHECKOUT / "openapi.json", CHECKOUT / "py.typed"]
+}
+PACKAGE |= {
+    f"fense_admin/{file.relative_to(CHECKOUT)}"
+    for folder in ("serving", "standin")
+    for file in (CHECKOUT / folder).rglob("*.*")
+    if file.suffix != ".pyc"
+}
+PACKAGE |= {"pytest_fense_admin.py"}
 
 
 @pytest.fixture(scope="module")

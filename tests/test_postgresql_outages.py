@@ -34,8 +34,7 @@ from conftest import (
 from postgresql_server import PostgreSQL
 from webtest import TestApp
 
-from fense_admin import create_app, engines, postgres
-from fense_admin.models import Database
+from fense_admin import create_app, databases, engines, pool, postgres
 
 UNCHANGED = "the database can't be used just now; nothing was changed"
 UNKNOWN = "the database can't be used just now; it may have been written, or not"
@@ -120,16 +119,16 @@ def test_a_write_whose_connection_breaks_before_its_commit_is_made_again(
     server, served, monkeypatch
 ):
     engine = served.app.db.engine
-    claim, cut = engine.claim, []
+    lock, cut = engine.lock, []
 
-    def claim_and_break(key_digest):
-        claim(key_digest)
+    def lock_and_break(key_digest):
+        lock(key_digest)
         if not cut:
             cut.append(
                 server.execute(f"SELECT pg_terminate_backend(pid) {OURS} AND state <> 'idle'")
             )
 
-    monkeypatch.setattr(engine, "claim", claim_and_break)
+    monkeypatch.setattr(engine, "lock", lock_and_break)
     assert timed(served, *WRITE)[0] == 201
     assert len(cut) == 1
     assert served.app.db.count_accounts() == 2
@@ -294,7 +293,7 @@ def test_updates_of_a_locked_account_stop_no_updates_of_others(server, served):
     assert timed(served, *WRITE)[0] == 201
     with psycopg.connect(server.url) as connection:
         connection.execute("SELECT 1 FROM account WHERE fense_account_id = 1 FOR UPDATE")
-        with in_background(lambda: many(served, *[UPDATE] * (postgres.CROWDED - 4))):
+        with in_background(lambda: many(served, *[UPDATE] * (pool.CROWDED - 4))):
             time.sleep(0.5)
             others = many(served, *[("POST", "/accounts/2")] * 8)
         connection.rollback()
@@ -310,7 +309,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     server, served, without_standby
 ):
     writes: list[tuple] = []
-    count = 2 * postgres.CROWDED  # more than there are threads
+    count = 2 * pool.CROWDED  # more than there are threads
     with in_background(lambda: writes.extend(many(served, *[WRITE] * count))):
         time.sleep(0.5)
         reads = many(served, *READS * 4)
@@ -335,7 +334,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
 
 
 def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
-    monkeypatch.setattr(postgres, "CROWDED", 4)
+    monkeypatch.setattr(pool, "CROWDED", 4)
     server.execute(
         "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
@@ -367,7 +366,7 @@ def test_a_commit_that_was_cut_off_is_unknown(server, served, without_standby, h
 def test_a_start_does_not_wait_for_ever_for_a_standby(server, without_standby, monkeypatch):
     monkeypatch.setattr(postgres, "START_TIMEOUT", 0.5)
     with pytest.raises(engines.Unusable, match="the server does not answer"):
-        Database(server.url)
+        databases.open_database(server.url)
 
 
 @pytest.mark.slow
@@ -607,8 +606,8 @@ def test_threads_and_connections_do_not_pile_up(server, served, frozen):
 
 OPPOSITE = """
 import sys
-from fense_admin.models import Database
-db = Database(sys.argv[1])
+from fense_admin import databases
+db = databases.open_database(sys.argv[1])
 rows = [(id, f"2026-11-{day:02}", 1) for id in range(1, 9) for day in range(1, 11)]
 for _ in range(25):
     db.record_all(rows if sys.argv[2] == "forwards" else rows[::-1])

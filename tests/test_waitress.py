@@ -1,6 +1,6 @@
 """The oldest and the newest waitress that pyproject.toml allows serve alike.
 
-server.py relies on some of waitress's internals; it lists them at its head.
+serving/ relies on some of waitress's internals; parser.py and connections.py list them at their head.
 """
 
 import importlib.metadata

@@ -1,0 +1,101 @@
+"""What all requests and responses have in common: the key, ids, errors, the log. Knows no route."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from http.client import responses
+from typing import Any
+
+import bottle
+
+from fense_admin import rules
+from fense_admin.rules import HIDDEN, ValidationErrors
+
+log = logging.getLogger("fense_admin")
+
+# Keys of the WSGI environment
+REQUEST_ID = "fense_admin.request_id"
+RECEIVED = "fense_admin.received"  # when the server had read it, by the monotonic clock
+ASKED_PATH = "fense_admin.path"  # with all its slashes
+REASON = "fense_admin.reason"  # why the answer is an error, for the log
+ERROR = "fense_admin.error"  # the `ApiError` that was answered
+RESET = "fense_admin.reset"  # the server's: call it, and closing the connection is a TCP reset
+
+KEY_HEADER = "x-api-key"
+
+
+def request_key(environ: Mapping[str, Any]) -> str:
+    """Return the key that a request brings; "" if there is none. The one place that reads it."""
+    key: str = environ.get("HTTP_X_API_KEY", "")
+    return key
+
+
+def log_request(what: str, status: object, seconds: float, request_id: str, why: str) -> None:
+    """Log a request that was answered: `what` is its method and path, `why` the error's reason."""
+    log.info("%s %s %.1fms %s%s", what, status, seconds * 1000, request_id, why and f": {why}")
+
+
+# --- Errors -----------------------------------------------------------------------------------
+
+REASONS = responses  # the phrases, by status
+# The statuses. A module names one of these and never a number.
+INVALID = 400
+UNKNOWN_KEY = 401
+FORBIDDEN = 403
+NOT_FOUND = 404
+METHOD_NOT_ALLOWED = 405
+CONFLICT = 409
+TOO_LARGE = 413
+INTERNAL_ERROR = 500
+UNAVAILABLE = 503
+
+# Codes are the reason phrase in snake_case; 413's phrase changed in Python 3.13, so it is fixed.
+CODES = {TOO_LARGE: "payload_too_large"}
+KNOWN_FIELDS = {*rules.ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"}
+
+
+class ApiError(bottle.HTTPError):  # type: ignore[misc]
+    """An answer in the error shape. Raise it in a handler, or in what a handler calls.
+
+    `details` are (field, message) pairs; further keywords are headers of the answer. `reason` is
+    what the log says, where the message quotes the client; of what it quotes, too, `quoted` has all
+    that may be a key.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        details: Iterable[tuple[str, str]] = (),
+        reason: str | None = None,
+        quoted: Iterable[str] = (),
+        **headers: str,
+    ) -> None:
+        super().__init__(status, message, **headers)
+        self.details = details
+        self.reason = message if reason is None else reason
+        self.quoted = quoted
+
+
+def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = ()) -> bytes:
+    """The error shape, serialised. The one place that knows it."""
+    reason = REASONS.get(status, "Error")
+    code = CODES.get(status) or re.sub("[^a-z]+", "_", reason.lower())
+    shown = [{"field": field, "message": text} for field, text in details]
+    return json.dumps({"error": {"code": code, "message": message, "details": shown}}).encode()
+
+
+def invalid(errors: ValidationErrors, status: int = INVALID) -> ApiError:
+    """The `ApiError` for these errors."""
+    unknown = [field for field, _ in errors.details if field not in KNOWN_FIELDS]
+    reason = errors.message(_loggable_name)
+    return ApiError(status, str(errors), errors.details, reason, unknown)
+
+
+def _loggable_name(field: str) -> str:
+    """A field's name for the log; hidden where it doesn't look like the name of a field."""
+    is_name = re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field)
+    return field if is_name else HIDDEN

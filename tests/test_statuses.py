@@ -1,0 +1,115 @@
+"""The statuses of errors have one home, exchange.py: the code and the documents agree with it."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from openapi_document import DOCUMENTS, nodes
+
+import fense_admin
+from fense_admin import exchange
+
+ROOT = Path(fense_admin.__file__).parent
+MODULES = sorted(
+    path
+    for room in (".", "standin", "standin/page", "serving")
+    for path in (ROOT / room).glob("*.py")
+)
+ERRORS = range(400, 600)
+STATUSES = {
+    value
+    for name, value in vars(exchange).items()
+    if name.isupper() and isinstance(value, int) and value in ERRORS
+}
+MAKE_ERRORS = {"ApiError", "invalid", "error_body"}
+HOLD_STATUSES = {"status", "status_code", "code"}
+
+
+def name_of(node):
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def with_a_status(tree):
+    """Expressions that should name a status: arguments, what is assigned, what is compared."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and name_of(node.func) in MAKE_ERRORS:
+            yield from [*node.args, *(keyword.value for keyword in node.keywords)]
+        elif isinstance(node, ast.Assign) and HOLD_STATUSES & {
+            name_of(part) for target in node.targets for part in ast.walk(target)
+        }:
+            yield node.value
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq):
+            yield from (node.left, *node.comparators)
+        elif isinstance(node, ast.arg | ast.arguments):
+            yield from (default for default in getattr(node, "defaults", []))
+
+
+def literal_statuses(source):
+    return [
+        (part.lineno, part.value)
+        for node in with_a_status(ast.parse(source))
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and is_status(part.value)
+    ]
+
+
+def is_status(value):
+    """A number, or a line such as "404 Not Found"."""
+    if isinstance(value, str):
+        return bool(re.match(r"[45][0-9]{2} [A-Z]", value))
+    return type(value) is int and value in ERRORS
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise ApiError(400, 'text')",
+        "invalid(errors, status=404)",
+        "exchange.error_body(fault.get('status', 503), message)",
+        "response.status = 404",
+        "code, reason = 503, 'Service Unavailable'",
+        "if error.status_code != 401: pass",
+        "def invalid(errors, status=400): pass",
+    ],
+)
+def test_a_status_that_is_a_number_is_found(source):
+    assert len(literal_statuses(source)) == 1
+
+
+def test_modules_name_statuses():
+    assert {"fense_admin.py", "control.py"} <= {path.name for path in MODULES}
+    found = {
+        str(path.relative_to(ROOT)): literals
+        for path in MODULES
+        if (literals := literal_statuses(path.read_text("utf-8")))
+    }
+    assert found == {}, "take it from exchange.py"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_openapi_has_the_statuses_and_codes_of_the_service(document):
+    documented = {
+        (int(status), node["$ref"])
+        for _, _, operation in document.operations
+        for status, node in operation["responses"].items()
+        if int(status) in ERRORS and "$ref" in node
+    }
+    assert len(documented) >= 7
+    for status, ref in documented:
+        assert status in STATUSES, ref
+        example = document.resolved({"$ref": ref})["content"]["application/json"]["example"]
+        error = example["error"]
+        details = [(detail["field"], detail["message"]) for detail in error["details"]]
+        assert json.loads(exchange.error_body(status, error["message"], details)) == example
+    for at, node in nodes(document.whole):
+        for word in re.findall(
+            r"\b[45][0-9]{2}\b(?! ?(?:bytes|to)\b)", node.get("description", "")
+        ):
+            assert int(word) in STATUSES, at
+
+
+def test_each_status_is_documented():
+    whole = "".join(json.dumps(document.whole) for document in DOCUMENTS.values())
+    assert [status for status in sorted(STATUSES) if not re.search(rf"\b{status}\b", whole)] == []
