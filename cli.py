@@ -11,15 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fense_admin import __version__, commands, engines, models, rules
-from fense_admin.settings import (
-    SETTINGS,
-    check_seconds,
-    default_of,
-    number,
-    unknown_variables,
-    variable_of,
-)
+from fense_admin import __version__, commands, engines, models, rules, settings
 
 WITHOUT_COMMAND = ("-h", "--help", "--version")
 BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test"
@@ -48,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = command
     if options.run is not commands.serve:  # which has a log
-        for line in unknown_variables():
+        for line in settings.unknown_variables():
             print(f"fense-admin: {rules.printable(line)}", file=sys.stderr)
     try:
         code: int = options.run(options)
@@ -134,12 +126,12 @@ def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
 
 def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
-        default, rule, help = SETTINGS[name]
-        variable = variable_of(name)
+        default, rule, help = settings.SETTINGS[name]
+        variable = settings.variable_of(name)
         parser.add_argument(
             f"--{name}",
             type=typed(rule, variable),
-            default=default_of(name),
+            default=settings.default_of(name),
             help=f"{help} (${variable}; default: {default or 'none'})",
         )
 
@@ -178,18 +170,18 @@ def build_parser() -> Parser:
         "Serve until stopped. Keys come from the environment alone: DISPUTE_MASTER_KEY, and "
         "DISPUTE_SERVICE_KEYS, separated by commas.",
     )
-    add_settings(it, *SETTINGS)
+    add_settings(it, *settings.SETTINGS)
     it.add_argument(
         "--standin",
         action=argparse.BooleanOptionalAction,
         help="the control plane for tests under /_standin (default: with the development key only; "
-        f"${variable_of('standin')}: 1 or 0)",
+        f"${settings.variable_of('standin')}: 1 or 0)",
     )
     it.add_argument(
         "--quiet",
         action="store_true",
         default=None,
-        help=f"log warnings and errors only (${variable_of('quiet')}: 1 or 0)",
+        help=f"log warnings and errors only (${settings.variable_of('quiet')}: 1 or 0)",
     )
 
     it = command(
@@ -203,7 +195,9 @@ def build_parser() -> Parser:
     add_settings(it, "prefix", "seed")
 
     it = command("health", commands.health, "exit with 0 once a service answers, or 1")
-    it.add_argument("--wait", type=typed(check_seconds), default=0, help="seconds to wait for it")
+    it.add_argument(
+        "--wait", type=typed(settings.check_seconds), default=0, help="seconds to wait for it"
+    )
     it.add_argument("url", nargs="?", type=typed(check_url), help="default: that of serve")
 
     it = command("record", commands.record, "add lookups to an account's day in a database")
@@ -213,7 +207,9 @@ def build_parser() -> Parser:
         help="the fense_account_id; or - for a list on standard input, as POST /_standin/usage "
         "takes it, of which all is added or nothing",
     )
-    it.add_argument("lookups", nargs="?", type=typed(number(rules.check_lookups)), help="how many")
+    it.add_argument(
+        "lookups", nargs="?", type=typed(settings.number(rules.check_lookups)), help="how many"
+    )
     it.add_argument(
         "--date",
         type=typed(check_day_or_range),

@@ -298,7 +298,7 @@ def default_origin(parser: argparse.ArgumentParser) -> str:
         except ValueError as error:
             parser.error(f"{settings.variable_of(name)} {error}")
     host, port = values
-    url = origin_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+    url = origin_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host) or host, port)
     try:
         origin, rest = rules.split_url(url)
         if rest:
