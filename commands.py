@@ -133,9 +133,9 @@ def read_ahead(has_control_plane: bool) -> None:
     """Read what is otherwise read once it is needed: an update may replace the files until then."""
     files.read(OPENAPI_FILE)
     if has_control_plane:
-        from fense_admin.standin import control, page
+        from fense_admin.standin import document, page
 
-        files.read(control.OPENAPI_FILE)
+        document.read()
         page.read_files()
 
 

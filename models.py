@@ -13,7 +13,7 @@ import itertools
 import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import peewee
 from peewee import SQL, BooleanField, IntegerField, TextField
@@ -21,6 +21,9 @@ from peewee import SQL, BooleanField, IntegerField, TextField
 from fense_admin import rules
 from fense_admin.engines import Engine, Row
 from fense_admin.masking import digest, last4
+
+if TYPE_CHECKING:
+    from fense_admin import shapes
 
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 FEW_ROWS = 1_000  # are written within milliseconds
@@ -359,9 +362,10 @@ class Database:
         names = (" ".join(str(value) for value in row if value is not None) for row in rows)
         return [row[0] for row, name in zip(rows, names, strict=True) if wanted in folded(name)]
 
-    def get_account(self, fense_account_id: int) -> dict[str, Any]:
+    def get_account(self, fense_account_id: int) -> shapes.Account:
         """The account, as the contract shows it. Raises `NoSuchAccount`."""
-        return _account(ACCOUNT_KEYS, self._row_of(fense_account_id, SELECT_ACCOUNT))
+        row = self._row_of(fense_account_id, SELECT_ACCOUNT)
+        return cast("shapes.Account", _account(ACCOUNT_KEYS, row))
 
     def _row_of(self, fense_account_id: int, query: str, **values: str) -> Row:
         """The row that a query about one account returns. Raises `NoSuchAccount`."""
@@ -373,12 +377,12 @@ class Database:
             raise NoSuchAccount(fense_account_id)
         return row
 
-    def create_account(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def create_account(self, fields: dict[str, Any]) -> shapes.Account:
         """Create an account from checked fields and return it. Raises `ApiKeyTaken`."""
         created_at = self.now()
         columns = as_columns(fields) | {"created_at": created_at, "updated_at": created_at}
 
-        def create() -> dict[str, Any]:
+        def create() -> shapes.Account:
             self._claim_key(columns["api_key_sha256"])
             self.engine.execute_sql(insert_account(*columns), columns)
             row = self.engine.execute_sql(SELECT_OWNER, columns).fetchone()
@@ -390,7 +394,7 @@ class Database:
         self.on_keys([columns["api_key_sha256"]], ())
         return account
 
-    def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+    def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> shapes.Account:
         """Change the checked fields given, no others, and return the account.
 
         Raises `NoSuchAccount`, `ApiKeyTaken`.
@@ -398,7 +402,7 @@ class Database:
 
         old_key = ""
 
-        def update() -> dict[str, Any]:
+        def update() -> shapes.Account:
             nonlocal old_key
             account = self.get_account(fense_account_id)
             if not fields:
@@ -529,7 +533,7 @@ class Database:
 
     # All of it
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> shapes.State:
         """Every account with its usage by day, in order of id: a state document."""
         with self.engine.snapshot():
             rows = self.engine.execute_sql(SELECT_STATE).fetchall()
@@ -538,7 +542,7 @@ class Database:
         for fense_account_id, date, lookups in days:
             usage[fense_account_id][date] = lookups
         accounts = [_account(STATE_KEYS, row) | {"usage": usage[row[0]]} for row in rows]
-        return {"accounts": accounts}
+        return cast("shapes.State", {"accounts": accounts})
 
     def replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> None:
         """Replace everything by these accounts, by column, and their usage.

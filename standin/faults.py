@@ -6,16 +6,14 @@ import contextlib
 import copy
 import fnmatch
 import re
-import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import bottle
 from bottle import request
 
-from fense_admin.exchange import UNAVAILABLE, ApiError
+from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
 from fense_admin.models import Database
 from fense_admin.realtime import monotonic
 from fense_admin.rules import (
@@ -42,6 +40,39 @@ RESERVED_HEADERS = frozenset(
 )
 
 
+# --- Drops: what can happen to a connection ----------------------------------------------------
+
+
+class Drop(NamedTuple):
+    """A way to break off a response, and its words for the page."""
+
+    outcome: str  # in place of a status
+    effect: str  # "It ..."; {status} is that of the response
+    part: Callable[[bytes], bytes] | None = None  # of the body to send; None sends no head either
+    is_reset: bool = False  # the connection is reset, not closed
+
+
+DROPS = {
+    "reset": Drop("connection reset", "resets the connection", is_reset=True),
+    "empty": Drop("closed without an answer", "closes the connection without an answer"),
+    "truncate": Drop(
+        "answer cut short",
+        "cuts the answer {status} short",
+        part=lambda body: body[: len(body) // 2],
+    ),
+}
+
+
+def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
+    """The body of a response that breaks off."""
+    if how.part:
+        yield how.part(body)
+    if how.is_reset and RESET in environ:  # in-process there is no connection
+        environ[RESET]()
+    # Under a server it ends the connection; an in-process client gets it as it is.
+    raise ConnectionResetError("dropped by a fault that was armed for this request")
+
+
 # --- What a fault may be -------------------------------------------------------------------------
 
 
@@ -65,7 +96,7 @@ FAULT_RULES = {
     "path": matching(r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"),
     "times": whole_number(0, 10**12),
     "delay_ms": whole_number(0, 600_000),
-    "drop": one_of("reset", "empty", "truncate"),
+    "drop": one_of(*DROPS),
     "headers": check_headers,
     "message": matching(rf"[^{CONTROL}]*", "must be one line without control characters"),
 }
@@ -208,16 +239,3 @@ def wait(waiting: Waiting, seconds: float, db: Database) -> None:
                 break
     if waiting.was_reset:
         raise ApiError(UNAVAILABLE, WAS_RESET)
-
-
-def drop(how: str, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
-    """An answer that breaks off, after half of the body or before its first byte."""
-    if how == "truncate":
-        yield body[: len(body) // 2]
-    elif how == "reset" and (is_gone := environ.get("waitress.client_disconnected")):
-        # Make closing this connection a reset. (In-process there is none.)
-        sock = is_gone.__self__.socket
-        if sock is not None:  # else it has been closed
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # Under waitress it ends the connection; an in-process client gets it as it is.
-    raise ConnectionResetError("dropped by a fault that was armed for this request")

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fense_admin import DEVELOPMENT_KEY, METHODS, Application, models
-from fense_admin.exchange import request_key
+from fense_admin import DEVELOPMENT_KEY, Application, models
+from fense_admin.exchange import ERROR, ApiError, request_key
 from fense_admin.masking import (
     MARGIN,
     beginning,
     cut,
-    cut_at_key_name,
-    hide_keys,
+    hide,
+    hide_named,
     mask,
-    mask_named,
+    mask_body,
 )
 from fense_admin.reading import read_input
 
+JOURNAL_LENGTH = 1_000  # entries
 MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
 # The values of these are shown; any other header may bring a key.
 SHOWN_HEADERS = frozenset(
@@ -47,7 +47,8 @@ class Entry(dict[str, Any]):
     `number` tells it from all others: several requests may bring one id. `sent_target` is the
     target (perhaps with a scheme and a host, or an empty query) and `sent_body` the body, byte for
     byte but for masked keys. `is_cut` has the texts ("body", "response") of which only the first
-    part is kept. `fault` is the armed fault that met it, as it was armed.
+    part is kept. `fault` is the armed fault that met it, as it was armed. `reason` and `details`
+    (field, message) are those of an error; `created` is the id of a new account.
     """
 
     def __init__(self, *arguments: Any, **values: Any) -> None:
@@ -59,6 +60,9 @@ class Entry(dict[str, Any]):
         self.is_cut: set[str] = set()
         self.fault: dict[str, Any] = {}
         self.has_development_key = False
+        self.reason = ""
+        self.details: list[tuple[str, str]] = []
+        self.created: int | None = None
 
 
 def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
@@ -77,7 +81,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     raw = read_input(environ, app.limits.body)
     environ["wsgi.input"] = io.BytesIO(raw)
     whole = raw.decode(errors="surrogateescape")  # so that each byte stays as it was
-    named = mask_named(whole)
+    named = mask_body(whole)
     body = beginning(named, MAX_TEXT)
     key = request_key(environ)
     keys = app.masker.keys_in(
@@ -85,7 +89,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
             *(value for name, value in headers.items() if name in SHOWN_HEADERS),
             # A key that was sent as a header's name is in lower case here, and without "_".
             *(f"{n} {n.replace('-', '_')}" for n in headers if n not in SHOWN_HEADERS),
-            "" if method in METHODS else method,
+            method,
             address,
             path,
             query,
@@ -94,16 +98,16 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         key,
     )
     as_names = None if keys is None else [key.lower().replace("_", "-") for key in keys]
-    shown = hide_keys(body, keys)
+    shown = hide(body, keys)
     kept = cut(shown, MAX_TEXT, is_part=body != named).encode(errors="surrogateescape")
     entry = Entry(
         id=app.id_without(keys, headers.get("x-request-id")),
         at=models.now(),
-        method=hide_keys(method, keys),
-        path=cut_at_key_name(hide_keys(path, keys)),
-        query=cut_at_key_name(hide_keys(query, keys)),
+        method=hide(method, keys),
+        path=hide_named(hide(path, keys)),
+        query=hide_named(hide(query, keys)),
         headers={
-            hide_keys(name, as_names): cut_at_key_name(hide_keys(value, keys))
+            hide(name, as_names): hide_named(hide(value, keys))
             if name in SHOWN_HEADERS
             else mask(value)
             for name, value in headers.items()
@@ -114,7 +118,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         duration_ms=None,
         fault=None,
     )
-    entry.sent_target = cut_at_key_name(hide_keys(address, keys)) + entry["path"]
+    entry.sent_target = hide_named(hide(address, keys)) + entry["path"]
     if entry["query"] or "?" in target:
         entry.sent_target += f"?{entry['query']}"
     entry.is_http_1_0 = from_server and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
@@ -136,17 +140,43 @@ def sent_path(environ: dict[str, Any]) -> str:
     return quote(path.encode("latin-1"), safe="/:@!$&'()*+,;=~")
 
 
-def add_response(entry: Entry, body: bytes, app: Application, sent_key: str) -> None:
-    """Note the body of the answer in the entry: the beginning of it, with the keys masked."""
+def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str, Any]) -> None:
+    """Note the answer in the entry: the beginning of its body, and why it is an error.
+
+    The keys are masked.
+    """
     if not body:
         return
     part = body[: MAX_TEXT + MARGIN]
     text = part.decode(errors="ignore")
-    shown = hide_keys(text, app.masker.keys_in([text], sent_key))
+    texts, details = [text], []
+    error: ApiError | None = environ.get(ERROR)
+    if error is not None:
+        details = within(MAX_TEXT, error.details)
+        texts += [beginning(error.body, MAX_TEXT), *(field for field, _ in details)]
+    keys = app.masker.keys_in(texts, request_key(environ))
+    shown = hide(text, keys)
     kept = cut(shown, MAX_TEXT, is_part=len(part) < len(body))
     entry["response"] = truncate(kept)
     if entry["response"] != shown:
         entry.is_cut.add("response")
+    if error is not None:
+        message = hide(texts[1], keys)
+        entry.reason = cut(message, MAX_TEXT, is_part=texts[1] != error.body)
+        entry.details = [(hide(name, keys), hide(text, keys)) for name, text in details]
+    elif entry["status"] == 201:
+        entry.created = json.loads(body)["fense_account_id"]
+
+
+def within(most: int, details: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The first of the details that together have at most so many characters."""
+    kept = []
+    for field, message in details:
+        most -= len(field) + len(message)
+        if most < 0:
+            break
+        kept.append((field, message))
+    return kept
 
 
 def truncate(text: str) -> str:
@@ -160,7 +190,7 @@ REPORTED = 20  # requests, the newest ones
 UNNAMED = ("id", "used")  # of a fault
 
 
-def report(entries: Sequence[dict[str, Any]], faults: Sequence[dict[str, Any]]) -> str:
+def report(entries: Sequence[Entry], faults: Sequence[dict[str, Any]]) -> str:
     """What a failed test may want to see: its last requests, and the armed faults never used."""
     lines = [summary(entry) for entry in entries[-REPORTED:]]
     if len(entries) > REPORTED:
@@ -172,13 +202,12 @@ def report(entries: Sequence[dict[str, Any]], faults: Sequence[dict[str, Any]]) 
     return "\n".join(lines)
 
 
-def summary(entry: dict[str, Any]) -> str:
+def summary(entry: Entry) -> str:
     """One line: method, path, status, and for a 4xx the message."""
     query = f"?{entry['query']}" if entry["query"] else ""
     line = f"{entry['method']} {entry['path']}{query} {entry['status'] or 'no answer'}"
     if entry["fault"]:
         line += f" (fault {entry['fault']})"
-    if 400 <= (entry["status"] or 0) < 500:
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # HEAD; longer than is kept
-            line += f": {json.loads(entry['response'])['error']['message']}"
+    if 400 <= (entry["status"] or 0) < 500 and entry.reason:
+        line += f": {entry.reason}"
     return line

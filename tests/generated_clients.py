@@ -10,12 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT, COMMAND, run_program, tools
+from openapi_document import DOCUMENTS
 
 CLIENTS = CHECKOUT / "tests" / "clients"
-DOCUMENTS = {
-    "contract": CHECKOUT / "openapi.json",
-    "control": CHECKOUT / "standin" / "openapi.json",
-}
 GENERATOR = COMMAND.with_name("openapi-generator-cli")
 GO_LIBRARIES = "/usr/share/gocode"
 VALIDATOR = f"{GO_LIBRARIES}/src/gopkg.in/validator.v2"
@@ -80,8 +77,9 @@ def generate(tmp_path):
         pytest.skip("needs openapi-generator-cli, which make test-clients installs")
 
     def generate(name, language, *options):
+        document = DOCUMENTS[name].write(tmp_path / "document.json")
         options = ["-g", language, *options, "-o", tmp_path / "made"]
-        run(GENERATOR, "generate", "-i", DOCUMENTS[name], *options, cwd=tmp_path)
+        run(GENERATOR, "generate", "-i", document, *options, cwd=tmp_path)
         return tmp_path / "made"
 
     return generate

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from jsonschema import Draft202012Validator
 
+import fense_admin
+from fense_admin.standin import document
+
 FORMATS = Draft202012Validator.FORMAT_CHECKER
 
 
@@ -18,8 +21,8 @@ def nodes(part, at="#"):
 
 
 class Document:
-    def __init__(self, path):
-        self.whole = json.loads(Path(path).read_text("utf-8"))
+    def __init__(self, text):
+        self.whole = json.loads(text)
         self.components = self.whole["components"]
         self.operations = [
             (method, path, item[method])
@@ -66,3 +69,13 @@ class Document:
             integer = header["schema"].get("type") == "integer"
             value = int(answer.headers[name]) if integer else answer.headers[name]
             assert (header["required"], self.errors(header["schema"], value)) == (True, [])
+
+    def write(self, path):
+        """Write it to a file, for tools that read one; returns the file's path."""
+        path.write_text(json.dumps(self.whole, indent=2))
+        return path
+
+
+CONTRACT = Document(Path(fense_admin.OPENAPI_FILE).read_text("utf-8"))
+CONTROL_PLANE = Document(document.read())
+DOCUMENTS = {"contract": CONTRACT, "control": CONTROL_PLANE}

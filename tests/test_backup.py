@@ -119,6 +119,7 @@ def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, mon
     assert copy.get_account(1)["name"] == "Acme Ltd"
 
 
+@pytest.mark.slow
 def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
     start, tmp_path, open_database
 ):

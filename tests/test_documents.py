@@ -11,7 +11,7 @@ import fense_admin
 from fense_admin import libpq, pool, postgres, rules, settings, sqlite
 from fense_admin.serving.connections import ERRORS
 from fense_admin.settings import Limits
-from fense_admin.standin import control, faults, journal
+from fense_admin.standin import faults, instances, journal
 
 LIMITS = Limits()
 
@@ -43,9 +43,12 @@ STATEMENTS = [
     (document, statement)
     for document, statements in {
         "README.md": [
-            f"the newest {control.JOURNAL_LENGTH:,} requests",
+            f"the newest {journal.JOURNAL_LENGTH:,} requests",
             f"with {kib(journal.MAX_TEXT)} of each body",
             "`status` ({} to {})".format(*STATUS),
+            "`drop` ({})".format(
+                " or ".join(", ".join(f"`{kind}`" for kind in faults.DROPS).rsplit(", ", 1))
+            ),
             f"http://{ADDRESS}, key: {fense_admin.DEVELOPMENT_KEY}",
             f"listens on {default('host')} by default",
             f"Accounts are kept in `{default('database')}`",
@@ -86,9 +89,9 @@ STATEMENTS = [
         ],
         "standin/openapi.json": [
             f"of at most {LIMITS.state_body // 2**20} MiB",
-            f"At most {control.JOURNAL_LENGTH:,}, the oldest first",
+            f"At most {journal.JOURNAL_LENGTH:,}, the oldest first",
             f"The first {kib(journal.MAX_TEXT)}, keys masked",
-            f'"there are {control.MAX_INSTANCES} instances: end some, or reset"',
+            f'"there are {instances.MAX_INSTANCES} instances: end some, or reset"',
             f'"the body is over {LIMITS.state_body} bytes"',
         ],
         "deploy/README.md": [

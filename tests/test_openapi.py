@@ -11,11 +11,10 @@ import pytest
 from conftest import MASTER_KEY, account_fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openapi_document import FORMATS, Document, nodes
+from openapi_document import CONTRACT, CONTROL_PLANE, FORMATS, nodes
 from webtest import TestApp
 
 import fense_admin
-import fense_admin.standin.control
 from fense_admin import create_app, rules
 from fense_admin.rules import (
     CREATE_REQUIRED,
@@ -26,8 +25,6 @@ from fense_admin.rules import (
     validate,
 )
 
-CONTRACT = Document(fense_admin.OPENAPI_FILE)
-CONTROL_PLANE = Document(fense_admin.standin.control.OPENAPI_FILE)
 DOCUMENT, COMPONENTS, OPERATIONS = CONTRACT.whole, CONTRACT.components, CONTRACT.operations
 errors, schema_takes, resolved = CONTRACT.errors, CONTRACT.takes, CONTRACT.resolved
 LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d11"

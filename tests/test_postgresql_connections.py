@@ -342,6 +342,7 @@ def test_the_folder_of_a_unix_socket_and_a_given_address_are_no_names(
 # --- Look-ups of names ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_while_a_name_server_hangs_there_is_one_look_up(postgresql, open_database, monkeypatch):
     answers, look_up, pending, most = threading.Event(), socket.getaddrinfo, [], []
     answers.set()

@@ -147,7 +147,9 @@ def start_soak(tmp_path):
         service.wait()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_stop_of_the_process_answers_every_request_that_was_sent(tmp_path, signum, frozen):
     count = 600  # more than are let in at the same time

@@ -29,6 +29,8 @@ from test_addresses import start_on
 
 from fense_admin import models
 
+pytestmark = pytest.mark.slow
+
 certificate = test_deploy.certificate
 HEADERS = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
 

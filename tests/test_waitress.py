@@ -11,6 +11,8 @@ import sys
 import pytest
 from conftest import CHECKOUT, run_pytest
 
+pytestmark = pytest.mark.slow
+
 ALLOWED = re.search(
     r'"waitress(>=([0-9.]+),<[0-9.]+)"', (CHECKOUT / "pyproject.toml").read_text("utf-8")
 )

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlencode
 
 import bottle
@@ -32,15 +32,13 @@ from fense_admin import (
 from fense_admin.exchange import NOT_FOUND, ApiError
 from fense_admin.reading import mount_point, origin, read_openapi, read_query
 from fense_admin.rules import HIDDEN, ValidationErrors
-from fense_admin.standin import control
-from fense_admin.standin.journal import Entry
+from fense_admin.standin import document as control_plane
+from fense_admin.standin.instances import INSTANCES, ROOT, Plane
+from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 from fense_admin.standin.page import curl, documentation, entries
 from fense_admin.standin.page import faults as in_words
 from fense_admin.standin.page.text import clip, escape, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
-
-if TYPE_CHECKING:
-    from fense_admin.standin.control import ControlPlane
 
 HERE = os.path.dirname(__file__)
 CONTENT_SECURITY_POLICY = (
@@ -65,7 +63,7 @@ MOST_FILTERED = 1_000  # characters of a filter, and of a path that it looks int
 # --- Answers -----------------------------------------------------------------------------------
 
 
-def show(plane: ControlPlane, path: str) -> str | bytes:
+def show(plane: Plane, path: str) -> str | bytes:
     """The answer to a GET of this path below /_standin/page/; "" is the first view.
 
     Raises `ApiError` where there is nothing to show, unless the client asked for HTML.
@@ -145,14 +143,14 @@ RESETS = {"drop": "reset", "times": 2}
 class Shown:
     """What the views and the templates share: where this stand-in is, and how to ask it."""
 
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: Plane) -> None:
         self.plane = plane
         self.origin = origin()
-        self.root = mount_point() + control.ROOT
+        self.root = mount_point() + ROOT
         self.standin_url = self.origin + self.root
         self.base_url = self.origin + mount_point() + plane.app.prefix
         self.is_development = DEVELOPMENT_KEY in plane.app.masker.own
-        self.parent = self.root.partition(control.INSTANCES)[0] + control.ROOT + "/"
+        self.parent = self.root.partition(INSTANCES)[0] + ROOT + "/"
 
     def whole_page(self, title: str, view: str, **values: Any) -> str:
         content = self.part(view, title=title, **values)
@@ -238,7 +236,7 @@ UNKNOWN = "is not accepted here"
 KNOWN_NAMES = [*rules.ACCOUNT_RULES, "start_date", "end_date", "fense_account_id"]
 
 
-def requests(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+def requests(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
     filters = read_filters(REQUEST_FILTERS)
     journal = newest_first(plane)
     pager = Pager([entry for entry in journal if fits(entry, filters)], filters.pop("page"))
@@ -250,11 +248,11 @@ def requests(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
         "methods": sorted(method for method in methods if len(method) <= 20),
         "count": len(journal),
         "failed": failed,
-        "keeps": control.JOURNAL_LENGTH,
+        "keeps": JOURNAL_LENGTH,
     }
 
 
-def newest_first(plane: ControlPlane) -> list[Entry]:
+def newest_first(plane: Plane) -> list[Entry]:
     return list(plane.journal)[::-1]
 
 
@@ -277,26 +275,26 @@ def has_text(target: str, wanted: str) -> bool:
     return any(wanted in models.folded(text) for text in (target, unquote(target)))
 
 
-def one_request(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
+def one_request(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
     read_filters({})
     for entry in newest_first(plane):
         if entry.number == int(number):
             break
     else:
-        message = f"this request is no longer in the journal, which keeps {control.JOURNAL_LENGTH}"
+        message = f"this request is no longer in the journal, which keeps {JOURNAL_LENGTH}"
         raise ApiError(NOT_FOUND, message)
     line = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
     room = MOST_OF_REQUEST - size(line)
     if size(line) > MOST_OF_CURL:
         line, room = "", MOST_OF_REQUEST
     tenth = room // 10  # messages appear up to three times: above, and beside what they blame
-    all_details, query = entries.details(entry), entries.query_of(entry)
-    details = [(field, hinted(field, text)) for field, text in rows_within(tenth, all_details)]
+    query = entries.query_of(entry)
+    details = [(field, hinted(field, text)) for field, text in rows_within(tenth, entry.details)]
     messages = messages_by_field(details)
     return clip(f"{entry['method']} {entries.target(entry)}", MOST_OF_TITLE), {
         "entry": entry,
         "details": details,
-        "more_details": len(all_details) - len(details),
+        "more_details": len(entry.details) - len(details),
         "reason": clip(entries.reason(entry), tenth),
         "messages": messages,
         "body": body_within(room // 4, entry, "body", messages),
@@ -382,7 +380,7 @@ def messages_by_field(details: Iterable[tuple[str, str]]) -> dict[str, str]:
 # --- Accounts ----------------------------------------------------------------------------------
 
 
-def accounts(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+def accounts(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
     filters = read_filters({"find": any_text, "page": check_page})
     db, today = plane.db, plane.db.today()
     first = first_day(today, "day")
@@ -412,7 +410,7 @@ USAGE_FILTERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def one_account(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
+def one_account(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
     db, today = plane.db, plane.db.today()
     filters = read_filters(USAGE_FILTERS)
     period = filters["by"] or "day"
@@ -443,7 +441,7 @@ def one_account(plane: ControlPlane, shown: Shown, number: str) -> tuple[str, di
 # --- Faults ------------------------------------------------------------------------------------
 
 
-def faults(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+def faults(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
     read_filters({})
     armed = plane.faults.armed()
     ids = {fault["id"] for fault in armed}
@@ -465,7 +463,7 @@ def faults(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
 # --- The service and its documentation -----------------------------------------------------------
 
 
-def service(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
+def service(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
     read_filters({})
     db, info, environ = plane.db, plane.db.engine.info, request.environ
     reach = "this machine alone" if plane.guard.on_loopback else "other machines, too"
@@ -481,7 +479,7 @@ def service(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
     }
     instances = [
         (it.urls(), it.plane, duration(it.age()), duration(it.unused_for()))
-        for it in list(plane.instances.values())
+        for it in plane.instances.all()
     ]
     return "Service", {
         "facts": facts,
@@ -492,10 +490,11 @@ def service(plane: ControlPlane, shown: Shown) -> tuple[str, dict[str, Any]]:
     }
 
 
-def reference(plane: ControlPlane, shown: Shown, of: str | None) -> tuple[str, dict[str, Any]]:
+def reference(plane: Plane, shown: Shown, of: str | None) -> tuple[str, dict[str, Any]]:
     read_filters({})
     if of:
-        document, url = plane.get_openapi(plane.db), shown.standin_url
+        document = control_plane.served(has_instances=not plane.is_instance)
+        url = shown.standin_url
     else:
         document, url = read_openapi(OPENAPI_FILE, plane.app.prefix), shown.base_url
     return document["info"]["title"], {

@@ -11,18 +11,10 @@ from http.client import responses as REASONS
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from fense_admin.standin.faults import DROPS
 from fense_admin.standin.journal import Entry
 
-DROPS = {
-    "reset": "connection reset",
-    "empty": "closed without an answer",
-    "truncate": "answer cut short",
-}
 STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-DETAIL = re.compile(rf'\{{"field": ({STRING}), "message": ({STRING})\}}', re.DOTALL)
-ESCAPED = r"\\(?:u[0-9a-f]{4}|[^u])"
-MESSAGE = re.compile(rf'"message": "([^"\\]*(?:{ESCAPED}[^"\\]*)*)')  # perhaps a part of it
-CREATED = re.compile(r'"fense_account_id": ([0-9]{1,19})\b')
 ACCOUNT_PATH = re.compile(r"/accounts/(?:usage/)?0*([0-9]{1,19})\Z")
 ACCOUNT_SENT = re.compile("0*([0-9]{1,19})")
 MOST_SEARCHED = 300  # characters of a path or a query that may name an account
@@ -51,14 +43,14 @@ def status_words(entry: Entry) -> str:
     status = entry["status"]
     if status is not None:
         return f"{status} {REASONS.get(status, 'Error')}"
-    return DROPS.get(entry.fault.get("drop", ""), "in flight")
+    return DROPS[entry.fault["drop"]].outcome if "drop" in entry.fault else "in flight"
 
 
 def status_class(entry: Entry) -> str:
     """For its colour: "ok", "refused" (4xx), "failed" (5xx, dropped) or "waiting"."""
     status = entry["status"]
     if status is None:
-        return "failed" if entry.fault.get("drop") else "waiting"
+        return "failed" if "drop" in entry.fault else "waiting"
     return "ok" if status < 400 else "refused" if status < 500 else "failed"
 
 
@@ -68,20 +60,9 @@ def has_failed(entry: Entry) -> bool:
 
 def reason(entry: Entry) -> str:
     """The message of an error; "" for any other answer."""
-    if (entry["status"] or 0) < 400:
-        return ""
-    if entry["method"] == "HEAD":
+    if entry["method"] == "HEAD" and (entry["status"] or 0) >= 400:
         return "a HEAD gets no message: send it as a GET to see it"
-    found = MESSAGE.search(entry["response"] or "")
-    return unquoted(f'"{found[1]}"') if found else ""
-
-
-def details(entry: Entry) -> list[tuple[str, str]]:
-    """What was wrong with a request: (field, message) each, as far as the journal has them."""
-    if (entry["status"] or 0) < 400:
-        return []
-    found = DETAIL.finditer(entry["response"] or "")
-    return [(unquoted(field[1]), unquoted(field[2])) for field in found]
+    return entry.reason
 
 
 def unquoted(string: str) -> str:
@@ -95,9 +76,9 @@ def unquoted(string: str) -> str:
 def account_of(entry: Entry) -> int | None:
     """The id of the account that a request is about, or that it created."""
     path, query = entry["path"], entry["query"]
-    if entry["status"] == 201:
-        found = CREATED.search(entry["response"] or "")
-    elif len(path) <= MOST_SEARCHED and (found := ACCOUNT_PATH.search(unquote(path))):
+    if entry.created is not None:
+        return entry.created
+    if len(path) <= MOST_SEARCHED and (found := ACCOUNT_PATH.search(unquote(path))):
         pass
     elif len(query) <= MOST_SEARCHED:
         found = ACCOUNT_SENT.fullmatch(dict(parse_qsl(query)).get("fense_account_id", ""))

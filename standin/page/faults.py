@@ -8,17 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fense_admin import Application
+from fense_admin.standin.faults import DROPS
 
 
 def does(fault: Mapping[str, Any]) -> str:
     """What a fault does, in words."""
     delay = f"waits {fault['delay_ms']:,} ms" if fault.get("delay_ms") else ""
     if fault.get("drop"):
-        what = {
-            "reset": "resets the connection",
-            "empty": "closes the connection without an answer",
-            "truncate": f"cuts the answer {fault.get('status', 503)} short",
-        }[fault["drop"]]
+        what = DROPS[fault["drop"]].effect.format(status=fault.get("status", 503))
     elif "status" in fault:
         what = f"answers {fault['status']}"
     else:

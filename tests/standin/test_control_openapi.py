@@ -6,15 +6,16 @@ from unittest.mock import Mock
 import peewee
 import pytest
 from conftest import SERVICE_KEY, Api, change_limits
-from openapi_document import Document
+from openapi_document import CONTRACT, nodes
+from openapi_document import CONTROL_PLANE as DOCUMENT
 
 import fense_admin
 from fense_admin import rules
-from fense_admin.standin import control
-from fense_admin.standin.faults import FAULT_RULES
+from fense_admin.standin import document, instances
+from fense_admin.standin.clock import CLOCK_RULES
+from fense_admin.standin.faults import DROPS, FAULT_RULES
 from fense_admin.standin.state import STATE_ACCOUNT_RULES
 
-DOCUMENT = Document(control.OPENAPI_FILE)
 KEY = "sk_test_control_0001"
 DIGEST = "9" * 64
 LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d11"
@@ -49,6 +50,21 @@ def test_that_of_an_instance_has_its_own_paths(seeded, seeded_api):
     assert found == routes(plane)
 
 
+def test_what_is_taken_from_the_contract_is_in_it():
+    for at, node in nodes(DOCUMENT.whole):
+        DOCUMENT.resolved(node)  # whatever it refers to is there
+        assert document.FIELDS_OF not in node, at
+    schemas = DOCUMENT.components["schemas"]
+    account = CONTRACT.components["schemas"]["Account"]
+    for schema in ("StateAccount", "StateAccountSent"):
+        assert schemas[schema]["properties"].keys() >= account["properties"].keys()
+    assert set(schemas["StateAccount"]["required"]) == schemas["StateAccount"]["properties"].keys()
+
+
+def test_the_kinds_of_drops_are_those_documented():
+    assert DOCUMENT.components["schemas"]["FaultSent"]["properties"]["drop"]["enum"] == [*DROPS]
+
+
 # --- Requests ----------------------------------------------------------------------------------
 
 FLAG = [True, False], [None, 0, "true"]
@@ -70,7 +86,7 @@ FAULT_VALUES = {
              ["", "x", "/a b", "/é", "/x\n", "/" + "x" * 255, None, 1]),
     "times": ([0, 1, 2.0, 10**12], [-1, 10**12 + 1, *NO_INTEGER]),
     "delay_ms": ([0, 1, 1.0, 600_000], [-1, 600_001, *NO_INTEGER]),
-    "drop": (["reset", "empty", "truncate"], ["", "Reset", None, True]),
+    "drop": ([*DROPS], ["", "Reset", None, True]),
     "headers": ([{}, {"Retry-After": "7"}, {"x-1": " ~"}],
                 [None, [], "x", {"": "x"}, {"a b": "x"}, {"x": 1}, {"x": None}, {"x": "é"}, {"x": "\n"}, {"x\n": "x"}]),
     "message": (["", "x", "é" * 9], [None, 1, "x\n", "\x7f", "\x85"]),
@@ -109,7 +125,7 @@ TABLES = {  # of each schema: a method and path that take it, the values, the ru
     "StateAccountSent": ("PUT /state", ACCOUNT_VALUES, STATE_ACCOUNT_RULES),
     "LookupsSent": ("POST /usage", ENTRY_VALUES, None),
     "InstanceSent": ("POST /instances", INSTANCE_VALUES, None),
-    "ClockSent": ("PUT /clock", CLOCK_VALUES, control.CLOCK_RULES),
+    "ClockSent": ("PUT /clock", CLOCK_VALUES, CLOCK_RULES),
 }
 
 
@@ -241,7 +257,7 @@ def test_the_documented_answers_are_those_given(
 
     for app in (seeded.app, seeded.app.control):
         change_limits(app, body=1024, state_body=2048)
-    monkeypatch.setattr(control, "MAX_INSTANCES", 2)
+    monkeypatch.setattr(instances, "MAX_INSTANCES", 2)
     ask(query="?colour=red")
     if f"{method} {path}" in BODIES:
         ask(body=b" " * 2049)

@@ -28,6 +28,7 @@ from conftest import (
 )
 
 from fense_admin.standin import StandIn
+from fense_admin.standin.faults import DROPS
 
 
 def test_a_delay_alone_only_waits(seeded_api):
@@ -40,7 +41,7 @@ def test_a_delay_alone_only_waits(seeded_api):
     assert time.monotonic() - began < 0.15
 
 
-@pytest.mark.parametrize("drop", ["reset", "empty", "truncate"])
+@pytest.mark.parametrize("drop", DROPS)
 def test_a_dropped_connection_is_reset_in_process(seeded, seeded_api, drop):
     seeded.fail(drop=drop)
     with pytest.raises(ConnectionResetError):
@@ -179,6 +180,7 @@ import peewee  # whose drivers can't be imported while time is frozen
 
 with freezegun.freeze_time("2026-01-01"):
     from fense_admin.standin import StandIn
+from fense_admin.standin.faults import DROPS
 
 
 def call(fense, path="/accounts/1"):

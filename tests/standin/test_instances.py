@@ -22,7 +22,8 @@ from conftest import (
 from webtest import TestApp
 
 from fense_admin import create_app
-from fense_admin.standin import StandIn, control
+from fense_admin.exchange import ApiError
+from fense_admin.standin import StandIn, instances
 from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.state import Seed
 
@@ -190,7 +191,7 @@ def test_its_keys_are_in_no_log_of_its_parent_either(seeded_api, caplog):
 def test_requests_that_wait_in_instances_count_with_those_of_the_parent(seeded, seeded_api):
     plane = seeded.app
     made = make(seeded_api)
-    assert plane.instances[made["id"]].plane.faults.room is plane.faults.room
+    assert plane.instances[made["id"]].plane.faults._room is plane.faults._room
 
 
 def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
@@ -210,10 +211,10 @@ def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
 
 
 def test_none_is_made_once_the_parent_has_stopped(seeded, seeded_api):
-    late = control.Instance(seeded.app, seeded.app.seed)
+    late = seeded.app.new_instance(seeded.app.seed)
     seeded.app.close()
-    assert not seeded.app.add_instance(late)
-    late.end()
+    with pytest.raises(ApiError):
+        seeded.app.instances.add(late)
     assert late.plane.db.engine._connections == set()
 
 
@@ -255,8 +256,8 @@ def test_an_instance_has_no_instances(seeded_api):
 
 
 def test_there_are_no_more_than_so_many(seeded_api, monkeypatch):
-    assert control.MAX_INSTANCES == 1_000
-    monkeypatch.setattr(control, "MAX_INSTANCES", 2)
+    assert instances.MAX_INSTANCES == 1_000
+    monkeypatch.setattr(instances, "MAX_INSTANCES", 2)
     first, _ = make(seeded_api), make(seeded_api)
     answer = seeded_api.call("POST", "/_standin/instances")
     message = "there are 2 instances: end some, or reset"
@@ -299,6 +300,7 @@ def test_a_large_state_is_taken_with_its_key_alone(fense):
         assert len(json.load(answer)["accounts"]) == 2_000
 
 
+@pytest.mark.slow
 def test_two_hundred_at_once_under_load_see_nothing_of_each_other(fense):
     def use_a_new_one():
         status, _, body = call_standin(fense, "POST", "/_standin/instances")
@@ -337,12 +339,12 @@ def test_it_is_off_where_the_control_plane_is(make_app):
 def test_an_instance_that_nobody_has_used_for_a_day_ends(seeded, seeded_api, monkeypatch):
     old, used = make(seeded_api), make(seeded_api)
     page = TestApp(seeded.app, extra_environ={"HTTP_X_API_KEY": MASTER_KEY})
-    day, now = 24 * 3_600, control.monotonic()
+    day, now = 24 * 3_600, instances.monotonic()
 
     def pass_time(seconds):
         nonlocal now
         now += seconds
-        monkeypatch.setattr(control, "monotonic", lambda: now)
+        monkeypatch.setattr(instances, "monotonic", lambda: now)
 
     pass_time(day - 100)
     api_of(seeded_api, used).get("/accounts/1")

@@ -9,8 +9,8 @@ import unicodedata
 from urllib.parse import quote
 
 import pytest
-from conftest import CHECKOUT, MASTER_KEY, SEED, SERVICE_KEY, Api, account_fields
-from openapi_document import Document
+from conftest import MASTER_KEY, SEED, SERVICE_KEY, Api, account_fields
+from openapi_document import DOCUMENTS
 
 from fense_admin.standin import StandIn
 from fense_admin.standin.control import ControlPlane
@@ -594,10 +594,10 @@ def test_a_database_file_and_a_prefix_are_told(make_app, tmp_path):
 # --- Documentation -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["openapi.json", "standin/openapi.json"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_endpoint_parameter_and_field_of_a_document_is_told(see, name):
-    document = Document(CHECKOUT / name)
-    view = see("page/documentation" + ("/control-plane" if name.startswith("standin") else ""))
+    document = DOCUMENTS[name]
+    view = see("page/documentation" + ("/control-plane" if name == "control" else ""))
     told = view.select(".endpoint")
     assert len(told) == len(document.operations)
     for section, (method, path, operation) in zip(told, document.operations, strict=True):

@@ -1,0 +1,86 @@
+"""Who may use the control plane: the master key, and no page of another site."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import bottle
+from bottle import request
+
+from fense_admin import DEVELOPMENT_KEY, ApiKeyPlugin, foreign_header
+from fense_admin.exchange import FORBIDDEN, UNKNOWN_KEY, ApiError, request_key
+from fense_admin.models import Database
+from fense_admin.reading import read_query
+from fense_admin.rules import ValidationErrors
+
+
+class ControlGuard:
+    """Accepts the master key alone, and no page of another site (CSRF, DNS rebinding)."""
+
+    name = "control_guard"
+    api = 2
+
+    def __init__(self, master_key: str, service_keys: Iterable[str], on_loopback: bool) -> None:
+        self.master = ApiKeyPlugin([master_key])
+        self.service = ApiKeyPlugin(service_keys)
+        self.page_is_open = master_key == DEVELOPMENT_KEY
+        self.on_loopback = on_loopback
+
+    def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        is_page = route.method == "GET" and route.config.get("page")
+
+        def guarded(db: Database, **kwargs: Any) -> Any:
+            self.refuse_other_sites(request.environ, is_page)
+            if not (is_page and self.page_is_open):
+                self.refuse_other_keys(request.environ, db)
+            if not is_page:  # whose views take parameters, and check them
+                with ValidationErrors() as errors:
+                    read_query(errors)
+            return callback(db=db, **kwargs)
+
+        return guarded
+
+    def refuse_other_sites(self, environ: dict[str, Any], is_page: bool) -> None:
+        # Where no other machine comes in, or anybody knows the key, another Host is DNS rebinding.
+        blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
+        if blamed == "Origin":
+            raise ApiError(
+                FORBIDDEN, "the control plane takes no requests of another page's (Origin)"
+            )
+        is_own = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
+        # A link on another site may open the page: that shows it to the user alone.
+        if not is_own and not (is_page and is_navigation(environ)):
+            raise ApiError(FORBIDDEN, "the control plane takes no requests of another site's pages")
+        if blamed:
+            raise ApiError(FORBIDDEN, "the control plane is at localhost or 127.0.0.1 only (Host)")
+
+    def refuse_other_keys(self, environ: dict[str, Any], db: Database) -> None:
+        key = control_key(environ)
+        if self.master.knows(key):
+            return
+        if key and (self.service.knows(key) or db.is_merchant_key(key)):
+            raise ApiError(FORBIDDEN, "the control plane takes the master key alone")
+        message = "the key is not the master key" if key else "the master key is missing"
+        message += self.master.hint
+        raise ApiError(UNKNOWN_KEY, message, WWW_Authenticate='Basic realm="fense-admin"')
+
+
+def is_navigation(environ: Mapping[str, Any]) -> bool:
+    """Whether a browser says that it opens the page in a tab, and not in a frame of another one."""
+    mode, what = environ.get("HTTP_SEC_FETCH_MODE"), environ.get("HTTP_SEC_FETCH_DEST")
+    return environ["REQUEST_METHOD"] == "GET" and (mode, what) == ("navigate", "document")
+
+
+def control_key(environ: Mapping[str, Any]) -> str:
+    """The key of a request: x-api-key, or the password of HTTP Basic, as which browsers send it."""
+    if key := request_key(environ):
+        return key
+    scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""

@@ -1,0 +1,169 @@
+"""Instances: stand-ins under a path of their parent, for tests that run in parallel."""
+
+from __future__ import annotations
+
+import collections
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from typing import Any, Protocol
+
+from fense_admin import Application
+from fense_admin.exchange import CONFLICT, ApiError
+from fense_admin.models import Database
+from fense_admin.reading import mount_point, origin
+from fense_admin.realtime import monotonic
+from fense_admin.standin.clock import Clock
+from fense_admin.standin.faults import Faults
+from fense_admin.standin.guard import ControlGuard
+from fense_admin.standin.journal import REPORTED, Entry
+
+ROOT = "/_standin"  # the path of the control plane, within an instance too
+INSTANCES = ROOT + "/instances"
+MAX_INSTANCES = 1_000
+UNUSED_TIMEOUT = 24 * 3_600  # seconds after which an instance that nobody uses ends
+LOOK_INTERVAL = 60  # seconds between two looks for such instances
+
+
+class Plane(Protocol):
+    """What instances and the page ask of a control plane."""
+
+    app: Application
+    db: Database
+    clock: Clock
+    faults: Faults
+    guard: ControlGuard
+    journal: MutableSequence[Entry]
+    instances: Instances
+    is_instance: bool
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any: ...
+    def body_limit(self, environ: Mapping[str, Any]) -> int | None: ...
+    def release_waiting(self) -> None: ...
+    def end_thread(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Instance:
+    """A control plane under a path of its parent.
+
+    Once it has ended it closes its database, as soon as no request is in flight.
+    """
+
+    def __init__(self, plane: Plane, master_key: str, service_key: str) -> None:
+        self.id = secrets.token_hex(8)
+        self.path = f"{INSTANCES}/{self.id}"
+        self.plane, self.master_key, self.service_key = plane, master_key, service_key
+        self._changing = threading.Lock()
+        self._in_flight = 0  # requests
+        self._has_ended = False
+        self._made_at = self._used_at = monotonic()
+
+    def age(self) -> float:
+        """Seconds since it was created."""
+        return monotonic() - self._made_at
+
+    def unused_for(self) -> float:
+        """Seconds since its last request was answered; 0 while one is in flight."""
+        return 0.0 if self._in_flight else monotonic() - self._used_at
+
+    def urls(self) -> dict[str, str]:
+        """Its id and where clients find it."""
+        url = origin() + mount_point() + self.path
+        return {
+            "id": self.id,
+            "base_url": url + self.plane.app.prefix,
+            "standin_url": url + ROOT,
+        }
+
+    def answer(self, environ: dict[str, Any], path: str, start: Callable[..., Any]) -> Any:
+        """Answer a request to this path within it, as a WSGI application; None if it has ended."""
+        with self._changing:
+            if self._has_ended:
+                return None
+            self._in_flight += 1
+        mount = environ.get("SCRIPT_NAME", "") + self.path
+        try:
+            return self.plane(environ | {"SCRIPT_NAME": mount, "PATH_INFO": path}, start)
+        finally:
+            self._leave()
+
+    def end(self) -> None:
+        """End it: requests that wait for a delay are answered 503, others go on."""
+        with self._changing:
+            self._has_ended = True
+            self._in_flight += 1
+        self.plane.faults.reset()
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._changing:
+            self._used_at = monotonic()
+            self._in_flight -= 1
+            if self._has_ended and not self._in_flight:
+                self.plane.close()
+
+
+class Instances(dict[str, Instance]):
+    """The instances of a stand-in by id, and of those that have ended what a report shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changing = threading.Lock()
+        self._is_closed = False
+        self._looked_at = 0.0  # for unused ones, by the monotonic clock
+        self.ended_requests: collections.deque[Entry] = collections.deque(maxlen=REPORTED)
+        self.ended_faults: collections.deque[dict[str, Any]] = collections.deque(maxlen=REPORTED)
+
+    def all(self) -> list[Instance]:
+        return list(self.values())
+
+    def at(self, path: str) -> tuple[Instance | None, str]:
+        """The instance that a path belongs to, if any, and the path within it."""
+        if not path.startswith(INSTANCES + "/"):
+            return None, path
+        id, slash, rest = path[len(INSTANCES) + 1 :].partition("/")
+        return (self.get(id) if slash else None), slash + rest
+
+    def check_room(self) -> None:
+        """Raise `ApiError` (409) if there are too many, or the parent has stopped."""
+        if self._is_closed or len(self) >= MAX_INSTANCES:
+            raise ApiError(CONFLICT, f"there are {MAX_INSTANCES} instances: end some, or reset")
+
+    def add(self, instance: Instance) -> None:
+        """Serve an instance. Where there is no room for it, end it and raise: see `check_room`."""
+        try:
+            with self._changing:
+                self.check_room()
+                self[instance.id] = instance
+        except ApiError:
+            instance.end()
+            raise
+
+    def end(self, ids: Iterable[str]) -> bool:
+        """End those of the ids that exist. Returns whether any did."""
+        with self._changing:
+            ended = [self.pop(id) for id in ids if id in self]
+        for instance in ended:
+            self.ended_requests.extend(list(instance.plane.journal)[-REPORTED:])
+            self.ended_faults.extend(instance.plane.faults.armed())
+            instance.end()
+        return bool(ended)
+
+    def end_unused(self) -> None:
+        """End those that nobody has used for `UNUSED_TIMEOUT`: their tests have ended."""
+        now = monotonic()
+        if now < self._looked_at + LOOK_INTERVAL:
+            return
+        self._looked_at = now
+        self.end([it.id for it in self.all() if it.unused_for() > UNUSED_TIMEOUT])
+
+    def close(self) -> None:
+        """End all, and take no more."""
+        self._is_closed = True
+        self.end(list(self))
+
+
+def generated(kind: str) -> str:
+    """A unique name or key."""
+    return f"{kind}-{secrets.token_hex(8)}"
