@@ -32,6 +32,7 @@ MAY_ESCAPE = re.compile(r"[\\%&]")
 PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 COLON = re.compile(r"\s*:\s*")
+DECODER = json.JSONDecoder()
 
 
 def digest(key: str) -> str:
@@ -285,7 +286,7 @@ def mask_json(text: str) -> str:
         colon = COLON.match(text, found.end())
         is_name = colon and PLAIN_NAME.fullmatch(string)
         if is_name and is_key_name(string):
-            value, end = json.JSONDecoder().raw_decode(text, colon.end())
+            value, end = DECODER.raw_decode(text, colon.end())
             if isinstance(value, str):
                 hidden = json.dumps(mask(value), ensure_ascii=False)
                 hidden = hidden.encode(errors="replace").decode()  # half of a character
