@@ -153,7 +153,8 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     texts, is_part = [text], len(part) < len(body)
     error: ApiError | None = environ.get(ERROR)
     details = within(MAX_TEXT, error.details) if error else []
-    message = beginning(error.body, MAX_TEXT) if error else ""
+    whole = error.body if error else ""
+    message = beginning(whole, MAX_TEXT)
     if is_part:  # else it has all of these
         texts += [message, *(field for field, _ in details)]
     keys = app.masker.keys_in(texts, request_key(environ))
@@ -162,9 +163,10 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     entry["response"] = truncate(kept)
     if entry["response"] != shown:
         entry.is_cut.add("response")
-    if error:
-        entry.reason = cut(hide_keys(message, keys), MAX_TEXT, is_part=message != error.body)
-        entry.details = [(hide_keys(name, keys), hide_keys(text, keys)) for name, text in details]
+    if is_part or shown != text:  # else there is no key in them
+        message = cut(hide_keys(message, keys), MAX_TEXT, is_part=message != whole)
+        details = [(hide_keys(name, keys), hide_keys(text, keys)) for name, text in details]
+    entry.reason, entry.details = message, details
 
 
 def within(most: int, details: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
