@@ -2,6 +2,7 @@
 
 export PYTHON  # makes the environments; default: python3
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE  # the tests start Python hundreds of times: compile once
 
 serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
 	@$(BIN)/fense-admin $(ARGS)
@@ -9,8 +10,13 @@ serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000
 # In two processes; against a deployment in one.
 WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2)
 
-test: .venv/dev             ## the whole suite; ARGS="-k usage" for a part of it
-	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+PYTEST = $(BIN)/python -m pytest $(WORKERS) --durations=10
+
+test: .venv/dev             ## the suite without its slow tests; ARGS="-k usage" for a part of it
+	$(PYTEST) $(ARGS)
+
+test-all: .venv/dev         ## the whole suite
+	$(PYTEST) --all $(ARGS)
 
 test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admin[sqlite]
 	.venv-sqlite/bin/python -m pytest $(addprefix tests/,contract test_models.py test_transactions.py \
@@ -30,9 +36,10 @@ test-guide: .venv/dev       ## deploy/README.md as written, on machines that sys
 soak: .venv/dev             ## mixed traffic, faults, restarts and kills, then a check; MINUTES=10
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),1)
 
-lint: .venv/dev             ## check the code and its format with ruff
+lint: .venv/dev             ## check the code, its format and its types with ruff, mypy and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/check_types.py
 
 bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside what one would use instead; FULL=1: ten minutes
 	@.venv-bench/bin/python benchmarks/bench.py \
@@ -49,7 +56,7 @@ screenshots: .venv/dev      ## docs/*.png: the page for people in Chromium, wide
 	$(BIN)/python docs/screenshots.py
 
 clean:                      ## remove the environments, and all that was built
-	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
@@ -60,20 +67,26 @@ help:
 # One that is not whole is made again: it was interrupted, or the checkout was moved.
 unless_whole = $(shell sh environment.sh $(1) || echo anew)
 
-.venv/run: pyproject.toml setup.py $(call unless_whole,.venv)
+.venv/run: pyproject.toml setup.py $(call unless_whole,.venv) | typings
 	@sh environment.sh .venv -e .
 	@touch $@
 
-.venv/dev: pyproject.toml setup.py $(call unless_whole,.venv)
+.venv/dev: pyproject.toml setup.py $(call unless_whole,.venv) | typings
 	@sh environment.sh .venv -e '.[test]'
 	@touch $@ .venv/run
+
+# For editors, which don't understand fense_admin's __path__: links to the modules, laid out as the
+# package that they become. Pyright reads this folder by default.
+typings: $(wildcard *.py)
+	@rm -rf $@ && mkdir -p $@/fense_admin
+	@cd $@/fense_admin && ln -s ../../*.py $(addprefix ../../,$(wildcard serving standin)) . && mv fense_admin.py __init__.py
 
 .venv-sqlite/dev: pyproject.toml setup.py $(call unless_whole,.venv-sqlite)
 	@sh environment.sh .venv-sqlite -e '.[test,sqlite]'
 	@touch $@
 
 # Installed as a user would: an editable install is slower to start.
-.venv-bench/run: $(wildcard *.py *.sql standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
+.venv-bench/run: $(wildcard *.py *.sql serving/*.py standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 
@@ -82,4 +95,4 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
-.PHONY: serve test test-sqlite test-image test-guide test-clients soak lint bench pyz screenshots clean help anew
+.PHONY: serve test test-all test-sqlite test-image test-guide test-clients soak lint bench pyz screenshots clean help anew

@@ -23,6 +23,7 @@ from fense_admin import (
     OPENAPI_FILE,
     __version__,
     create_app,
+    databases,
     engines,
     files,
     models,
@@ -399,25 +400,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def serve(options: argparse.Namespace) -> int:
-    from fense_admin import server  # late: other commands do without waitress
+    from fense_admin import serving  # late: other commands do without waitress
 
     options.standin = switch(options, "standin")
-    server.log_to_stderr(logging.WARNING if switch(options, "quiet") else logging.INFO)
+    serving.log_to_stderr(logging.WARNING if switch(options, "quiet") else logging.INFO)
     for line in (injected_variables(), *unknown_variables()):
         if line:
             log.warning(line)
     sockets: list[Any] = []
     try:
-        host, sockets = options.host, server.inherited()
+        host, sockets = options.host, serving.inherited()
         if sockets:
             host = sockets[0].getsockname()[0]
             addresses = [(sock.getsockname(),) for sock in sockets]
         else:
-            addresses = server.resolve(options.host, options.port)
-        on_loopback = server.are_loopback(addresses)
+            addresses = serving.resolve(options.host, options.port)
+        on_loopback = serving.are_loopback(addresses)
         keys, has_control_plane = choose_keys(options, on_loopback)
         seed = read_seed(options.seed)
-        sockets = sockets or server.listen(addresses)
+        sockets = sockets or serving.listen(addresses)
         prefix, public_url = options.prefix, options.public_url
         app = served = create_app(options.database, prefix=prefix, public_url=public_url, **keys)
         if has_control_plane:
@@ -434,15 +435,15 @@ def serve(options: argparse.Namespace) -> int:
         read_ahead(has_control_plane)
     except ValueError as error:
         options.parser.error(str(error))
-    except (server.CannotListen, engines.Unusable, engines.DatabaseError) as error:
+    except (serving.CannotListen, engines.Unusable, engines.DatabaseError) as error:
         for sock in sockets:
             sock.close()
         raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
-    running = server.Server(served, sockets, options.threads)
+    running = serving.Server(served, sockets, options.threads)
     on_stop_signals(running.stop_on_signal)
     origin = origin_of(host, running.port)
-    log.info("fense-admin %s with %s", __version__, app.db.engine.product)
+    log.info("fense-admin %s with %s", __version__, app.db.engine.info.product)
     log_database(app.db, options.database, found)
     if has_control_plane:
         log.info("the page for people: %s/_standin/", options.public_url or origin)
@@ -473,13 +474,14 @@ def log_database(db: models.Database, database: str, found: int) -> None:
     """Log where the accounts are and how many; `found` were there before the start."""
     count = db.count_accounts()
     accounts = "1 account" if count == 1 else f"{count} accounts"
-    if db.engine.in_memory:
+    info = db.engine.info
+    if info.in_memory:
         log.info("the database is in memory, with %s: it goes with the process", accounts)
         return
-    if db.engine.is_server:
-        log.info("the database is %s, with %s", db.engine.database, accounts)
-        if db.engine.warning:
-            log.warning("%s", db.engine.warning)
+    if info.is_server:
+        log.info("the database is %s, with %s", info.name, accounts)
+        if info.warning:
+            log.warning("%s", info.warning)
         return
     log.info("the database is %s, with %s", os.path.abspath(database), accounts)
     if found:
@@ -754,7 +756,7 @@ def check_exists(database: str, hint: str) -> None:
 @contextlib.contextmanager
 def opened(database: str, read_only: bool = False) -> Iterator[models.Database]:
     """The database, which is closed at the end."""
-    db = models.Database(database, read_only)
+    db = databases.open_database(database, read_only)
     try:
         yield db
     finally:

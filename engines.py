@@ -1,21 +1,33 @@
-"""The database engines: how a name chooses one, and what both raise. Knows no account."""
+"""What a database engine is: its protocol, its errors and names of databases. Knows no account."""
 
 from __future__ import annotations
 
 import re
 import urllib.parse
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from peewee import DatabaseError, OperationalError
 
+from fense_admin import files
+
 MEMORY = ":memory:"
 UNKNOWN = "it may have been written, or not"
-EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # A host in such a URL, with its port; and a URL without a password, as libpq reads it.
 HOST = r"(?:\[[^]@/]*\]|[^][:@/?,]*)(?::[0-9]+)?"
 WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*([/?]|$)")
 PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
+
+Result = TypeVar("Result")
+Row = tuple[Any, ...]
+Values = Mapping[str, Any]  # of a query, by name
+Waiting = Callable[[], AbstractContextManager[None]]  # makes the context of a long wait
+
+
+# --- Errors ------------------------------------------------------------------------------------
 
 
 class Unusable(Exception):
@@ -33,6 +45,9 @@ def is_unavailable(error: DatabaseError) -> bool:
     """
     # SQLite raises these two themselves where a file is locked, full, read-only, damaged or gone.
     return type(error) in (OperationalError, DatabaseError, CommitUnknown)
+
+
+# --- Names -------------------------------------------------------------------------------------
 
 
 def may_hold_password(text: str) -> bool:
@@ -64,21 +79,115 @@ def is_server(name: str) -> bool:
     return POSTGRESQL.match(name) is not None
 
 
-def open_engine(name: str, read_only: bool = False) -> Any:
-    """The engine of this database: a `sqlite.Engine`, or a `postgres.Engine`. Raises `Unusable`.
+# --- Schemas: a section of the file for each version of the tables --------------------------------
 
-    With `read_only` its tables are not migrated, and may be of an earlier version.
+
+def read_schema(path: str) -> list[str]:
+    """Return the sections of a schema file."""
+    return re.split("-- version [0-9]+\n", files.read(path).decode())[1:]
+
+
+def check_tables(name: str, sections: Sequence[str], version: int, tables: Iterable[str]) -> None:
+    """Raise `Unusable` if the version is newer than the schema, or lacks one of its tables."""
+    if version > len(sections):
+        raise Unusable(f"{name} was written by a newer version of fense-admin: upgrade this one")
+    created = re.findall(r"^CREATE TABLE (\w+) \($", "".join(sections[:version]), re.MULTILINE)
+    if not set(created) <= set(tables):
+        raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
+
+
+# --- Engines -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Info:
+    """What an open database is, for the log and for those who must know where it is."""
+
+    name: str  # a file's path, or a URL as it may be shown
+    product: str = ""  # with its version
+    in_memory: bool = False
+    is_server: bool = False
+    warning: str = ""  # for the log of the start
+
+
+class Cursor(Protocol):
+    """The result of a query, as in Python's DB API."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Row]: ...
+    def __iter__(self) -> Iterator[Row]: ...
+
+
+class Engine(Protocol):
+    """A database with the tables of its schema, shared between threads.
+
+    A query is a text with names for its values, as `:date`. Any method may raise an error for which
+    `is_unavailable` is true.
     """
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise Unusable(f"the database's name {error}") from None
-    if is_server(name):
-        try:
-            from fense_admin import postgres  # late: few have the driver
-        except ImportError as error:
-            raise Unusable(f"PostgreSQL needs psycopg ({error}): {EXTRA}") from None
-        return postgres.Engine(name, read_only)
-    from fense_admin import sqlite
 
-    return sqlite.Engine(name, read_only)
+    info: Info
+    # The context in which a thread waits for others. A server sets one that spares a worker.
+    while_waiting: Waiting
+
+    def execute_sql(self, query: str, values: Values | None = None, /) -> Cursor:
+        """Run a query, within the thread's transaction if there is one."""
+
+    def execute_each(
+        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
+    ) -> list[Row]:
+        """Within a transaction, run a query that finds, inserts or changes a row for each of these.
+
+        The columns name its values; the first `keys` of them identify a row, and no two rows are
+        the same in these. Return the rows for which it found or changed none.
+        """
+
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+        """Insert many rows, within a transaction."""
+
+    def rows(self, query: str) -> Iterator[Row]:
+        """Return what a query finds, row by row, within a `snapshot`."""
+
+    def peek(self, query: str, values: Values) -> list[Row]:
+        """Return what a query finds. Wait for no lock."""
+
+    def ping(self, query: str) -> None:
+        """Raise an error if this query can't be answered."""
+
+    def ensure_same_file(self) -> None:
+        """Raise an error if the database's file was moved or replaced."""
+
+    def last_id(self) -> int:
+        """Return the highest id that an account has had, 0 if there was none yet."""
+
+    def set_last_id(self, last_id: int) -> None:
+        """Let the next account's id follow this one."""
+
+    def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
+        """Run the function in a transaction and return what it returns.
+
+        It may be run several times, unless it is `patient`: then it has no deadline, either.
+        Raises `CommitUnknown`.
+        """
+
+    def lock(self, key_digest: str = "") -> None:
+        """Until the transaction ends, keep other writers from claiming this key.
+
+        Without a key, keep them from writing any account.
+        """
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Return a context in which all that is read is of one moment. It has no deadline."""
+
+    def scratch(self) -> AbstractContextManager[Engine | None]:
+        """Return the context of a new, empty database, which replaces this one at its end.
+
+        It is for long writes. The context is of None where they don't block readers anyway.
+        """
+
+    def close(self) -> object:
+        """Close what this thread needs no more."""
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, for good."""

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from http.client import responses as REASONS
+from http.client import responses
 from typing import Any
 
 import bottle
@@ -29,7 +29,8 @@ KEY_HEADER = "x-api-key"
 
 def request_key(environ: Mapping[str, Any]) -> str:
     """Return the key that a request brings; "" if there is none. The one place that reads it."""
-    return environ.get("HTTP_X_API_KEY", "")
+    key: str = environ.get("HTTP_X_API_KEY", "")
+    return key
 
 
 def log_request(what: str, status: object, seconds: float, request_id: str, why: str) -> None:
@@ -39,6 +40,7 @@ def log_request(what: str, status: object, seconds: float, request_id: str, why:
 
 # --- Errors -----------------------------------------------------------------------------------
 
+REASONS = responses  # the phrases, by status
 # The statuses. A module names one of these and never a number.
 INVALID = 400
 UNKNOWN_KEY = 401
@@ -55,7 +57,7 @@ CODES = {TOO_LARGE: "payload_too_large"}
 KNOWN_FIELDS = {*rules.ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"}
 
 
-class ApiError(bottle.HTTPError):
+class ApiError(bottle.HTTPError):  # type: ignore[misc]
     """An answer in the error shape. Raise it in a handler, or in what a handler calls.
 
     `details` are (field, message) pairs; further keywords are headers of the answer. `reason` is

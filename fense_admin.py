@@ -11,12 +11,10 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
     if sys.version_info < (3, 10):  # noqa: UP036
@@ -31,13 +29,15 @@ from bottle import request, response
 # In a checkout this file is the whole of the package; its siblings are the package's modules.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
-from fense_admin import engines, masking, models, rules
+from fense_admin import engines, models, rules
+from fense_admin.databases import open_database
 from fense_admin.exchange import (
     ASKED_PATH,
     ERROR,
     FORBIDDEN,
     INTERNAL_ERROR,
     INVALID,
+    KEY_HEADER,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
     REASON,
@@ -51,8 +51,10 @@ from fense_admin.exchange import (
     log_request,
     request_key,
 )
+from fense_admin.masking import Masker, digest, hide
 from fense_admin.models import Database
 from fense_admin.reading import (
+    guess_path,
     mount_point,
     origin,
     read_fields,
@@ -61,8 +63,11 @@ from fense_admin.reading import (
     read_usage_query,
 )
 from fense_admin.realtime import monotonic
-from fense_admin.rules import HIDDEN, ValidationErrors
+from fense_admin.rules import ValidationErrors
 from fense_admin.settings import Limits
+
+if TYPE_CHECKING:
+    from fense_admin import shapes
 
 __version__ = "0.1.0"
 
@@ -77,6 +82,7 @@ OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
 LOOPBACK = re.compile(
     r"(?:(?:[^:]+\.)?localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]*)?", re.IGNORECASE
 )
+CHALLENGE = f'ApiKey header="{KEY_HEADER}"'
 FOREIGN_PAGE = (
     f"{DEVELOPMENT_KEY} is public, so it takes no request of another web page's ({{}}): "
     "to go on, set DISPUTE_MASTER_KEY to a key of your own"
@@ -90,7 +96,7 @@ class ApiKeyPlugin:
     api = 2
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self.digests = [models.digest(key) for key in keys]
+        self.digests = [digest(key) for key in keys]
         self.hint = ""
         if self.knows(DEVELOPMENT_KEY):  # which is public
             self.hint = f"; the development key is {DEVELOPMENT_KEY}"
@@ -101,9 +107,7 @@ class ApiKeyPlugin:
             if not self.knows(key):
                 if key and db.is_merchant_key(key):
                     raise ApiError(FORBIDDEN, "a merchant's key does not open these endpoints")
-                raise ApiError(
-                    UNKNOWN_KEY, self.why(key), WWW_Authenticate='ApiKey header="x-api-key"'
-                )
+                raise ApiError(UNKNOWN_KEY, self.why(key), WWW_Authenticate=CHALLENGE)
             if key == DEVELOPMENT_KEY and (header := foreign_header(request.environ)):
                 raise ApiError(FORBIDDEN, FOREIGN_PAGE.format(header))
             return callback(db=db, **kwargs)
@@ -111,16 +115,16 @@ class ApiKeyPlugin:
         return guarded
 
     def why(self, key: str) -> str:
-        """Why this key, which is none of the keys, is refused."""
+        """Explain why an unknown key was rejected."""
         if not key:
-            return "the header x-api-key is missing" + self.hint
+            return f"the header {KEY_HEADER} is missing{self.hint}"
         if ", " in key:  # as a server joins two headers; no key has a space
-            return "the header x-api-key came twice: send it once"
-        return "x-api-key is not a known key" + self.hint
+            return f"the header {KEY_HEADER} came twice: send it once"
+        return f"{KEY_HEADER} is not a known key{self.hint}"
 
     def knows(self, key: str) -> bool:
-        """Whether it is one of the keys. Takes the same time for each of them, and for none."""
-        sent = models.digest(key)
+        """Whether this is one of the keys. Compares against every key, in constant time."""
+        sent = digest(key)
         return True in [hmac.compare_digest(sent, known) for known in self.digests]
 
 
@@ -177,7 +181,7 @@ class DatabasePlugin:
                 if not engines.is_unavailable(error):
                     raise
                 log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
-                if not self.db.engine.is_server:
+                if not self.db.engine.info.is_server:
                     self.db.engine.close()  # the next request's connection is free of old errors
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
@@ -190,7 +194,7 @@ class DatabasePlugin:
 # --- Handlers ----------------------------------------------------------------------------------
 
 
-def create_account(db: Database) -> dict[str, Any]:
+def create_account(db: Database) -> shapes.Account:
     with ValidationErrors() as errors:
         read_query(errors)
         fields = read_fields(errors, rules.CREATE_RULES, required=rules.CREATE_REQUIRED)
@@ -201,14 +205,14 @@ def create_account(db: Database) -> dict[str, Any]:
     return account
 
 
-def get_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def get_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
     return db.get_account(account_id)
 
 
-def update_account(db: Database, fense_account_id: str) -> dict[str, Any]:
+def update_account(db: Database, fense_account_id: str) -> shapes.Account:
     with ValidationErrors() as errors:
         account_id = errors.check("fense_account_id", rules.check_id, fense_account_id)
         read_query(errors)
@@ -238,20 +242,16 @@ def get_openapi(db: Database) -> dict[str, Any]:
 
 VALID_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 RANDOM = random.Random()  # not the shared one, which a test suite may have seeded
-METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
-KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
 PLAIN_PATH = r"(?:/accounts|/healthz|/openapi\.json)?(?:/usage)?(?:/[0-9]{1,19})?"
-MAX_GUESSED = 200  # characters of an unknown path: to guess costs time, and needs no key
-MAX_PATH = 300  # characters of it in the log
 MAX_REASON = 500  # characters of it in the log
 MAX_INLINE = 200  # characters of path and query of a request that may run inline
 MONTHS = re.compile(r"start_date=(\d{4}-\d\d)-\d\d&end_date=(\d{4}-\d\d)-\d\d", re.ASCII)
 
 
-class Application(bottle.Bottle):
+class Application(bottle.Bottle):  # type: ignore[misc]
     """The routes, and what all responses have in common.
 
-    The `keys` are masked in whatever is logged, like all that are valid: see `masking.Masker`. A
+    The `keys` are masked in whatever is logged, like all that are valid: see `Masker`. A
     `server.Server` calls all that is under "What the server asks".
     """
 
@@ -269,7 +269,7 @@ class Application(bottle.Bottle):
         self.limits = limits or Limits()
         self.prefix = prefix
         self.public_origin, self.public_path = public_origin, public_path
-        self.masker = masking.Masker(keys, self.merchant_keys_among)
+        self.masker = Masker(keys, db.merchant_keys_among)
         self.masker.plain = re.compile(re.escape(prefix) + PLAIN_PATH)
         # What `GET /` names in development mode.
         self.signposts: dict[str, str] = {}
@@ -312,7 +312,7 @@ class Application(bottle.Bottle):
     @property
     def may_wait(self) -> bool:
         """Whether looking up a key may take as long as a database server does to respond."""
-        return self.db.engine.is_server
+        return self.db.engine.info.is_server
 
     def use_spare(self, spare: Callable[[], AbstractContextManager[None]]) -> None:
         """Set the context in which a worker waits for a long time, so that another takes its place.
@@ -356,7 +356,7 @@ class Application(bottle.Bottle):
 
     def id_without(self, keys: Iterable[str] | None, sent: str | None) -> str:
         """The id that the request sent, if it is valid and has none of the keys; else a new one."""
-        if sent and VALID_REQUEST_ID.fullmatch(sent) and masking.hide_keys(sent, keys) == sent:
+        if sent and VALID_REQUEST_ID.fullmatch(sent) and hide(sent, keys) == sent:
             return sent
         return f"{RANDOM.getrandbits(64):016x}"
 
@@ -371,25 +371,6 @@ class Application(bottle.Bottle):
         """Close what this thread has open: it ends."""
         self.db.engine.close()
 
-    # What is logged
-
-    def merchant_keys_among(self, digests: Collection[str]) -> set[str] | None:
-        """Those of the digests that are of merchants' keys; None if the database can't say."""
-        try:
-            return self.db.merchant_keys_among(digests)
-        except Exception:  # whatever it is, a handler that needs the database reports it
-            return None
-
-    def _loggable(self, method: str, path: str, mount: str, key: str) -> str:
-        """Method and path as two words of one line, the keys in them masked."""
-        begin = masking.beginning(path, MAX_PATH)
-        keys: list[str] | None = [*self.masker.own, *key.split(", ")]
-        if method not in METHODS or not self.masker.plain.fullmatch(path):
-            keys = self.masker.keys_in([method, begin], key)
-        shown = masking.truncate_at_key_name(masking.hide_keys(begin, keys))
-        shown = mount + masking.cut(shown, MAX_PATH, is_part=begin != path)
-        return f"{loggable(masking.hide_keys(method, keys))} {loggable(shown)}"
-
     # Answers
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
@@ -399,7 +380,7 @@ class Application(bottle.Bottle):
         reason = error.reason
         if error.status_code != UNKNOWN_KEY:
             key = request_key(request.environ)
-            reason = masking.hide_keys(reason, self.masker.keys_in(error.quoted, key))
+            reason = hide(reason, self.masker.keys_in(error.quoted, key))
         request.environ[REASON] = reason[:MAX_REASON]
         request.environ[ERROR] = error
         response.content_type = "application/json"
@@ -443,7 +424,7 @@ class Application(bottle.Bottle):
         try:
             body = self.wsgi(environ, start)
         except Exception:
-            what = self._loggable(method, path, mount, key)
+            what = self.masker.loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
             message = f"a fault of this service, logged with the id {request_id}"
             environ[ERROR] = ApiError(INTERNAL_ERROR, message)
@@ -452,33 +433,10 @@ class Application(bottle.Bottle):
             start(f"{INTERNAL_ERROR} {REASONS[INTERNAL_ERROR]}", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
-            what = self._loggable(method, path, mount, key)
+            what = self.masker.loggable(method, path, mount, key)
             why = environ.get(REASON, "")
             log_request(what, status, monotonic() - began, request_id, why)
         return body
-
-
-def loggable(text: str) -> str:
-    """A method or a path as one word of a line, at most 300 characters; `HIDDEN` stays as it is."""
-    parts = text[:MAX_PATH].split(HIDDEN)
-    return HIDDEN.join(quote(part.encode("latin-1")) for part in parts)[:MAX_PATH]
-
-
-def guess_path(path: str, prefix: str) -> str | None:
-    """The known path that an unknown one probably means; None where there is no such guess."""
-    if len(path) > MAX_GUESSED:
-        return None
-    words = [word for word in path.lower().split("/") if word]
-    ids = [word for word in words if re.fullmatch("[0-9]{1,19}", word)]
-    near = [get_close_matches(word, KNOWN_WORDS, 1, 0.8) for word in words if word not in ids]
-    names = [match[0] if match else "" for match in near]
-    while names and not names[0]:
-        del names[0]  # a prefix, ours or another
-    if names in (["healthz"], ["openapi.json"]) and not ids:
-        return f"/{names[0]}"
-    if len(ids) > 1 or names not in (["accounts"], ["accounts", "usage"], ["usage"]):
-        return None
-    return "/".join([prefix, "accounts", *["usage"] * ("usage" in names), *ids])
 
 
 def create_app(
@@ -511,7 +469,7 @@ def create_app(
         raise ValueError("give a master_key or service_keys: without a key nobody gets in")
     public_origin = "/".join(public_url.split("/")[:3])
     public_path = public_url.removeprefix(public_origin)
-    app = Application(Database(database), prefix, keys, public_origin, public_path, limits)
+    app = Application(open_database(database), prefix, keys, public_origin, public_path, limits)
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)
     app.contract("/accounts/usage", GET=get_usage)

@@ -9,5 +9,5 @@ def read(path: str) -> bytes:
 
     It is read once: an update may replace the file while the service runs.
     """
-    assert __spec__ is not None
-    return __spec__.loader.get_data(path)  # type: ignore[union-attr]
+    content: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
+    return content

@@ -11,13 +11,12 @@ import re
 import select
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import psycopg
 from psycopg import conninfo, pq
+from psycopg.pq.abc import PGconn
 
-from fense_admin.engines import HOST
+from fense_admin.engines import HOST, Waiting
 from fense_admin.realtime import monotonic
 from fense_admin.rules import HIDDEN
 
@@ -37,7 +36,6 @@ DEFAULTS = {
 ENCODE = "in a password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25"
 
 Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
-Waiting = Callable[[], AbstractContextManager[None]]  # the context of a long wait
 
 
 class NoAnswer(Exception):
@@ -116,13 +114,13 @@ class URL:
         return read
 
 
-def start(parameters: dict[str, str]) -> pq.PGconn:
+def start(parameters: dict[str, str]) -> PGconn:
     """Start a connection."""
     quoted = ((name, re.sub(r"(['\\])", r"\\\1", value)) for name, value in parameters.items())
     return pq.PGconn.connect_start(as_bytes(" ".join(f"{n}='{value}'" for n, value in quoted)))
 
 
-def error_of(connection: pq.PGconn) -> str:
+def error_of(connection: PGconn) -> str:
     return first_line(connection.error_message.decode(errors="replace"))
 
 
@@ -134,7 +132,7 @@ def as_bytes(text: str) -> bytes:
 
 
 def values_of(options: list[pq.ConninfoOption]) -> dict[str, str]:
-    return {it.keyword.decode(): it.val.decode(errors="surrogateescape") for it in options}
+    return {it.keyword.decode(): (it.val or b"").decode(errors="surrogateescape") for it in options}
 
 
 def secrets_in(options: list[pq.ConninfoOption]) -> set[str]:
@@ -174,7 +172,7 @@ class Connector:
         defaults = {n: v for n, v in DEFAULTS.items() if n in unset or n not in known}
         self._takes_default = "target_session_attrs" in defaults.keys() - url.given.keys()
         self._parameters = defaults | url.given | {"client_encoding": "UTF8"}
-        self._timeout = conninfo.timeout_from_conninfo(defaults | known)
+        self._timeout = conninfo.timeout_from_conninfo({**defaults, **known})
         self._hosts = split_hosts(known)
         self._is_shuffled = known.get("load_balance_hosts") == "random"
         self._worked: Address = {}
@@ -330,7 +328,7 @@ class Attempt:
     def start(self) -> None:
         self.connection = start(self._parameters)
         is_bad = self.connection.status == pq.ConnStatus.BAD
-        self.status = pq.PollingStatus.FAILED if is_bad else pq.PollingStatus.WRITING
+        self.status: int = pq.PollingStatus.FAILED if is_bad else pq.PollingStatus.WRITING
         self.until = monotonic() + self._timeout
 
     def error(self) -> str:

@@ -1,8 +1,9 @@
 """Secrets: recognise keys, and mask them in whatever is logged or kept. Knows no database.
 
-What is masked is every key that is valid now, wherever it appears as a whole token, and whatever
-is named like a key. To recognise a key takes its digest alone, so that the cost doesn't grow with
-the number of keys.
+`mask` shortens a key, `hide` replaces known keys in a text, `hide_named` cuts a text off where a
+key is named, and `mask_body` does that to a body, which may be JSON. `Masker` finds the keys to
+hide: every key that is valid now, wherever it appears as a whole token. To recognise a key takes
+its digest alone, so that the cost doesn't grow with the number of keys.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Set
-from urllib.parse import unquote
+from typing import TypeVar
+from urllib.parse import quote, unquote
 
 from fense_admin.rules import ACCOUNT_RULES, HIDDEN
 
@@ -29,6 +31,8 @@ ESCAPES = (
     re.compile(r"&#(?:x0*(?P<hex>[0-9a-f]{2})|0*(?P<decimal>[0-9]{2,3}));", re.IGNORECASE),
 )
 MAY_ESCAPE = re.compile(r"[\\%&]")
+METHODS = {"", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
+MAX_PATH = 300  # characters of a path in the log
 PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 COLON = re.compile(r"\s*:\s*")
@@ -48,6 +52,16 @@ def last4(key: str) -> str | None:
 def mask(key: str) -> str:
     """A credential as an account shows it: its last four characters, if it has at least twelve."""
     return HIDDEN + (last4(key) or "") if key else ""
+
+
+SHORT = 512  # characters
+Found = TypeVar("Found")
+
+
+def cached_if_short(function: Callable[[str], Found]) -> Callable[[str], Found]:
+    """Remember what the function returns for short texts: the same come again and again."""
+    cached = functools.lru_cache(maxsize=256)(function)
+    return lambda text: function(text) if len(text) > SHORT else cached(text)
 
 
 # --- Keys that are known -----------------------------------------------------------------------
@@ -98,14 +112,10 @@ def tokens(text: str) -> set[str]:
     return {token for token in found if 0 < len(token) <= MAX_KEY and not NO_KEY.fullmatch(token)}
 
 
+@cached_if_short
 def digests_in(text: str) -> dict[str, str]:
     """The tokens of a text, in each of its `forms`, by their digests."""
-    found = set().union(*map(tokens, forms(text)))
-    return {digest(token): token for token in found}
-
-
-SHORT = 512  # characters
-digests_in_short = functools.lru_cache(maxsize=256)(digests_in)  # the same again and again
+    return {digest(token): token for form in forms(text) for token in tokens(form)}
 
 
 class SharedKeys:
@@ -133,8 +143,8 @@ class Masker:
     """Finds the keys to hide in a text.
 
     `keys` are the application's own. Each of `look_ups` returns which of some digests are those of
-    merchants' keys, or None if it can't say. `others` are further keys. What is `plain` as a whole
-    has no key.
+    merchants' keys, or raises an error. `others` are further keys. What is `plain` as a whole has
+    no key.
     """
 
     plain = re.compile("")
@@ -142,38 +152,50 @@ class Masker:
     def __init__(
         self,
         keys: Iterable[str],
-        *look_ups: Callable[[Collection[str]], set[str] | None],
+        *look_ups: Callable[[Collection[str]], set[str]],
     ) -> None:
         self.own = sorted(set(keys), key=len, reverse=True)
         self.others = SharedKeys()
         self.look_ups = [*look_ups]
 
     def keys_in(self, texts: Iterable[str], sent: str) -> list[str] | None:
-        """The keys to hide in these texts; None if all of them has to be hidden.
+        """The keys to hide in these texts; None if it isn't known, and all has to be hidden.
 
         They are the application's own, those that the request `sent` as its key, and the known
         ones that the texts have.
         """
         brought = dict.fromkeys(sent.split(", "))  # a server joins two headers by a comma
-        if len(brought) > MAX_KEYS_SENT:
-            return None
         found: dict[str, str] = {}
         for text in texts:
-            if not text or self.plain.fullmatch(text):
+            if text in METHODS or self.plain.fullmatch(text):
                 continue
-            find = digests_in if len(text) > SHORT else digests_in_short
-            found |= find(text)
+            if len(brought) > MAX_KEYS_SENT:
+                return None
+            found |= digests_in(text)
         known = self.others.among(found.keys())
         for look_up in self.look_ups if found else ():
-            merchants = look_up(found.keys() - known)
-            if merchants is None:
+            try:
+                known |= look_up(found.keys() - known)
+            except Exception:  # whatever it is, a handler that needs the database reports it
                 return None
-            known |= merchants
         keys = {found[one] for one in known} - {*self.own, *brought}
         return [*self.own, *brought, *sorted(keys, key=len, reverse=True)]
 
+    def loggable(self, method: str, path: str, mount: str, sent: str) -> str:
+        """Method and path (below `mount`) as two words of a line, the keys in them masked."""
+        begin = beginning(path, MAX_PATH)
+        keys = self.keys_in([method, begin], sent)
+        shown = cut(hide_named(hide(begin, keys)), MAX_PATH, is_part=begin != path)
+        return f"{_as_word(hide(method, keys))} {_as_word(mount + shown)}"
 
-def hide_keys(text: str, keys: Iterable[str] | None) -> str:
+
+def _as_word(text: str) -> str:
+    """A method or a path as one word of a line; `HIDDEN` stays as it is."""
+    parts = text[:MAX_PATH].split(HIDDEN)
+    return HIDDEN.join(quote(part.encode("latin-1")) for part in parts)[:MAX_PATH]
+
+
+def hide(text: str, keys: Iterable[str] | None) -> str:
     """The text with `HIDDEN` in place of these keys; all of it is hidden if `keys` is None.
 
     A key of less than 8 characters is hidden where it is a word of its own. A text is also hidden
@@ -181,13 +203,13 @@ def hide_keys(text: str, keys: Iterable[str] | None) -> str:
     """
     if keys is None:
         return HIDDEN
-    hidden = _hide(text, keys)
+    hidden = _replace(text, keys)
     if not MAY_ESCAPE.search(hidden):
         return hidden
-    return HIDDEN if any(_hide(form, keys) != form for form in forms(hidden)[1:]) else hidden
+    return HIDDEN if any(_replace(form, keys) != form for form in forms(hidden)[1:]) else hidden
 
 
-def _hide(text: str, keys: Iterable[str]) -> str:
+def _replace(text: str, keys: Iterable[str]) -> str:
     for key in keys:
         if key and key in text:
             found = re.escape(key) if len(key) >= 8 else rf"(?<!\w){re.escape(key)}(?!\w)"
@@ -235,24 +257,17 @@ def cut(masked: str, length: int, is_part: bool) -> str:
 # --- What is named like a key ------------------------------------------------------------------
 
 
-def truncate_at_key_name(text: str) -> str:
-    """The text up to the first word such as "api_key" or "token": a key may follow."""
-    found = KEY_NAME.search(text)
-    return text[: found.end()] + HIDDEN if found and found.end() < len(text) else text
+@cached_if_short
+def hide_named(text: str) -> str:
+    """The text up to the first word such as "api_key" or "token", after which a key may follow.
 
-
-def cut_at_key_name(text: str) -> str:
-    """The text up to the first name of a key; all of it is hidden if a name stands escaped."""
-    return (_cut_at_key_name if len(text) > SHORT else _cut_short_at_key_name)(text)
-
-
-def _cut_at_key_name(text: str) -> str:
+    All of it is hidden if such a word stands escaped.
+    """
     found = KEY_NAME.search(text)
     before = text[: found.start()] if found else text
-    return HIDDEN if any(map(KEY_NAME.search, forms(before)[1:])) else truncate_at_key_name(text)
-
-
-_cut_short_at_key_name = functools.lru_cache(maxsize=256)(_cut_at_key_name)
+    if any(map(KEY_NAME.search, forms(before)[1:])):
+        return HIDDEN
+    return text[: found.end()] + HIDDEN if found and found.end() < len(text) else text
 
 
 def is_key_name(name: str) -> bool:
@@ -263,29 +278,26 @@ def is_key_name(name: str) -> bool:
     return "apikey" in letters or letters.endswith(("key", "keys", "token", "secret", "password"))
 
 
-def mask_named(text: str) -> str:
-    """A body: JSON with the keys in it masked, any other text up to the first name of a key."""
+def mask_body(text: str) -> str:
+    """A body: JSON with the value of each field that is named like a key masked.
+
+    It ends at a string that has the name of a key among other text, and any other text than JSON at
+    the first name of a key: see `hide_named`.
+    """
     text = text.replace("\0", "")  # UTF-16
     try:
         json.loads(text)
     except (ValueError, RecursionError):
-        return cut_at_key_name(text)
-    return mask_json(text)
-
-
-def mask_json(text: str) -> str:
-    """JSON text with the value of each field that is named like a key masked.
-
-    It ends at a string that has the name of a key among other text.
-    """
+        return hide_named(text)
     parts, done = [], 0
     for found in STRING.finditer(text):
         if found.start() < done:
             continue  # within a value that is masked
         string = json.loads(found[0])
         colon = COLON.match(text, found.end())
-        is_name = colon and PLAIN_NAME.fullmatch(string)
-        if is_name and is_key_name(string):
+        if colon and PLAIN_NAME.fullmatch(string):
+            if not is_key_name(string):
+                continue
             value, end = DECODER.raw_decode(text, colon.end())
             if isinstance(value, str):
                 hidden = json.dumps(mask(value), ensure_ascii=False)
@@ -294,6 +306,6 @@ def mask_json(text: str) -> str:
                 hidden = text[colon.end() : end] if value in (None, True, False) else HIDDEN
             parts += [text[done : colon.end()], hidden]
             done = end
-        elif not is_name and any(map(KEY_NAME.search, forms(string))):
+        elif any(map(KEY_NAME.search, forms(string))):
             return "".join([*parts, text[done : found.start()], HIDDEN])
     return "".join(parts) + text[done:]

@@ -6,19 +6,24 @@ and the last four characters are kept.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import itertools
 import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import peewee
 from peewee import SQL, BooleanField, IntegerField, TextField
 
-from fense_admin import engines, rules
+from fense_admin import rules
+from fense_admin.engines import Engine, Row
 from fense_admin.masking import digest, last4
+
+if TYPE_CHECKING:
+    from fense_admin import shapes
 
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 FEW_ROWS = 1_000  # are written within milliseconds
@@ -104,6 +109,7 @@ def bound(name: str) -> SQL:
 
 def compiled(query: Any) -> str:
     """The SQL of a query, all of whose values are `bound`."""
+    text: str
     text, literals = peewee.SqliteDatabase(None).get_sql_context().sql(query).query()
     assert not literals, f"{literals} would be missing from: {text}"
     return text
@@ -116,12 +122,10 @@ FLAGS = [field.name for field in Account._meta.sorted_fields if isinstance(field
 
 BY_ID = Account.fense_account_id == bound("fense_account_id")
 COUNT_ACCOUNTS = compiled(Account.select(peewee.fn.COUNT(Account.fense_account_id)))
-SELECT_ACCOUNT = compiled(
-    Account.select(*(getattr(Account, name) for name in ACCOUNT_KEYS)).where(BY_ID)
-)
+OWNS_KEY = Account.api_key_sha256 == bound("api_key_sha256")
+ACCOUNTS = Account.select(*(getattr(Account, name) for name in ACCOUNT_KEYS))
+SELECT_ACCOUNT, SELECT_OWNER = compiled(ACCOUNTS.where(BY_ID)), compiled(ACCOUNTS.where(OWNS_KEY))
 SELECT_DIGEST = compiled(Account.select(Account.api_key_sha256).where(BY_ID))
-OWNS_KEY = Account.api_key_sha256 == bound("digest")
-SELECT_KEY_OWNER = compiled(Account.select(Account.fense_account_id).where(OWNS_KEY))
 LOOK_UPS = (1, 4, 16, 64, 256)  # keys that one query looks for
 SELECT_FOUND = compiled(
     Account.select(
@@ -163,7 +167,9 @@ def select_keys(count: int) -> str:
     return compiled(Account.select(Account.api_key_sha256).where(Account.api_key_sha256 << places))
 
 
-def adding(table: type[peewee.Model], period: peewee.Field, most: int | None = None) -> str:
+def adding(
+    table: type[Usage] | type[UsageMonth], period: peewee.Field, most: int | None = None
+) -> str:
     """The query that adds lookups to an account's period, a day or a month.
 
     It changes no row where the sum would pass `most`. It is one statement: reading first and
@@ -295,19 +301,17 @@ def now() -> str:
 class Database:
     """A database of accounts and usage, safe to share between threads.
 
-    `name` says which: see `engines.open_engine`, which makes the `engine` and may raise `Unusable`.
-    One that is opened `read_only` can be the source of `copy`, and no more.
     `clock` gives the time of what is written.
 
     Any method may raise an error for which `engines.is_unavailable` is true.
     """
 
-    def __init__(self, name: str, read_only: bool = False) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.clock = Clock()
         # Called after a write, with the digests of keys that accounts have got and of those that
         # they have no longer; None: all others.
         self.on_keys: Callable[[Iterable[str], Iterable[str] | None], None] = lambda new, old: None
-        self.engine = engines.open_engine(name, read_only)
 
     def now(self) -> str:
         """The time of its clock, as the contract writes times."""
@@ -325,7 +329,8 @@ class Database:
 
     def count_accounts(self) -> int:
         """How many accounts there are."""
-        return self.engine.execute_sql(COUNT_ACCOUNTS).fetchone()[0]
+        count: int = self.engine.execute_sql(COUNT_ACCOUNTS).fetchone()[0]
+        return count
 
     def is_merchant_key(self, key: str) -> bool:
         """Whether it is the api_key of some account."""
@@ -336,7 +341,7 @@ class Database:
 
         It takes next to no time, or raises an error: a request may ask before it is served.
         """
-        left, found = list(digests), set()
+        left, found = list(digests), set[str]()
         while left:
             count = next((count for count in LOOK_UPS if count >= len(left)), LOOK_UPS[-1])
             now, left = left[:count], left[count:]
@@ -357,38 +362,39 @@ class Database:
         names = (" ".join(str(value) for value in row if value is not None) for row in rows)
         return [row[0] for row, name in zip(rows, names, strict=True) if wanted in folded(name)]
 
-    def get_account(self, fense_account_id: int) -> dict[str, Any]:
+    def get_account(self, fense_account_id: int) -> shapes.Account:
         """The account, as the contract shows it. Raises `NoSuchAccount`."""
-        return _account(ACCOUNT_KEYS, self._row_of(fense_account_id, SELECT_ACCOUNT))
+        row = self._row_of(fense_account_id, SELECT_ACCOUNT)
+        return cast("shapes.Account", _account(ACCOUNT_KEYS, row))
 
-    def _row_of(self, fense_account_id: int, query: str, **values: Any) -> tuple[Any, ...]:
+    def _row_of(self, fense_account_id: int, query: str, **values: str) -> Row:
         """The row that a query about one account returns. Raises `NoSuchAccount`."""
-        row = None
+        row: Row | None = None
         if 0 < fense_account_id <= rules.MAX_ID:
-            values["fense_account_id"] = fense_account_id
-            row = self.engine.execute_sql(query, values).fetchone()
+            of_account = {"fense_account_id": fense_account_id, **values}
+            row = self.engine.execute_sql(query, of_account).fetchone()
         if row is None:
             raise NoSuchAccount(fense_account_id)
         return row
 
-    def create_account(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def create_account(self, fields: dict[str, Any]) -> shapes.Account:
         """Create an account from checked fields and return it. Raises `ApiKeyTaken`."""
         created_at = self.now()
         columns = as_columns(fields) | {"created_at": created_at, "updated_at": created_at}
 
-        def create() -> dict[str, Any]:
+        def create() -> shapes.Account:
             self._claim_key(columns["api_key_sha256"])
-            query = insert_account(*columns)
-            number = self.engine.insert(query, columns, "fense_account_id")
-            if number > rules.MAX_ID:
+            self.engine.execute_sql(insert_account(*columns), columns)
+            row = self.engine.execute_sql(SELECT_OWNER, columns).fetchone()
+            if row[0] > rules.MAX_ID:
                 raise peewee.OperationalError("every fense_account_id is used up")
-            return self.get_account(number)
+            return _account(ACCOUNT_KEYS, row)
 
         account = self.engine.write(create)
         self.on_keys([columns["api_key_sha256"]], ())
         return account
 
-    def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+    def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> shapes.Account:
         """Change the checked fields given, no others, and return the account.
 
         Raises `NoSuchAccount`, `ApiKeyTaken`.
@@ -396,7 +402,7 @@ class Database:
 
         old_key = ""
 
-        def update() -> dict[str, Any]:
+        def update() -> shapes.Account:
             nonlocal old_key
             account = self.get_account(fense_account_id)
             if not fields:
@@ -421,8 +427,8 @@ class Database:
         Nobody else gives it to an account until the transaction ends. Asked before an id is given
         out: a refusal uses none up.
         """
-        self.engine.claim(key_digest)
-        owner = self.engine.execute_sql(SELECT_KEY_OWNER, {"digest": key_digest}).fetchone()
+        self.engine.lock(key_digest)
+        owner = self.engine.execute_sql(SELECT_OWNER, {"api_key_sha256": key_digest}).fetchone()
         if owner is not None and owner[0] != fense_account_id:
             raise ApiKeyTaken
 
@@ -527,7 +533,7 @@ class Database:
 
     # All of it
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> shapes.State:
         """Every account with its usage by day, in order of id: a state document."""
         with self.engine.snapshot():
             rows = self.engine.execute_sql(SELECT_STATE).fetchall()
@@ -536,30 +542,26 @@ class Database:
         for fense_account_id, date, lookups in days:
             usage[fense_account_id][date] = lookups
         accounts = [_account(STATE_KEYS, row) | {"usage": usage[row[0]]} for row in rows]
-        return {"accounts": accounts}
+        return cast("shapes.State", {"accounts": accounts})
 
     def replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> None:
         """Replace everything by these accounts, by column, and their usage.
 
         The next id follows the highest.
         """
-        if not self.engine.in_memory or len(accounts) + len(usage) <= FEW_ROWS:
-            self.engine.write(lambda: self._replace(accounts, usage), patient=True)
-        else:
-            # In memory a long write would block readers: it goes to a database of its own first.
-            made = Database(engines.MEMORY)
-            try:
-                made.seed(accounts, usage)
-                self.engine.copy_from(made.engine)
-            finally:
-                made.engine.close_all()
+        is_long = len(accounts) + len(usage) > FEW_ROWS
+        with self.engine.scratch() if is_long else contextlib.nullcontext() as empty:
+            if empty is not None:
+                Database(empty).seed(accounts, usage)
+            else:
+                self.engine.write(lambda: self._replace(accounts, usage), patient=True)
         self._note_keys(accounts)
 
     def _note_keys(self, accounts: Iterable[dict[str, Any]]) -> None:
         self.on_keys((account["api_key_sha256"] for account in accounts), None)
 
     def _replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> None:
-        self.engine.lock_accounts()
+        self.engine.lock()
         for query in DELETE_ALL:
             self.engine.execute_sql(query)
         self._load(accounts, usage, highest_id(accounts))
@@ -577,7 +579,7 @@ class Database:
         """Load these unless there are accounts; whether it did. The next id follows `last_id`."""
 
         def load() -> bool:
-            self.engine.lock_accounts()
+            self.engine.lock()
             is_empty = not self.count_accounts()
             if is_empty:
                 self._load(accounts, usage, last_id)

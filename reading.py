@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -24,7 +25,8 @@ def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
     if not environ.get("wsgi.input_terminated"):
         declared = environ.get("CONTENT_LENGTH", "")
         length = min(length, int(declared) if declared.isdecimal() else 0)
-    return environ["wsgi.input"].read(length)
+    body: bytes = environ["wsgi.input"].read(length)
+    return body
 
 
 def read_json(
@@ -123,6 +125,8 @@ def read_fields(
 
 # --- Where clients find the service ------------------------------------------------------------
 
+KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
+MAX_GUESSED = 200  # characters of an unknown path: guessing is slow, and open to anyone
 LOOPBACK_PEER = re.compile(r"(?:::ffff:)?127(?:\.[0-9]{1,3}){3}|::1")
 
 
@@ -133,7 +137,7 @@ def origin() -> str:
     X-Forwarded-Proto and X-Forwarded-Host, else the Host of the request.
     """
     if request.app.public_origin:
-        return request.app.public_origin
+        return str(request.app.public_origin)
     environ = request.environ
     scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
@@ -154,9 +158,27 @@ def mount_point() -> str:
     It comes from the public URL, and from another WSGI application that mounts this one.
     """
     mounted_at = request.environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1")
-    return request.app.public_path + quote(mounted_at)
+    return f"{request.app.public_path}{quote(mounted_at)}"
 
 
 def read_openapi(path: str, prefix: str) -> dict[str, Any]:
     """Return the OpenAPI document in this file, as it is served under the prefix."""
-    return json.loads(files.read(path)) | {"servers": [{"url": origin() + mount_point() + prefix}]}
+    document: dict[str, Any] = json.loads(files.read(path))
+    return document | {"servers": [{"url": origin() + mount_point() + prefix}]}
+
+
+def guess_path(path: str, prefix: str) -> str | None:
+    """The known path that an unknown one probably means; None where there is no such guess."""
+    if len(path) > MAX_GUESSED:
+        return None
+    words = [word for word in path.lower().split("/") if word]
+    ids = [word for word in words if re.fullmatch("[0-9]{1,19}", word)]
+    near = [get_close_matches(word, KNOWN_WORDS, 1, 0.8) for word in words if word not in ids]
+    names = [match[0] if match else "" for match in near]
+    while names and not names[0]:
+        del names[0]  # a prefix, ours or another
+    if names in (["healthz"], ["openapi.json"]) and not ids:
+        return f"/{names[0]}"
+    if len(ids) > 1 or names not in (["accounts"], ["accounts", "usage"], ["usage"]):
+        return None
+    return "/".join([prefix, "accounts", *["usage"] * ("usage" in names), *ids])

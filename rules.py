@@ -6,6 +6,7 @@ message that reads on from the field's name: "must be true or false".
 
 from __future__ import annotations
 
+import collections
 import datetime
 import json
 import re
@@ -84,15 +85,15 @@ def printable(text: str) -> str:
 # --- JSON --------------------------------------------------------------------------------------
 
 
-class JsonObject(dict):
+class JsonObject(dict[str, Any]):
     """A JSON object. `doubled` has the names that were given more than once, sorted."""
 
     def __init__(self, pairs: list[tuple[str, Any]] | tuple[()] = ()) -> None:
         super().__init__(pairs)
         self.doubled: list[str] = []
         if len(self) < len(pairs):
-            seen: set[str] = set()
-            self.doubled = sorted({name for name, _ in pairs if name in seen or seen.add(name)})
+            counts = collections.Counter(name for name, _ in pairs)
+            self.doubled = sorted(name for name, count in counts.items() if count > 1)
 
 
 def parse_json(raw: bytes) -> Any:
@@ -155,9 +156,9 @@ def matching(pattern: str, message: str) -> Rule:
     matches = re.compile(pattern).fullmatch
 
     def check(value: object) -> str:
-        if not matches(check_string(value)):
+        if not matches(text := check_string(value)):
             raise ValueError(message)
-        return value
+        return text
 
     return check
 
@@ -183,7 +184,7 @@ def one_of(*values: str) -> Rule:
     """The rule for one of these strings."""
 
     def check(value: object) -> str:
-        if value not in values:
+        if not isinstance(value, str) or value not in values:
             raise ValueError(f"must be one of {', '.join(values)}")
         return value
 
@@ -217,9 +218,9 @@ def check_string(value: object) -> str:
 
 
 def check_name(value: object) -> str:
-    if re.search(f"[{CONTROL}]", check_string(value)):
+    if re.search(f"[{CONTROL}]", text := check_string(value)):
         raise ValueError("must have no control characters, nor line breaks")
-    if not 1 <= len(name := value.strip()) <= 255:
+    if not 1 <= len(name := text.strip()) <= 255:
         raise ValueError("must be 1 to 255 characters, not counting white space around it")
     return name
 
@@ -237,11 +238,12 @@ def day_or_before(today: str) -> Rule:
     """The rule for a day, YYYY-MM-DD or so many days before today: "-7", -7 (0 is today)."""
 
     def check(value: object) -> str:
-        value = without_point(value)
-        is_number = type(value) is int and -(10**7) < value <= 0
-        if is_number or (isinstance(value, str) and re.fullmatch("0|-[1-9][0-9]{0,6}", value)):
+        number = without_point(value)
+        if isinstance(number, str) and re.fullmatch("0|-[1-9][0-9]{0,6}", number):
+            number = int(number)
+        if type(number) is int and -(10**7) < number <= 0:
             try:
-                return str(datetime.date.fromisoformat(today) + datetime.timedelta(int(value)))
+                return str(datetime.date.fromisoformat(today) + datetime.timedelta(number))
             except OverflowError:
                 raise ValueError("is before the first day of the calendar") from None
         return check_date(value)
@@ -342,9 +344,10 @@ HOST = re.compile(
 )
 
 
-def check_key(text: str) -> str:
+def check_key(text: object) -> str:
     """A key as a header brings it: white space around it is taken off."""
-    return check_api_key(check_string(text).strip())
+    key: str = check_api_key(check_string(text).strip())
+    return key
 
 
 def check_prefix(text: str) -> str:

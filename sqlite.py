@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import logging
 import os
 import re
@@ -14,21 +13,29 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
+import peewee
 from peewee import DatabaseError, OperationalError, SqliteDatabase
-from peewee import __exception_wrapper__ as peewee_errors
-from peewee import sqlite3 as dbapi
 
-from fense_admin.engines import MEMORY, Unusable
+from fense_admin import engines
+from fense_admin.engines import MEMORY, Cursor, Info, Result, Row, Unusable, Values, Waiting
 from fense_admin.realtime import monotonic
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    from peewee import sqlite3  # pysqlite3's, where there is one
 
 log = logging.getLogger("fense_admin")
 
-VERSION = dbapi.sqlite_version  # of the library that peewee uses: pysqlite3's, where there is one
+# The context in which what sqlite3 raises is raised as peewee's error.
+peewee_errors: AbstractContextManager[None] = peewee.__exception_wrapper__  # type: ignore[attr-defined]
+
+VERSION = sqlite3.sqlite_version
 APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
-CREATED_TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 
 # Together they bound a write to a database that another process has locked: 3.5 s, then it fails.
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
@@ -45,21 +52,17 @@ SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has anot
 
 
 class Engine(SqliteDatabase):
-    """A SQLite database with the tables of schema.sql, safe to share between threads.
+    """A SQLite database with the tables of schema.sql: see `engines.Engine`.
 
     `path` is a file, created if there is none, or ":memory:" for one that lives until `close_all`.
     With `read_only`, a file of an earlier version is read as it is, and nothing is written.
     Each thread gets a connection of its own, which stays open. Raises `Unusable`.
-
-    Any method may raise an error for which `is_unavailable` is true.
     """
 
-    is_server = False
-    product = f"SQLite {VERSION}"
-
     def __init__(self, path: str, read_only: bool = False) -> None:
-        self.in_memory = path == MEMORY
-        self._path = None if self.in_memory else os.path.realpath(path)  # -wal lies beside it
+        in_memory = path == MEMORY
+        self._path = "" if in_memory else os.path.realpath(path)  # -wal lies beside it
+        self.info = Info(self._path or MEMORY, f"SQLite {VERSION}", in_memory)
         # A plain ":memory:" would be a new empty database in each thread.
         name = self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb"
         self._unwritten: tuple[int, ...] | None = None  # how the file was, if nobody may write it
@@ -68,10 +71,9 @@ class Engine(SqliteDatabase):
             if not self._has_log():
                 name += "&immutable=1"  # else SQLite would make a -wal and a -shm
                 self._unwritten = self._file_state()
-        self._connections: set[Any] = set()
+        self._connections: set[sqlite3.Connection] = set()
         self._writer = threading.Lock()
-        # The context in which a thread waits for others; a server sets one that spares a worker.
-        self.while_waiting = contextlib.nullcontext
+        self.while_waiting: Waiting = contextlib.nullcontext
         self._files: dict[str, tuple[int, int]] = {}
         self._folder_state = (0, 0)
         super().__init__(
@@ -94,7 +96,7 @@ class Engine(SqliteDatabase):
                 connection.execute("SELECT * FROM account LIMIT 1").fetchone()
             if not read_only:
                 self._files = self._find_files()
-            if self._path is not None and os.stat(self._path).st_mode & 0o044:
+            if self._path and os.stat(self._path).st_mode & 0o044:
                 log.warning("%s can be read by others: run chmod 600 on it", path)
             self.timeout = BUSY_TIMEOUT
         except (DatabaseError, OSError, Unusable) as error:
@@ -110,19 +112,19 @@ class Engine(SqliteDatabase):
 
         It is renamed into place with its application id set: an empty file is another program's.
         """
-        if self._path is None:
+        if not self._path:
             return
         _remove_left_behind(os.path.dirname(self._path))
         if os.path.exists(self._path):
             return
         with _temporary_beside(self._path) as made:
-            with peewee_errors, contextlib.closing(dbapi.connect(made)) as connection:
+            with peewee_errors, contextlib.closing(sqlite3.connect(made)) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             with contextlib.suppress(FileExistsError):  # another process was faster
                 _rename_to_new(made, self._path)
 
-    def _when_free(self, work: Callable[[], Any]) -> None:
+    def _when_free(self, work: Callable[[], None]) -> None:
         """Run this first use of the database, again and again while another process locks it."""
         deadline = monotonic() + START_TIMEOUT
         while True:
@@ -137,9 +139,9 @@ class Engine(SqliteDatabase):
 
     def _migrate(self, path: str) -> None:
         """Run the sections of the schema that are missing; refuse a file that is not ours."""
-        sections = _read_sections(SCHEMA_FILE)
+        sections = engines.read_schema(SCHEMA_FILE)
         with self.atomic():  # several processes may start at once
-            if self._path is None:
+            if not self._path:
                 self.application_id = APPLICATION_ID
             elif self.application_id != APPLICATION_ID or self.user_version or self.get_tables():
                 _check_ours(path, self)  # it isn't new
@@ -150,7 +152,7 @@ class Engine(SqliteDatabase):
                     for statement in section.split(";\n"):
                         self.execute_sql(statement)
             self.user_version = len(sections)  # a write: a file that takes none is found here
-        if self._path is not None:
+        if self._path:
             # With it readers and the writer don't wait for each other. SQLite refuses the change
             # at once, without waiting, while another process opens a new file.
             self.journal_mode = "wal"
@@ -159,32 +161,26 @@ class Engine(SqliteDatabase):
     # Connections. One stays open until `close_all`, beside those of the threads: it keeps a
     # database in memory alive, and a file's write-ahead log from a checkpoint at every close.
 
-    def _connect(self) -> Any:
+    def _connect(self) -> sqlite3.Connection:
         self.ensure_same_file()  # else SQLite would create a new, empty file
-        connection = super()._connect()
+        connection: sqlite3.Connection = super()._connect()  # type: ignore[misc]
         self._connections.add(connection)
         return connection
 
-    def _close(self, conn: Any) -> None:
+    def _close(self, conn: sqlite3.Connection) -> None:
         self._connections.discard(conn)
-        super()._close(conn)
+        conn.close()
 
     def close_all(self) -> None:
-        """Close the connections of all threads, and for good."""
         while self._connections:
-            super()._close(self._connections.pop())
+            self._connections.pop().close()
         self.dispose()
 
     def ping(self, query: str) -> None:
-        """Raise an error for which `is_unavailable` is true if this query can't be answered.
-
-        The file is opened again.
-        """
         self.close()  # this thread's connection would answer from its cache
         self.execute_sql(query).fetchone()
 
-    def peek(self, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-        """The rows that a query returns. (It waits for no lock anyway.)"""
+    def peek(self, query: str, values: Values) -> list[Row]:
         return self.execute_sql(query, values).fetchall()
 
     # How the file is, for `read_only`
@@ -218,7 +214,6 @@ class Engine(SqliteDatabase):
     # (After a replacement only a restart helps: the open log belongs to the old file.)
 
     def ensure_same_file(self) -> None:
-        """Raise an error for which `is_unavailable` is true if the file was moved or replaced."""
         if not self._files:
             return
         # While the folder's time stamp is the same, no file in it has moved: one stat for all.
@@ -238,12 +233,13 @@ class Engine(SqliteDatabase):
 
     # Reading and writing
 
-    def write(self, work: Callable[[], Any], patient: bool = False) -> Any:
-        """Run the function in a transaction; gives what it returns.
+    def execute_sql(self, query: str, values: Values | None = None, /) -> Cursor:
+        with peewee_errors:
+            connection: sqlite3.Connection = self.connection()
+            return connection.execute(query, values or ())
 
-        One at a time in this process: SQLite's own waiting is slow and unfair. (It is the same for
-        a `patient` one, which on a server may take its time.)
-        """
+    def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
+        # One at a time in this process: SQLite's own waiting is slow and unfair.
         with self._only_writer(), self.atomic():
             return work()
 
@@ -259,44 +255,33 @@ class Engine(SqliteDatabase):
         finally:
             self._writer.release()
 
-    def snapshot(self) -> Any:
-        """A context in which all that is read is of one moment."""
-        return self.atomic("DEFERRED")
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        with self.atomic("DEFERRED"):
+            yield
 
-    def claim(self, key_digest: str) -> None:
-        """Keep other writers from claiming the same, until the transaction ends."""
-
-    def lock_accounts(self) -> None:
-        """Keep other writers out, until the transaction ends. (There are none.)"""
-
-    def insert(self, query: str, values: dict[str, Any], id_column: str) -> int:
-        """Run a query that inserts a row; gives the id that the row got."""
-        return self.execute_sql(query, values).lastrowid
+    def lock(self, key_digest: str = "") -> None:
+        """Do nothing: a transaction that writes is alone."""
 
     def execute_each(
-        self, query: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], keys: int
-    ) -> list[tuple[Any, ...]]:
-        """Run a query that finds, inserts or changes a row, for each of these.
-
-        The columns name its values. Returns the rows for which it found or changed none.
-        """
+        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
+    ) -> list[Row]:
         missed = []
         for row in rows:
             cursor = self.execute_sql(query, dict(zip(columns, row, strict=True)))
-            if not (cursor.fetchone() if cursor.description else cursor.rowcount):
+            if cursor.rowcount < 1 and cursor.fetchone() is None:
                 missed.append(row)
         return missed
 
-    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Insert many rows."""
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
         places = ", ".join("?" * len(columns))
         query = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
         with peewee_errors:
+            connection: sqlite3.Connection = self.connection()
             # An iterable: between its rows Python handles signals.
-            self.cursor().executemany(query, rows)
+            connection.executemany(query, rows)
 
-    def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """The rows that a query returns, one after another, within a `snapshot`."""
+    def rows(self, query: str) -> Iterator[Row]:
         with peewee_errors:
             # `yield from` would close the cursor when an unfinished iterator is collected, which
             # fails once the database is closed.
@@ -305,12 +290,10 @@ class Engine(SqliteDatabase):
         self._ensure_unwritten()
 
     def last_id(self) -> int:
-        """The highest id that an account had, 0 if there was none yet."""
-        row = self.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'account'").fetchone()
-        return row[0] if row else 0
+        rows = self.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'account'")
+        return sum(number for (number,) in rows)  # there is one at most
 
     def set_last_id(self, last_id: int) -> None:
-        """Let the next account's id follow this one."""
         self.execute_sql("DELETE FROM sqlite_sequence WHERE name = 'account'")
         query = "INSERT INTO sqlite_sequence (name, seq) VALUES ('account', :last_id)"
         self.execute_sql(query, {"last_id": last_id})
@@ -319,17 +302,18 @@ class Engine(SqliteDatabase):
         if self.connection().in_transaction:  # else SQLite has rolled back: the disk is full
             super().rollback()
 
-    def copy_from(self, other: Engine) -> None:
-        """Replace all the data by that of the other database; readers see the old or the new."""
-        with self._only_writer(), peewee_errors:
-            other.connection().backup(self.connection(), sleep=0.001)
-
-
-@functools.cache
-def _read_sections(path: str) -> list[str]:
-    """The sections of a schema, read once: an update may replace the file."""
-    schema = __spec__.loader.get_data(path).decode()  # which may be in a zip file
-    return re.split("-- version [0-9]+\n", schema)[1:]
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Engine | None]:
+        if not self.info.in_memory:  # a file's write-ahead log lets others read
+            yield None
+            return
+        made = Engine(MEMORY)
+        try:
+            yield made
+            with self._only_writer(), peewee_errors:
+                made.connection().backup(self.connection(), sleep=0.001)
+        finally:
+            made.close_all()
 
 
 def _stat(path: str) -> os.stat_result:
@@ -344,17 +328,16 @@ def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> 
 
     A newer version than this one's is refused, too, unless `or_newer`.
     """
-    sections = _read_sections(SCHEMA_FILE)
     version, owner = database.user_version, database.application_id
-    tables = set(database.get_tables())
+    tables = database.get_tables()
     if owner == version == 0 and not tables:
         raise Unusable(f"{path} is empty, and was there before: remove it, or name another")
     if owner != APPLICATION_ID:
         raise Unusable(f"{path} is another program's SQLite database: name another file")
-    if version > len(sections) and not or_newer:
-        raise Unusable(f"{path} was written by a newer version of fense-admin: upgrade this one")
-    if not tables.issuperset(CREATED_TABLE.findall("".join(sections[: version or 1]))):
-        raise Unusable(f"{path} has lost its tables: restore a backup, or name another")
+    sections = engines.read_schema(SCHEMA_FILE)
+    if or_newer:
+        version = min(version, len(sections))
+    engines.check_tables(path, sections, version or 1, tables)
 
 
 def _why_unusable(path: str, error: Exception, read_only: bool) -> str:
@@ -395,7 +378,7 @@ def backup(path: str, target: str) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         _remove_left_behind(os.path.dirname(target))
         with _temporary_beside(target) as made:
-            with peewee_errors, contextlib.closing(dbapi.connect(made)) as copy:
+            with peewee_errors, contextlib.closing(sqlite3.connect(made)) as copy:
                 copy.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 source.connection().backup(copy)
             _check_whole(path, made)
@@ -407,7 +390,7 @@ def backup(path: str, target: str) -> None:
 def _check_whole(path: str, copy: str) -> None:
     """Raise `Unusable` if this copy of the file at `path` is damaged."""
     uri = f"file://{urllib.parse.quote(os.fsencode(copy))}?immutable=1"  # makes no -wal
-    with peewee_errors, contextlib.closing(dbapi.connect(uri, uri=True)) as connection:
+    with peewee_errors, contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         what = found.splitlines()[-1]

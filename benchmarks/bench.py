@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from fense_admin import models
+from fense_admin import databases, models
 from fense_admin.cli import build_parser
 from fense_admin.standin import StandIn
 
@@ -199,7 +199,7 @@ def add_usage(path: Path, name: str, days: range) -> None:
 
 
 def make_ours(path: Path, accounts: int, days: int) -> Path:
-    models.Database(str(path)).engine.close_all()
+    databases.open_database(str(path)).engine.close_all()
     add_accounts(path, accounts)
     if days:
         add_usage(path, "ours", range(days))

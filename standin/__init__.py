@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from fense_admin import create_app, models, rules
 from fense_admin.rules import ValidationErrors
@@ -17,6 +17,13 @@ from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.faults import check_fault
 from fense_admin.standin.instances import ROOT, generated
 from fense_admin.standin.state import Seed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fense_admin import shapes
+
+    Source = shapes.State | shapes.StateSent | str | os.PathLike[str]
 
 THREADS = 4  # requests answered at the same time
 Day = str | int | datetime.date
@@ -36,7 +43,7 @@ class StandIn:
 
     def __init__(
         self,
-        seed: dict[str, Any] | str | os.PathLike[str] | Seed | None = None,
+        seed: Source | Seed | None = None,
         prefix: str = "",
         master_key: str | None = None,
         service_key: str | None = None,
@@ -75,10 +82,10 @@ class StandIn:
             raise RuntimeError("a StandIn serves once: make another one")
         self._entered = True
         if self._serves:
-            from fense_admin import server  # late: in-process it takes no waitress
+            from fense_admin import serving  # late: in-process it takes no waitress
 
-            sockets = server.listen(server.resolve("127.0.0.1", 0))
-            self._server = server.Server(self.app, sockets, THREADS)
+            sockets = serving.listen(serving.resolve("127.0.0.1", 0))
+            self._server = serving.Server(self.app, sockets, THREADS)
             # A daemon thread, stopped at exit: a block that is never left must not hold it up.
             self._thread = threading.Thread(
                 target=self._server.run, args=(STOP_TIMEOUT,), daemon=True
@@ -103,7 +110,7 @@ class StandIn:
         self.url = origin + self._prefix
         self.standin_url = origin + ROOT
 
-    def create_account(self, **fields: Any) -> dict[str, Any]:
+    def create_account(self, **fields: Unpack[shapes.NewAccount]) -> shapes.Account:
         """Create an account and return it as the contract does; no fault, no journal entry.
 
         Takes the fields of a creation and `is_active`; what is required and left out is generated.
@@ -136,27 +143,51 @@ class StandIn:
         except models.NoSuchAccount as error:
             raise ValueError(str(error)) from None
 
-    def fail(self, status: int | None = None, **keys: Any) -> dict[str, Any]:
-        """Arm a fault (`method`, `path`, `times`, `delay_ms`, `drop`, `headers`, `message`).
+    def fail(
+        self,
+        status: int | None = None,
+        *,
+        method: shapes.FaultMethod | None = None,
+        path: str | None = None,
+        times: int | None = None,
+        delay_ms: int | None = None,
+        drop: shapes.FaultDrop | None = None,
+        headers: dict[str, str] | None = None,
+        message: str | None = None,
+    ) -> shapes.Fault:
+        """Arm a fault and return it with its `id`. What is None is left out.
 
-        Returns it with its `id`. Raises `ValueError` for one that can't be armed.
+        It meets the next `times` (1; 0: until disarmed) requests of this `method` and with this
+        `path`, a glob without the prefix. `delay_ms` alone only delays them. `message` is that of
+        the error body. Raises `ValueError` for a fault that can't be armed.
         """
-        sent = keys if status is None else {"status": status} | keys
+        keys = {
+            "status": status,
+            "method": method,
+            "path": path,
+            "times": times,
+            "delay_ms": delay_ms,
+            "drop": drop,
+            "headers": headers,
+            "message": message,
+        }
+        sent = {name: value for name, value in keys.items() if value is not None}
         with ValidationErrors() as errors:
             fields = check_fault(rules.as_json(sent), errors)
-        return self.app.faults.arm(fields)
+        return cast("shapes.Fault", self.app.faults.arm(fields))
 
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> list[shapes.Fault]:
         """The armed faults, oldest first, with the `times` left and how often each was `used`."""
-        return self.app.faults.armed()
+        return cast("list[shapes.Fault]", self.app.faults.armed())
 
     def disarm(self) -> None:
         """Disarm every fault; requests that wait for the delay of one go on."""
         self.app.faults.disarm()
 
-    def requests(self) -> list[dict[str, Any]]:
+    def requests(self) -> list[shapes.RequestEntry]:
         """The journal, copied: the newest 1,000 requests, oldest first."""
-        return [entry | {"headers": dict(entry["headers"])} for entry in list(self.app.journal)]
+        entries = [entry | {"headers": dict(entry["headers"])} for entry in list(self.app.journal)]
+        return cast("list[shapes.RequestEntry]", entries)
 
     def set_clock(self, now: str | datetime.datetime) -> None:
         """Stop the clock at a time: a text such as "2026-11-30T23:59:59Z", or a datetime.
@@ -186,11 +217,11 @@ class StandIn:
         """
         return self.app.report()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> shapes.State:
         """The state document: all accounts with their usage."""
         return self._db.dump()
 
-    def load(self, state: dict[str, Any] | str | os.PathLike[str]) -> None:
+    def load(self, state: Source) -> None:
         """Replace everything by a state document, the one in the file of this path, or "demo".
 
         Raises `ValueError`, and then nothing has changed.

@@ -110,7 +110,7 @@ class ControlPlane:
         self._shared.change(added=map(digest, app.masker.own))
         self._merchants: set[str] = set()  # digests that it shares
         self._sharing = threading.Lock()
-        if self.db.engine.in_memory:  # so nobody else writes to it, and a query would cost more
+        if self.db.engine.info.in_memory:  # nobody else writes to it, and a query costs more
             self.db.on_keys = self._share
             app.masker.look_ups.clear()
         if parent is not None:

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fense_admin import DEVELOPMENT_KEY, METHODS, Application, models
+from fense_admin import DEVELOPMENT_KEY, Application, models
 from fense_admin.exchange import ERROR, ApiError, request_key
 from fense_admin.masking import (
     MARGIN,
     beginning,
     cut,
-    cut_at_key_name,
-    hide_keys,
+    hide,
+    hide_named,
     mask,
-    mask_named,
+    mask_body,
 )
 from fense_admin.reading import read_input
 
@@ -81,7 +81,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     raw = read_input(environ, app.limits.body)
     environ["wsgi.input"] = io.BytesIO(raw)
     whole = raw.decode(errors="surrogateescape")  # so that each byte stays as it was
-    named = mask_named(whole)
+    named = mask_body(whole)
     body = beginning(named, MAX_TEXT)
     key = request_key(environ)
     keys = app.masker.keys_in(
@@ -89,7 +89,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
             *(value for name, value in headers.items() if name in SHOWN_HEADERS),
             # A key that was sent as a header's name is in lower case here, and without "_".
             *(f"{n} {n.replace('-', '_')}" for n in headers if n not in SHOWN_HEADERS),
-            "" if method in METHODS else method,
+            method,
             address,
             path,
             query,
@@ -98,16 +98,16 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         key,
     )
     as_names = None if keys is None else [key.lower().replace("_", "-") for key in keys]
-    shown = hide_keys(body, keys)
+    shown = hide(body, keys)
     kept = cut(shown, MAX_TEXT, is_part=body != named).encode(errors="surrogateescape")
     entry = Entry(
         id=app.id_without(keys, headers.get("x-request-id")),
         at=models.now(),
-        method=hide_keys(method, keys),
-        path=cut_at_key_name(hide_keys(path, keys)),
-        query=cut_at_key_name(hide_keys(query, keys)),
+        method=hide(method, keys),
+        path=hide_named(hide(path, keys)),
+        query=hide_named(hide(query, keys)),
         headers={
-            hide_keys(name, as_names): cut_at_key_name(hide_keys(value, keys))
+            hide(name, as_names): hide_named(hide(value, keys))
             if name in SHOWN_HEADERS
             else mask(value)
             for name, value in headers.items()
@@ -118,7 +118,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         duration_ms=None,
         fault=None,
     )
-    entry.sent_target = cut_at_key_name(hide_keys(address, keys)) + entry["path"]
+    entry.sent_target = hide_named(hide(address, keys)) + entry["path"]
     if entry["query"] or "?" in target:
         entry.sent_target += f"?{entry['query']}"
     entry.is_http_1_0 = from_server and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
@@ -158,14 +158,14 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     if is_part:  # else it has all of these
         texts += [message, *(field for field, _ in details)]
     keys = app.masker.keys_in(texts, request_key(environ))
-    shown = hide_keys(text, keys)
+    shown = hide(text, keys)
     kept = cut(shown, MAX_TEXT, is_part)
     entry["response"] = truncate(kept)
     if entry["response"] != shown:
         entry.is_cut.add("response")
     if is_part or shown != text:  # else there is no key in them
-        message = cut(hide_keys(message, keys), MAX_TEXT, is_part=message != whole)
-        details = [(hide_keys(name, keys), hide_keys(text, keys)) for name, text in details]
+        message = cut(hide(message, keys), MAX_TEXT, is_part=message != whole)
+        details = [(hide(name, keys), hide(text, keys)) for name, text in details]
     entry.reason, entry.details = message, details
 
 

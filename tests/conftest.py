@@ -33,14 +33,14 @@ from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
-from fense_admin import __version__, cli, create_app, server
-from fense_admin.models import Database
+from fense_admin import __version__, cli, create_app, databases, serving
 from fense_admin.standin import StandIn
 
 MASTER_KEY = "test-master-key-1a2b"
 SERVICE_KEY = "test-service-key-3c4d"
 COMMAND = Path(sys.executable).with_name("fense-admin")
 CHECKOUT = Path(__file__).parent.parent
+WITHOUT_DRIVER = str(CHECKOUT / "tests" / "without_driver")  # as most users are: it starts faster
 OURS = ("FENSE_ADMIN_", "DISPUTE_")
 # What some tests run, and the Debian package that brings it.
 TOOLS = dict(
@@ -68,12 +68,13 @@ FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@
 
 AS_SOMEBODY_ELSE = """
 import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
-from fense_admin import cli, server
+from fense_admin import cli, serving
 if os.geteuid() == 0:  # whom no mode of a file holds back
     os.setuid(65534)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
+LEFT_OUT = pytest.StashKey[int]()  # how many slow tests this run left out
 KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
 OUTPUT: list[str] = []  # whatever a service told meanwhile: answers, logs, the journal
 
@@ -108,6 +109,34 @@ def pytest_addoption(parser):
         help="run tests/contract against this deployment, prefix included; its keys are read from "
         "DISPUTE_MASTER_KEY and DISPUTE_SERVICE_KEYS",
     )
+    parser.addoption("--all", action="store_true", help="run the slow tests, too")
+
+
+def pytest_configure(config):
+    """Run the slow tests if they are asked for: by --all, by -k or -m, or by the name of a file."""
+    if not hasattr(config, "workerinput"):  # a process of xdist has this answer already
+        options = config.option
+        is_named = config.args_source is pytest.Config.ArgsSource.ARGS
+        options.all = bool(options.all or is_named or options.keyword or options.markexpr)
+
+
+def pytest_collection_modifyitems(config, items):
+    slow = [] if config.option.all else [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+    config.stash[LEFT_OUT] = len(slow)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash[LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Note what a process of xdist left out: each of them collects all tests."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", 0)
 
 
 def pytest_generate_tests(metafunc):
@@ -169,8 +198,12 @@ def npm_install(folder: str) -> Path:
     return modules
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Tells how to bring what the skipped tests need."""
+def pytest_terminal_summary(terminalreporter, config):
+    """Print how many slow tests were left out, and how to install what the skipped tests need."""
+    left_out = config.stash.get(LEFT_OUT, 0)
+    if left_out:
+        terminalreporter.section("left out")
+        terminalreporter.write_line(f"{left_out} slow tests were left out: make test-all")
     reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
     needed = {word for reason in reasons for word in re.findall(r"[^\s,]+", reason)}
     packages = sorted({package for name, package in TOOLS.items() if name in needed})
@@ -299,6 +332,8 @@ class Process:
         self, folder, *arguments, command=(COMMAND,), close_fds=True, name="stderr", **environment
     ):
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
+        if not any("postgresql" in str(value) for value in (*arguments, *environment.values())):
+            inherited["PYTHONPATH"] = WITHOUT_DRIVER
         self.errors = folder / name
         with open(self.errors, "w") as errors:
             self.process = subprocess.Popen(
@@ -360,8 +395,8 @@ class Served:
 
     def __init__(self, app, threads=4, drain=10):
         self.app = app
-        sockets = server.listen(server.resolve("127.0.0.1", 0))
-        self.server = server.Server(app, sockets, threads)
+        sockets = serving.listen(serving.resolve("127.0.0.1", 0))
+        self.server = serving.Server(app, sockets, threads)
         self.thread = threading.Thread(target=self.server.run, args=(drain,))
         self.thread.start()
 
@@ -399,7 +434,7 @@ class Served:
 
 
 def change_limits(holder: Any, **limits: Any) -> None:
-    """Give an application that is not served yet, or a server, other limits."""
+    """Give an application that is not served yet, or the connections of a server, other limits."""
     vars(holder)["limits"] = dataclasses.replace(holder.limits, **limits)
 
 
@@ -440,7 +475,11 @@ def wait_until(condition: Any) -> None:
 
 
 def run_pytest(
-    folder: Path, *arguments: Any, plugins: Any = ("pytest_fense_admin",), **environment: str
+    folder: Path,
+    *arguments: Any,
+    plugins: Any = ("pytest_fense_admin",),
+    timeout: float = 100,
+    **environment: str,
 ) -> str:
     """What a run of pytest of its own told; `plugins=None` loads all that are installed."""
     command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -454,7 +493,7 @@ def run_pytest(
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=timeout,
     )
     return result.stdout + result.stderr
 
@@ -593,7 +632,7 @@ def run_command(tmp_path, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(cli, "on_stop_signals", lambda handler: None)
-    monkeypatch.setattr(server, "log_to_stderr", lambda level: None)
+    monkeypatch.setattr(serving, "log_to_stderr", lambda level: None)
 
     def run_command(*arguments, **environment):
         with monkeypatch.context() as settings:
@@ -725,7 +764,7 @@ def open_database():
     with contextlib.ExitStack() as stack:
 
         def open_database(path):
-            db = Database(str(path))
+            db = databases.open_database(str(path))
             stack.callback(db.engine.close_all)
             return db
 

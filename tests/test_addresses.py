@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import COMMAND, account_fields, in_background, sentence
 
-from fense_admin import server
+from fense_admin import serving
 
 
 @pytest.mark.parametrize(("host", "url"), [("localhost", "localhost"), ("::1", "[::1]")])
@@ -96,12 +96,12 @@ def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch):
                 raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
             bind(self, address)
 
-    monkeypatch.setattr(server.socket, "socket", Socket)
+    monkeypatch.setattr(serving.addresses.socket, "socket", Socket)
     four = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
     six = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 0, 0, 0))
-    sockets = server.listen([four, six])
+    sockets = serving.listen([four, six])
     assert [sock.family for sock in sockets] == [socket.AF_INET]
     for sock in sockets:
         sock.close()
-    with pytest.raises(server.CannotListen):
-        server.listen([six])
+    with pytest.raises(serving.CannotListen):
+        serving.listen([six])

@@ -11,8 +11,7 @@ import pytest
 from conftest import FIELDS, TIMEOUT, account_fields, in_background, sentence
 from peewee import sqlite3
 
-from fense_admin import sqlite
-from fense_admin.models import Database
+from fense_admin import databases, sqlite
 
 
 def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, monkeypatch):
@@ -31,8 +30,7 @@ def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, mon
 
 KILLED = """
 import os, sys, time
-from fense_admin import sqlite
-from fense_admin.models import Database
+from fense_admin import databases, sqlite
 sync = sqlite._sync
 def killed(path):
     os.kill(os.getpid(), 9)
@@ -74,7 +72,7 @@ def test_no_other_program_is_run(tmp_path, open_database, monkeypatch):
 
 @pytest.mark.parametrize("table", ["usage", "usage_month"])
 def test_a_database_that_lost_a_table_has_no_backup(run_command, tmp_path, table):
-    Database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
+    databases.open_database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
     with contextlib.closing(sqlite3.connect(tmp_path / "fense-admin.sqlite3")) as database:
         database.execute(f"DROP TABLE {table}")
     line = sentence(run_command("backup", "copy"))
@@ -86,7 +84,7 @@ def test_a_database_that_lost_a_table_has_no_backup(run_command, tmp_path, table
 
 @pytest.mark.parametrize("version", [1, 999])
 def test_a_database_of_another_version_has_a_backup(run_command, tmp_path, version):
-    Database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
+    databases.open_database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
     with contextlib.closing(sqlite3.connect(tmp_path / "fense-admin.sqlite3")) as database:
         database.execute(f"PRAGMA user_version = {version}")
         if version == 1:
@@ -96,7 +94,7 @@ def test_a_database_of_another_version_has_a_backup(run_command, tmp_path, versi
 
 def test_a_damaged_database_has_no_backup(run_command, tmp_path):
     path = tmp_path / "fense-admin.sqlite3"
-    db = Database(str(path))
+    db = databases.open_database(str(path))
     for _ in range(100):
         db.create_account(account_fields())
     query = "SELECT rootpage FROM sqlite_master WHERE name = 'account'"
@@ -121,6 +119,7 @@ def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, mon
     assert copy.get_account(1)["name"] == "Acme Ltd"
 
 
+@pytest.mark.slow
 def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
     start, tmp_path, open_database
 ):
@@ -159,7 +158,7 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
     ],
 )
 def test_a_backup_that_can_not_be_made_changes_nothing(run_command, tmp_path, arguments, message):
-    Database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
+    databases.open_database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
     other = sqlite3.connect(tmp_path / "there")
     other.execute("CREATE TABLE mine (id)")
     other.close()

@@ -6,6 +6,8 @@ import pytest
 from conftest import CHECKOUT, COMMAND, npm_install, run_program, tools
 from openapi_document import DOCUMENTS
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = CHECKOUT / "tests" / "clients"
 PRINTED = {  # by each program of that name, whatever its language
     "contract": "Acme Ltd {none} {true} 0\n400 {field} ok\n",

@@ -23,7 +23,8 @@ from conftest import (
     wait_until,
 )
 
-from fense_admin import create_app, server
+from fense_admin import create_app
+from fense_admin.serving import connections
 
 
 def test_a_client_that_has_sent_all_and_closed_its_side_is_answered(port):
@@ -46,7 +47,7 @@ def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app):
             sock.sendall(http_request("GET /accounts/usage") * 40)
             sockets.append(sock)
         deadline = time.monotonic() + 10
-        while list(served.server.channels):
+        while list(served.server.connections.channels):
             began = time.monotonic()
             assert served.call("POST", "/accounts", account_fields())[0] == 201
             assert served.call("GET", "/healthz")[0] == 200
@@ -72,7 +73,7 @@ def test_who_reads_slowly_gets_all_of_a_long_answer(file_app):
 
 
 def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served):
-    change_limits(served.server, connections=20, waiting=1)
+    change_limits(served.server.connections, connections=20, waiting=1)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(connect(served.server.port))
         first.sendall(b"GET /half")
@@ -82,7 +83,7 @@ def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served):
         began = time.monotonic()
         assert served.call("GET", "/accounts/1")[0] == 200
         assert time.monotonic() - began < 1
-        assert len(list(served.server.channels)) <= 20
+        assert len(list(served.server.connections.channels)) <= 20
         assert first.recv(1) == b""  # it was idle longest
 
 
@@ -101,7 +102,7 @@ def test_who_reads_nothing_gives_way_too(file_app):
 
 
 def test_one_that_is_at_work_gives_no_way(fense):
-    change_limits(fense._server, connections=5, waiting=1)
+    change_limits(fense._server.connections, connections=5, waiting=1)
     fense.fail(503, delay_ms=60_000, times=0)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(port_of(fense))) for _ in range(4)]
@@ -119,7 +120,7 @@ def test_one_that_is_at_work_gives_no_way(fense):
 
 
 def test_who_asks_without_end_leaves_room_where_it_is_full(served):
-    change_limits(served.server, connections=3, waiting=1)
+    change_limits(served.server.connections, connections=3, waiting=1)
     over = threading.Event()
 
     def ask():
@@ -140,7 +141,7 @@ def test_who_asks_without_end_leaves_room_where_it_is_full(served):
 
 
 def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense):
-    change_limits(fense._server, idle=0.2)
+    change_limits(fense._server.connections, idle=0.2)
     fense.fail(503, delay_ms=1_300)
     assert statuses(talk(port_of(fense), http_request("GET /accounts/1", "Connection: close"))) == [
         503
@@ -148,7 +149,7 @@ def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense):
 
 
 def test_a_refused_client_is_not_listened_to_for_ever(served, monkeypatch):
-    monkeypatch.setattr(server, "LINGER", 0.3)
+    monkeypatch.setattr(connections, "LINGER", 0.3)
     with connect(served.server.port) as sock:
         sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
         began = time.monotonic()
@@ -163,7 +164,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(fil
     with Served(file_app) as served:
 
         def closed_meanwhile(*_):
-            for channel in list(served.server.channels):
+            for channel in list(served.server.connections.channels):
                 channel.write_soon(b"half of it")
                 channel.handle_close()
             return "{}"
@@ -172,7 +173,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(fil
         for _ in range(3):
             assert talk(served.server.port, http_request("GET /accounts/usage")) == b""
         assert served.call("GET", "/healthz")[0] == 200
-        wait_until(lambda: list(served.server.channels) == [])
+        wait_until(lambda: list(served.server.connections.channels) == [])
 
 
 @pytest.mark.parametrize("name", ["send", "recv"])
@@ -181,7 +182,7 @@ def test_a_network_that_has_gone_ends_one_connection(served, monkeypatch, name):
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
     with monkeypatch.context() as broken:
-        broken.setattr(server.Channel, name, fails)
+        broken.setattr(connections.Channel, name, fails)
         assert talk(served.server.port, http_request("GET /accounts/1")) == b""
     assert served.call("GET", "/healthz")[0] == 200
 
@@ -244,7 +245,7 @@ def create(served):
 
 def test_a_client_that_sends_too_slowly_is_let_go(served):
     # What is silent for longer is looked for once a second.
-    change_limits(served.server, idle=0.8)
+    change_limits(served.server.connections, idle=0.8)
     starts = [b"", b"GET /healthz HT", b"POST /accounts HTTP/1.1\r\nHost: x\r\n"]
     began = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
 from conftest import CHECKOUT, run_pytest
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_contract_holds_over_http(start):

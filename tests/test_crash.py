@@ -1,9 +1,11 @@
 """What was acknowledged survives kill -9 and a power cut; soak.py is the long form of it."""
 
+import pytest
 import soak
 from conftest import in_threads
 
 
+@pytest.mark.slow
 def test_no_acknowledged_write_is_lost_to_kill_9(tmp_path):
     # Takes seconds, as each of the four lives has to write on disk for a while, and then to start.
     with soak.Run(tmp_path, tmp_path / "fense.sqlite3", soak.WRITES) as run:

@@ -8,9 +8,8 @@ import pytest
 from conftest import AS_SOMEBODY_ELSE, FIELDS, account_fields, in_threads, sentence
 from peewee import sqlite3
 
-from fense_admin import engines, sqlite
+from fense_admin import databases, engines, models, sqlite
 from fense_admin.engines import Unusable
-from fense_admin.models import Database
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ def make_empty_database(path):
 
 
 def make_one_without_tables(path):
-    Database(str(path)).engine.close_all()
+    databases.open_database(str(path)).engine.close_all()
     with sqlite3.connect(path) as database:
         for table in ("usage_month", "usage", "account"):
             database.execute(f"DROP TABLE {table}")
@@ -52,7 +51,7 @@ def make_one_without_tables(path):
 
 
 def make_newer(path):
-    Database(str(path)).engine.close_all()
+    databases.open_database(str(path)).engine.close_all()
     with sqlite3.connect(path) as newer:
         (version,) = newer.execute("PRAGMA user_version").fetchone()
         newer.execute(f"PRAGMA user_version = {version + 1}")
@@ -78,7 +77,7 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
     make(path)
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(Unusable, match=message) as caught:
-        Database(str(path))
+        databases.open_database(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (path.read_bytes() if path.is_file() else None) == before
@@ -86,9 +85,9 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
 
 def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
     path = str(tmp_path / "fense.sqlite3")
-    databases = in_threads(6, lambda: open_database(path))
-    assert [type(db) for db in databases] == [Database] * 6
-    for i, db in enumerate(databases):
+    opened = in_threads(6, lambda: open_database(path))
+    assert [type(db) for db in opened] == [models.Database] * 6
+    for i, db in enumerate(opened):
         db.create_account(FIELDS | {"api_key": f"key-{i}"})
         db.engine.close_all()
 
@@ -122,10 +121,10 @@ def test_files_are_for_their_owner_alone(tmp_path, open_database):
 
 def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, caplog):
     path = tmp_path / "fense.sqlite3"
-    Database(str(path)).engine.close_all()
+    databases.open_database(str(path)).engine.close_all()
     assert caplog.messages == []
     path.chmod(0o644)
-    Database(str(path)).engine.close_all()
+    databases.open_database(str(path)).engine.close_all()
     assert modes(tmp_path) == {"fense.sqlite3": 0o644}
     assert caplog.messages == [f"{path} can be read by others: run chmod 600 on it"]
 
@@ -153,7 +152,7 @@ def test_a_database_may_be_named_by_a_link(tmp_path, open_database, is_there):
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "fense.sqlite3"
     if is_there:
-        Database(str(file)).engine.close_all()
+        databases.open_database(str(file)).engine.close_all()
     (tmp_path / "link").symlink_to(file)
     db = open_database(tmp_path / "link")
     assert db.create_account(FIELDS)["fense_account_id"] == 1
@@ -173,7 +172,7 @@ def test_a_database_in_memory_leaves_no_file(start, tmp_path):
 def test_a_database_that_can_not_be_written_is_named(start, open_folder, folder_mode):
     folder = open_folder
     file = folder / "fense.sqlite3"
-    Database(str(file)).engine.close_all()
+    databases.open_database(str(file)).engine.close_all()
     before = file.read_bytes()
     file.chmod(0o444)
     folder.chmod(folder_mode)

@@ -5,8 +5,7 @@ import socket
 
 import pytest
 
-from fense_admin import engines
-from fense_admin.models import Database
+from fense_admin import databases, engines
 
 PASSWORD = "pw-Zq81xK"
 TRIED = (
@@ -40,7 +39,7 @@ def test_a_url_of_no_engine_is_refused_in_a_sentence_without_its_password(run_co
         assert told in errors
         assert PASSWORD not in errors
     with pytest.raises(engines.Unusable, match="the database's name") as refused:
-        Database(url)
+        databases.open_database(url)
     assert PASSWORD not in str(refused.value)
 
 
@@ -101,7 +100,7 @@ def test_no_password_is_shown_whatever_stands_around_it(monkeypatch, place):
         choose.shuffle(parts)
         url = place.format("".join(parts))
         with pytest.raises(engines.Unusable) as refused:
-            Database(url)
+            databases.open_database(url)
         assert PASSWORD not in str(refused.value), url
         str(refused.value).encode()  # can be printed
 

@@ -353,6 +353,7 @@ THROUGH_NGINX = [
 ]
 
 
+@pytest.mark.slow
 def test_the_contract_holds_through_nginx(tmp_path, certificate, start):
     """Of it, what nginx could change: paths, methods, headers, errors and the bytes of a body.
 
@@ -532,6 +533,7 @@ def test_a_service_that_does_not_answer_is_unavailable(tmp_path, certificate, li
         check_error(nginx.ask("GET", "/accounts/1", "X-Request-Id: mine"), *UNAVAILABLE, "mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_client_of_a_frozen_service_waits_5_s_at_most(tmp_path, certificate, listener, nodes):
     # The kernel takes connections for the listener, but little of a large body.
@@ -552,6 +554,7 @@ def test_a_client_of_a_frozen_service_waits_5_s_at_most(tmp_path, certificate, l
     assert min(waits) > 4  # the service may take that long
 
 
+@pytest.mark.slow
 def test_a_response_that_takes_4_s_gets_through(tmp_path, certificate, listener):
     def respond_late():
         with listener.accept()[0] as sock:

@@ -8,7 +8,8 @@ import pytest
 from conftest import CHECKOUT
 
 import fense_admin
-from fense_admin import cli, libpq, postgres, rules, server, sqlite
+from fense_admin import cli, libpq, pool, postgres, rules, sqlite
+from fense_admin.serving.connections import ERRORS
 from fense_admin.settings import Limits
 from fense_admin.standin import faults, instances, journal
 
@@ -95,10 +96,10 @@ STATEMENTS = [
         ],
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
-            f"about {postgres.MOST_WAITING} more while the server keeps requests waiting",
+            f"about {pool.MOST_WAITING} more while the server keeps requests waiting",
             f"| `connect_timeout` | {libpq.DEFAULTS['connect_timeout']} s for each address |",
             f"after {libpq.STEP} s tries the next one as well",
-            f"{postgres.RELIED_ON['default_transaction_isolation']}'`",
+            f"{pool.RELIED_ON['default_transaction_isolation']}'`",
             f"| `target_session_attrs` | `{libpq.DEFAULTS['target_session_attrs']}` |",
             f"| `application_name` | `{libpq.DEFAULTS['fallback_application_name']}` |",
         ],
@@ -113,7 +114,7 @@ STATEMENTS = [
             f"large_client_header_buffers 4 {LIMITS.header // 1024}k;",
             f"the service closes what is idle for {LIMITS.idle}",
             f"{{1,{REQUEST_ID}}}",
-            server.ERRORS[501],
+            ERRORS[501],
         ],
     }.items()
     for statement in statements

@@ -34,6 +34,7 @@ PARALLEL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runner", "passed"),
     [("vitest", "Tests  4 passed (4)"), ("node", "# pass 4"), ("rspec", "2 examples, 0 failures")],

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from conftest import (
     KEY_HEADER,
     MASTER_KEY,
@@ -58,6 +59,7 @@ def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):
     assert count() == before
 
 
+@pytest.mark.slow
 def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
     # Takes seconds, as what one request leaves behind is seen in thousands only.
     service = start("--port=0", DISPUTE_MASTER_KEY=MASTER_KEY)
@@ -104,6 +106,7 @@ def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
     assert service.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_two_hundred_of_them_leave_nothing_behind():
     def count():
         return threading.active_count(), len(os.listdir("/proc/self/fd"))

@@ -48,6 +48,7 @@ def environment(folder, *what, **settings):
     return result.returncode, result.stdout
 
 
+@pytest.mark.slow
 def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path, lending):
     folder = tmp_path / "with space and ü"
     folder.mkdir()

@@ -9,8 +9,7 @@ import pytest
 from conftest import FIELDS, account_fields, daily
 from peewee import sqlite3
 
-from fense_admin import models, sqlite
-from fense_admin.models import Database
+from fense_admin import databases, models, sqlite
 from fense_admin.sqlite import Unusable
 
 
@@ -88,7 +87,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path, request, ope
 
     before = content()
     with pytest.raises(Unusable, match="CHECK constraint failed"):
-        Database(str(tmp_path / "old"))
+        databases.open_database(str(tmp_path / "old"))
     assert content() == before
     assert old.execute("PRAGMA user_version").fetchone() == (1,)
     old.execute("DELETE FROM usage WHERE date = 'no day'")

@@ -12,8 +12,7 @@ from peewee import sqlite3
 from postgresql_server import PostgreSQL
 from test_migrations import SECTIONS, make_version
 
-from fense_admin import models, sqlite
-from fense_admin.models import Database
+from fense_admin import databases, models, sqlite
 
 
 def content(folder):
@@ -51,8 +50,8 @@ def test_a_file_of_any_version_is_moved_and_stays_as_it_was(
 def kill_in_use(path, ends):
     """Kill a process that has the file open; of its log and its index these stay."""
     code = (
-        "import os, sys; from fense_admin.models import Database\n"
-        "db = Database(sys.argv[1]); db.create_account(eval(sys.argv[2])); os.kill(os.getpid(), 9)"
+        "import os, sys; from fense_admin import databases\n"
+        "db = databases.open_database(sys.argv[1]); db.create_account(eval(sys.argv[2])); os.kill(os.getpid(), 9)"
     )
     command = [sys.executable, "-c", code, path, repr(FIELDS)]
     assert subprocess.run(command, timeout=TIMEOUT).returncode == -signal.SIGKILL
@@ -91,7 +90,7 @@ def test_a_file_in_a_folder_that_can_only_be_read_is_moved(
     if ends:
         kill_in_use(source, ends)
     else:
-        Database(str(source)).engine.close_all()
+        databases.open_database(str(source)).engine.close_all()
     for path in folder.iterdir():
         path.chmod(0o444)
     folder.chmod(0o555)
@@ -141,7 +140,7 @@ def test_a_file_that_is_written_to_during_the_move_is_not_moved(
 ):
     make_version(source, len(SECTIONS))
     target = open_database(":memory:")
-    read = models.Database(str(source), read_only=True)
+    read = databases.open_database(str(source), read_only=True)
     rows = read.engine.execute_sql
 
     def written_meanwhile(query, *values):

@@ -26,8 +26,7 @@ from conftest import (
 )
 from peewee import sqlite3
 
-from fense_admin import create_app, engines, sqlite
-from fense_admin.models import Database
+from fense_admin import create_app, databases, engines, sqlite
 
 UNAVAILABLE = "the database can't be used just now; nothing was changed"
 
@@ -241,7 +240,7 @@ def test_a_start_or_a_backup_on_a_full_disk_leaves_nothing_and_says_why(
     open_database(tmp_path / "fense-admin.sqlite3")
     filler = fill(small_disk)
     with pytest.raises(engines.Unusable, match=r"full\): make room on its disk"):
-        Database(str(small_disk / "fense.sqlite3"))
+        databases.open_database(str(small_disk / "fense.sqlite3"))
     line = sentence(run_command("backup", str(small_disk / "copy")))
     assert line.startswith("fense-admin: can't copy fense-admin.sqlite3 to ")
     assert line.endswith(": database or disk is full")

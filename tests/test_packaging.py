@@ -26,7 +26,8 @@ PACKAGE = {
     f"fense_admin/{name}.py" for name in MODULES - {"fense_admin"} | {"__init__", "__main__"}
 }
 PACKAGE |= {
-    f"fense_admin/{file.name}" for file in [*CHECKOUT.glob("*.sql"), CHECKOUT / "openapi.json"]
+    f"fense_admin/{file.name}"
+    for file in [*CHECKOUT.glob("*.sql"), CHECKOUT / "openapi.json", CHECKOUT / "py.typed"]
 }
 PACKAGE |= {
     f"fense_admin/{file.relative_to(CHECKOUT)}"
@@ -93,6 +94,7 @@ def installed(request, source, wheel, tmp_path_factory):
     return python
 
 
+@pytest.mark.slow
 def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
     # Somebody else's modules of the same names lie in the way.
     for name in ("models", "server", "cli", "state", "control"):
@@ -105,6 +107,7 @@ def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
             assert service.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_without_the_extra_nothing_of_postgresql_is_imported(installed, tmp_path):
     """A driver would take 60 ms of the start, and 18 MiB."""
     serve = ["-m", "fense_admin", "--port=0", "--database=:memory:"]
@@ -127,11 +130,13 @@ def test_without_the_extra_nothing_of_postgresql_is_imported(installed, tmp_path
     assert "run pip install 'fense-admin[postgresql]'" in ended.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_command_is_installed(installed, tmp_path):
     output = run_program(installed.with_name("fense-admin"), "--version", cwd=tmp_path)
     assert output == f"fense-admin {__version__}\n"
 
 
+@pytest.mark.slow
 def test_one_file_runs_in_an_empty_environment(source, tmp_path):
     tools("make")
     binaries = Path(sys.executable).parent
@@ -154,6 +159,7 @@ def test_one_file_runs_in_an_empty_environment(source, tmp_path):
     assert output == "in it\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a zip file", "a folder"])
 def test_a_service_goes_on_while_an_update_replaces_it(wheel, tmp_path, kind):
     """What nobody has asked for yet, too: it is in memory before the service is ready."""

@@ -22,8 +22,8 @@ from conftest import (
 )
 from postgresql_server import PostgreSQL
 
-from fense_admin import cli, engines, libpq, postgres
-from fense_admin.models import Database, copy
+from fense_admin import cli, databases, engines, libpq, postgres
+from fense_admin.models import copy
 
 PASSWORD = "pw-Zq81xK"
 KEY = {"DISPUTE_MASTER_KEY": MASTER_KEY}
@@ -55,12 +55,12 @@ def make_foreign(schema, url):
 
 
 def make_newer(schema, url):
-    Database(url).engine.close_all()
+    databases.open_database(url).engine.close_all()
     schema("UPDATE fense_admin SET version = version + 1")
 
 
 def make_one_without_a_table(schema, url):
-    Database(url).engine.close_all()
+    databases.open_database(url).engine.close_all()
     schema("DROP TABLE usage_month")
 
 
@@ -89,12 +89,12 @@ def test_a_database_in_another_encoding_is_refused(postgresql):
         "CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
     )
     with pytest.raises(engines.Unusable, match="is encoded in LATIN1: name a database in UTF8"):
-        Database(postgresql.url.replace("/postgres", "/latin1"))
+        databases.open_database(postgresql.url.replace("/postgres", "/latin1"))
 
 
 def test_a_server_that_takes_no_writes_is_refused(url):
     with pytest.raises(engines.Unusable, match="read-only"):
-        Database(f"{url}%20-cdefault_transaction_read_only%3Don")
+        databases.open_database(f"{url}%20-cdefault_transaction_read_only%3Don")
 
 
 def test_without_the_driver_a_sentence_names_the_extra(run_command, monkeypatch, url):
@@ -106,7 +106,7 @@ def test_without_the_driver_a_sentence_names_the_extra(run_command, monkeypatch,
 
 
 def test_a_database_of_an_earlier_version_gets_the_later_sections(schema, url, open_database):
-    db = Database(url)
+    db = databases.open_database(url)
     db.create_account(FIELDS)
     db.record_lookups(1, 5, "2026-10-31..2026-11-02")
     look = "SELECT * FROM usage_month ORDER BY month"
@@ -206,7 +206,7 @@ def test_a_bad_url_is_refused_in_a_sentence_without_its_password(run_command, ca
         assert line.startswith("fense-admin: can't use postgres")
         assert PASSWORD not in line + caplog.text
     with pytest.raises(engines.Unusable) as refused:
-        Database(url)
+        databases.open_database(url)
     chain = [refused.value, refused.value.__cause__]
     assert PASSWORD not in repr(chain)
     assert refused.value.__suppress_context__

@@ -20,8 +20,7 @@ from conftest import (
 )
 from postgresql_server import PostgreSQL
 
-from fense_admin import engines
-from fense_admin.models import Database
+from fense_admin import databases, engines
 
 KEY = {"DISPUTE_MASTER_KEY": MASTER_KEY}
 
@@ -99,7 +98,7 @@ def test_a_password_that_must_be_encoded_is_refused_and_looked_up_nowhere(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     url = f"postgresql://fense:pw-Zq81xK{rest}@db.example/postgres"
     with pytest.raises(engines.Unusable, match="in a password write @ as %40, ") as refused:
-        Database(url)
+        databases.open_database(url)
     assert "pw-Zq81xK" not in str(refused.value)
     assert "more" not in str(refused.value)
     assert not any("@" in host for host in looked_up)
@@ -216,7 +215,7 @@ def test_a_value_that_is_libpqs_own_default_wins_as_well(
 def test_a_service_that_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "none"))
     with pytest.raises(engines.Unusable, match=r'service file ".*none" not found'):
-        Database("postgresql:///?service=fense")
+        databases.open_database("postgresql:///?service=fense")
 
 
 # --- Addresses -----------------------------------------------------------------------------------
@@ -318,7 +317,7 @@ def test_the_error_names_each_address_that_failed(silent):
     ports = silent(), 1
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     with pytest.raises(engines.Unusable) as refused:
-        Database(f"postgresql://fense@{hosts},nowhere.invalid/postgres")
+        databases.open_database(f"postgresql://fense@{hosts},nowhere.invalid/postgres")
     for told in (
         f'"127.0.0.1", port {ports[0]} failed: timeout expired',
         '"127.0.0.1", port 1 failed: Connection refused',
@@ -335,14 +334,15 @@ def test_the_folder_of_a_unix_socket_and_a_given_address_are_no_names(
     by_address = url.replace("127.0.0.1", "db.example") + "?hostaddr=127.0.0.1"
     assert open_database(by_address).count_accounts() == 0
     with pytest.raises(engines.Unusable, match=r'on socket ".*PGSQL\.5432" failed: No such file'):
-        Database(f"postgresql://fense@/postgres?host={tmp_path}")
+        databases.open_database(f"postgresql://fense@/postgres?host={tmp_path}")
     with pytest.raises(engines.Unusable, match="could not match 2 port numbers to 1 hosts"):
-        Database("postgresql://fense@127.0.0.1/postgres?port=1,2")
+        databases.open_database("postgresql://fense@127.0.0.1/postgres?port=1,2")
 
 
 # --- Look-ups of names ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_while_a_name_server_hangs_there_is_one_look_up(postgresql, open_database, monkeypatch):
     answers, look_up, pending, most = threading.Event(), socket.getaddrinfo, [], []
     answers.set()
@@ -444,7 +444,7 @@ def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, si
         for sessions in (1, 2, 3):  # that its pool has, if it may
             in_threads(sessions, lambda: ask(pooler.url, "SELECT pg_sleep(0.2)"))
             with pytest.raises(engines.Unusable, match="set pool_mode=session"):
-                Database(pooler.url)
+                databases.open_database(pooler.url)
         assert ask(pooler.url, "SHOW statement_timeout") == "0"
 
 
@@ -461,7 +461,7 @@ def test_a_pooler_that_shares_sessions_with_busy_clients_is_refused(postgresql):
     with PgBouncer(postgresql, *settings) as pooler, in_background(be_busy, 6, ended.set):
         for _ in range(3):
             with pytest.raises(engines.Unusable, match="set pool_mode=session"):
-                Database(pooler.url)
+                databases.open_database(pooler.url)
 
 
 @pytest.mark.parametrize("size", [1, 20])
@@ -488,7 +488,7 @@ def test_a_counter_of_ids_that_lags_is_refused_with_the_fix(postgresql, open_dat
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
     postgresql.execute(f"SELECT setval('{schema}.account_fense_account_id_seq', 1)")
     with pytest.raises(engines.Unusable) as refused:
-        Database(url)
+        databases.open_database(url)
     assert "the last account has the id 3, but the counter is at 1" in str(refused.value)
     assert "SELECT setval('account_fense_account_id_seq', N)" in str(refused.value)
     postgresql.execute(f"SELECT setval('{schema}.account_fense_account_id_seq', 3)")
@@ -546,7 +546,7 @@ def test_a_server_on_another_machine_without_tls_is_warned_of(
     host = host or own_address()
     url = f"postgresql://fense@{host}:{reachable[0].port}/postgres?sslmode={sslmode}"
     told = f"the connection to {host} is not encrypted: add sslmode=verify-full to the URL"
-    assert open_database(url).engine.warning.startswith(told) == is_warned
+    assert open_database(url).engine.info.warning.startswith(told) == is_warned
 
 
 def test_the_warning_is_in_the_log_of_the_start(reachable, start):
@@ -568,4 +568,4 @@ def test_a_certificate_is_checked_against_the_name_in_the_url(
     rest = f":{server.port}/postgres?sslmode=verify-full&sslrootcert={certificate}"
     assert open_database(f"postgresql://fense@db.example{rest}").count_accounts() == 0
     with pytest.raises(engines.Unusable, match='not match host name "other'):
-        Database(f"postgresql://fense@other.example{rest}")
+        databases.open_database(f"postgresql://fense@other.example{rest}")

@@ -6,6 +6,7 @@ Each test breaks a server of its own, and mends it.
 import collections
 import contextlib
 import errno
+import functools
 import logging
 import signal
 import sys
@@ -33,8 +34,7 @@ from conftest import (
 from postgresql_server import PostgreSQL
 from webtest import TestApp
 
-from fense_admin import create_app, engines, postgres
-from fense_admin.models import Database
+from fense_admin import create_app, databases, engines, pool, postgres
 
 UNCHANGED = "the database can't be used just now; nothing was changed"
 UNKNOWN = "the database can't be used just now; it may have been written, or not"
@@ -119,16 +119,16 @@ def test_a_write_whose_connection_breaks_before_its_commit_is_made_again(
     server, served, monkeypatch
 ):
     engine = served.app.db.engine
-    claim, cut = engine.claim, []
+    lock, cut = engine.lock, []
 
-    def claim_and_break(key_digest):
-        claim(key_digest)
+    def lock_and_break(key_digest):
+        lock(key_digest)
         if not cut:
             cut.append(
                 server.execute(f"SELECT pg_terminate_backend(pid) {OURS} AND state <> 'idle'")
             )
 
-    monkeypatch.setattr(engine, "claim", claim_and_break)
+    monkeypatch.setattr(engine, "lock", lock_and_break)
     assert timed(served, *WRITE)[0] == 201
     assert len(cut) == 1
     assert served.app.db.count_accounts() == 2
@@ -190,6 +190,7 @@ def test_a_server_that_is_stopped_costs_next_to_nothing(server, served):
     assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
 
 
+@pytest.mark.slow
 def test_a_frozen_server_costs_a_request_4_s_at_most_and_the_others_nothing(
     server, served, frozen, caplog
 ):
@@ -212,6 +213,7 @@ def test_a_frozen_server_costs_a_request_4_s_at_most_and_the_others_nothing(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_server_frozen_in_the_midst_of_a_commit_leaves_it_unknown(
     server, served, frozen, monkeypatch
 ):
@@ -238,6 +240,7 @@ def test_a_lock_held_by_another_program_is_waited_for_and_then_told(server, serv
     assert timed(served, *WRITE)[0] == 201
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CREATE_INDEX = "CREATE INDEX waited_for ON account (name)"
 UPDATE, USAGE = ("POST", "/accounts/1"), ("GET", "/accounts/usage")
 
@@ -246,9 +249,9 @@ UPDATE, USAGE = ("POST", "/accounts/1"), ("GET", "/accounts/usage")
     ("statement", "blocked", "free"),
     [
         (CREATE_INDEX, WRITE, READS),
-        ("ALTER TABLE usage ADD COLUMN more int", USAGE, (*READS[:2], WRITE)),
-        ("SELECT 1 FROM account WHERE fense_account_id = 1 FOR UPDATE", UPDATE, READS),
-        ("ALTER TABLE account ADD COLUMN more int", WRITE, ()),
+        slow("ALTER TABLE usage ADD COLUMN more int", USAGE, (*READS[:2], WRITE)),
+        slow("SELECT 1 FROM account WHERE fense_account_id = 1 FOR UPDATE", UPDATE, READS),
+        slow("ALTER TABLE account ADD COLUMN more int", WRITE, ()),
     ],
 )
 def test_many_operations_that_wait_for_a_lock_delay_no_others(
@@ -284,11 +287,12 @@ def test_looking_for_keys_in_what_is_logged_waits_for_no_lock(server, served):
     assert took < 1
 
 
+@pytest.mark.slow
 def test_updates_of_a_locked_account_stop_no_updates_of_others(server, served):
     assert timed(served, *WRITE)[0] == 201
     with psycopg.connect(server.url) as connection:
         connection.execute("SELECT 1 FROM account WHERE fense_account_id = 1 FOR UPDATE")
-        with in_background(lambda: many(served, *[UPDATE] * (postgres.CROWDED - 4))):
+        with in_background(lambda: many(served, *[UPDATE] * (pool.CROWDED - 4))):
             time.sleep(0.5)
             others = many(served, *[("POST", "/accounts/2")] * 8)
         connection.rollback()
@@ -299,11 +303,12 @@ def test_updates_of_a_locked_account_stop_no_updates_of_others(server, served):
 # --- Commits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     server, served, without_standby
 ):
     writes: list[tuple] = []
-    count = 2 * postgres.CROWDED  # more than there are threads
+    count = 2 * pool.CROWDED  # more than there are threads
     with in_background(lambda: writes.extend(many(served, *[WRITE] * count))):
         time.sleep(0.5)
         reads = many(served, *READS * 4)
@@ -328,7 +333,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
 
 
 def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
-    monkeypatch.setattr(postgres, "CROWDED", 4)
+    monkeypatch.setattr(pool, "CROWDED", 4)
     server.execute(
         "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
@@ -360,9 +365,10 @@ def test_a_commit_that_was_cut_off_is_unknown(server, served, without_standby, h
 def test_a_start_does_not_wait_for_ever_for_a_standby(server, without_standby, monkeypatch):
     monkeypatch.setattr(postgres, "START_TIMEOUT", 0.5)
     with pytest.raises(engines.Unusable, match="the server does not answer"):
-        Database(server.url)
+        databases.open_database(server.url)
 
 
+@pytest.mark.slow
 def test_a_503_of_an_unknown_commit_says_when_to_come_again(served, without_standby):
     answer = TestApp(served.app).post_json(
         "/accounts", account_fields(), headers={"x-api-key": MASTER_KEY}, status=503
@@ -580,6 +586,7 @@ def refuse_one_more(_):
     raise psycopg.OperationalError("too many connections")
 
 
+@pytest.mark.slow
 def test_threads_and_connections_do_not_pile_up(server, served, frozen):
     for _ in range(3):
         many(served, *[*READS, WRITE] * 4)
@@ -598,8 +605,8 @@ def test_threads_and_connections_do_not_pile_up(server, served, frozen):
 
 OPPOSITE = """
 import sys
-from fense_admin.models import Database
-db = Database(sys.argv[1])
+from fense_admin import databases
+db = databases.open_database(sys.argv[1])
 rows = [(id, f"2026-11-{day:02}", 1) for id in range(1, 9) for day in range(1, 11)]
 for _ in range(25):
     db.record_all(rows if sys.argv[2] == "forwards" else rows[::-1])
@@ -607,6 +614,7 @@ db.engine.close_all()
 """
 
 
+@pytest.mark.slow
 def test_opposite_lists_of_lookups_do_not_meet(server, open_database, tmp_path):
     db = open_database(server.empty())
     for number in range(8):

@@ -7,20 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from check_types import MY_APP
 from conftest import CHECKOUT, TIMEOUT, Process, account_fields, run_pytest, tools
 from test_examples import PARALLEL
 
 README = (CHECKOUT / "README.md").read_text()
 URL = "http://127.0.0.1:8642"
-MY_APP = """
-import urllib.request
-
-def stop_billing(url, key, account_id):
-    headers = {"x-api-key": key, "Content-Type": "application/json"}
-    body = b'{"suppress_billing": true}'
-    request = urllib.request.Request(f"{url}/accounts/{account_id}", body, headers)
-    urllib.request.urlopen(request, timeout=10).close()
-"""
 
 
 def blocks(language):

@@ -178,7 +178,7 @@ def test_nothing_that_may_be_a_key_is_logged_while_the_database_can_not_tell(cap
     caplog.set_level("INFO", "fense_admin")
     api = Api(file_app, MASTER_KEY, SERVICE_KEY)
     api.new_account(api_key="sk_live_of-a-merchant-0001")
-    path = Path(file_app.db.engine.database)
+    path = Path(file_app.db.engine.info.name)
     path.rename(path.with_name("away"))
     answer = api.get(
         "/accounts/sk_live_of-a-merchant-0001",

@@ -24,7 +24,7 @@ from conftest import (
     wait_until,
 )
 
-from fense_admin.models import Database
+from fense_admin import databases
 
 
 def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
@@ -126,7 +126,7 @@ def test_a_stop_leaves_no_refused_client_behind(file_app):
         sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
         assert statuses(sock.recv(65536)) == [413]
         served.stop()
-        assert list(served.server.channels) == []
+        assert list(served.server.connections.channels) == []
         sock.settimeout(2)
         assert read_all(sock) == b""
 
@@ -147,7 +147,9 @@ def start_soak(tmp_path):
         service.wait()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_stop_of_the_process_answers_every_request_that_was_sent(tmp_path, signum, frozen):
     count = 600  # more than are let in at the same time
@@ -215,7 +217,7 @@ def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path, signum):
-    Database(str(tmp_path / "fense.sqlite3")).engine.close_all()
+    databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
     with locked(tmp_path / "fense.sqlite3"):
         service = start("--port=0", "--database=fense.sqlite3")
         wait_until(lambda: "local-dev-key" in service.errors.read_text())
@@ -241,7 +243,7 @@ def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start,
     code, output, errors = service.end()
     assert (code, output) == (128 + signal.SIGTERM, "")
     assert "Traceback" not in errors
-    db = Database(str(tmp_path / "fense.sqlite3"))
+    db = databases.open_database(str(tmp_path / "fense.sqlite3"))
     assert db.count_accounts() == 0
     db.engine.close_all()
 

@@ -20,9 +20,8 @@ from conftest import (
     locked,
 )
 
-from fense_admin import engines, models, sqlite
+from fense_admin import databases, engines, models, sqlite
 from fense_admin.engines import Unusable
-from fense_admin.models import Database
 
 
 def test_lookups_of_concurrent_callers_are_all_counted(db):
@@ -93,16 +92,16 @@ def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(
 
 def test_a_start_waits_for_a_file_that_is_locked_and_not_for_ever(tmp_path, monkeypatch):
     path = tmp_path / "fense.sqlite3"
-    Database(str(path)).engine.close_all()
+    databases.open_database(str(path)).engine.close_all()
     with locked(path):
         monkeypatch.setattr(sqlite, "START_TIMEOUT", 0.3)
         began = time.monotonic()
         with pytest.raises(Unusable, match="is locked by another program"):
-            Database(str(path))
+            databases.open_database(str(path))
         assert 0.2 < time.monotonic() - began < 3
         monkeypatch.setattr(sqlite, "START_TIMEOUT", 30)
         opened = []
-        thread = threading.Thread(target=lambda: opened.append(Database(str(path))))
+        thread = threading.Thread(target=lambda: opened.append(databases.open_database(str(path))))
         thread.start()
         time.sleep(0.3)
         assert opened == []

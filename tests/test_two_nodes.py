@@ -29,6 +29,8 @@ from test_addresses import start_on
 
 from fense_admin import models
 
+pytestmark = pytest.mark.slow
+
 certificate = test_deploy.certificate
 HEADERS = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
 
@@ -189,8 +191,8 @@ def stop_both(nodes):
 
 INCREMENTS = """
 import sys
-from fense_admin.models import Database
-db = Database(sys.argv[1])
+from fense_admin import databases
+db = databases.open_database(sys.argv[1])
 for _ in range(2000):
     db.record_lookups(1, 1, "2026-11-03")
 db.engine.close_all()

@@ -1,6 +1,6 @@
 """The oldest and the newest waitress that pyproject.toml allows serve alike.
 
-server.py relies on some of waitress's internals; it lists them at its head.
+serving/ relies on some of waitress's internals; parser.py and connections.py list them at their head.
 """
 
 import importlib.metadata
@@ -10,6 +10,8 @@ import sys
 
 import pytest
 from conftest import CHECKOUT, run_pytest
+
+pytestmark = pytest.mark.slow
 
 ALLOWED = re.search(
     r'"waitress(>=([0-9.]+),<[0-9.]+)"', (CHECKOUT / "pyproject.toml").read_text("utf-8")

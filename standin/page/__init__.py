@@ -438,14 +438,14 @@ def faults(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
 
 def service(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
     read_filters({})
-    db, engine, environ = plane.db, plane.db.engine, request.environ
+    db, info, environ = plane.db, plane.db.engine.info, request.environ
     reach = "this machine alone" if plane.guard.on_loopback else "other machines, too"
     facts = {
         "API": shown.base_url,
         "Control plane": shown.standin_url,
         "Prefix": plane.app.prefix or "none",
         "Port": f"{environ['SERVER_PORT']}, for {reach}",
-        "Database": "in memory: it goes with the process" if engine.in_memory else engine.database,
+        "Database": "in memory: it goes with the process" if info.in_memory else info.name,
         "SQLite": sqlite.VERSION,
         "Python": platform.python_version(),
         "fense-admin": __version__,

@@ -8,6 +8,7 @@ from conftest import MASTER_KEY, SEED, Api, account_fields, refusal
 from fense_admin import ApiKeyPlugin
 from fense_admin.standin import StandIn
 from fense_admin.standin.control import ControlPlane
+from fense_admin.standin.faults import FAULT_RULES
 
 
 def test_a_fault_comes_back_with_its_id_and_the_times_left(seeded_api):
@@ -72,7 +73,11 @@ BAD_FAULTS = [
 def test_a_bad_fault_is_not_armed(seeded, seeded_api, sent, fault):
     answer = seeded_api.post("/_standin/faults", sent)
     assert (answer.status, answer.body) == (400, refusal(fault))
-    with pytest.raises(ValueError, match=re.escape(" ".join(fault))):
+    is_keyword = sent.keys() <= FAULT_RULES.keys()  # else Python itself rejects it
+    with pytest.raises(
+        ValueError if is_keyword else TypeError,
+        match=re.escape(" ".join(fault)) if is_keyword else fault[0],
+    ):
         seeded.fail(**sent)
     assert seeded_api.get("/_standin/faults").body == {"faults": []}
 

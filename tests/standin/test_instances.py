@@ -300,6 +300,7 @@ def test_a_large_state_is_taken_with_its_key_alone(fense):
         assert len(json.load(answer)["accounts"]) == 2_000
 
 
+@pytest.mark.slow
 def test_two_hundred_at_once_under_load_see_nothing_of_each_other(fense):
     def use_a_new_one():
         status, _, body = call_standin(fense, "POST", "/_standin/instances")

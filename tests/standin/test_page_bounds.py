@@ -160,6 +160,7 @@ def test_a_line_that_is_too_long_is_left_out(api):
     assert "The curl command is too long to show" in page
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
 def test_lists_of_such_requests_are_bounded_too(api):
     with StandIn(SEED, master_key=MASTER_KEY, serve=False) as fense:

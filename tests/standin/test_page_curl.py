@@ -225,7 +225,9 @@ def repeat(fense, recorder, raw, shell="sh", key=MASTER_KEY):
     return recorder.raw, f"{line}\n{said}"
 
 
-@pytest.mark.parametrize("shell", ["sh", "bash", "zsh"])
+@pytest.mark.parametrize(
+    "shell", ["sh", *(pytest.param(shell, marks=pytest.mark.slow) for shell in ("bash", "zsh"))]
+)
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_line_repeats_a_request_byte_for_byte(fense, recorder, name, shell):
     tools("curl", shell)

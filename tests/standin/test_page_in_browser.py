@@ -12,6 +12,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from fense_admin.standin import StandIn
 
+pytestmark = pytest.mark.slow
+
 KEY = "local-dev-key"
 VIEWS = ["", "page/requests/{number}", "page/accounts", "page/accounts/1"]
 VIEWS += ["page/accounts/1?by=month", "page/faults", "page/service"]

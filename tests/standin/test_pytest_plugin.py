@@ -142,11 +142,11 @@ UNUSED = """
 
 @pytest.mark.parametrize(
     ("arguments", "plugins"),
-    [((), None), (("-n", "2"), ("pytest_fense_admin", "xdist"))],
+    [(("-p", "no:schemathesis"), None), (("-n", "2"), ("pytest_fense_admin", "xdist"))],
     ids=["alone", "xdist"],
 )
 def test_the_fixture_is_clean_before_each_test(tmp_path, arguments, plugins):
-    # Alone it takes seconds, as only there pytest loads every plugin that is installed, ours by its entry point.
+    # Alone, pytest loads the plugins that are installed, ours by its entry point.
     (tmp_path / "conftest.py").write_text(OPTIONS.replace("\n    ", "\n"))
     (tmp_path / "test_suite.py").write_text(SUITE.replace("\n    ", "\n"))
     assert "7 passed" in run_pytest(tmp_path, *arguments, plugins=plugins)
@@ -201,6 +201,7 @@ def test_loading_the_plugin_needs_nothing_of_pytest_that_is_new(monkeypatch):
     assert "fense" in runpy.run_path(pytest_fense_admin.__file__)
 
 
+@pytest.mark.slow
 def test_an_old_pytest_runs_other_peoples_tests_and_has_the_fixtures(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "old"]
     installed = subprocess.run([*pip, "pytest==6.2.5"], capture_output=True, text=True, timeout=100)

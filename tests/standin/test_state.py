@@ -46,7 +46,7 @@ def test_a_state_of_two_thousand_accounts_comes_back_the_same():
     state = {"accounts": [account | {"api_key": f"k{i}", "name": f"n{i}"} for i in range(2_000)]}
     with StandIn(serve=False, master_key=MASTER_KEY) as fense:
         api = Api(fense.app, MASTER_KEY, None)
-        began = time.monotonic()
+        began = time.process_time()  # another program may have the processor meanwhile
         first = api.client.put(
             "/_standin/state",
             json.dumps(state),
@@ -55,7 +55,7 @@ def test_a_state_of_two_thousand_accounts_comes_back_the_same():
         ).body
         assert api.call("PUT", "/_standin/state", first).status == 200
         assert api.client.get("/_standin/state", headers={"x-api-key": MASTER_KEY}).body == first
-        assert time.monotonic() - began < 6
+        assert time.process_time() - began < 6
         assert fense.state()["accounts"][-1]["usage"] == days
 
 

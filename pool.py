@@ -1,0 +1,359 @@
+"""Connections to a PostgreSQL server, shared between threads."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ipaddress
+import queue
+import select
+import threading
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import psycopg
+from peewee import OperationalError
+from psycopg.rows import TupleRow
+
+from fense_admin.engines import Info, Unusable, Waiting
+from fense_admin.libpq import BRIEFLY, URL, Address, Connector, NoAnswer, first_line
+from fense_admin.realtime import monotonic
+
+START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
+MOST_WAITING = 32  # threads that others stand in for while they wait; each may have a connection
+CROWDED = 24  # waiting threads: with more, none might be left for operations that don't wait
+QUEUED = 0.5  # seconds that an operation then waits for others of its kind before it is rejected
+IDLE_KEPT = 4  # connections that stay open when there are fewer threads again
+FULL = 1  # seconds to the next attempt after the server has refused one more connection
+
+# What every session sets, whatever its role and its database say. These the service relies on:
+RELIED_ON = {
+    "client_min_messages": "warning",  # a wait for a standby that was cancelled is one
+    "DateStyle": "ISO",
+    "default_transaction_isolation": "read committed",
+    "row_security": "on",
+    "standard_conforming_strings": "on",
+}
+# These stand under `options` in the URL, a service file or PGOPTIONS.
+LIMITS = {
+    "idle_in_transaction_session_timeout": "10s",
+    "jit": "off",
+    "lock_timeout": "0",
+    "statement_timeout": "2400ms",
+    "transaction_timeout": "0",  # PostgreSQL 17 has it
+}
+# A server that takes no writes, by its configuration, is left alone; so are `options`.
+READ_ONLY = "default_transaction_read_only"
+SET_SESSION = f"""
+SELECT set_config(name, value, false)
+FROM (VALUES ('{READ_ONLY}', 'off'), {", ".join(map(str, (RELIED_ON | LIMITS).items()))})
+    AS ours (name, value) JOIN pg_settings USING (name)
+WHERE source IN ('database', 'user', 'database user') OR name IN {tuple(RELIED_ON)}
+    OR name IN {tuple(LIMITS)} AND source <> 'client'
+"""
+ROUNDS = 20  # of looking whether a pooler shares sessions: some milliseconds
+POOLER = 2  # seconds to wait for a second connection of a pooler, which may have only one
+
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A connection whose server has until a deadline to answer."""
+
+    deadline: float | None = None  # by the monotonic clock
+    while_waiting: Waiting = contextlib.nullcontext
+    warned = False  # by the server, since it was last looked at
+
+    def wait(
+        self, gen: Generator[int, int, Any], interval: float = 0, timeout: float | None = None
+    ) -> Any:
+        """Run a generator of psycopg's. Raises `NoAnswer`."""
+        try:
+            wanted = next(gen)
+            while True:
+                wanted = gen.send(self._ready_for(wanted))
+        except StopIteration as end:
+            return end.value
+
+    def _ready_for(self, wanted: int) -> int:
+        poll = select.poll()
+        events = select.POLLIN * bool(wanted & 1) | select.POLLOUT * bool(wanted & 2)
+        poll.register(self.pgconn.socket, events)
+        found = poll.poll(BRIEFLY * 1000)
+        if not found:
+            with self.while_waiting():
+                left = None
+                if self.deadline is not None:
+                    left = max(0, self.deadline - monotonic()) * 1000
+                found = poll.poll(left)
+        if not found:
+            raise NoAnswer
+        return bool(found[0][1] & ~select.POLLOUT) | 2 * bool(found[0][1] & select.POLLOUT)
+
+    def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        self.warned = self.warned or diagnostic.severity_nonlocalized == "WARNING"
+
+
+class Local(threading.local):
+    """What belongs to a thread: its connection, during an operation or a transaction."""
+
+    connection: Connection | None = None
+
+
+def value_of(connection: Connection, query: str) -> Any:
+    """Return the first value of the first row that a query returns, None if there is none."""
+    row = connection.execute(query, prepare=False).fetchone()
+    return row[0] if row else None
+
+
+class Pool:
+    """The connections to the server of a URL.
+
+    A thread takes one for an operation, and leaves it open to others; one that broke is replaced.
+    """
+
+    def __init__(self, url: URL) -> None:
+        """Connect to nothing yet. Raises `ValueError`, `psycopg.Error`."""
+        self._url = url
+        self.info = Info(url.shown, is_server=True)  # more with the first connection
+        self.while_waiting: Waiting = contextlib.nullcontext
+        self._local = Local()
+        self._connections: set[Connection] = set()  # all that are open
+        self._idle: list[Connection] = []  # those that no thread uses
+        self._queue: collections.deque[queue.SimpleQueue[Connection | None]] = collections.deque()
+        self._full_until = 0.0
+        self._changed = threading.Condition()  # guards all these
+        self._waiting_threads = 0
+        self._held = 0  # threads that `_admitted` lets wait
+        # When each operation in progress began, by its kind; the oldest first.
+        self._running: dict[str, dict[object, float]] = collections.defaultdict(dict)
+        self._connector = Connector(url)
+
+    # Making one
+
+    def _connect(self, deadline: float) -> Connection:
+        """A new connection, to a server that takes writes if there is one.
+
+        Raises `psycopg.Error`, `NoAnswer`; `Unusable` if it is the first one.
+        """
+        unfit: list[Address] = []
+        while True:
+            connection, address = self._open(deadline, unfit)
+            try:
+                if not self.info.product:
+                    self._check_server(connection)
+                connection.execute(SET_SESSION)
+            except BaseException:
+                self._drop(connection)
+                raise
+            # The server reports it: to know costs nothing. (Neither pgbouncer nor 13 does.)
+            is_fit = connection.pgconn.parameter_status(READ_ONLY.encode()) != b"on"
+            if is_fit or address in unfit:
+                return connection
+            unfit.append(address)
+            if len(unfit) == self._connector.count:
+                return connection
+            self._drop(connection)
+
+    def _open(self, deadline: float, last: list[Address]) -> tuple[Connection, Address]:
+        """A new connection and its address, without our settings: at last to those addresses."""
+        made = self._connector.connect(deadline, self._waiting, last)
+        connection = Connection(made.connection)
+        connection.autocommit = True
+        connection.deadline = deadline
+        connection.while_waiting = self._waiting
+        connection.add_notice_handler(connection.notice)
+        self._connections.add(connection)
+        return connection, made.address
+
+    def _check_server(self, connection: Connection) -> None:
+        """Raise `Unusable` if it isn't PostgreSQL, or shares the session with others."""
+        product = value_of(connection, "SELECT version()")
+        if not product.startswith("PostgreSQL "):
+            raise Unusable(
+                f"{self.info.name} is no PostgreSQL ({product.split()[0]}): nothing else was tried"
+            )
+        self._refuse_shared_sessions(connection)
+        self.info.product = " ".join(product.split()[:2])
+        self.info.warning = self._warn_of_clear_text(connection)
+
+    def _refuse_shared_sessions(self, connection: Connection) -> None:
+        """Raise `Unusable` behind a pooler that gives each transaction any of its sessions.
+
+        What a session sets or prepares would be missing in the next transaction, and reach others.
+        """
+
+        def process_of(connection: Connection) -> Any:
+            return value_of(connection, "SELECT pg_backend_pid()")
+
+        if process_of(connection) == connection.info.backend_pid:
+            return  # no pooler: the process is the one that was connected to
+        other = None
+        try:
+            other = self._open(monotonic() + POOLER, [])[0]
+            ours, others = set(), set()
+            for _ in range(ROUNDS):  # as other clients take their share of the sessions
+                ours.add(process_of(connection))
+                others |= {process_of(other), process_of(other)}  # two if they take turns
+        except (psycopg.OperationalError, NoAnswer):
+            return  # the only session is taken, so it is ours
+        finally:
+            self._drop(other)
+        if len(ours) > 1 or len(others) > 1 or ours == others:
+            raise Unusable(
+                f"{self.info.name} is a pooler that shares sessions (pgbouncer's pool_mode="
+                "transaction or statement): set pool_mode=session, or name the server itself"
+            )
+
+    def _warn_of_clear_text(self, connection: Connection) -> str:
+        """A warning if all that is sent can be read between here and the server."""
+        address = connection.info.hostaddr  # none for a Unix socket
+        if not address or ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            return ""
+        if connection.pgconn.ssl_in_use:
+            return ""
+        return (
+            f"the connection to {connection.info.host} is not encrypted: add "
+            "sslmode=verify-full to the URL, and sslrootcert if the server's certificate needs it"
+        )
+
+    # Sharing them
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """The context in which a thread waits: another one stands in for it, up to a number."""
+        with self._changed:
+            self._waiting_threads += 1
+            is_spared = self._waiting_threads <= MOST_WAITING
+        try:
+            with self.while_waiting() if is_spared else contextlib.nullcontext():
+                yield
+        finally:
+            with self._changed:
+                self._waiting_threads -= 1
+                if self._held:
+                    self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _admitted(self, kind: str, deadline: float) -> Iterator[None]:
+        """Circuit breaker: the context of an operation of a kind, a query's or a write.
+
+        While many threads wait for the server (for a lock that another program holds, say), it
+        waits for others of its kind. They are stuck if they take `QUEUED` seconds: then it fails at
+        once, so that threads are left for other kinds. Raises `OperationalError`.
+        """
+        operation = object()
+        with self._changed:
+            others = self._running[kind]
+            while others and self._waiting_threads >= CROWDED:
+                oldest = next(iter(others.values()))
+                left = min(oldest + QUEUED, deadline) - monotonic()
+                if left <= 0:
+                    raise OperationalError("others wait for the same too long: a lock, or a COMMIT")
+                self._held += 1
+                try:
+                    self._changed.wait(left)
+                finally:
+                    self._held -= 1
+            others[operation] = monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del others[operation]
+                if self._held:
+                    self._changed.notify_all()
+
+    def _take(self, deadline: float | None) -> Connection:
+        """Take an idle connection for this thread, or else a new one, and set its deadline.
+
+        If no new one can be made, wait for one that another thread uses. Raises `psycopg.Error`,
+        `NoAnswer`, `OperationalError`.
+        """
+        by = monotonic() + START_TIMEOUT if deadline is None else deadline
+        reason = "the server refuses more"
+        while True:
+            connection = None
+            with contextlib.suppress(IndexError):
+                connection = self._idle.pop()  # takes no lock: it is atomic
+            is_full = monotonic() < self._full_until and self._connections
+            if connection is None and not is_full:
+                try:
+                    connection = self._connect(by)
+                except (psycopg.Error, MemoryError, OSError, RuntimeError) as error:
+                    if not self._connections:
+                        raise
+                    reason = self._reason(error)
+                    self._full_until = monotonic() + FULL
+            if connection is None:
+                connection = self._wait_for_one(by)
+            if connection is not None:
+                connection.deadline = deadline
+                self._local.connection = connection
+                return connection
+            if monotonic() > by:
+                raise OperationalError(f"all connections are in use: {reason}")
+
+    def _wait_for_one(self, until: float) -> Connection | None:
+        """Wait for a connection that another thread gives back, in the order of arrival.
+
+        Returns None if it takes too long, and once there may be room for a new one.
+        """
+        turn: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        with self._changed:
+            if self._idle or not self._connections:
+                return self._idle.pop() if self._idle else None
+            self._queue.append(turn)
+        with contextlib.suppress(queue.Empty):
+            return turn.get(timeout=BRIEFLY)
+        with self._waiting(), contextlib.suppress(queue.Empty):
+            return turn.get(timeout=max(0, until - monotonic()))
+        with self._changed:
+            if turn in self._queue:
+                self._queue.remove(turn)
+                return None
+        return turn.get()  # it came just now
+
+    def _give_back(self, connection: Connection) -> None:
+        """Leave this thread's connection to others."""
+        self._local.connection = None
+        with self._changed:
+            if self._queue:
+                self._queue.popleft().put(connection)
+            else:
+                self._idle.append(connection)
+
+    def _drop(self, connection: Connection | None) -> None:
+        """Close a connection that no other thread uses."""
+        if connection is not None:
+            if connection is self._local.connection:
+                self._local.connection = None
+            connection.close()
+            with self._changed:
+                self._connections.discard(connection)
+                # Those that wait may make a new one in its place, or see that they can't.
+                for _ in range(1 if self._connections else len(self._queue)):
+                    if self._queue:
+                        self._queue.popleft().put(None)
+
+    def _drop_idle(self) -> None:
+        """Close the idle connections: most likely they are broken, too."""
+        with contextlib.suppress(IndexError):  # other threads take some, too
+            for _ in self._idle[:]:
+                self._drop(self._idle.pop())
+
+    def close(self) -> None:
+        """Close an idle connection if there are many: a thread that ends needs none any more."""
+        with self._changed:
+            connection = self._idle.pop(0) if len(self._idle) > IDLE_KEPT else None
+        self._drop(connection)
+
+    def close_all(self) -> None:
+        """Close the connections of all threads."""
+        while self._connections:
+            self._connections.pop().close()
+        self._idle.clear()
+
+    def _reason(self, error: BaseException) -> str:
+        """Why it failed, in one line, without a password."""
+        if isinstance(error, NoAnswer):
+            return str(error) or "the server does not answer"
+        return self._url.hide_secrets(first_line(str(error)) or type(error).__name__)

@@ -1,0 +1,467 @@
+"""Connections, and the answers to the requests on them."""
+
+# --- What is relied on of waitress beyond its documentation, and what breaks if it moves ----------
+#
+# pyproject.toml bounds its version; tests/test_waitress.py runs the oldest and the newest allowed.
+#
+# wasyncore: loop, dispatcher, close_all   The loop and its connections: nothing starts.
+# WSGITask, ErrorTask: execute, write,     Answers: none is sent, or the last one of a connection
+#   set_close_on_finish,                   does not say that it is.
+#   build_response_header, ...
+# What they ask of a channel: write_soon,  Answers: each request is a 500.
+#   check_client_disconnected; and of its
+#   server: application, adj,
+#   server_name, effective_port
+# OverflowableBuffer: append, get, skip,   Answers that wait for the client: none is sent. Where no
+#   close, buf; its OSErrors               temporary file can be written: half of one, not 503.
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import logging
+import select
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from waitress import task, wasyncore
+from waitress.adjustments import Adjustments
+from waitress.buffers import OverflowableBuffer
+from waitress.channel import ClientDisconnected
+from waitress.utilities import InternalServerError
+
+from fense_admin.exchange import RECEIVED, RESET, error_body, log_request
+from fense_admin.realtime import monotonic
+from fense_admin.serving.application import Application
+from fense_admin.serving.parser import NoTemporaryFile, RequestParser, asked_environ
+
+log = logging.getLogger("fense_admin")
+
+RECEIVE = 16 * 1024  # bytes read at once
+SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
+TLS_HANDSHAKE = b"\x16"  # first byte of a TLS handshake; never the start of an HTTP request
+LINGER = 5  # seconds to drain input from a rejected client before closing
+ON_ITS_WAY = 0.25  # seconds that a stop waits for the first request of a new connection
+POLLRDHUP = getattr(select, "POLLRDHUP", None)  # Linux's
+
+
+# --- Answering ---------------------------------------------------------------------------------
+
+# waitress's own messages may quote the request, and a key in it; these don't.
+ERRORS = {
+    400: "the request is not valid HTTP/1.1",
+    413: "the body is over {body} bytes",
+    431: "the request line and headers are over {header} bytes",
+    501: "of the transfer codings only chunked is known here",
+    503: "a request or response this large needs a temporary file, which can't be written now",
+}
+
+
+class ErrorTask(task.ErrorTask):
+    """Answers a request that is refused before or after the application, in the error shape.
+
+    Must never raise.
+    """
+
+    channel: Channel
+    request: RequestParser
+
+    def execute(self) -> None:
+        request, app = self.request, self.channel.server.application
+        status = request.error.code
+        request_id = app.choose_id(asked_environ(request))
+        limits = {"header": app.limits.header, "body": request.adj.max_request_body_size - 1}
+        message = ERRORS.get(status, "a fault of this service").format(**limits)
+        body = error_body(status, message)
+        self.status = f"{status} {request.error.reason}"
+        self.response_headers = [("Content-Type", "application/json")]
+        self.response_headers += app.common_headers(request_id)
+        if isinstance(request.error, NoTemporaryFile):
+            self.response_headers.append(("Retry-After", "1"))
+            advice = "make room in /tmp, or set TMPDIR"
+            log.warning("no temporary file (%s): %s id=%s", request.error, advice, request_id)
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.refused = True
+        self.write(b"" if request.is_head else body)
+        log_request("- -", status, 0, request_id, message)
+
+
+class WSGITask(task.WSGITask):
+    """Leaves the path as it was sent, and closes a connection after its last answer."""
+
+    channel: Channel
+    request: RequestParser
+
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        environ["PATH_INFO"] = self.request.path  # with all its slashes
+        environ[RECEIVED] = self.request.received_at
+        environ[RESET] = self.channel.reset
+        return environ
+
+    def build_response_header(self) -> bytes:
+        server = self.channel.server
+        is_last = server.draining and not self.channel.has_sent_more()
+        if is_last or server.is_full() or self.request.connection_close:
+            self.set_close_on_finish()
+        head: bytes = super().build_response_header()
+        return head
+
+
+# --- One connection ----------------------------------------------------------------------------
+
+
+class Channel(wasyncore.dispatcher):
+    """A connection, with one request in flight at a time.
+
+    The next request is read once the answer before it was sent. While a request is in flight, the
+    thread that runs `service` owns the request and the answer. All else, and the socket at any
+    time, belongs to the loop's thread. So there are no races, and no worker waits for a client.
+    """
+
+    def __init__(self, server: Connections, sock: socket.socket, addr: tuple[Any, ...]) -> None:
+        self.server, self.addr, self.adj = server, addr, server.adj
+        self.is_new = True  # nothing has come yet
+        self.read_at = 0.0  # by the monotonic clock: when something came last
+        self.reading: RequestParser | None = None
+        self.unread = b""  # what came behind the request in flight
+        self.in_flight: RequestParser | None = None
+        self.answer = OverflowableBuffer(self.adj.outbuf_overflow)
+        self.unsent = 0  # bytes of it
+        self.is_last = False  # the answer; then the connection is closed
+        self.refused = False  # before the end of a request: the client may still be sending
+        self.lingers_until: float | None = None
+        # Since then it waits for a whole request, or for the client to take some of the answer. A
+        # request that comes byte by byte does not count.
+        self.idle_since = monotonic()
+        super().__init__(sock, server.map)
+        self.connected = True
+        server.channels.add(self)
+
+    def del_channel(self, map: dict[int, Any] | None = None) -> None:
+        super().del_channel(map)
+        self.server.channels.discard(self)
+
+    # In the loop's thread
+
+    def readable(self) -> bool:
+        if self.lingers_until is not None:
+            return True
+        return self.in_flight is None and not self.unsent and not self.is_last
+
+    def writable(self) -> bool:
+        return self.in_flight is None and self.unsent > 0
+
+    def handle_read(self) -> None:
+        try:
+            data = self.recv(RECEIVE)  # it closes the connection that has come to its end
+        except OSError:  # of a network that has gone, say
+            self.abandon()
+            return
+        if not data:
+            return
+        self.is_new = False
+        self.read_at = monotonic()
+        if self.lingers_until is not None:
+            if monotonic() > self.lingers_until:
+                self.handle_close()
+        elif data[:1] == TLS_HANDSHAKE and self.reading is None:
+            # Else it would wait for the end of a request, and get no answer.
+            log.info("closed a connection that began with TLS: the URL is http://, not https://")
+            self.handle_close()
+        else:
+            self.unread += data
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Parse what was sent, up to the end of a request, and have that answered."""
+        while self.unread and self.in_flight is None:
+            if self.reading is None:
+                self.reading = RequestParser(self.server.application, self.adj)
+            used = self.reading.received(self.unread)
+            self.unread = self.unread[used:]
+            if self.reading.completed:
+                request, self.reading = self.reading, None
+                if not request.empty:
+                    request.received_at = self.read_at
+                    self.in_flight = request
+                    self.server.dispatch(self, request)
+        if self.reading and self.reading.headers_finished and self.reading.expect_continue:
+            self.reading.expect_continue = False
+            self.write_soon(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.handle_write()
+
+    def handle_write(self) -> None:
+        """Send what the client takes, up to a bound: other connections have their turn."""
+        for _ in range(SENDS):
+            try:
+                sent = self.send(self.answer.get(SEND)) if self.unsent else 0
+            except OSError:
+                self.abandon()
+                return
+            if not sent:
+                break
+            self.answer.skip(sent, True)
+            self.unsent -= sent
+            self.idle_since = monotonic()
+        if self.connected and not self.unsent:
+            if self.answer.buf is not None:  # a large one, whose memory would be kept
+                self._drop_answer()
+            if self.is_last:
+                self.handle_close()
+            elif self.reading is None:
+                self.read_on()
+
+    def reset(self) -> None:
+        """Make closing this connection a TCP reset."""
+        with contextlib.suppress(OSError, AttributeError):  # closed by the loop
+            linger = struct.pack("ii", 1, 0)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    def answered(self) -> None:
+        """Send the complete response."""
+        if self.in_flight is not None:
+            self.in_flight.close()
+        self.in_flight = None
+        self.idle_since = monotonic()
+        if self.connected:
+            self.handle_write()
+        else:  # it was closed meanwhile
+            self._close_files()
+
+    def handle_expt(self) -> None:
+        self.abandon()  # HTTP has no urgent data
+
+    def handle_close(self) -> None:
+        if self.refused and self.lingers_until is None:
+            # Closing on a client that still sends would reset the connection, and lose its answer.
+            self.lingers_until = monotonic() + LINGER
+            with contextlib.suppress(OSError):  # it has gone
+                self.socket.shutdown(socket.SHUT_WR)
+            return
+        self.close()
+        if self.in_flight is None:
+            self._close_files()
+
+    def _close_files(self) -> None:
+        """Close the temporary files of a large request or answer."""
+        self._drop_answer()
+        if self.reading is not None:
+            self.reading.close()
+
+    def _drop_answer(self) -> None:
+        """Forget the answer, and close its temporary file."""
+        with contextlib.suppress(OSError):  # closing a file writes what a full disk did not take
+            self.answer.close()
+        self.answer, self.unsent = OverflowableBuffer(self.adj.outbuf_overflow), 0
+
+    def abandon(self) -> None:
+        """Close it, whatever the client may still send."""
+        self.refused = False
+        self.handle_close()
+
+    # In the thread that answers
+
+    def service(self, request: RequestParser) -> None:
+        """Answer the request in flight, in a worker, and wake the loop."""
+        try:
+            self.respond(request)
+        finally:
+            self.server.answered.append(self)
+            self.server.waker.wake()
+
+    def respond(self, request: RequestParser) -> None:
+        """Answer the request in flight."""
+        its_task = (ErrorTask if request.error else WSGITask)(self, request)
+        try:
+            its_task.service()
+        except ClientDisconnected:
+            its_task.close_on_finish = True
+        except NoTemporaryFile as error:
+            self._drop_answer()  # none of which was sent
+            request.error = NoTemporaryFile(str(error))  # without a traceback
+            sent = dict(its_task.response_headers)
+            request.headers["X_REQUEST_ID"] = sent.get("X-Request-Id", "")  # which was logged
+            its_task = ErrorTask(self, request)
+            its_task.service()
+        except Exception:
+            log.exception("a fault while answering")
+            if not its_task.wrote_header:
+                request.error = InternalServerError("")
+                with contextlib.suppress(Exception):
+                    ErrorTask(self, request).service()
+            its_task.close_on_finish = True
+        self.is_last = its_task.close_on_finish
+
+    def write_soon(self, data: bytes) -> int:
+        if not self.connected:  # any more: the server has stopped
+            raise ClientDisconnected
+        try:
+            self.answer.append(data)
+        except OSError as error:
+            raise NoTemporaryFile(str(error)) from error
+        self.unsent += len(data)
+        return len(data)
+
+    def has_sent_more(self) -> bool:
+        """Whether the client has sent anything beyond the request that is being answered."""
+        return bool(self.unread or self._peek())
+
+    def check_client_disconnected(self) -> bool:
+        """Whether the client has closed the connection. (The name is waitress's.)"""
+        if not self.connected or POLLRDHUP is None:
+            return not self.connected or self._peek() == b""
+        poll = select.poll()
+        poll.register(self.socket, POLLRDHUP)  # whatever it sent before it went
+        return bool(poll.poll(0))
+
+    def _peek(self) -> bytes | None:
+        """The next byte; b"" at the end of the connection, None where nothing has come yet."""
+        try:
+            byte: bytes = self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return byte
+        except BlockingIOError:
+            return None
+        except (OSError, AttributeError):  # reset; closed by the loop
+            return b""
+
+
+# --- All of them -------------------------------------------------------------------------------
+
+
+class Listener(wasyncore.dispatcher):
+    """A listening socket. It accepts a connection when there is room for it."""
+
+    def __init__(self, server: Connections, sock: socket.socket) -> None:
+        super().__init__(sock, server.map)
+        self.accepting = True
+        self.server = server
+
+    def readable(self) -> bool:
+        return not self.server.is_full() or self.server.longest_idle() is not None
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_accept(self) -> None:
+        """Accept a connection; at the limit, close the one that has been idle longest."""
+        server = self.server
+        if server.is_full() and not server.draining and not server.make_room():
+            return
+        try:
+            accepted = self.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                server.make_room()
+            return
+        if accepted is not None:
+            Channel(server, *accepted)
+
+
+class Waker(wasyncore.dispatcher):
+    """Wakes the loop, from any thread or signal handler, even after the loop has ended."""
+
+    def __init__(self, map: dict[int, Any]) -> None:
+        receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        super().__init__(receiver, map)
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # closed; or full, so that the loop wakes anyway
+            self._sender.send(b"x")
+
+    def handle_read(self) -> None:
+        self.recv(RECEIVE)
+
+    def writable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        super().close()
+        self._sender.close()
+
+
+class Connections:
+    """The listening sockets and the open connections: at most `Limits.connections`.
+
+    waitress's tasks take it for their server. `dispatch` has the request in flight of a connection
+    answered; the connection is then in `answered`.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        sockets: list[socket.socket],
+        dispatch: Callable[[Channel, RequestParser], None],
+    ) -> None:
+        self.application, self.dispatch = application, dispatch
+        self.limits = application.limits
+        self.draining = False
+        self.map: dict[int, wasyncore.dispatcher] = {}  # of the loop, by descriptor
+        self.channels: set[Channel] = set()
+        self.answered: collections.deque[Channel] = collections.deque()  # by a worker
+        self._looked_at = 0.0
+        # What waitress's tasks look up here.
+        self.adj = Adjustments(
+            sockets=sockets,
+            ident=None,
+            max_request_header_size=self.limits.header,
+            max_request_body_size=self.limits.read_body + 1,  # waitress refuses from there on
+            log_socket_errors=False,
+        )
+        self.server_name, self.effective_port = self.adj.server_name, sockets[0].getsockname()[1]
+        self.waker = Waker(self.map)
+        self._listeners = [Listener(self, sock) for sock in sockets]
+
+    def is_full(self) -> bool:
+        return len(self.channels) >= self.limits.connections
+
+    def make_room(self) -> bool:
+        """Close the connection that has been idle longest. Return whether there was one."""
+        idle = self.longest_idle()
+        if idle is not None:
+            idle.abandon()
+        return idle is not None
+
+    def longest_idle(self) -> Channel | None:
+        idle = [channel for channel in self.channels if channel.in_flight is None]
+        for channel in sorted(idle, key=lambda channel: channel.idle_since):
+            if channel.unsent or not channel.has_sent_more():  # else it was not looked at yet
+                return channel
+        return None
+
+    def close_stalled(self) -> None:
+        """Once a second: close each connection that was idle, or too slow, for `Limits.idle`."""
+        now = monotonic()
+        if now < self._looked_at + 1:
+            return
+        self._looked_at = now
+        for channel in list(self.channels):
+            if channel.in_flight is None and channel.idle_since < now - self.limits.idle:
+                channel.abandon()
+
+    def close_listeners(self) -> None:
+        """Accept what waits in the listening sockets' queues, and nothing more."""
+        self.draining = True  # each answer now says `Connection: close`
+        for listener in self._listeners:
+            connections = -1
+            while connections != (connections := len(self.map)):
+                listener.handle_accept()
+            listener.close()
+
+    def are_busy(self) -> bool:
+        """Return whether any has a request, or a part of one, or an answer to send."""
+        new = monotonic() - ON_ITS_WAY
+        return any(
+            it.in_flight or it.reading or it.unsent or (it.is_new and it.idle_since > new)
+            for it in self.channels
+        )
+
+    def close(self) -> None:
+        for channel in list(self.channels):
+            channel.abandon()  # with the files that large answers are kept in
+        wasyncore.close_all(self.map)

@@ -1,0 +1,78 @@
+"""The log: one line for each record, to standard error, without waiting."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import time
+import traceback
+from typing import Any
+
+log = logging.getLogger("fense_admin")
+
+
+class LogFormatter(logging.Formatter):
+    """One line for each record, whatever is in it. A traceback's lines are indented below it."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        return line if line.isprintable() else ascii(line)[1:-1]
+
+    def formatException(self, exc_info: Any) -> str:
+        try:
+            text = super().formatException(exc_info)
+        except Exception:  # the source is in a zip file that an update has replaced
+            codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(exc_info[2])]
+            places = [f"{code.co_filename}:{line} {code.co_name}" for code, line in codes]
+            text = "\n".join([*places, f"{exc_info[0].__name__}: {exc_info[1]}"])
+        return "\n".join("    " + line for line in text.splitlines())
+
+
+class LogHandler(logging.Handler):
+    """Writes to a descriptor, and never waits: when nobody reads it, lines are lost."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+        self._is_cut = False  # the last line, which was long
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+            line = b"\n" * self._is_cut + line
+            if self._lost:
+                loss = f"{self._lost} lines of the log were lost: nobody read them"
+                loss = self.format(logging.makeLogRecord({"msg": loss})) + "\n"
+                if not self._write(loss.encode()):
+                    self._lost += 1
+                    return
+                self._lost = 0
+            self._lost += not self._write(line)
+        except Exception:
+            self._lost += 1
+
+    def _write(self, line: bytes) -> bool:
+        """Write it if there is room: a writable pipe takes PIPE_BUF bytes without waiting."""
+        for start in range(0, len(line), select.PIPE_BUF):
+            if not self._poll.poll(0):
+                return False
+            os.write(self._descriptor, line[start : start + select.PIPE_BUF])
+            self._is_cut = start + select.PIPE_BUF < len(line)
+        return True
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send this process's log to standard error: ours from `level` on, others' warnings."""
+    handler = LogHandler(sys.stderr.fileno()) if sys.stderr else logging.NullHandler()
+    handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    log.setLevel(level)

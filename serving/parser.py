@@ -1,0 +1,113 @@
+"""Read a request: waitress's parser, as strict as RFC 9112."""
+
+# --- What is relied on of waitress beyond its documentation, and what breaks if it moves ----------
+#
+# pyproject.toml bounds its version; tests/test_waitress.py runs the oldest and the newest allowed.
+#
+# HTTPRequestParser: received,             A request and how far it is read: none is understood, or
+#   parse_header, and its attributes       one that is ambiguous is let through.
+#   adj.max_request_body_size, read        Large bodies for the master key: each is 413.
+#     at each piece of a body
+#   body_rcv.control_line, .trailer        The end of endless chunks: each chunked request fails.
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+
+from waitress import parser
+from waitress.adjustments import Adjustments
+
+from fense_admin.exchange import REASONS, UNAVAILABLE
+from fense_admin.serving.application import Application
+
+MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
+FIRST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
+CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
+
+
+class NoTemporaryFile(Exception):
+    """A large request or answer can't be kept in a temporary file: it is answered with 503."""
+
+    code, reason = UNAVAILABLE, REASONS[UNAVAILABLE]  # as waitress's own errors have them
+
+
+class RequestParser(parser.HTTPRequestParser):
+    """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers."""
+
+    adj: Adjustments
+
+    def __init__(self, application: Application, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self._application = application
+        self.is_head = False
+        self.received_at = 0.0  # by the monotonic clock, once it is whole
+
+    def parse_header(self, header_plus: bytes) -> None:
+        # First what would take waitress's own patterns seconds.
+        line, *lines = header_plus.split(b"\r\n")
+        if not FIRST_LINE.fullmatch(line) or CONTROLS.search(header_plus):
+            raise parser.ParsingError("no request line, or a control character")
+        if any(line.startswith((b" ", b"\t")) for line in lines):
+            raise parser.ParsingError("a header of several lines")
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:  # of `GET http://[`, say
+            raise parser.ParsingError("the target is no URI") from error
+        headers, host = self.headers, self.headers.get("HOST")
+        codings = [
+            line.partition(b":")[2].strip(b" \t").lower()
+            for line in lines
+            if line[:18].lower() == b"transfer-encoding:"
+        ]
+        if self.version not in ("1.0", "1.1", ""):
+            raise parser.ParsingError("a version that is not spoken here")
+        if "#" in self.request_uri:
+            raise parser.ParsingError("a target has no fragment")
+        if (host is None and self.version == "1.1") or not HOST.fullmatch(host or ""):
+            raise parser.ParsingError("no Host, or two")
+        if codings and (
+            codings != [b"chunked"] or self.version != "1.1" or "CONTENT_LENGTH" in headers
+        ):
+            raise parser.ParsingError("a transfer coding twice, in HTTP/1.0, or beside a length")
+        if "CONNECTION" in headers:
+            options = headers["CONNECTION"].lower().split(",")
+            self.connection_close |= "close" in [option.strip() for option in options]
+        if self.body_rcv is not None:
+            limit = self._application.body_limit(asked_environ(self))
+            if limit is not None:
+                self.adj = copy.copy(self.adj)
+                self.adj.max_request_body_size = limit + 1
+
+    def received(self, data: bytes) -> int:
+        if self.body_rcv is None:  # before it is parsed, which may fail
+            begin = self.header_plus[:9] + data[:9]
+            self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
+        try:
+            used: int = super().received(data)
+        except OSError as error:
+            self.error = NoTemporaryFile(str(error))  # without a traceback, which holds files
+            self.completed = True
+            return len(data)
+        if self.chunked and not self.completed:
+            # waitress copies these at each read: without a bound, that is quadratic.
+            receiver = self.body_rcv
+            if (
+                len(receiver.control_line) > MAX_CHUNK_LINE
+                or len(receiver.trailer) > self._application.limits.header
+            ):
+                self.error = parser.BadRequest("a chunk's line or a trailer without end")
+                self.completed = True
+        return used
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # closing a file writes what a full disk did not take
+            super().close()
+
+
+def asked_environ(request: RequestParser) -> dict[str, str]:
+    """Return what is known of a request so far, as the application reads it from an environ."""
+    headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
+    return headers | {"PATH_INFO": getattr(request, "path", "")}

@@ -1,0 +1,121 @@
+"""The server: the loop, which thread answers a request, and a graceful shutdown."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import socket
+import weakref
+
+from waitress import wasyncore
+
+from fense_admin.realtime import monotonic
+from fense_admin.serving.application import Application
+from fense_admin.serving.connections import Channel, Connections
+from fense_admin.serving.parser import RequestParser
+from fense_admin.serving.workers import Workers
+
+log = logging.getLogger("fense_admin")
+
+
+class Server:
+    """An application served on listening sockets, which it takes over, until `stop`."""
+
+    def __init__(self, application: Application, sockets: list[socket.socket], threads: int):
+        self.application = application
+        self.port: int = sockets[0].getsockname()[1]
+        self.connections = Connections(application, sockets, self._dispatch)
+        self._inline: list[tuple[Channel, RequestParser]] = []
+        self._stopping = False
+        self._workers = Workers(threads, application.end_thread)
+        application.use_spare(self._workers.spare)
+        SERVERS.add(self)
+
+    def run(self, drain: float) -> None:
+        """Serve. Returns once `stop` was called and what was sent before it is answered.
+
+        `drain` is how many seconds that may take.
+        """
+        try:
+            while not self._stopping:
+                self._turn(timeout=1)
+            self._drain(monotonic() + drain)
+        finally:
+            self._workers.stop()
+            self.connections.close()
+
+    def stop(self) -> None:
+        """Make `run` return. May be called from any thread, and from a signal handler."""
+        self._stopping = True
+        self.connections.waker.wake()
+
+    def stop_on_signal(self, signum: int, _: object) -> None:
+        """The signal handler that stops it; a second signal ends the process at once."""
+        if self._stopping:
+            if signum == signal.SIGHUP:  # a terminal that closes may send two
+                return
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            os._exit(128 + signum)  # the kernel spares PID 1 of a container the signal
+        self.stop()
+
+    def _dispatch(self, channel: Channel, request: RequestParser) -> None:
+        """Have a request answered: by a worker, or inline, in the loop's own thread.
+
+        For fast requests the hand-over to a worker costs more than the answer.
+        """
+        app = self.application
+        if request.error:
+            is_quick = not app.may_wait  # for the database to say whether the id is a key
+        else:
+            is_quick = app.runs_inline(request.command, request.path, request.query)
+        if is_quick:
+            self._inline.append((channel, request))
+        else:
+            self._workers.add(functools.partial(channel.service, request))
+
+    def _turn(self, timeout: float) -> None:
+        timeout = 0 if self._inline else timeout
+        wasyncore.loop(timeout, use_poll=True, map=self.connections.map, count=1)
+        answered = self.connections.answered
+        while answered:
+            self._finish(answered.popleft())
+        inline, self._inline = self._inline, []
+        for channel, request in inline:
+            channel.respond(request)
+        # All sent together: a client that is woken by the first takes time from the others.
+        for channel, _ in inline:
+            self._finish(channel)
+        self.connections.close_stalled()
+
+    def _finish(self, channel: Channel) -> None:
+        try:
+            channel.answered()
+        except Exception:
+            log.exception("a fault of this service: it ends a connection")
+            channel.abandon()
+
+    def _drain(self, deadline: float) -> None:
+        """Graceful shutdown: accept no more connections, answer the in-flight requests."""
+        self.application.release_waiting()
+        self.connections.close_listeners()
+        while self.connections.channels and monotonic() < deadline:
+            idle = not self.connections.are_busy()
+            self._turn(timeout=0.05)
+            if idle and not self.connections.are_busy():
+                return
+
+
+SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process
+
+
+def _close_inherited() -> None:
+    """In a forked process: close its copies of the parent's connections."""
+    for server in SERVERS:
+        for handler in server.connections.map.values():
+            handler.socket.close()
+
+
+os.register_at_fork(after_in_child=_close_inherited)

@@ -1,0 +1,88 @@
+"""The threads that answer requests."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import mmap
+import threading
+from collections.abc import Callable, Iterator
+
+from fense_admin.realtime import monotonic
+
+THREAD_MEMORY = 64 * 1024 * 1024  # bytes of address space that must be free to start another
+
+Work = Callable[[], None]
+
+
+class Workers:
+    """The threads that answer requests. `at_end` is called in each thread when it ends."""
+
+    def __init__(self, count: int, at_end: Work) -> None:
+        self._at_end = at_end
+        self.queue: collections.deque[Work] = collections.deque()
+        self._changed = threading.Condition()
+        self._threads: set[threading.Thread] = set()
+        self._wanted = self._running = 0
+        self._is_over = False
+        self._change(count)
+
+    def add(self, work: Work) -> None:
+        """Queue the answering of a request."""
+        with self._changed:
+            self.queue.append(work)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        try:
+            while (work := self._next()) is not None:
+                work()
+        finally:
+            self._at_end()
+            self._threads.discard(threading.current_thread())
+
+    def _next(self) -> Work | None:
+        """The next in the queue, once there is one; None if this thread is to end."""
+        with self._changed:
+            while not self.queue and self._running <= self._wanted:
+                self._changed.wait()
+            if self._running > self._wanted:
+                self._running -= 1
+                return None
+            return self.queue.popleft()
+
+    def _change(self, by: int) -> None:
+        with self._changed:
+            if self._is_over:
+                return
+            self._wanted += by
+            while self._running < self._wanted:
+                thread = threading.Thread(target=self._work, name="fense-admin", daemon=True)
+                try:
+                    # Python waits without end for a thread that runs out of memory as it starts.
+                    mmap.mmap(-1, THREAD_MEMORY).close()
+                    thread.start()
+                except (OSError, RuntimeError):  # no more memory or threads for this process
+                    if not self._running:
+                        raise
+                    break
+                self._threads.add(thread)
+                self._running += 1
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[None]:
+        """A context for a worker that only waits: another thread takes its place meanwhile."""
+        self._change(+1)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+    def stop(self) -> None:
+        """End them; one that is still busy is left behind after a second."""
+        deadline = monotonic() + 1
+        self._change(-self._wanted)
+        self._is_over = True
+        for thread in list(self._threads):
+            thread.join(timeout=max(0.0, deadline - monotonic()))
