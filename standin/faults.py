@@ -12,19 +12,11 @@ from typing import Any, NamedTuple
 import bottle
 from bottle import request
 
+from fense_admin import rules
 from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
 from fense_admin.models import Database
 from fense_admin.realtime import monotonic
-from fense_admin.rules import (
-    CONTROL,
-    JsonObject,
-    ValidationErrors,
-    check_object,
-    matching,
-    one_of,
-    validate,
-    whole_number,
-)
+from fense_admin.rules import JsonObject, ValidationErrors
 
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
 # Keys of the WSGI environment
@@ -76,7 +68,7 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
 
 
 def check_headers(value: object) -> JsonObject:
-    headers: JsonObject = check_object(value)
+    headers: JsonObject = rules.check_object(value)
     if len({name.lower() for name in headers}) < len(headers):
         raise ValueError("has a header twice")
     for name, text in headers.items():
@@ -90,19 +82,23 @@ def check_headers(value: object) -> JsonObject:
 
 
 FAULT_RULES = {
-    "status": whole_number(400, 599),
-    "method": one_of("GET", "HEAD", "POST"),
-    "path": matching(r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"),
-    "times": whole_number(0, 10**12),
-    "delay_ms": whole_number(0, 600_000),
-    "drop": one_of(*DROPS),
+    "status": rules.whole_number(400, 599),
+    "method": rules.one_of("GET", "HEAD", "POST"),
+    "path": rules.matching(
+        r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"
+    ),
+    "times": rules.whole_number(0, 10**12),
+    "delay_ms": rules.whole_number(0, 600_000),
+    "drop": rules.one_of(*DROPS),
     "headers": check_headers,
-    "message": matching(rf"[^{CONTROL}]*", "must be one line without control characters"),
+    "message": rules.matching(
+        rf"[^{rules.CONTROL}]*", "must be one line without control characters"
+    ),
 }
 
 
 def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
-    fields = validate(sent, FAULT_RULES, errors)
+    fields = rules.validate(sent, FAULT_RULES, errors)
     answers = "status" in sent or "drop" in sent
     if not answers and not sent.get("delay_ms"):
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")

@@ -136,12 +136,8 @@ NEW_ACCOUNT = {
     "email": "owner@acme.example",
 }
 STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
-REFUSED_CREATION = {
-    "status": 503,
-    "method": "POST",
-    "path": "/accounts",
-    "headers": {"Retry-After": "1"},
-}
+RETRY = {"Retry-After": "1"}
+REFUSED_CREATION = {"status": 503, "method": "POST", "path": "/accounts", "headers": RETRY}
 SLOW_READS = {"delay_ms": 2000, "path": "/accounts/*", "times": 0}
 RESETS = {"drop": "reset", "times": 2}
 
