@@ -406,9 +406,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             what = self.masker.loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
             message = f"a fault of this service, logged with the id {request_id}"
-            error = ApiError(exchange.INTERNAL_ERROR, message)
-            environ[exchange.ERROR] = error
-            raw = error_body(error.status_code, message)
+            environ[exchange.ERROR] = ApiError(exchange.INTERNAL_ERROR, message)
+            raw = error_body(exchange.INTERNAL_ERROR, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start(f"{exchange.INTERNAL_ERROR} Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]

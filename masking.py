@@ -36,6 +36,7 @@ MAX_PATH = 300  # characters of a path in the log
 PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 COLON = re.compile(r"\s*:\s*")
+DECODER = json.JSONDecoder()
 
 
 def digest(key: str) -> str:
@@ -296,7 +297,7 @@ def mask_body(text: str) -> str:
         if colon and PLAIN_NAME.fullmatch(string):
             if not is_key_name(string):
                 continue
-            value, end = json.JSONDecoder().raw_decode(text, colon.end())
+            value, end = DECODER.raw_decode(text, colon.end())
             if isinstance(value, str):
                 hidden = json.dumps(mask(value), ensure_ascii=False)
                 hidden = hidden.encode(errors="replace").decode()  # half of a character
