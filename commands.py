@@ -22,7 +22,6 @@ from fense_admin import (
     Application,
     __version__,
     create_app,
-    databases,
     engines,
     files,
     models,
@@ -30,6 +29,7 @@ from fense_admin import (
     settings,
     sqlite,
 )
+from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError
 from fense_admin.realtime import monotonic
 from fense_admin.settings import Limits
@@ -143,7 +143,7 @@ def origin_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def log_database(db: models.Database, database: str, found: int) -> None:
+def log_database(db: Database, database: str, found: int) -> None:
     """Log where the accounts are and how many; `found` were there before the start."""
     count = db.count_accounts()
     accounts = "1 account" if count == 1 else f"{count} accounts"
@@ -348,7 +348,7 @@ def record(options: argparse.Namespace) -> int:
     return 0
 
 
-def record_list(db: models.Database) -> None:
+def record_list(db: Database) -> None:
     """Add the lookups that standard input lists. Raises `CommandError`."""
     from fense_admin.standin import state
 
@@ -373,7 +373,7 @@ def move(options: argparse.Namespace) -> int:
     with opened(options.source, read_only=True) as source:
         if not has_accounts(options.target):  # else it isn't migrated either
             with opened(options.target) as target:
-                if models.copy(source, target):
+                if copy(source, target):
                     print(f"fense-admin moved accounts={target.count_accounts()}")
                     return 0
     raise CommandError(f"{options.target} has accounts already: name an empty database")
@@ -410,9 +410,9 @@ def check_exists(database: str, hint: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(database: str, read_only: bool = False) -> Iterator[models.Database]:
+def opened(database: str, read_only: bool = False) -> Iterator[Database]:
     """The database, which is closed at the end."""
-    db = databases.open_database(database, read_only)
+    db = open_database(database, read_only)
     try:
         yield db
     finally:
