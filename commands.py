@@ -47,6 +47,10 @@ class CommandError(Exception):
     """A user error. The message is one sentence that says how to fix it."""
 
 
+class WrongUsage(Exception):
+    """A flag, a variable or an argument can't be as it is. The message names it."""
+
+
 # What ends a command with a message. A database's errors have one, too.
 FAILURES = (CommandError, engines.Unusable, engines.DatabaseError)
 
@@ -107,7 +111,7 @@ def serve(options: argparse.Namespace) -> int:
             )
         read_ahead(has_control_plane)
     except ValueError as error:
-        options.parser.error(str(error))
+        raise WrongUsage(str(error)) from None
     except (serving.CannotListen, engines.Unusable, engines.DatabaseError) as error:
         for sock in sockets:
             sock.close()
@@ -216,7 +220,7 @@ def run_command(options: argparse.Namespace) -> int:
     try:
         standin = StandIn(seed=read_seed(options.seed), prefix=options.prefix)
     except ValueError as error:
-        options.parser.error(str(error))
+        raise WrongUsage(str(error)) from None
     read_ahead(has_control_plane=True)
     with standin as fense:
         environment = os.environ | {
@@ -263,7 +267,7 @@ def without_proxy(*hosts: str) -> dict[str, str]:
 
 
 def health(options: argparse.Namespace) -> int:
-    origin = options.url or default_origin(options.parser)
+    origin = options.url or default_origin()
     deadline = monotonic() + options.wait
     while problem := check_health(origin, timeout=max(0.5, deadline - monotonic())):
         if monotonic() >= deadline:
@@ -288,7 +292,7 @@ def flags_of_process_1() -> dict[str, str | None]:
     return {}
 
 
-def default_origin(parser: argparse.ArgumentParser) -> str:
+def default_origin() -> str:
     """Return the URL of what `serve` starts with the same variables."""
     values, flags = [], flags_of_process_1()
     for name in ("host", "port"):
@@ -296,16 +300,14 @@ def default_origin(parser: argparse.ArgumentParser) -> str:
         try:
             values.append(settings.SETTINGS[name].rule(text))
         except ValueError as error:
-            parser.error(f"{settings.variable_of(name)} {error}")
+            raise WrongUsage(f"{settings.variable_of(name)} {error}") from None
     host, port = values
     url = origin_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host) or host, port)
-    try:
+    with contextlib.suppress(ValueError):
         origin, rest = rules.split_url(url)
-        if rest:
-            raise ValueError
-    except ValueError:
-        parser.error(f"{settings.variable_of('host')} must be an address or a name")
-    return origin
+        if not rest:
+            return origin
+    raise WrongUsage(f"{settings.variable_of('host')} must be an address or a name")
 
 
 def check_health(origin: str, timeout: float) -> str | None:
@@ -329,11 +331,11 @@ def check_health(origin: str, timeout: float) -> str | None:
 
 
 def record(options: argparse.Namespace) -> int:
-    is_list = options.id == "-"
-    if is_list and (options.lookups is not None or options.date):
-        options.parser.error("a list on standard input has its own lookups and dates")
-    if not is_list and options.lookups is None:
-        options.parser.error("the following arguments are required: lookups")
+    is_list, has_lookups = options.id == "-", options.lookups is not None
+    if is_list and (has_lookups or options.date):
+        raise WrongUsage("a list on standard input has its own lookups and dates")
+    if not is_list and not has_lookups:
+        raise WrongUsage("the following arguments are required: lookups")
     check_exists(options.database, "name it with --database")
     with opened(options.database) as db:
         if is_list:
