@@ -7,9 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE  # the tests start Python hundreds of times: co
 serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
 	@$(BIN)/fense-admin $(ARGS)
 
-# In two processes; against a deployment in one.
-WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2)
-
+# In two processes, each of which begins with half of the files; against a deployment in one.
+WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2 --dist worksteal)
 PYTEST = $(BIN)/python -m pytest $(WORKERS) --durations=10
 
 test: .venv/dev             ## the suite without its slow tests; ARGS="-k usage" for a part of it
@@ -19,7 +18,7 @@ test-all: .venv/dev         ## the whole suite
 	$(PYTEST) --all $(ARGS)
 
 test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admin[sqlite]
-	.venv-sqlite/bin/python -m pytest $(addprefix tests/,contract test_models.py test_transactions.py \
+	.venv-sqlite/bin/python -m pytest $(WORKERS) $(addprefix tests/,contract test_models.py test_transactions.py \
 	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py) \
 	  -k "not postgresql"
 

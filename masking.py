@@ -139,6 +139,9 @@ class SharedKeys:
         return {one for one in digests if one in self._counts}
 
 
+LookUp = Callable[[Collection[str]], set[str]]
+
+
 class Masker:
     """Finds the keys to hide in a text.
 
@@ -149,11 +152,7 @@ class Masker:
 
     plain = re.compile("")
 
-    def __init__(
-        self,
-        keys: Iterable[str],
-        *look_ups: Callable[[Collection[str]], set[str]],
-    ) -> None:
+    def __init__(self, keys: Iterable[str], *look_ups: LookUp) -> None:
         self.own = sorted(set(keys), key=len, reverse=True)
         self.others = SharedKeys()
         self.look_ups = [*look_ups]

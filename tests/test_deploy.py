@@ -133,7 +133,9 @@ def server_with_tls(certificate):
             yield server
 
 
-@pytest.mark.parametrize("host", ["db.example", "db1.example,db2.example"])
+@pytest.mark.parametrize(
+    "host", ["db.example", pytest.param("db1.example,db2.example", marks=pytest.mark.slow)]
+)
 def test_the_unit_reaches_a_server_over_tls(tmp_path, start, certificate, server_with_tls, host):
     """As systemd runs it: without our variables, and with a home that ProtectHome hides."""
     hidden = tmp_path / "home"

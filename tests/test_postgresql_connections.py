@@ -248,6 +248,7 @@ def with_hosts(postgresql, *ports):
     return postgresql.empty().replace(f"127.0.0.1:{postgresql.port}", hosts)
 
 
+@pytest.mark.slow
 def test_dead_addresses_before_the_live_one_cost_little_and_only_once(
     postgresql, open_database, silent
 ):
@@ -313,6 +314,7 @@ def test_a_server_that_takes_writes_is_preferred(open_database, postgresql):
         assert db.count_accounts() == 1
 
 
+@pytest.mark.slow
 def test_the_error_names_each_address_that_failed(silent):
     ports = silent(), 1
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
@@ -435,7 +437,11 @@ def ask(url, query):
 
 
 @pytest.mark.parametrize(
-    "size", ["default_pool_size = 1", "default_pool_size = 20", "server_round_robin = 1"]
+    "size",
+    [
+        "server_round_robin = 1",
+        *(pytest.param(f"default_pool_size = {size}", marks=pytest.mark.slow) for size in (1, 20)),
+    ],
 )
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, size):

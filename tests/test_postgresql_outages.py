@@ -230,6 +230,7 @@ def test_a_server_frozen_in_the_midst_of_a_commit_leaves_it_unknown(
     assert timed(served, "GET", "/accounts/1")[2] < 1  # that it is frozen is known already
 
 
+@pytest.mark.slow
 def test_a_lock_held_by_another_program_is_waited_for_and_then_told(server, served):
     with psycopg.connect(server.url) as connection:
         connection.execute("LOCK TABLE account IN EXCLUSIVE MODE")
