@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from peewee import DatabaseError, OperationalError
+from peewee import DatabaseError as DatabaseError  # for all who catch it
+from peewee import OperationalError
 
 from fense_admin import files
 

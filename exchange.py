@@ -29,8 +29,7 @@ KEY_HEADER = "x-api-key"
 
 def request_key(environ: Mapping[str, Any]) -> str:
     """Return the key that a request brings; "" if there is none. The one place that reads it."""
-    key: str = environ.get("HTTP_X_API_KEY", "")
-    return key
+    return str(environ.get("HTTP_X_API_KEY", ""))
 
 
 def log_request(what: str, status: object, seconds: float, request_id: str, why: str) -> None:
@@ -54,33 +53,25 @@ UNAVAILABLE = 503
 
 # Codes are the reason phrase in snake_case; 413's phrase changed in Python 3.13, so it is fixed.
 CODES = {TOO_LARGE: "payload_too_large"}
+Details = Iterable[tuple[str, str]]
 KNOWN_FIELDS = {*rules.ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"}
 
 
 class ApiError(bottle.HTTPError):  # type: ignore[misc]
-    """An answer in the error shape. Raise it in a handler, or in what a handler calls.
+    """A response in the error shape. Raise it in a handler, or in what a handler calls.
 
-    `details` are (field, message) pairs; further keywords are headers of the answer. `reason` is
-    what the log says, where the message quotes the client; of what it quotes, too, `quoted` has all
-    that may be a key.
+    `details` are (field, message) pairs; further keywords are headers. The log has the `reason`,
+    which is the message unless that quotes the client; `quoted` is what of it may be a key.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        details: Iterable[tuple[str, str]] = (),
-        reason: str | None = None,
-        quoted: Iterable[str] = (),
-        **headers: str,
-    ) -> None:
+    def __init__(self, status: int, message: str, details: Details = (), **headers: str) -> None:
         super().__init__(status, message, **headers)
         self.details = details
-        self.reason = message if reason is None else reason
-        self.quoted = quoted
+        self.reason = message
+        self.quoted: Iterable[str] = ()
 
 
-def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = ()) -> bytes:
+def error_body(status: int, message: str, details: Details = ()) -> bytes:
     """The error shape, serialised. The one place that knows it."""
     reason = REASONS.get(status, "Error")
     code = CODES.get(status) or re.sub("[^a-z]+", "_", reason.lower())
@@ -89,10 +80,11 @@ def error_body(status: int, message: str, details: Iterable[tuple[str, str]] = (
 
 
 def invalid(errors: ValidationErrors, status: int = INVALID) -> ApiError:
-    """The `ApiError` for these errors."""
-    unknown = [field for field, _ in errors.details if field not in KNOWN_FIELDS]
-    reason = errors.message(_loggable_name)
-    return ApiError(status, str(errors), errors.details, reason, unknown)
+    """Return the `ApiError` for these errors."""
+    error = ApiError(status, str(errors), errors.details)
+    error.reason = errors.message(_loggable_name)
+    error.quoted = [field for field, _ in errors.details if field not in KNOWN_FIELDS]
+    return error
 
 
 def _loggable_name(field: str) -> str:

@@ -29,28 +29,9 @@ from bottle import request, response
 # In a checkout this file is the whole of the package; its siblings are the package's modules.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
-from fense_admin import engines, models, rules
+from fense_admin import engines, exchange, models, rules
 from fense_admin.databases import open_database
-from fense_admin.exchange import (
-    ASKED_PATH,
-    ERROR,
-    FORBIDDEN,
-    INTERNAL_ERROR,
-    INVALID,
-    KEY_HEADER,
-    METHOD_NOT_ALLOWED,
-    NOT_FOUND,
-    REASON,
-    REASONS,
-    REQUEST_ID,
-    UNAVAILABLE,
-    UNKNOWN_KEY,
-    ApiError,
-    error_body,
-    invalid,
-    log_request,
-    request_key,
-)
+from fense_admin.exchange import ApiError, error_body, invalid, log_request, request_key
 from fense_admin.masking import Masker, digest, hide
 from fense_admin.models import Database
 from fense_admin.reading import (
@@ -73,6 +54,9 @@ __version__ = "0.1.0"
 
 log = logging.getLogger("fense_admin")
 
+Handlers = Mapping[str, Callable[..., Any]]  # by their methods
+StartResponse = Callable[..., Any]  # WSGI's
+
 DEVELOPMENT_KEY = "local-dev-key"  # on a loopback address, where no key was configured
 OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
 
@@ -82,7 +66,8 @@ OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
 LOOPBACK = re.compile(
     r"(?:(?:[^:]+\.)?localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]*)?", re.IGNORECASE
 )
-CHALLENGE = f'ApiKey header="{KEY_HEADER}"'
+CHALLENGE = f'ApiKey header="{exchange.KEY_HEADER}"'
+MERCHANTS_KEY = "a merchant's key does not open these endpoints"
 FOREIGN_PAGE = (
     f"{DEVELOPMENT_KEY} is public, so it takes no request of another web page's ({{}}): "
     "to go on, set DISPUTE_MASTER_KEY to a key of your own"
@@ -106,10 +91,10 @@ class ApiKeyPlugin:
             key = request_key(request.environ)
             if not self.knows(key):
                 if key and db.is_merchant_key(key):
-                    raise ApiError(FORBIDDEN, "a merchant's key does not open these endpoints")
-                raise ApiError(UNKNOWN_KEY, self.why(key), WWW_Authenticate=CHALLENGE)
+                    raise ApiError(exchange.FORBIDDEN, MERCHANTS_KEY)
+                raise ApiError(exchange.UNKNOWN_KEY, self.why(key), WWW_Authenticate=CHALLENGE)
             if key == DEVELOPMENT_KEY and (header := foreign_header(request.environ)):
-                raise ApiError(FORBIDDEN, FOREIGN_PAGE.format(header))
+                raise ApiError(exchange.FORBIDDEN, FOREIGN_PAGE.format(header))
             return callback(db=db, **kwargs)
 
         return guarded
@@ -117,10 +102,10 @@ class ApiKeyPlugin:
     def why(self, key: str) -> str:
         """Explain why an unknown key was rejected."""
         if not key:
-            return f"the header {KEY_HEADER} is missing{self.hint}"
+            return f"the header {exchange.KEY_HEADER} is missing{self.hint}"
         if ", " in key:  # as a server joins two headers; no key has a space
-            return f"the header {KEY_HEADER} came twice: send it once"
-        return f"{KEY_HEADER} is not a known key{self.hint}"
+            return f"the header {exchange.KEY_HEADER} came twice: send it once"
+        return f"{exchange.KEY_HEADER} is not a known key{self.hint}"
 
     def knows(self, key: str) -> bool:
         """Whether this is one of the keys. Compares against every key, in constant time."""
@@ -145,7 +130,6 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
 
 # --- The database in a request -----------------------------------------------------------------
 
-
 REFUSALS = (ValidationErrors, models.NoSuchAccount, models.ApiKeyTaken)
 
 
@@ -154,8 +138,8 @@ def refused(error: Exception) -> ApiError:
     if isinstance(error, ValidationErrors):
         return invalid(error)
     if isinstance(error, models.ApiKeyTaken):
-        return ApiError(INVALID, f"api_key {error}", [("api_key", str(error))])
-    return ApiError(NOT_FOUND, "no account has this fense_account_id")
+        return ApiError(exchange.INVALID, f"api_key {error}", [("api_key", str(error))])
+    return ApiError(exchange.NOT_FOUND, "no account has this fense_account_id")
 
 
 class DatabasePlugin:
@@ -180,13 +164,14 @@ class DatabasePlugin:
             except engines.DatabaseError as error:
                 if not engines.is_unavailable(error):
                     raise
-                log.warning("database unavailable: %s id=%s", error, request.environ[REQUEST_ID])
+                request_id = request.environ[exchange.REQUEST_ID]
+                log.warning("database unavailable: %s id=%s", error, request_id)
                 if not self.db.engine.info.is_server:
                     self.db.engine.close()  # the next request's connection is free of old errors
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
                 message = f"the database can't be used just now; {changed}"
-                raise ApiError(UNAVAILABLE, message, Retry_After="1") from None
+                raise ApiError(exchange.UNAVAILABLE, message, Retry_After="1") from None
 
         return served
 
@@ -286,11 +271,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         self.endpoint(self.prefix + path, handlers, contract=True)
 
     def endpoint(
-        self,
-        path: str,
-        handlers: Mapping[str, Callable[..., Any]],
-        contract: bool = False,
-        **options: Any,
+        self, path: str, handlers: Handlers, contract: bool = False, **options: Any
     ) -> None:
         """Route a path, and its other methods to a 405: the key is checked before the method."""
         allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
@@ -299,7 +280,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             message = f"this path takes {allow}"
             if request.method in ("GET", "HEAD") and path == self.prefix + "/accounts":
                 message += f"; GET {mount_point()}{path}/usage lists all accounts"
-            raise ApiError(METHOD_NOT_ALLOWED, message, Allow=allow)
+            raise ApiError(exchange.METHOD_NOT_ALLOWED, message, Allow=allow)
 
         # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
         for method in {"GET", "POST", "ANY", *handlers} - set(handlers):
@@ -375,20 +356,20 @@ class Application(bottle.Bottle):  # type: ignore[misc]
 
     def default_error_handler(self, error: bottle.HTTPError) -> bytes:
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
-            error = ApiError(NOT_FOUND, "there is no such path" + self._signpost())
+            error = ApiError(exchange.NOT_FOUND, "there is no such path" + self._signpost())
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         reason = error.reason
-        if error.status_code != UNKNOWN_KEY:
+        if error.status_code != exchange.UNKNOWN_KEY:
             key = request_key(request.environ)
             reason = hide(reason, self.masker.keys_in(error.quoted, key))
-        request.environ[REASON] = reason[:MAX_REASON]
-        request.environ[ERROR] = error
+        request.environ[exchange.REASON] = reason[:MAX_REASON]
+        request.environ[exchange.ERROR] = error
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
 
     def _signpost(self) -> str:
         """What a 404 for an unknown path says next: where things are, or what was meant."""
-        path = request.environ[ASKED_PATH]
+        path = request.environ[exchange.ASKED_PATH]
         if self.signposts and path in ("/", self.prefix + "/"):
             return "; " + ", ".join(f"{what} is at {at}" for what, at in self.signposts.items())
         meant = guess_path(path, self.prefix)
@@ -397,19 +378,17 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         return f"; the API is under {mount_point()}{self.prefix}" if self.prefix else ""
 
     def __call__(
-        self,
-        environ: dict[str, Any],
-        start_response: Callable[..., Any],
-        request_id: str | None = None,
-    ) -> Any:
+        self, environ: dict[str, Any], start_response: StartResponse, request_id: str | None = None
+    ) -> Iterable[bytes]:
+        """Answer a request, as WSGI has it, with this id or the one that `choose_id` returns."""
         began = monotonic()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        environ[ASKED_PATH] = path  # Bottle takes slashes off its own
+        environ[exchange.ASKED_PATH] = path  # Bottle takes slashes off its own
         mount = environ.get("SCRIPT_NAME", "")
         key = request_key(environ)
         if request_id is None:
             request_id = self.choose_id(environ)
-        environ[REQUEST_ID] = request_id
+        environ[exchange.REQUEST_ID] = request_id
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
             valid = path.encode("latin-1").decode(errors="replace")
@@ -422,19 +401,19 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             return start_response(line, headers + self.common_headers(request_id), exc_info)
 
         try:
-            body = self.wsgi(environ, start)
+            body: Iterable[bytes] = self.wsgi(environ, start)
         except Exception:
             what = self.masker.loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
             message = f"a fault of this service, logged with the id {request_id}"
-            environ[ERROR] = ApiError(INTERNAL_ERROR, message)
-            raw = error_body(INTERNAL_ERROR, message)
+            environ[exchange.ERROR] = ApiError(exchange.INTERNAL_ERROR, message)
+            raw = error_body(exchange.INTERNAL_ERROR, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
-            start(f"{INTERNAL_ERROR} {REASONS[INTERNAL_ERROR]}", headers, sys.exc_info())
+            start(f"{exchange.INTERNAL_ERROR} Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
             what = self.masker.loggable(method, path, mount, key)
-            why = environ.get(REASON, "")
+            why = environ.get(exchange.REASON, "")
             log_request(what, status, monotonic() - began, request_id, why)
         return body
 

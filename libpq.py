@@ -242,9 +242,8 @@ class Connector:
             look_up = self._look_up
         if not look_up.ended.wait(BRIEFLY):
             with waiting():
-                look_up.ended.wait(max(0, deadline - monotonic()))
-        if not look_up.ended.is_set():
-            raise NoAnswer("the name server does not answer")
+                if not look_up.ended.wait(max(0, deadline - monotonic())):
+                    raise NoAnswer("the name server does not answer")
         return look_up
 
 
@@ -279,42 +278,39 @@ class LookUp:
 
     def __init__(self, hosts: list[Address]) -> None:
         """Raises `RuntimeError` if there can be no more threads."""
-        self._hosts = hosts
         self.addresses: list[Address] = []
         self.errors: list[str] = []
         self.ended = threading.Event()
-        self._has_begun = False
-        self._since = monotonic()
+        self._lost_at = monotonic() + LOST
         # `threading.Thread.start` waits for ever if there is no memory for the thread.
-        _thread.start_new_thread(self._run, ())
+        _thread.start_new_thread(self._run, (hosts,))
 
     def is_pending(self) -> bool:
         """Whether the thread is still there."""
-        is_lost = not self._has_begun and monotonic() > self._since + LOST
-        return not self.ended.is_set() and not is_lost
+        return not self.ended.is_set() and monotonic() < self._lost_at
 
-    def _run(self) -> None:
-        self._has_begun = True
+    def _run(self, hosts: list[Address]) -> None:
+        self._lost_at = math.inf
         try:
-            self._look_up()
+            for host in hosts:
+                self._look_up(host)
         finally:
             self.ended.set()
 
-    def _look_up(self) -> None:
-        for host in self._hosts:
-            name = host.get("host", "")
-            if not is_name(host):
-                self.addresses.append(host)
-            elif "@" in name:  # a part of a password: no name server is to see it
-                self.errors.append(f'the host "{name}" must be a name or an address')
+    def _look_up(self, host: Address) -> None:
+        name = host.get("host", "")
+        if not is_name(host):
+            self.addresses.append(host)
+        elif "@" in name:  # a part of a password: no name server is to see it
+            self.errors.append(f'the host "{name}" must be a name or an address')
+        else:
+            try:
+                found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or "it can't be a name"
+                self.errors.append(f'can\'t look up the host "{name}": {reason}')
             else:
-                try:
-                    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-                except (OSError, ValueError) as error:
-                    reason = getattr(error, "strerror", None) or "it can't be a name"
-                    self.errors.append(f'can\'t look up the host "{name}": {reason}')
-                else:
-                    self.addresses += [host | {"hostaddr": str(it[4][0])} for it in found]
+                self.addresses += [host | {"hostaddr": str(it[4][0])} for it in found]
 
 
 class Attempt:

@@ -36,6 +36,7 @@ MAX_PATH = 300  # characters of a path in the log
 PLAIN_NAME = re.compile(r"[\w. -]{1,64}")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 COLON = re.compile(r"\s*:\s*")
+DECODER = json.JSONDecoder()
 
 
 def digest(key: str) -> str:
@@ -138,6 +139,9 @@ class SharedKeys:
         return {one for one in digests if one in self._counts}
 
 
+LookUp = Callable[[Collection[str]], set[str]]
+
+
 class Masker:
     """Finds the keys to hide in a text.
 
@@ -148,11 +152,7 @@ class Masker:
 
     plain = re.compile("")
 
-    def __init__(
-        self,
-        keys: Iterable[str],
-        *look_ups: Callable[[Collection[str]], set[str]],
-    ) -> None:
+    def __init__(self, keys: Iterable[str], *look_ups: LookUp) -> None:
         self.own = sorted(set(keys), key=len, reverse=True)
         self.others = SharedKeys()
         self.look_ups = [*look_ups]
@@ -297,7 +297,7 @@ def mask_body(text: str) -> str:
         if colon and PLAIN_NAME.fullmatch(string):
             if not is_key_name(string):
                 continue
-            value, end = json.JSONDecoder().raw_decode(text, colon.end())
+            value, end = DECODER.raw_decode(text, colon.end())
             if isinstance(value, str):
                 hidden = json.dumps(mask(value), ensure_ascii=False)
                 hidden = hidden.encode(errors="replace").decode()  # half of a character

@@ -96,8 +96,9 @@ class UsageMonth(peewee.Model):
         primary_key = peewee.CompositeKey("account", "month")
 
 
-# --- Queries: peewee writes each once, here; building one costs more than running it -----------
+# --- Queries -----------------------------------------------------------------------------------
 #
+# Where SQL itself is not plainer, peewee writes one, once: building it costs more than running it.
 # Values are bound by name when a query is run: {"fense_account_id": 1, "date": "2026-11-03"}.
 # SQLite and PostgreSQL run the same text, but for what `postgres.translated` says.
 
@@ -127,15 +128,10 @@ ACCOUNTS = Account.select(*(getattr(Account, name) for name in ACCOUNT_KEYS))
 SELECT_ACCOUNT, SELECT_OWNER = compiled(ACCOUNTS.where(BY_ID)), compiled(ACCOUNTS.where(OWNS_KEY))
 SELECT_DIGEST = compiled(Account.select(Account.api_key_sha256).where(BY_ID))
 LOOK_UPS = (1, 4, 16, 64, 256)  # keys that one query looks for
-SELECT_FOUND = compiled(
-    Account.select(
-        Account.fense_account_id,
-        Account.name,
-        Account.email,
-        Account.dispute_account_id,
-        Account.api_key_last4,
-    ).order_by(Account.fense_account_id.desc())
-)
+SELECT_FOUND = """
+SELECT fense_account_id, name, email, dispute_account_id, api_key_last4
+FROM account ORDER BY fense_account_id DESC
+"""
 SELECT_STATE = compiled(Account.select().order_by(Account.fense_account_id))
 SELECT_DAYS = compiled(Usage.select().order_by(Usage.account, Usage.date))
 DELETE_ALL = [compiled(table.delete()) for table in (UsageMonth, Usage, Account)]
@@ -167,45 +163,35 @@ def select_keys(count: int) -> str:
     return compiled(Account.select(Account.api_key_sha256).where(Account.api_key_sha256 << places))
 
 
-def adding(
-    table: type[Usage] | type[UsageMonth], period: peewee.Field, most: int | None = None
-) -> str:
+def adding(table: str, period: str, condition: str = "") -> str:
     """The query that adds lookups to an account's period, a day or a month.
 
-    It changes no row where the sum would pass `most`. It is one statement: reading first and
-    writing then could lose lookups.
+    It is one statement: reading first and writing then could lose lookups.
     """
-    new = {table.account: bound("fense_account_id"), period: bound(period.column_name)}
-    total = table.lookups + peewee.EXCLUDED.lookups
-    return compiled(
-        table.insert({**new, table.lookups: bound("lookups")}).on_conflict(
-            conflict_target=(table.account, period),
-            update={table.lookups: total},
-            where=None if most is None else total <= SQL(str(most)),
-        )
-    )
+    return f"""\
+INSERT INTO {table} (fense_account_id, {period}, lookups)
+VALUES (:fense_account_id, :{period}, :lookups)
+ON CONFLICT (fense_account_id, {period}) DO UPDATE
+SET lookups = {table}.lookups + EXCLUDED.lookups {condition}
+"""
 
 
-ADD_TO_DAY = adding(Usage, Usage.date, rules.MAX_LOOKUPS)
-ADD_TO_MONTH = adding(UsageMonth, UsageMonth.month)
+# It changes no row where the sum would exceed the maximum.
+ADD_TO_DAY = adding(
+    "usage", "date", f"WHERE usage.lookups + EXCLUDED.lookups <= {rules.MAX_LOOKUPS}"
+)
+ADD_TO_MONTH = adding("usage_month", "month")
 USAGE_KEYS = ("fense_account_id", "date", "lookups")
 MONTH_KEYS = ("fense_account_id", "month", "lookups")
 SELECT_ID = compiled(Account.select(Account.fense_account_id).where(BY_ID))
-SELECT_DAYS_BETWEEN = compiled(
-    Usage.select(Usage.date, Usage.lookups).where(
-        Usage.account == bound("fense_account_id"),
-        Usage.date.between(bound("first"), bound("last")),
-    )
-)
-MONTH = SQL("substr(date, 1, 7)")
-SUM_UP_MONTHS = compiled(
-    UsageMonth.insert_from(
-        Usage.select(Usage.account, MONTH, peewee.fn.SUM(Usage.lookups)).group_by(
-            Usage.account, MONTH
-        ),
-        [UsageMonth.account, UsageMonth.month, UsageMonth.lookups],
-    )
-)
+SELECT_DAYS_BETWEEN = """
+SELECT date, lookups FROM usage
+WHERE fense_account_id = :fense_account_id AND date BETWEEN :first AND :last
+"""
+SUM_UP_MONTHS = """
+INSERT INTO usage_month (fense_account_id, month, lookups)
+SELECT fense_account_id, substr(date, 1, 7), SUM(lookups) FROM usage GROUP BY 1, 2
+"""
 
 # The database itself writes usage as JSON, as the contract shows it. Python's sqlite3 releases the
 # GIL for each row and has to acquire it again, which takes long in a busy process; and while Python
@@ -388,7 +374,7 @@ class Database:
             row = self.engine.execute_sql(SELECT_OWNER, columns).fetchone()
             if row[0] > rules.MAX_ID:
                 raise peewee.OperationalError("every fense_account_id is used up")
-            return _account(ACCOUNT_KEYS, row)
+            return cast("shapes.Account", _account(ACCOUNT_KEYS, row))
 
         account = self.engine.write(create)
         self.on_keys([columns["api_key_sha256"]], ())
@@ -551,52 +537,46 @@ class Database:
         """
         is_long = len(accounts) + len(usage) > FEW_ROWS
         with self.engine.scratch() if is_long else contextlib.nullcontext() as empty:
-            if empty is not None:
-                Database(empty).seed(accounts, usage)
-            else:
-                self.engine.write(lambda: self._replace(accounts, usage), patient=True)
-        self._note_keys(accounts)
-
-    def _note_keys(self, accounts: Iterable[dict[str, Any]]) -> None:
+            target = self if empty is None else Database(empty)
+            target.load(accounts, usage, highest_id(accounts), replace=True)
         self.on_keys((account["api_key_sha256"] for account in accounts), None)
-
-    def _replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> None:
-        self.engine.lock()
-        for query in DELETE_ALL:
-            self.engine.execute_sql(query)
-        self._load(accounts, usage, highest_id(accounts))
 
     def seed(self, accounts: Sequence[dict[str, Any]], usage: Sequence[Lookups]) -> bool:
         """Load these, as `replace` would, unless there are accounts; whether it did."""
         is_loaded = self.load(accounts, usage, highest_id(accounts))
         if is_loaded:
-            self._note_keys(accounts)
+            self.on_keys((account["api_key_sha256"] for account in accounts), None)
         return is_loaded
 
     def load(
-        self, accounts: Iterable[dict[str, Any]], usage: Iterable[Lookups], last_id: int
+        self,
+        accounts: Iterable[dict[str, Any]],
+        usage: Iterable[Lookups],
+        last_id: int,
+        replace: bool = False,
     ) -> bool:
-        """Load these unless there are accounts; whether it did. The next id follows `last_id`."""
+        """Load these unless there are accounts, or to replace those; return whether it did.
+
+        The next id follows `last_id`.
+        """
 
         def load() -> bool:
             self.engine.lock()
-            is_empty = not self.count_accounts()
-            if is_empty:
-                self._load(accounts, usage, last_id)
-            return is_empty
+            if replace:
+                for query in DELETE_ALL:
+                    self.engine.execute_sql(query)
+            elif self.count_accounts():
+                return False
+            # A column that an account leaves out gets the schema's default.
+            for columns, group in itertools.groupby(accounts, key=tuple):
+                rows = (tuple(account.values()) for account in group)
+                self.engine.load("account", columns, rows)
+            self.engine.load("usage", USAGE_KEYS, usage)
+            self.engine.execute_sql(SUM_UP_MONTHS)
+            self.engine.set_last_id(last_id)
+            return True
 
         return self.engine.write(load, patient=True)
-
-    def _load(
-        self, accounts: Iterable[dict[str, Any]], usage: Iterable[Lookups], last_id: int
-    ) -> None:
-        # A column that an account leaves out gets the schema's default.
-        for columns, group in itertools.groupby(accounts, key=tuple):
-            rows = (tuple(account.values()) for account in group)
-            self.engine.load("account", columns, rows)
-        self.engine.load("usage", USAGE_KEYS, usage)
-        self.engine.execute_sql(SUM_UP_MONTHS)
-        self.engine.set_last_id(last_id)
 
 
 def copy(source: Database, target: Database) -> bool:

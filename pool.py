@@ -122,7 +122,6 @@ class Pool:
         self._full_until = 0.0
         self._changed = threading.Condition()  # guards all these
         self._waiting_threads = 0
-        self._held = 0  # threads that `_admitted` lets wait
         # When each operation in progress began, by its kind; the oldest first.
         self._running: dict[str, dict[object, float]] = collections.defaultdict(dict)
         self._connector = Connector(url)
@@ -229,8 +228,7 @@ class Pool:
         finally:
             with self._changed:
                 self._waiting_threads -= 1
-                if self._held:
-                    self._changed.notify_all()
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def _admitted(self, kind: str, deadline: float) -> Iterator[None]:
@@ -248,19 +246,14 @@ class Pool:
                 left = min(oldest + QUEUED, deadline) - monotonic()
                 if left <= 0:
                     raise OperationalError("others wait for the same too long: a lock, or a COMMIT")
-                self._held += 1
-                try:
-                    self._changed.wait(left)
-                finally:
-                    self._held -= 1
+                self._changed.wait(left)
             others[operation] = monotonic()
         try:
             yield
         finally:
             with self._changed:
                 del others[operation]
-                if self._held:
-                    self._changed.notify_all()
+                self._changed.notify_all()
 
     def _take(self, deadline: float | None) -> Connection:
         """Take an idle connection for this thread, or else a new one, and set its deadline.

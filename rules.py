@@ -251,6 +251,11 @@ def day_or_before(today: str) -> Rule:
     return check
 
 
+def days_before(day: datetime.date, count: int) -> datetime.date:
+    """Return the day that many days before, at the earliest the first day of the calendar."""
+    return datetime.date.fromordinal(max(1, day.toordinal() - count))
+
+
 def check_days(value: object, today: str) -> list[str]:
     """The days that a value names; today for None.
 

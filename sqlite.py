@@ -65,12 +65,12 @@ class Engine(SqliteDatabase):
         self.info = Info(self._path or MEMORY, f"SQLite {VERSION}", in_memory)
         # A plain ":memory:" would be a new empty database in each thread.
         name = self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb"
-        self._unwritten: tuple[int, ...] | None = None  # how the file was, if nobody may write it
+        self._unwritten: list[tuple[int, ...]] = []  # how the file was, if nobody may write it
         if read_only:
             name = f"file://{urllib.parse.quote(os.fsencode(self._path))}?mode=ro"
-            if not self._has_log():
+            if len(state := self._file_state()) == 1:
                 name += "&immutable=1"  # else SQLite would make a -wal and a -shm
-                self._unwritten = self._file_state()
+                self._unwritten = state
         self._connections: set[sqlite3.Connection] = set()
         self._writer = threading.Lock()
         self.while_waiting: Waiting = contextlib.nullcontext
@@ -185,26 +185,19 @@ class Engine(SqliteDatabase):
 
     # How the file is, for `read_only`
 
-    def _has_log(self) -> bool:
-        """Whether a -wal or a -journal holds changes that are not in the file yet."""
-        sizes = []
-        for end in ("-wal", "-journal"):
+    def _file_state(self) -> list[tuple[int, ...]]:
+        """What is known of the file, and of a -wal or a -journal with changes that aren't in it."""
+        found: list[tuple[int, ...]] = []
+        for end in ("", "-wal", "-journal"):
             with contextlib.suppress(OSError):  # there is none
-                sizes.append(os.path.getsize(self._path + end))
-        return any(sizes)
-
-    def _file_state(self) -> tuple[int, ...]:
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return ()
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+                it = os.stat(self._path + end)
+                if it.st_size:
+                    found.append((it.st_dev, it.st_ino, it.st_size, it.st_mtime_ns))
+        return found
 
     def _ensure_unwritten(self) -> None:
         """Raise an error if the file was written to although nobody may."""
-        if self._unwritten is None:
-            return
-        if self._has_log() or self._file_state() != self._unwritten:
+        if self._unwritten and self._file_state() != self._unwritten:
             raise OperationalError(
                 f"{self._path} was written to while it was read: stop what serves it"
             )

@@ -385,6 +385,9 @@ class Waker(wasyncore.dispatcher):
         self._sender.close()
 
 
+Dispatch = Callable[[Channel, RequestParser], None]
+
+
 class Connections:
     """The listening sockets and the open connections: at most `Limits.connections`.
 
@@ -393,10 +396,7 @@ class Connections:
     """
 
     def __init__(
-        self,
-        application: Application,
-        sockets: list[socket.socket],
-        dispatch: Callable[[Channel, RequestParser], None],
+        self, application: Application, sockets: list[socket.socket], dispatch: Dispatch
     ) -> None:
         self.application, self.dispatch = application, dispatch
         self.limits = application.limits

@@ -48,30 +48,31 @@ class RequestParser(parser.HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         # First what would take waitress's own patterns seconds.
         line, *lines = header_plus.split(b"\r\n")
-        if not FIRST_LINE.fullmatch(line) or CONTROLS.search(header_plus):
-            raise parser.ParsingError("no request line, or a control character")
-        if any(line.startswith((b" ", b"\t")) for line in lines):
-            raise parser.ParsingError("a header of several lines")
+        if (
+            not FIRST_LINE.fullmatch(line)
+            or CONTROLS.search(header_plus)
+            or any(line.startswith((b" ", b"\t")) for line in lines)  # a header of several lines
+        ):
+            raise parser.ParsingError
         try:
             super().parse_header(header_plus)
         except ValueError as error:  # of `GET http://[`, say
-            raise parser.ParsingError("the target is no URI") from error
-        headers, host = self.headers, self.headers.get("HOST")
+            raise parser.ParsingError from error
+        headers, host, version = self.headers, self.headers.get("HOST"), self.version
         codings = [
             line.partition(b":")[2].strip(b" \t").lower()
             for line in lines
             if line[:18].lower() == b"transfer-encoding:"
         ]
-        if self.version not in ("1.0", "1.1", ""):
-            raise parser.ParsingError("a version that is not spoken here")
-        if "#" in self.request_uri:
-            raise parser.ParsingError("a target has no fragment")
-        if (host is None and self.version == "1.1") or not HOST.fullmatch(host or ""):
-            raise parser.ParsingError("no Host, or two")
-        if codings and (
-            codings != [b"chunked"] or self.version != "1.1" or "CONTENT_LENGTH" in headers
+        has_length = "CONTENT_LENGTH" in headers
+        if (
+            version not in ("1.0", "1.1", "")
+            or "#" in self.request_uri  # which is a fragment
+            or (host is None and version == "1.1")
+            or not HOST.fullmatch(host or "")
+            or (codings and (codings != [b"chunked"] or version != "1.1" or has_length))
         ):
-            raise parser.ParsingError("a transfer coding twice, in HTTP/1.0, or beside a length")
+            raise parser.ParsingError
         if "CONNECTION" in headers:
             options = headers["CONNECTION"].lower().split(",")
             self.connection_close |= "close" in [option.strip() for option in options]
@@ -93,11 +94,8 @@ class RequestParser(parser.HTTPRequestParser):
             return len(data)
         if self.chunked and not self.completed:
             # waitress copies these at each read: without a bound, that is quadratic.
-            receiver = self.body_rcv
-            if (
-                len(receiver.control_line) > MAX_CHUNK_LINE
-                or len(receiver.trailer) > self._application.limits.header
-            ):
+            line, trailer = self.body_rcv.control_line, self.body_rcv.trailer
+            if len(line) > MAX_CHUNK_LINE or len(trailer) > self._application.limits.header:
                 self.error = parser.BadRequest("a chunk's line or a trailer without end")
                 self.completed = True
         return used

@@ -49,6 +49,7 @@ from fense_admin.standin.journal import JOURNAL_LENGTH, Entry, add_response, jou
 from fense_admin.standin.state import (
     DEMO,
     Seed,
+    State,
     check_state,
     check_usage,
     record_usage,
@@ -87,10 +88,11 @@ class ControlPlane:
             raise ValueError(f"the prefix must not be under {ROOT}")
         self.app = app
         self.db = app.db
-        self.clock = self.db.clock = Clock(parent and parent.clock.stopped_at)
+        self.clock: Clock = Clock(parent.clock.stopped_at if parent else None)
+        self.db.clock = self.clock
         self.seed = seed or Seed(None, self.db.now())
         self.limits = app.limits
-        self.faults = Faults(app.limits.waiting, parent and parent.faults)
+        self.faults: Faults = Faults(app.limits.waiting, parent.faults if parent else None)
         self.is_instance = parent is not None
         self._begun: set[object] = set()  # requests of the contract that are being answered
         self._reset_at = 0.0  # by the monotonic clock
@@ -104,7 +106,7 @@ class ControlPlane:
             app.db, "", app.masker.own, app.public_origin, app.public_path, app.limits
         )
         # A stand-in and its instances mask each other's keys.
-        self._shared = parent._shared if parent else SharedKeys()
+        self._shared: SharedKeys = parent._shared if parent else SharedKeys()
         self._shared.change(added=map(digest, app.masker.own))
         self._merchants: set[str] = set()  # digests that it shares
         self._sharing = threading.Lock()
@@ -235,8 +237,8 @@ class ControlPlane:
 
     def put_state(self, db: Database) -> str:
         with ValidationErrors() as errors:
-            document = read_json(errors, limit=self.limits.state_body)
-            state = None if document is None else check_state(document, errors, db.today())
+            sent = read_json(errors, limit=self.limits.state_body)
+            state = State([], []) if sent is None else check_state(sent, errors, db.today())
         db.replace(*with_times(state, db.now()))
         return self.get_state(db)
 
@@ -253,7 +255,7 @@ class ControlPlane:
     def post_fault(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body)
-            fields = None if sent is None else check_fault(sent, errors)
+            fields = {} if sent is None else check_fault(sent, errors)
         response.status = 201
         return self.faults.arm(fields)
 
@@ -321,7 +323,7 @@ class ControlPlane:
     def get_openapi(self, db: Database) -> dict[str, Any]:
         return document.served(has_instances=not self.is_instance)
 
-    def get_page(self, db: Database, path: str = "") -> str:
+    def get_page(self, db: Database, path: str = "") -> str | bytes:
         from fense_admin.standin import page  # late: most stand-ins are never looked at
 
         return page.show(self, path)
@@ -415,9 +417,10 @@ CONTEXT = [
 @contextlib.contextmanager
 def own_context() -> Iterator[None]:
     """Keep Bottle's request and response: another Bottle application may be calling this one."""
-    outer: list[Any] = []
-    with contextlib.suppress(RuntimeError):  # there is none yet in this thread
+    try:
         outer = [getattr(local, name) for local, name in CONTEXT]
+    except RuntimeError:  # there is none yet in this thread
+        outer = []
     try:
         yield
     finally:

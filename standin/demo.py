@@ -6,7 +6,7 @@ import datetime
 import zlib
 from typing import Any
 
-from fense_admin.rules import JsonObject
+from fense_admin.rules import JsonObject, days_before
 
 DAYS = 396  # of usage, up to today: thirteen months
 WEEKDAYS = (100, 108, 110, 106, 92, 46, 38)  # percent of an account's usual lookups, from Monday on
@@ -49,11 +49,6 @@ def document(today: str) -> JsonObject:
         }
         accounts.append(JsonObject(list(account.items())))
     return JsonObject([("accounts", accounts)])
-
-
-def days_before(day: datetime.date, count: int) -> datetime.date:
-    """So many days before, or the first day of the calendar."""
-    return datetime.date.fromordinal(max(1, day.toordinal() - count))
 
 
 def usage(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import fnmatch
 import re
@@ -13,19 +12,11 @@ from typing import Any, NamedTuple
 import bottle
 from bottle import request
 
+from fense_admin import rules
 from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
 from fense_admin.models import Database
 from fense_admin.realtime import monotonic
-from fense_admin.rules import (
-    CONTROL,
-    JsonObject,
-    ValidationErrors,
-    check_object,
-    matching,
-    one_of,
-    validate,
-    whole_number,
-)
+from fense_admin.rules import JsonObject, ValidationErrors
 
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
 # Keys of the WSGI environment
@@ -77,33 +68,37 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
 
 
 def check_headers(value: object) -> JsonObject:
-    names = [name.lower() for name in check_object(value)]
-    if len(set(names)) < len(names):
+    headers: JsonObject = rules.check_object(value)
+    if len({name.lower() for name in headers}) < len(headers):
         raise ValueError("has a header twice")
-    for name, text in value.items():
+    for name, text in headers.items():
         if not re.fullmatch("[A-Za-z0-9-]+", name):
             raise ValueError(f"has {name!a}, which is no header's name")
         if name.lower() in RESERVED_HEADERS:
             raise ValueError(f"has {name}, which the server itself sets")
         if not isinstance(text, str) or not re.fullmatch(r"[\x20-\x7e]*", text):
             raise ValueError(f"has a {name} that is no string of printable ASCII characters")
-    return value
+    return headers
 
 
 FAULT_RULES = {
-    "status": whole_number(400, 599),
-    "method": one_of("GET", "HEAD", "POST"),
-    "path": matching(r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"),
-    "times": whole_number(0, 10**12),
-    "delay_ms": whole_number(0, 600_000),
-    "drop": one_of(*DROPS),
+    "status": rules.whole_number(400, 599),
+    "method": rules.one_of("GET", "HEAD", "POST"),
+    "path": rules.matching(
+        r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"
+    ),
+    "times": rules.whole_number(0, 10**12),
+    "delay_ms": rules.whole_number(0, 600_000),
+    "drop": rules.one_of(*DROPS),
     "headers": check_headers,
-    "message": matching(rf"[^{CONTROL}]*", "must be one line without control characters"),
+    "message": rules.matching(
+        rf"[^{rules.CONTROL}]*", "must be one line without control characters"
+    ),
 }
 
 
 def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
-    fields = validate(sent, FAULT_RULES, errors)
+    fields = rules.validate(sent, FAULT_RULES, errors)
     answers = "status" in sent or "drop" in sent
     if not answers and not sent.get("delay_ms"):
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
@@ -120,19 +115,9 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 class Waiting:
     """The requests that wait for a delay. `over` ends the delays of all of them."""
 
-    def __init__(self, most: int, room: threading.BoundedSemaphore) -> None:
+    def __init__(self) -> None:
         self.over = threading.Event()
         self.was_reset = False
-        self._most, self._room = most, room
-
-    @contextlib.contextmanager
-    def one_more(self) -> Iterator[None]:
-        if not self._room.acquire(blocking=False):
-            raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
-        try:
-            yield
-        finally:
-            self._room.release()
 
 
 class Faults:
@@ -145,9 +130,11 @@ class Faults:
 
     def __init__(self, most_waiting: int, parent: Faults | None = None) -> None:
         self._most = most_waiting
-        self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
+        self._room: threading.BoundedSemaphore = (
+            parent._room if parent else threading.BoundedSemaphore(most_waiting)
+        )
         self._lock = threading.Lock()
-        self._waiting = Waiting(self._most, self._room)
+        self._waiting = Waiting()
         self._armed: list[dict[str, Any]] = []
         self._count = 0
 
@@ -169,7 +156,7 @@ class Faults:
         with self._lock:
             self._armed.clear()
             self._waiting.over.set()
-            self._waiting = Waiting(self._most, self._room)
+            self._waiting = Waiting()
 
     def reset(self) -> None:
         """Disarm them and count from 1; requests that wait are answered 503, not written."""
@@ -191,6 +178,22 @@ class Faults:
                         fault["times"] -= 1
                     return fault, self._waiting
         return {}, self._waiting
+
+    def wait(self, waiting: Waiting, seconds: float, db: Database) -> None:
+        """Wait that long, or until all delays are ended, or the client of this request has gone."""
+        if not self._room.acquire(blocking=False):
+            raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
+        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        until = monotonic() + seconds
+        try:
+            with db.engine.while_waiting():
+                while (left := until - monotonic()) > 0 and not is_gone():
+                    if waiting.over.wait(min(left, GONE_CHECK)):
+                        break
+        finally:
+            self._room.release()
+        if waiting.was_reset:
+            raise ApiError(UNAVAILABLE, WAS_RESET)
 
 
 # --- In a request ------------------------------------------------------------------------------
@@ -217,7 +220,7 @@ class FaultPlugin:
             fault, waiting = self.faults.take(request.method, path)
             request.environ[FAULT] = fault
             if "delay_ms" in fault:
-                wait(waiting, fault["delay_ms"] / 1000, db)
+                self.faults.wait(waiting, fault["delay_ms"] / 1000, db)
             if "status" not in fault and "drop" not in fault:
                 return callback(db=db, **kwargs)
             message = fault.get("message", "a fault that was armed for this request")
@@ -227,15 +230,3 @@ class FaultPlugin:
             raise error
 
         return faulted
-
-
-def wait(waiting: Waiting, seconds: float, db: Database) -> None:
-    """Wait so long, or until all delays are ended, or the client has gone."""
-    is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
-    with waiting.one_more(), db.engine.while_waiting():
-        until = monotonic() + seconds
-        while (left := until - monotonic()) > 0 and not is_gone():
-            if waiting.over.wait(min(left, GONE_CHECK)):
-                break
-    if waiting.was_reset:
-        raise ApiError(UNAVAILABLE, WAS_RESET)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from fense_admin import Application
@@ -33,7 +33,7 @@ class Plane(Protocol):
     clock: Clock
     faults: Faults
     guard: ControlGuard
-    journal: MutableSequence[Entry]
+    journal: collections.deque[Entry]
     instances: Instances
     is_instance: bool
 

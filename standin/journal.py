@@ -147,36 +147,33 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     """
     if not body:
         return
+    entry.created = json.loads(body)["fense_account_id"] if entry["status"] == 201 else None
     part = body[: MAX_TEXT + MARGIN]
     text = part.decode(errors="ignore")
-    texts, details = [text], []
+    texts, is_part = [text], len(part) < len(body)
     error: ApiError | None = environ.get(ERROR)
-    if error is not None:
-        details = within(MAX_TEXT, error.details)
-        texts += [beginning(error.body, MAX_TEXT), *(field for field, _ in details)]
+    details = within(MAX_TEXT, error.details) if error else []
+    whole = error.body if error else ""
+    message = beginning(whole, MAX_TEXT)
+    if is_part:  # else it has all of these
+        texts += [message, *(field for field, _ in details)]
     keys = app.masker.keys_in(texts, request_key(environ))
     shown = hide(text, keys)
-    kept = cut(shown, MAX_TEXT, is_part=len(part) < len(body))
+    kept = cut(shown, MAX_TEXT, is_part)
     entry["response"] = truncate(kept)
     if entry["response"] != shown:
         entry.is_cut.add("response")
-    if error is not None:
-        message = hide(texts[1], keys)
-        entry.reason = cut(message, MAX_TEXT, is_part=texts[1] != error.body)
-        entry.details = [(hide(name, keys), hide(text, keys)) for name, text in details]
-    elif entry["status"] == 201:
-        entry.created = json.loads(body)["fense_account_id"]
+    if is_part or shown != text:  # else there is no key in them
+        message = cut(hide(message, keys), MAX_TEXT, is_part=message != whole)
+        details = [(hide(name, keys), hide(text, keys)) for name, text in details]
+    entry.reason, entry.details = message, details
 
 
 def within(most: int, details: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The first of the details that together have at most so many characters."""
-    kept = []
-    for field, message in details:
-        most -= len(field) + len(message)
-        if most < 0:
-            break
-        kept.append((field, message))
-    return kept
+    details = list(details)
+    sizes = itertools.accumulate(len(field) + len(message) for field, message in details)
+    return [detail for detail, size in zip(details, sizes, strict=True) if size <= most]
 
 
 def truncate(text: str) -> str:

@@ -173,12 +173,15 @@ def read_document(source: Any) -> JsonObject:
         return JsonObject([("accounts", [])])
     if isinstance(source, JsonObject):
         return source
+    document: JsonObject
     if isinstance(source, dict):
-        return rules.as_json(source)
-    if not isinstance(source, (str, os.PathLike)):
+        document = rules.as_json(source)
+    elif isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            document = rules.check_object(rules.parse_json(file.read()))
+    else:
         raise ValueError("a state is a dict, or the path of a file")
-    with open(source, "rb") as file:
-        return rules.check_object(rules.parse_json(file.read()))
+    return document
 
 
 def has_relative_days(document: JsonObject) -> bool:
@@ -206,7 +209,7 @@ def check_usage(
         required = ("fense_account_id", "lookups")
         fields = rules.validate(entry, usage_rules, errors, f"[{number}].", required)
         date = fields.get("date") or today
-        rows.append((fields.get("fense_account_id"), date, fields.get("lookups")))
+        rows.append((fields.get("fense_account_id", 0), date, fields.get("lookups", 0)))
     return rows
 
 

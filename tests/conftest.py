@@ -33,7 +33,7 @@ from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
-from fense_admin import __version__, cli, create_app, databases, serving
+from fense_admin import __version__, cli, commands, create_app, databases, serving
 from fense_admin.standin import StandIn
 
 MASTER_KEY = "test-master-key-1a2b"
@@ -631,7 +631,7 @@ def run_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cli, "on_stop_signals", lambda handler: None)
+    monkeypatch.setattr(commands, "on_stop_signals", lambda handler: None)
     monkeypatch.setattr(serving, "log_to_stderr", lambda level: None)
 
     def run_command(*arguments, **environment):

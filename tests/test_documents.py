@@ -8,7 +8,7 @@ import pytest
 from conftest import CHECKOUT
 
 import fense_admin
-from fense_admin import cli, libpq, pool, postgres, rules, sqlite
+from fense_admin import libpq, pool, postgres, rules, settings, sqlite
 from fense_admin.serving.connections import ERRORS
 from fense_admin.settings import Limits
 from fense_admin.standin import faults, instances, journal
@@ -30,7 +30,7 @@ def bounds(rule):
 
 
 def default(name):
-    return cli.SETTINGS[name].default
+    return settings.SETTINGS[name].default
 
 
 STATUS = bounds(faults.FAULT_RULES["status"])
@@ -53,8 +53,8 @@ STATEMENTS = [
             f"listens on {default('host')} by default",
             f"Accounts are kept in `{default('database')}`",
             *(
-                f"| `--{name}` | `{cli.variable_of(name)}` | {f'`{value}`' if value else 'none'} |"
-                for name, (value, *_) in cli.SETTINGS.items()
+                f"| `--{name}` | `{settings.variable_of(name)}` | {f'`{value}`' if value else 'none'} |"
+                for name, (value, *_) in settings.SETTINGS.items()
             ),
         ],
         "SECURITY.md": [

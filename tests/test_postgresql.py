@@ -22,7 +22,7 @@ from conftest import (
 )
 from postgresql_server import PostgreSQL
 
-from fense_admin import cli, databases, engines, libpq, postgres
+from fense_admin import commands, databases, engines, libpq, postgres
 from fense_admin.models import copy
 
 PASSWORD = "pw-Zq81xK"
@@ -504,7 +504,7 @@ def test_a_signal_ends_a_move_cleanly(
 
     monkeypatch.setattr(f"{load.__module__}.Engine.load", interrupted)
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    before = signal.signal(signum, cli.stop_at_once)
+    before = signal.signal(signum, commands.stop_at_once)
     try:
         assert run_command("move", source, target) == (128 + signum, "", "")
         gc.collect()

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, TIMEOUT, account_fields
+from conftest import CHECKOUT, MASTER_KEY, TIMEOUT, Served, account_fields
 
-from fense_admin import cli, create_app
+from fense_admin import create_app, settings
+from fense_admin.settings import Limits
 
 
 def test_settings_come_from_the_environment_and_the_flag_wins(start, tmp_path):
@@ -143,7 +144,7 @@ EFFECTS = {
 
 
 @pytest.mark.parametrize("given", ["as a flag", "in the environment"])
-@pytest.mark.parametrize("name", cli.SETTINGS)
+@pytest.mark.parametrize("name", settings.SETTINGS)
 def test_a_setting_does_what_it_is_for(start, name, given):
     assert name in EFFECTS, f"add to EFFECTS a function that shows what --{name} does"
 
@@ -154,7 +155,7 @@ def test_a_setting_does_what_it_is_for(start, name, given):
         if given == "as a flag":
             service = start(*flags, f"--{name}={value}")
         else:
-            service = start(*flags, **{cli.variable_of(name): value})
+            service = start(*flags, **{settings.variable_of(name): value})
         service.ready()
         return service
 
@@ -176,6 +177,35 @@ def test_a_setting_does_what_it_is_for(start, name, given):
 def test_an_application_names_the_argument_that_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         create_app(**arguments)
+
+
+# --- Limits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "low", "high"),
+    [
+        ({"connections": 300}, "waiting", "connections"),
+        ({"waiting": 500}, "waiting", "connections"),
+        ({"body": 32 * 1024 * 1024}, "body", "state_body"),
+        ({"state_body": 64 * 1024}, "body", "state_body"),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(limits, low, high):
+    with pytest.raises(ValueError, match=f"^the limit {low} must be below the limit {high}$"):
+        Limits(**limits)
+
+
+def test_the_limit_of_a_body_reaches_the_server_and_the_application(make_app):
+    """The application refuses what is over the limit, the server what is far beyond it."""
+    app = make_app(master_key=MASTER_KEY, limits=Limits(body=1_000))
+    with Served(app) as served:
+        head = f"POST /accounts HTTP/1.1\r\nHost: localhost\r\nx-api-key: {MASTER_KEY}\r\n"
+        for size, limit in ((1_001, 1_000), (3_000, 2_000)):
+            sent = f"{head}Connection: close\r\nContent-Length: {size}\r\n\r\n{'x' * size}"
+            answer = served.talk(sent.encode())
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert f'"the body is over {limit} bytes"'.encode() in answer
 
 
 # --- Switches ----------------------------------------------------------------------------------

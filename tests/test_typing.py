@@ -10,11 +10,10 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 from check_types import PYRIGHT, Installed, examples, pyright_errors
 from conftest import copy_checkout, tools
-from openapi_document import Document
+from openapi_document import CONTRACT, CONTROL_PLANE
 
-import fense_admin
 from fense_admin import rules, shapes
-from fense_admin.standin import StandIn, control
+from fense_admin.standin import StandIn
 from fense_admin.standin.faults import FAULT_RULES
 
 # --- A user's tests ----------------------------------------------------------------------------
@@ -66,6 +65,7 @@ def test_an_editor_resolves_the_imports_of_a_fresh_checkout(tmp_path):
         *PYRIGHT,
         *tmp_path.glob("*.py"),
         tmp_path / "standin",
+        tmp_path / "serving",
         tmp_path / "tests/conftest.py",
     ]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -81,7 +81,6 @@ def test_an_editor_resolves_the_imports_of_a_fresh_checkout(tmp_path):
 
 # --- The shapes are those of the OpenAPI documents -----------------------------------------------
 
-CONTRACT, CONTROL_PLANE = Document(fense_admin.OPENAPI_FILE), Document(control.OPENAPI_FILE)
 SHAPES = {
     name: shape
     for name, shape in vars(shapes).items()

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlencode
 
@@ -30,13 +30,21 @@ from fense_admin import (
     sqlite,
 )
 from fense_admin.exchange import NOT_FOUND, ApiError
-from fense_admin.reading import mount_point, origin, read_openapi, read_query
+from fense_admin.reading import mount_point, origin, read_openapi
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import document as control_plane
 from fense_admin.standin.instances import INSTANCES, ROOT, Plane
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 from fense_admin.standin.page import curl, documentation, entries
 from fense_admin.standin.page import faults as in_words
+from fense_admin.standin.page.filters import (
+    MOST_FILTERED,
+    PAGE_LENGTH,
+    Pager,
+    any_text,
+    check_page,
+    read_filters,
+)
 from fense_admin.standin.page.text import clip, escape, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
@@ -50,14 +58,12 @@ TEMPLATES = (
     "accounts body chart curl error faults fields layout list one_account one_request pager "
     "reference requests service"
 ).split()
-PAGE_LENGTH = 50  # rows of a list
 # Bytes of HTML. What a client sends is bounded, but a byte of it may take twelve on the page.
 MOST_OF_REQUEST = 180_000  # for all that the view of a request shows of it
 MOST_OF_CURL = 130_000  # for the curl line, which is left out if it is longer
 MOST_OF_TITLE = 1_000
 MOST_OF_CELL = 600  # in a list
 ROW = 100  # for the tags of a table's row
-MOST_FILTERED = 1_000  # characters of a filter, and of a path that it looks into
 
 
 # --- Answers -----------------------------------------------------------------------------------
@@ -130,12 +136,8 @@ NEW_ACCOUNT = {
     "email": "owner@acme.example",
 }
 STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
-REFUSED_CREATION = {
-    "status": 503,
-    "method": "POST",
-    "path": "/accounts",
-    "headers": {"Retry-After": "1"},
-}
+RETRY = {"Retry-After": "1"}
+REFUSED_CREATION = {"status": 503, "method": "POST", "path": "/accounts", "headers": RETRY}
 SLOW_READS = {"delay_ms": 2000, "path": "/accounts/*", "times": 0}
 RESETS = {"drop": "reset", "times": 2}
 
@@ -170,7 +172,7 @@ class Shown:
             "STATE": STATE,
             "version": __version__,
         }
-        return template(name).render(shared | values)
+        return str(template(name).render(shared | values))
 
     def more(self, count: int) -> str:
         """What stands below a table that leaves out so many rows."""
@@ -185,39 +187,6 @@ class Shown:
         """The curl block of a request to the control plane, or to the API at this base."""
         url = (self.standin_url if base is None else base) + path
         return self.part("curl", line=curl.by_hand(method, url, self.is_development, body))
-
-
-def read_filters(checks: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """The view's query parameters, checked; None for one that is left out or empty."""
-    with ValidationErrors() as errors:
-        sent = read_query(errors, *checks, may_be_empty=True)
-        return {
-            name: None if sent.get(name) is None else errors.check(name, check, sent[name])
-            for name, check in checks.items()
-        }
-
-
-def any_text(text: str) -> str:
-    if len(text) > MOST_FILTERED:
-        raise ValueError(f"must be at most {MOST_FILTERED:,} characters")
-    return text
-
-
-def check_page(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,5}", text):
-        raise ValueError("must be the number of a page, from 1")
-    return int(text)
-
-
-class Pager:
-    """One page of a long list."""
-
-    def __init__(self, rows: Sequence[Any], number: int | None) -> None:
-        self.total = len(rows)
-        self.last = max(1, -(-self.total // PAGE_LENGTH))
-        self.number = min(number or 1, self.last)
-        self.first = (self.number - 1) * PAGE_LENGTH
-        self.rows = rows[self.first : self.first + PAGE_LENGTH]
 
 
 # --- Requests ----------------------------------------------------------------------------------
@@ -333,7 +302,7 @@ def body_within(
         text = entry.sent_body.decode(errors="replace") or None
     if text is None:
         return None
-    messages: dict[str | None, str] = dict(blamed)
+    messages = dict[str | None, str](blamed.items())
     parts: list[tuple[str, str]] = []
     plain: list[str] = []
     for line in entries.lay_out(text, is_cut):

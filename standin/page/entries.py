@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 def target(entry: Entry) -> str:
     """The path with its query."""
-    return entry["path"] + (f"?{entry['query']}" if entry["query"] else "")
+    return f"{entry['path']}?{entry['query']}" if entry["query"] else f"{entry['path']}"
 
 
 def status_words(entry: Entry) -> str:
@@ -68,7 +68,7 @@ def reason(entry: Entry) -> str:
 def unquoted(string: str) -> str:
     """What a string of JSON says; what stands in its quotes if it isn't JSON."""
     try:
-        return json.loads(string)
+        return str(json.loads(string))
     except ValueError:
         return string[1:-1]
 

@@ -6,7 +6,7 @@ import datetime
 import json
 
 from fense_admin import models
-from fense_admin.standin.demo import days_before
+from fense_admin.rules import days_before
 
 DAYS_SHOWN = 30  # unless a range is chosen: today, and those before
 MONTHS_SHOWN = 12

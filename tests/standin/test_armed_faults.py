@@ -8,7 +8,7 @@ from conftest import MASTER_KEY, SEED, Api, account_fields, refusal
 from fense_admin import ApiKeyPlugin
 from fense_admin.standin import StandIn
 from fense_admin.standin.control import ControlPlane
-from fense_admin.standin.faults import FAULT_RULES
+from fense_admin.standin.faults import DROPS, FAULT_RULES
 
 
 def test_a_fault_comes_back_with_its_id_and_the_times_left(seeded_api):
@@ -55,7 +55,7 @@ BAD_FAULTS = [
     ({"status": 503, "times": 2**63}, ("times", "must be a whole number from 0 to 1000000000000")),
     ({"delay_ms": 600_001}, ("delay_ms", "must be a whole number from 0 to 600000")),
     ({"delay_ms": "5"}, ("delay_ms", "must be a whole number from 0 to 600000")),
-    ({"drop": "half"}, ("drop", "must be one of reset, empty, truncate")),
+    ({"drop": "half"}, ("drop", f"must be one of {', '.join(DROPS)}")),
     ({"status": 503, "headers": []}, ("headers", "must be an object")),
     ({"status": 503, "message": 5}, ("message", "must be a string")),
     ({"delay_ms": 5, "message": "x"}, ("message", "needs a status or a drop")),

@@ -1,6 +1,7 @@
 """standin/openapi.json against the control plane: its routes, what it takes, what it answers."""
 
 import json
+from typing import get_args
 from unittest.mock import Mock
 
 import peewee
@@ -10,7 +11,7 @@ from openapi_document import CONTRACT, nodes
 from openapi_document import CONTROL_PLANE as DOCUMENT
 
 import fense_admin
-from fense_admin import rules
+from fense_admin import rules, shapes
 from fense_admin.standin import document, instances
 from fense_admin.standin.clock import CLOCK_RULES
 from fense_admin.standin.faults import DROPS, FAULT_RULES
@@ -62,7 +63,9 @@ def test_what_is_taken_from_the_contract_is_in_it():
 
 
 def test_the_kinds_of_drops_are_those_documented():
+    """README.md's list of them is held by tests/test_documents.py."""
     assert DOCUMENT.components["schemas"]["FaultSent"]["properties"]["drop"]["enum"] == [*DROPS]
+    assert get_args(shapes.FaultDrop) == tuple(DROPS)
 
 
 # --- Requests ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from conftest import MASTER_KEY, Api, account_fields, http_request, port_of, tal
 from fense_admin import models
 from fense_admin.masking import mask_body
 from fense_admin.standin import StandIn
+from fense_admin.standin.faults import DROPS
 
 SECRET = "sk_live_5e1f6a7b8c9d"
 
@@ -101,7 +102,7 @@ def test_all_requests_are_kept_in_order_of_arrival_but_those_beside_the_contract
 
 
 def test_a_dropped_request_has_no_status(mounted, mounted_api):
-    for drop in ("reset", "empty", "truncate"):
+    for drop in DROPS:
         mounted.fail(drop=drop)
         with pytest.raises(ConnectionResetError):
             mounted_api.get("/accounts/1")

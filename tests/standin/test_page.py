@@ -14,6 +14,7 @@ from openapi_document import DOCUMENTS
 
 from fense_admin.standin import StandIn
 from fense_admin.standin.control import ControlPlane
+from fense_admin.standin.faults import DROPS
 
 KEY = {"x-api-key": MASTER_KEY}
 VIEWS = ["", "page/accounts", "page/accounts/1", "page/faults", "page/service"]
@@ -549,6 +550,17 @@ def test_armed_faults_say_what_they_meet_and_how_often_they_were_used(seeded, se
     assert rows(view, "h2 + table") == [["1", "answers 503", "POST /accounts POST /accounts", "2"]]
     seeded.disarm()
     assert "No fault is armed." in text_of(see("page/faults"))
+
+
+@pytest.mark.parametrize("kind", DROPS)
+def test_each_kind_of_drop_is_put_into_words(seeded, seeded_api, see, kind):
+    seeded.fail(drop=kind)
+    effect = DROPS[kind].effect.format(status=503)
+    assert rows(see("page/faults"))[0][1] == effect
+    with pytest.raises(ConnectionResetError):
+        seeded_api.get("/accounts/1")
+    assert f"it {effect}." in text_of(newest(seeded, see))
+    assert DROPS[kind].outcome in text_of(see(""))
 
 
 def test_the_service_view_has_clock_instances_and_where_it_is(seeded, seeded_api, see):

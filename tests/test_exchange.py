@@ -1,4 +1,4 @@
-"""The statuses of errors have one home, exchange.py: the code and the documents agree with it."""
+"""What exchange.py alone knows: the statuses of errors, and where a request has its key."""
 
 import ast
 import json
@@ -113,3 +113,8 @@ def test_openapi_has_the_statuses_and_codes_of_the_service(document):
 def test_each_status_is_documented():
     whole = "".join(json.dumps(document.whole) for document in DOCUMENTS.values())
     assert [status for status in sorted(STATUSES) if not re.search(rf"\b{status}\b", whole)] == []
+
+
+def test_one_function_reads_the_key_of_a_request():
+    reading = [path.name for path in MODULES if "X_API_KEY" in path.read_text("utf-8")]
+    assert reading == ["exchange.py"], "call exchange.request_key"

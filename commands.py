@@ -1,0 +1,419 @@
+"""What each command of `fense-admin` does."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from fense_admin import (
+    DEVELOPMENT_KEY,
+    OPENAPI_FILE,
+    Application,
+    __version__,
+    create_app,
+    databases,
+    engines,
+    files,
+    models,
+    rules,
+    settings,
+    sqlite,
+)
+from fense_admin.exchange import ApiError
+from fense_admin.realtime import monotonic
+from fense_admin.settings import Limits
+
+if TYPE_CHECKING:
+    from fense_admin.standin.control import ControlPlane
+
+log = logging.getLogger("fense_admin")
+
+SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait for it
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class CommandError(Exception):
+    """A user error. The message is one sentence that says how to fix it."""
+
+
+# What ends a command with a message. A database's errors have one, too.
+FAILURES = (CommandError, engines.Unusable, engines.DatabaseError)
+
+
+def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
+    """Handle the signals that stop a process, except a SIGHUP that nohup has ignored."""
+    for signum in STOP_SIGNALS:
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, handler)
+
+
+def stop_at_once(signum: int, _: object) -> None:
+    """End the process while there is nothing to finish yet, cleaning up on the way."""
+    raise SystemExit(128 + signum)
+
+
+# --- serve -------------------------------------------------------------------------------------
+
+
+def serve(options: argparse.Namespace) -> int:
+    from fense_admin import serving  # late: other commands do without waitress
+
+    sockets: list[socket.socket] = []
+    served: Application | ControlPlane
+    try:
+        is_quiet = settings.switch("quiet", options.quiet)
+        standin = settings.switch("standin", options.standin)
+        serving.log_to_stderr(logging.WARNING if is_quiet else logging.INFO)
+        for line in (*settings.injected_variables(), *settings.unknown_variables()):
+            log.warning(line)
+        host, sockets = options.host, serving.inherited()
+        if sockets:
+            host = sockets[0].getsockname()[0]
+            addresses = [(sock.getsockname(),) for sock in sockets]
+        else:
+            addresses = serving.resolve(options.host, options.port)
+        on_loopback = serving.are_loopback(addresses)
+        keys, has_control_plane = choose_keys(options, standin, on_loopback)
+        seed = read_seed(options.seed)
+        sockets = sockets or serving.listen(addresses)
+        app = served = create_app(
+            options.database,
+            prefix=options.prefix,
+            public_url=options.public_url,
+            limits=Limits(),
+            **keys,
+        )
+        if has_control_plane:
+            from fense_admin.standin.control import ControlPlane
+
+            served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
+        found = app.db.count_accounts()
+        if seed is not None and not app.db.seed(*seed.at(app.db.now())):
+            log.warning(
+                "the database has accounts already: %s is not loaded; to load it, name an empty "
+                "--database",
+                options.seed,
+            )
+        read_ahead(has_control_plane)
+    except ValueError as error:
+        options.parser.error(str(error))
+    except (serving.CannotListen, engines.Unusable, engines.DatabaseError) as error:
+        for sock in sockets:
+            sock.close()
+        raise CommandError(error) from error
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    running = serving.Server(served, sockets, options.threads)
+    on_stop_signals(running.stop_on_signal)
+    origin = origin_of(host, running.port)
+    log.info("fense-admin %s with %s", __version__, app.db.engine.info.product)
+    log_database(app.db, options.database, found)
+    if has_control_plane:
+        log.info("the page for people: %s/_standin/", options.public_url or origin)
+    try:
+        print(f"fense-admin ready url={origin}{options.prefix} version={__version__}", flush=True)
+    except OSError as error:
+        raise CommandError(f"can't write to standard output: {error.strerror}") from error
+    running.run(options.drain)
+    served.close()
+    return 0
+
+
+def read_ahead(has_control_plane: bool) -> None:
+    """Read what is otherwise read once it is needed: an update may replace the files until then."""
+    files.read(OPENAPI_FILE)
+    if has_control_plane:
+        from fense_admin.standin import document, page
+
+        document.read()
+        page.read_files()
+
+
+def origin_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def log_database(db: models.Database, database: str, found: int) -> None:
+    """Log where the accounts are and how many; `found` were there before the start."""
+    count = db.count_accounts()
+    accounts = "1 account" if count == 1 else f"{count} accounts"
+    info = db.engine.info
+    if info.in_memory:
+        log.info("the database is in memory, with %s: it goes with the process", accounts)
+        return
+    if info.is_server:
+        log.info("the database is %s, with %s", info.name, accounts)
+        if info.warning:
+            log.warning("%s", info.warning)
+        return
+    log.info("the database is %s, with %s", os.path.abspath(database), accounts)
+    if found:
+        log.info("accounts of earlier runs are kept: to start empty, name another --database")
+
+
+def choose_keys(
+    options: argparse.Namespace, standin: bool | None, on_loopback: bool
+) -> tuple[dict[str, Any], bool]:
+    """Return the keys, as `create_app` takes them, and whether the control plane is on.
+
+    `standin` says whether it is wanted; None stands for the default. Raises `ValueError` where a
+    key is needed and none is set.
+    """
+    master_key, service_keys = settings.keys_from_environment()
+    is_on = bool(standin)
+    is_server = engines.is_server(options.database)
+    if is_on and is_server:
+        raise ValueError(
+            "--standin needs SQLite: its control plane is one process's, and would reset what all "
+            "processes on a server share"
+        )
+    if master_key is None and not service_keys:
+        if not on_loopback:
+            raise ValueError(
+                f"{options.host} can be reached from outside, so it needs a key: "
+                "set DISPUTE_MASTER_KEY"
+            )
+        log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", DEVELOPMENT_KEY)
+        if is_server and standin is None:
+            log.warning("the control plane is off: it is for SQLite alone")
+        master_key, is_on = DEVELOPMENT_KEY, standin is not False and not is_server
+    if is_on and master_key is None:
+        raise ValueError("--standin takes the master key alone: set DISPUTE_MASTER_KEY")
+    return {"master_key": master_key, "service_keys": service_keys}, is_on
+
+
+def read_seed(path: str) -> Any:
+    """The `Seed` of this path, or "demo"; None if there is no path. Raises `CommandError`."""
+    if not path:
+        return None
+    from fense_admin.standin.state import Seed
+
+    try:
+        return Seed(path, models.now())
+    except OSError as error:
+        raise CommandError(f"can't read the seed {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CommandError(f"the seed {path}: {error}") from error
+
+
+# --- exec, health, record, move, backup --------------------------------------------------------
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run the command. Returns its exit code, or 128 + n if signal n ended it."""
+    from fense_admin.standin import StandIn
+
+    try:
+        standin = StandIn(seed=read_seed(options.seed), prefix=options.prefix)
+    except ValueError as error:
+        options.parser.error(str(error))
+    read_ahead(has_control_plane=True)
+    with standin as fense:
+        environment = os.environ | {
+            "FENSE_BASE_URL": fense.url,
+            "FENSE_API_KEY": fense.master_key,
+            "FENSE_STANDIN_URL": fense.standin_url,
+        }
+        environment |= without_proxy("127.0.0.1", "localhost")
+        process = None
+        early: list[int] = []  # signals that came before the process was there
+
+        def pass_on(signum: int, _: object) -> None:
+            # A terminal sends SIGINT and SIGHUP to the command itself.
+            if signum != signal.SIGTERM and os.isatty(0):
+                return
+            early.append(signum) if process is None else process.send_signal(signum)
+
+        on_stop_signals(pass_on)
+        try:
+            process = subprocess.Popen(options.command, env=environment)
+        except OSError as error:
+            is_missing = isinstance(error, FileNotFoundError)
+            why = "no such command" if is_missing else error.strerror
+            print(f"fense-admin: {options.command[0]}: {why}", file=sys.stderr)
+            return 127 if is_missing else 126
+        for signum in early:
+            process.send_signal(signum)
+        code = process.wait()
+        if code != 0 and (report := fense.report()) and sys.stderr:
+            with contextlib.suppress(OSError):  # the exit code is the command's, all the same
+                print(f"fense-admin: the command failed. Its requests:\n{report}", file=sys.stderr)
+        return code if code >= 0 else 128 - code
+
+
+def without_proxy(*hosts: str) -> dict[str, str]:
+    """NO_PROXY and no_proxy, which some clients look at first, with these hosts added to them."""
+    names = ("NO_PROXY", "no_proxy")
+    known = [os.environ.get(name, "") for name in names]
+    values = [text or "".join(known) for text in known]  # one that is not set is as the other
+    return {
+        name: text if text.strip() == "*" else ",".join(filter(None, [text, *hosts]))
+        for name, text in zip(names, values, strict=True)
+    }
+
+
+def health(options: argparse.Namespace) -> int:
+    origin = options.url or default_origin(options.parser)
+    deadline = monotonic() + options.wait
+    while problem := check_health(origin, timeout=max(0.5, deadline - monotonic())):
+        if monotonic() >= deadline:
+            raise CommandError(f"{origin}/healthz {problem}")
+        time.sleep(0.05)
+    return 0
+
+
+def flags_of_process_1() -> dict[str, str | None]:
+    """Return --host and --port of the service if it is process 1 or its child, as in a container.
+
+    A container's health check has the service's variables, but not its flags.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError), open("/proc/1/cmdline") as file:
+        words = file.read().split("\0")
+        names = [os.path.basename(word) for word in words]
+        if "fense-admin" in names:
+            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            for name in ("host", "port"):
+                parser.add_argument(f"--{name}", nargs="?", default="")
+            return vars(parser.parse_known_args(words[names.index("fense-admin") + 1 :])[0])
+    return {}
+
+
+def default_origin(parser: argparse.ArgumentParser) -> str:
+    """Return the URL of what `serve` starts with the same variables."""
+    values, flags = [], flags_of_process_1()
+    for name in ("host", "port"):
+        text = flags.get(name) or settings.default_of(name)
+        try:
+            values.append(settings.SETTINGS[name].rule(text))
+        except ValueError as error:
+            parser.error(f"{settings.variable_of(name)} {error}")
+    host, port = values
+    url = origin_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host) or host, port)
+    try:
+        origin, rest = rules.split_url(url)
+        if rest:
+            raise ValueError
+    except ValueError:
+        parser.error(f"{settings.variable_of('host')} must be an address or a name")
+    return origin
+
+
+def check_health(origin: str, timeout: float) -> str | None:
+    """Return what is wrong with the service at this URL, after its URL; None if it is healthy."""
+    scheme, _, host = origin.partition("://")
+    is_secure = scheme == "https"
+    connect = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+    try:
+        with contextlib.closing(connect(host, timeout=timeout)) as connection:
+            connection.request("GET", "/healthz")  # outside any prefix
+            status = connection.getresponse().status
+    except OSError as error:
+        text = error.strerror or str(error) or type(error).__name__
+        # Without the brackets that Python puts around the reason.
+        return "does not answer: " + re.sub(r"\[.*?\] | \(_ssl.*\)", "", text)
+    except http.client.HTTPException:
+        return "does not answer in HTTP"
+    except UnicodeError:
+        return "can't be reached: check its name"
+    return None if status == 200 else f"returned {status}"
+
+
+def record(options: argparse.Namespace) -> int:
+    is_list = options.id == "-"
+    if is_list and (options.lookups is not None or options.date):
+        options.parser.error("a list on standard input has its own lookups and dates")
+    if not is_list and options.lookups is None:
+        options.parser.error("the following arguments are required: lookups")
+    check_exists(options.database, "name it with --database")
+    with opened(options.database) as db:
+        if is_list:
+            record_list(db)
+            return 0
+        try:
+            db.record_lookups(rules.check_id(options.id), options.lookups, options.date)
+        except models.NoSuchAccount:
+            raise CommandError(f"no account has the fense_account_id {options.id}") from None
+        except ValueError as error:
+            raise CommandError(error) from error
+    return 0
+
+
+def record_list(db: models.Database) -> None:
+    """Add the lookups that standard input lists. Raises `CommandError`."""
+    from fense_admin.standin import state
+
+    try:
+        entries = rules.instance(list, "a JSON array")(rules.parse_json(sys.stdin.buffer.read()))
+    except ValueError as error:
+        raise CommandError(f"standard input {error}") from None
+    try:
+        with rules.ValidationErrors() as errors:
+            rows = state.check_usage(entries, errors, db.today())
+        state.record_usage(db, rows, patient=True)
+    except rules.ValidationErrors as errors:
+        raise CommandError(f"nothing was added: {errors}") from None
+    except ApiError as error:
+        raise CommandError(f"nothing was added: {error.body}") from None
+
+
+def move(options: argparse.Namespace) -> int:
+    check_exists(options.source, "name one that is there")
+    if options.target == engines.MEMORY:
+        raise CommandError("what is moved into memory goes with the process: name a file")
+    with opened(options.source, read_only=True) as source:
+        if not has_accounts(options.target):  # else it isn't migrated either
+            with opened(options.target) as target:
+                if models.copy(source, target):
+                    print(f"fense-admin moved accounts={target.count_accounts()}")
+                    return 0
+    raise CommandError(f"{options.target} has accounts already: name an empty database")
+
+
+def has_accounts(database: str) -> bool:
+    """Whether it is a database with accounts. It stays as it is, of whatever version."""
+    with contextlib.suppress(engines.Unusable), opened(database, read_only=True) as db:
+        return db.count_accounts() > 0
+    return False
+
+
+def backup(options: argparse.Namespace) -> int:
+    if engines.is_server(options.database):
+        raise CommandError("a server is backed up by its own tool: run pg_dump --format=custom")
+    check_exists(options.database, "name it with --database")
+    if options.target == engines.MEMORY:
+        raise CommandError("a backup goes into a file: name one that is not there yet")
+    try:
+        sqlite.backup(options.database, options.target)
+    except OSError as error:
+        raise CommandError(f"can't write {options.target}: {error.strerror}") from error
+    except engines.DatabaseError as error:
+        where = f"{options.database} to {options.target}"
+        raise CommandError(f"can't copy {where}: {error}") from error
+    return 0
+
+
+def check_exists(database: str, hint: str) -> None:
+    """Raise `CommandError` if it is a file, and there is none."""
+    if engines.is_server(database) or (database != engines.MEMORY and os.path.exists(database)):
+        return
+    raise CommandError(f"there is no database file {database}: {hint}")
+
+
+@contextlib.contextmanager
+def opened(database: str, read_only: bool = False) -> Iterator[models.Database]:
+    """The database, which is closed at the end."""
+    db = databases.open_database(database, read_only)
+    try:
+        yield db
+    finally:
+        db.engine.close_all()
