@@ -16,14 +16,7 @@ from fense_admin.exchange import RECEIVED, RESET, error_body, log_request
 from fense_admin.realtime import monotonic
 from fense_admin.serving import internals
 from fense_admin.serving.application import Application
-from fense_admin.serving.internals import (
-    Adjustments,
-    ClientDisconnected,
-    Dispatcher,
-    InternalServerError,
-    OverflowableBuffer,
-    close_all,
-)
+from fense_admin.serving.internals import ClientDisconnected, Dispatcher, OverflowableBuffer
 from fense_admin.serving.parser import NoTemporaryFile, RequestParser, asked_environ
 
 log = logging.getLogger("fense_admin")
@@ -279,7 +272,7 @@ class Channel(Dispatcher):
         except Exception:
             log.exception("a fault while answering")
             if not its_task.wrote_header:
-                request.error = InternalServerError("")
+                request.error = internals.InternalServerError("")
                 with contextlib.suppress(Exception):
                     ErrorTask(self, request).service()
             its_task.close_on_finish = True
@@ -394,7 +387,7 @@ class Connections:
         self.answered: collections.deque[Channel] = collections.deque()  # by a worker
         self._looked_at = 0.0
         # What waitress's tasks look up here.
-        self.adj = Adjustments(
+        self.adj = internals.Adjustments(
             sockets=sockets,
             ident=None,
             max_request_header_size=self.limits.header,
@@ -452,4 +445,4 @@ class Connections:
     def close(self) -> None:
         for channel in list(self.channels):
             channel.abandon()  # with the files that large answers are kept in
-        close_all(self.map)
+        internals.close_all(self.map)
