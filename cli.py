@@ -34,10 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     refuse_passwords(arguments, parser)
     refuse_unknown(arguments, parser, needs_command=arguments[0] == "exec" and not command)
     options, unknown = parser.parse_known_args(arguments)
+    used: argparse.ArgumentParser = options.parser  # of the command
     if options.run is commands.run_command and not command:
-        options.parser.error(BEFORE_COMMAND)
+        used.error(BEFORE_COMMAND)
     if unknown:
-        options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
+        used.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = command
     if options.run is not commands.serve:  # which has a log
         for line in settings.unknown_variables():
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code: int = options.run(options)
         return code
+    except commands.WrongUsage as error:
+        used.error(str(error))
     except commands.FAILURES as error:
         print(f"fense-admin: {error}", file=sys.stderr)
         return 1

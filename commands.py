@@ -22,7 +22,6 @@ from fense_admin import (
     Application,
     __version__,
     create_app,
-    databases,
     engines,
     files,
     models,
@@ -30,6 +29,7 @@ from fense_admin import (
     settings,
     sqlite,
 )
+from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError
 from fense_admin.realtime import monotonic
 from fense_admin.settings import Limits
@@ -45,6 +45,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 class CommandError(Exception):
     """A user error. The message is one sentence that says how to fix it."""
+
+
+class WrongUsage(Exception):
+    """A flag, a variable or an argument can't be as it is. The message names it."""
 
 
 # What ends a command with a message. A database's errors have one, too.
@@ -107,7 +111,7 @@ def serve(options: argparse.Namespace) -> int:
             )
         read_ahead(has_control_plane)
     except ValueError as error:
-        options.parser.error(str(error))
+        raise WrongUsage(str(error)) from None
     except (serving.CannotListen, engines.Unusable, engines.DatabaseError) as error:
         for sock in sockets:
             sock.close()
@@ -143,7 +147,7 @@ def origin_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def log_database(db: models.Database, database: str, found: int) -> None:
+def log_database(db: Database, database: str, found: int) -> None:
     """Log where the accounts are and how many; `found` were there before the start."""
     count = db.count_accounts()
     accounts = "1 account" if count == 1 else f"{count} accounts"
@@ -216,7 +220,7 @@ def run_command(options: argparse.Namespace) -> int:
     try:
         standin = StandIn(seed=read_seed(options.seed), prefix=options.prefix)
     except ValueError as error:
-        options.parser.error(str(error))
+        raise WrongUsage(str(error)) from None
     read_ahead(has_control_plane=True)
     with standin as fense:
         environment = os.environ | {
@@ -263,7 +267,7 @@ def without_proxy(*hosts: str) -> dict[str, str]:
 
 
 def health(options: argparse.Namespace) -> int:
-    origin = options.url or default_origin(options.parser)
+    origin = options.url or default_origin()
     deadline = monotonic() + options.wait
     while problem := check_health(origin, timeout=max(0.5, deadline - monotonic())):
         if monotonic() >= deadline:
@@ -288,7 +292,7 @@ def flags_of_process_1() -> dict[str, str | None]:
     return {}
 
 
-def default_origin(parser: argparse.ArgumentParser) -> str:
+def default_origin() -> str:
     """Return the URL of what `serve` starts with the same variables."""
     values, flags = [], flags_of_process_1()
     for name in ("host", "port"):
@@ -296,16 +300,14 @@ def default_origin(parser: argparse.ArgumentParser) -> str:
         try:
             values.append(settings.SETTINGS[name].rule(text))
         except ValueError as error:
-            parser.error(f"{settings.variable_of(name)} {error}")
+            raise WrongUsage(f"{settings.variable_of(name)} {error}") from None
     host, port = values
     url = origin_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host) or host, port)
-    try:
+    with contextlib.suppress(ValueError):
         origin, rest = rules.split_url(url)
-        if rest:
-            raise ValueError
-    except ValueError:
-        parser.error(f"{settings.variable_of('host')} must be an address or a name")
-    return origin
+        if not rest:
+            return origin
+    raise WrongUsage(f"{settings.variable_of('host')} must be an address or a name")
 
 
 def check_health(origin: str, timeout: float) -> str | None:
@@ -329,11 +331,11 @@ def check_health(origin: str, timeout: float) -> str | None:
 
 
 def record(options: argparse.Namespace) -> int:
-    is_list = options.id == "-"
-    if is_list and (options.lookups is not None or options.date):
-        options.parser.error("a list on standard input has its own lookups and dates")
-    if not is_list and options.lookups is None:
-        options.parser.error("the following arguments are required: lookups")
+    is_list, has_lookups = options.id == "-", options.lookups is not None
+    if is_list and (has_lookups or options.date):
+        raise WrongUsage("a list on standard input has its own lookups and dates")
+    if not is_list and not has_lookups:
+        raise WrongUsage("the following arguments are required: lookups")
     check_exists(options.database, "name it with --database")
     with opened(options.database) as db:
         if is_list:
@@ -348,7 +350,7 @@ def record(options: argparse.Namespace) -> int:
     return 0
 
 
-def record_list(db: models.Database) -> None:
+def record_list(db: Database) -> None:
     """Add the lookups that standard input lists. Raises `CommandError`."""
     from fense_admin.standin import state
 
@@ -373,7 +375,7 @@ def move(options: argparse.Namespace) -> int:
     with opened(options.source, read_only=True) as source:
         if not has_accounts(options.target):  # else it isn't migrated either
             with opened(options.target) as target:
-                if models.copy(source, target):
+                if copy(source, target):
                     print(f"fense-admin moved accounts={target.count_accounts()}")
                     return 0
     raise CommandError(f"{options.target} has accounts already: name an empty database")
@@ -410,9 +412,9 @@ def check_exists(database: str, hint: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(database: str, read_only: bool = False) -> Iterator[models.Database]:
+def opened(database: str, read_only: bool = False) -> Iterator[Database]:
     """The database, which is closed at the end."""
-    db = databases.open_database(database, read_only)
+    db = open_database(database, read_only)
     try:
         yield db
     finally:

@@ -30,10 +30,9 @@ from bottle import request, response
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from fense_admin import engines, exchange, models, rules
-from fense_admin.databases import open_database
+from fense_admin.databases import Database, open_database
 from fense_admin.exchange import ApiError, error_body, invalid, log_request, request_key
 from fense_admin.masking import Masker, digest, hide
-from fense_admin.models import Database
 from fense_admin.reading import (
     guess_path,
     mount_point,

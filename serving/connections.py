@@ -1,20 +1,5 @@
 """Connections, and the answers to the requests on them."""
 
-# --- What is relied on of waitress beyond its documentation, and what breaks if it moves ----------
-#
-# pyproject.toml bounds its version; tests/test_waitress.py runs the oldest and the newest allowed.
-#
-# wasyncore: loop, dispatcher, close_all   The loop and its connections: nothing starts.
-# WSGITask, ErrorTask: execute, write,     Answers: none is sent, or the last one of a connection
-#   set_close_on_finish,                   does not say that it is.
-#   build_response_header, ...
-# What they ask of a channel: write_soon,  Answers: each request is a 500.
-#   check_client_disconnected; and of its
-#   server: application, adj,
-#   server_name, effective_port
-# OverflowableBuffer: append, get, skip,   Answers that wait for the client: none is sent. Where no
-#   close, buf; its OSErrors               temporary file can be written: half of one, not 503.
-
 from __future__ import annotations
 
 import collections
@@ -27,15 +12,18 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from waitress import task, wasyncore
-from waitress.adjustments import Adjustments
-from waitress.buffers import OverflowableBuffer
-from waitress.channel import ClientDisconnected
-from waitress.utilities import InternalServerError
-
 from fense_admin.exchange import RECEIVED, RESET, error_body, log_request
 from fense_admin.realtime import monotonic
+from fense_admin.serving import internals
 from fense_admin.serving.application import Application
+from fense_admin.serving.internals import (
+    Adjustments,
+    ClientDisconnected,
+    Dispatcher,
+    InternalServerError,
+    OverflowableBuffer,
+    close_all,
+)
 from fense_admin.serving.parser import NoTemporaryFile, RequestParser, asked_environ
 
 log = logging.getLogger("fense_admin")
@@ -60,7 +48,7 @@ ERRORS = {
 }
 
 
-class ErrorTask(task.ErrorTask):
+class ErrorTask(internals.ErrorTask):
     """Answers a request that is refused before or after the application, in the error shape.
 
     Must never raise.
@@ -90,7 +78,7 @@ class ErrorTask(task.ErrorTask):
         log_request("- -", status, 0, request_id, message)
 
 
-class WSGITask(task.WSGITask):
+class WSGITask(internals.WSGITask):
     """Leaves the path as it was sent, and closes a connection after its last answer."""
 
     channel: Channel
@@ -115,7 +103,7 @@ class WSGITask(task.WSGITask):
 # --- One connection ----------------------------------------------------------------------------
 
 
-class Channel(wasyncore.dispatcher):
+class Channel(Dispatcher):
     """A connection, with one request in flight at a time.
 
     The next request is read once the answer before it was sent. While a request is in flight, the
@@ -333,7 +321,7 @@ class Channel(wasyncore.dispatcher):
 # --- All of them -------------------------------------------------------------------------------
 
 
-class Listener(wasyncore.dispatcher):
+class Listener(Dispatcher):
     """A listening socket. It accepts a connection when there is room for it."""
 
     def __init__(self, server: Connections, sock: socket.socket) -> None:
@@ -362,7 +350,7 @@ class Listener(wasyncore.dispatcher):
             Channel(server, *accepted)
 
 
-class Waker(wasyncore.dispatcher):
+class Waker(Dispatcher):
     """Wakes the loop, from any thread or signal handler, even after the loop has ended."""
 
     def __init__(self, map: dict[int, Any]) -> None:
@@ -401,7 +389,7 @@ class Connections:
         self.application, self.dispatch = application, dispatch
         self.limits = application.limits
         self.draining = False
-        self.map: dict[int, wasyncore.dispatcher] = {}  # of the loop, by descriptor
+        self.map: dict[int, Any] = {}  # of the loop, by descriptor
         self.channels: set[Channel] = set()
         self.answered: collections.deque[Channel] = collections.deque()  # by a worker
         self._looked_at = 0.0
@@ -464,4 +452,4 @@ class Connections:
     def close(self) -> None:
         for channel in list(self.channels):
             channel.abandon()  # with the files that large answers are kept in
-        wasyncore.close_all(self.map)
+        close_all(self.map)

@@ -24,13 +24,13 @@ class LogFormatter(logging.Formatter):
         line = super().formatMessage(record)
         return line if line.isprintable() else ascii(line)[1:-1]
 
-    def formatException(self, exc_info: Any) -> str:
+    def formatException(self, ei: Any) -> str:
         try:
-            text = super().formatException(exc_info)
+            text = super().formatException(ei)
         except Exception:  # the source is in a zip file that an update has replaced
-            codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(exc_info[2])]
+            codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(ei[2])]
             places = [f"{code.co_filename}:{line} {code.co_name}" for code, line in codes]
-            text = "\n".join([*places, f"{exc_info[0].__name__}: {exc_info[1]}"])
+            text = "\n".join([*places, f"{ei[0].__name__}: {ei[1]}"])
         return "\n".join("    " + line for line in text.splitlines())
 
 

@@ -1,26 +1,15 @@
 """Read a request: waitress's parser, as strict as RFC 9112."""
 
-# --- What is relied on of waitress beyond its documentation, and what breaks if it moves ----------
-#
-# pyproject.toml bounds its version; tests/test_waitress.py runs the oldest and the newest allowed.
-#
-# HTTPRequestParser: received,             A request and how far it is read: none is understood, or
-#   parse_header, and its attributes       one that is ambiguous is let through.
-#   adj.max_request_body_size, read        Large bodies for the master key: each is 413.
-#     at each piece of a body
-#   body_rcv.control_line, .trailer        The end of endless chunks: each chunked request fails.
-
 from __future__ import annotations
 
 import contextlib
 import copy
 import re
-
-from waitress import parser
-from waitress.adjustments import Adjustments
+from typing import Any
 
 from fense_admin.exchange import REASONS, UNAVAILABLE
 from fense_admin.serving.application import Application
+from fense_admin.serving.internals import BadRequest, HTTPRequestParser, ParsingError
 
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
 FIRST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
@@ -34,12 +23,13 @@ class NoTemporaryFile(Exception):
     code, reason = UNAVAILABLE, REASONS[UNAVAILABLE]  # as waitress's own errors have them
 
 
-class RequestParser(parser.HTTPRequestParser):
+class RequestParser(HTTPRequestParser):
     """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers."""
 
-    adj: Adjustments
+    adj: Any
+    body_rcv: Any
 
-    def __init__(self, application: Application, adj: Adjustments) -> None:
+    def __init__(self, application: Application, adj: Any) -> None:
         super().__init__(adj)
         self._application = application
         self.is_head = False
@@ -53,11 +43,11 @@ class RequestParser(parser.HTTPRequestParser):
             or CONTROLS.search(header_plus)
             or any(line.startswith((b" ", b"\t")) for line in lines)  # a header of several lines
         ):
-            raise parser.ParsingError
+            raise ParsingError("malformed")
         try:
             super().parse_header(header_plus)
         except ValueError as error:  # of `GET http://[`, say
-            raise parser.ParsingError from error
+            raise ParsingError("malformed") from error
         headers, host, version = self.headers, self.headers.get("HOST"), self.version
         codings = [
             line.partition(b":")[2].strip(b" \t").lower()
@@ -72,7 +62,7 @@ class RequestParser(parser.HTTPRequestParser):
             or not HOST.fullmatch(host or "")
             or (codings and (codings != [b"chunked"] or version != "1.1" or has_length))
         ):
-            raise parser.ParsingError
+            raise ParsingError("malformed")
         if "CONNECTION" in headers:
             options = headers["CONNECTION"].lower().split(",")
             self.connection_close |= "close" in [option.strip() for option in options]
@@ -83,7 +73,7 @@ class RequestParser(parser.HTTPRequestParser):
                 self.adj.max_request_body_size = limit + 1
 
     def received(self, data: bytes) -> int:
-        if self.body_rcv is None:  # before it is parsed, which may fail
+        if not self.headers_finished:  # before they are parsed, which may fail
             begin = self.header_plus[:9] + data[:9]
             self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
         try:
@@ -96,7 +86,7 @@ class RequestParser(parser.HTTPRequestParser):
             # waitress copies these at each read: without a bound, that is quadratic.
             line, trailer = self.body_rcv.control_line, self.body_rcv.trailer
             if len(line) > MAX_CHUNK_LINE or len(trailer) > self._application.limits.header:
-                self.error = parser.BadRequest("a chunk's line or a trailer without end")
+                self.error = BadRequest("a chunk's line or a trailer without end")
                 self.completed = True
         return used
 

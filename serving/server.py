@@ -9,11 +9,10 @@ import signal
 import socket
 import weakref
 
-from waitress import wasyncore
-
 from fense_admin.realtime import monotonic
 from fense_admin.serving.application import Application
 from fense_admin.serving.connections import Channel, Connections
+from fense_admin.serving.internals import loop
 from fense_admin.serving.parser import RequestParser
 from fense_admin.serving.workers import Workers
 
@@ -78,7 +77,7 @@ class Server:
 
     def _turn(self, timeout: float) -> None:
         timeout = 0 if self._inline else timeout
-        wasyncore.loop(timeout, use_poll=True, map=self.connections.map, count=1)
+        loop(timeout, use_poll=True, map=self.connections.map, count=1)
         answered = self.connections.answered
         while answered:
             self._finish(answered.popleft())

@@ -19,9 +19,9 @@ from typing import Any
 from bottle import request, response
 
 from fense_admin import Application, __version__, create_app, models, rules
+from fense_admin.databases import Database
 from fense_admin.exchange import NOT_FOUND, RECEIVED, ApiError
 from fense_admin.masking import SharedKeys, digest
-from fense_admin.models import Database
 from fense_admin.reading import read_json
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors

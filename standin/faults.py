@@ -13,8 +13,8 @@ import bottle
 from bottle import request
 
 from fense_admin import rules
+from fense_admin.databases import Database
 from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
-from fense_admin.models import Database
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 

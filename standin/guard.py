@@ -10,8 +10,8 @@ import bottle
 from bottle import request
 
 from fense_admin import DEVELOPMENT_KEY, ApiKeyPlugin, foreign_header
+from fense_admin.databases import Database
 from fense_admin.exchange import FORBIDDEN, UNKNOWN_KEY, ApiError, request_key
-from fense_admin.models import Database
 from fense_admin.reading import read_query
 from fense_admin.rules import ValidationErrors
 

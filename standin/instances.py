@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from fense_admin import Application
+from fense_admin.databases import Database
 from fense_admin.exchange import CONFLICT, ApiError
-from fense_admin.models import Database
 from fense_admin.reading import mount_point, origin
 from fense_admin.realtime import monotonic
 from fense_admin.standin.clock import Clock

@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -152,10 +152,11 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     text = part.decode(errors="ignore")
     texts, is_part = [text], len(part) < len(body)
     error: ApiError | None = environ.get(ERROR)
-    details = within(MAX_TEXT, error.details) if error else []
+    details = list(error.details) if error else []
     whole = error.body if error else ""
     message = beginning(whole, MAX_TEXT)
     if is_part:  # else it has all of these
+        details = within(MAX_TEXT, details)
         texts += [message, *(field for field, _ in details)]
     keys = app.masker.keys_in(texts, request_key(environ))
     shown = hide(text, keys)
@@ -169,9 +170,8 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     entry.reason, entry.details = message, details
 
 
-def within(most: int, details: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def within(most: int, details: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The first of the details that together have at most so many characters."""
-    details = list(details)
     sizes = itertools.accumulate(len(field) + len(message) for field, message in details)
     return [detail for detail, size in zip(details, sizes, strict=True) if size <= most]
 

@@ -11,8 +11,8 @@ import os
 from typing import Any, NamedTuple
 
 from fense_admin import models, rules
+from fense_admin.databases import Database
 from fense_admin.exchange import NOT_FOUND, invalid
-from fense_admin.models import Database
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import demo
 

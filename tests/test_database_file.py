@@ -8,7 +8,7 @@ import pytest
 from conftest import AS_SOMEBODY_ELSE, FIELDS, account_fields, in_threads, sentence
 from peewee import sqlite3
 
-from fense_admin import databases, engines, models, sqlite
+from fense_admin import databases, engines, sqlite
 from fense_admin.engines import Unusable
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
 def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
     path = str(tmp_path / "fense.sqlite3")
     opened = in_threads(6, lambda: open_database(path))
-    assert [type(db) for db in opened] == [models.Database] * 6
+    assert [type(db) for db in opened] == [databases.Database] * 6
     for i, db in enumerate(opened):
         db.create_account(FIELDS | {"api_key": f"key-{i}"})
         db.engine.close_all()

@@ -160,7 +160,7 @@ def test_a_file_that_is_written_to_during_the_move_is_not_moved(
         contextlib.closing(read.engine),
         pytest.raises(sqlite.OperationalError, match="written to"),
     ):
-        models.copy(read, target)
+        databases.copy(read, target)
     for connection in keep:
         connection.close()
     assert target.count_accounts() == 0

@@ -23,7 +23,7 @@ from conftest import (
 from postgresql_server import PostgreSQL
 
 from fense_admin import commands, databases, engines, libpq, postgres
-from fense_admin.models import copy
+from fense_admin.databases import copy
 
 PASSWORD = "pw-Zq81xK"
 KEY = {"DISPUTE_MASTER_KEY": MASTER_KEY}

@@ -1,6 +1,6 @@
 """The oldest and the newest waitress that pyproject.toml allows serve alike.
 
-serving/ relies on some of waitress's internals; parser.py and connections.py list them at their head.
+serving/internals.py lists what is relied on of waitress's internals.
 """
 
 import importlib.metadata

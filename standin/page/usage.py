@@ -6,6 +6,7 @@ import datetime
 import json
 
 from fense_admin import models
+from fense_admin.databases import Database
 from fense_admin.rules import days_before
 
 DAYS_SHOWN = 30  # unless a range is chosen: today, and those before
@@ -16,9 +17,7 @@ MOST_BARS = {"day": 366, "month": 120}
 class Usage:
     """The lookups of an account in a range, for a chart: a bar for each day or month."""
 
-    def __init__(
-        self, db: models.Database, account_id: int, start: str, end: str, period: str
-    ) -> None:
+    def __init__(self, db: Database, account_id: int, start: str, end: str, period: str) -> None:
         self.start, self.end, self.period = start, end, period
         answer = json.loads(db.account_usage(account_id, start, end))
         self.total: int = answer["total_lookups"]
