@@ -34,6 +34,7 @@ from fense_admin.databases import Database, open_database
 from fense_admin.exchange import ApiError, error_body, invalid, log_request, request_key
 from fense_admin.masking import Masker, digest, hide
 from fense_admin.reading import (
+    application,
     guess_path,
     mount_point,
     origin,
@@ -219,7 +220,7 @@ def get_health(db: Database) -> dict[str, Any]:
 
 
 def get_openapi(db: Database) -> dict[str, Any]:
-    return read_openapi(OPENAPI_FILE, request.app.prefix)
+    return read_openapi(OPENAPI_FILE, application().prefix)
 
 
 # --- The application ---------------------------------------------------------------------------
@@ -353,7 +354,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
 
     # Answers
 
-    def default_error_handler(self, error: bottle.HTTPError) -> bytes:
+    def default_error_handler(self, res: bottle.HTTPError) -> bytes:
+        error = res
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(exchange.NOT_FOUND, "there is no such path" + self._signpost())
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
