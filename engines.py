@@ -132,8 +132,9 @@ class Engine(Protocol):
     # The context in which a thread waits for others. A server sets one that spares a worker.
     while_waiting: Waiting
 
-    def execute_sql(self, query: str, values: Values | None = None, /) -> Cursor:
+    def execute_sql(self, sql: str, params: Values | None = None) -> Cursor:
         """Run a query, within the thread's transaction if there is one."""
+        ...
 
     def execute_each(
         self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
@@ -143,27 +144,35 @@ class Engine(Protocol):
         The columns name its values; the first `keys` of them identify a row, and no two rows are
         the same in these. Return the rows for which it found or changed none.
         """
+        ...
 
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
         """Insert many rows, within a transaction."""
+        ...
 
     def rows(self, query: str) -> Iterator[Row]:
         """Return what a query finds, row by row, within a `snapshot`."""
+        ...
 
     def peek(self, query: str, values: Values) -> list[Row]:
         """Return what a query finds. Wait for no lock."""
+        ...
 
     def ping(self, query: str) -> None:
         """Raise an error if this query can't be answered."""
+        ...
 
     def ensure_same_file(self) -> None:
         """Raise an error if the database's file was moved or replaced."""
+        ...
 
     def last_id(self) -> int:
         """Return the highest id that an account has had, 0 if there was none yet."""
+        ...
 
     def set_last_id(self, last_id: int) -> None:
         """Let the next account's id follow this one."""
+        ...
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         """Run the function in a transaction and return what it returns.
@@ -171,24 +180,30 @@ class Engine(Protocol):
         It may be run several times, unless it is `patient`: then it has no deadline, either.
         Raises `CommitUnknown`.
         """
+        ...
 
     def lock(self, key_digest: str = "") -> None:
         """Until the transaction ends, keep other writers from claiming this key.
 
         Without a key, keep them from writing any account.
         """
+        ...
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Return a context in which all that is read is of one moment. It has no deadline."""
+        ...
 
     def scratch(self) -> AbstractContextManager[Engine | None]:
         """Return the context of a new, empty database, which replaces this one at its end.
 
         It is for long writes. The context is of None where they don't block readers anyway.
         """
+        ...
 
     def close(self) -> object:
         """Close what this thread needs no more."""
+        ...
 
     def close_all(self) -> None:
         """Close the connections of all threads, for good."""
+        ...

@@ -73,9 +73,8 @@ class ApiKeyPlugin:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.digests = [digest(key) for key in keys]
-        self.hint = ""
-        if self.knows(DEVELOPMENT_KEY):  # which is public
-            self.hint = f"; the development key is {DEVELOPMENT_KEY}"
+        public = f"; the development key is {DEVELOPMENT_KEY}"
+        self.hint = public if self.knows(DEVELOPMENT_KEY) else ""
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         def guarded(db: Database, **kwargs: Any) -> Any:
@@ -211,7 +210,7 @@ def get_health(db: Database) -> dict[str, Any]:
 
 
 def get_openapi(db: Database) -> dict[str, Any]:
-    return reading.read_openapi(OPENAPI_FILE, request.app.prefix)
+    return reading.read_openapi(OPENAPI_FILE, reading.application().prefix)
 
 
 # --- The application ---------------------------------------------------------------------------
@@ -296,17 +295,14 @@ class Application(bottle.Bottle):  # type: ignore[misc]
 
         So it is with a read of one account, or of its usage in at most three months.
         """
-        if self.may_wait:
-            return False  # however little it is, the server may not answer
-        one = self.prefix + "/accounts/"
-        if method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
+        # However little it is, a database server may not answer.
+        if self.may_wait or method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
             return False
+        one = self.prefix + "/accounts/"
         if not path.startswith(one + "usage"):
             return path.startswith(one)
-        months = MONTHS.fullmatch(query)
-        if months is None or path == one + "usage":
-            return False
-        return 1 <= models.count_months(*months.groups()) <= 3
+        months = MONTHS.fullmatch(query) if path != one + "usage" else None
+        return months is not None and 1 <= models.count_months(*months.groups()) <= 3
 
     def body_limit(self, environ: Mapping[str, Any]) -> int | None:
         """Return how many bytes the server accepts of a body; None for its own limit.
@@ -343,7 +339,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
 
     # Answers
 
-    def default_error_handler(self, error: bottle.HTTPError) -> bytes:
+    def default_error_handler(self, res: bottle.HTTPError) -> bytes:
+        error = res
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(exchange.NOT_FOUND, "there is no such path" + self._signpost())
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
@@ -359,8 +356,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         path = request.environ[exchange.ASKED_PATH]
         if self.signposts and path in ("/", self.prefix + "/"):
             return "; " + ", ".join(f"{what} is at {at}" for what, at in self.signposts.items())
-        meant = reading.guess_path(path, self.prefix)
-        if meant:
+        if meant := reading.guess_path(path, self.prefix):
             return f"; did you mean {mount_point()}{meant}?"
         return f"; the API is under {mount_point()}{self.prefix}" if self.prefix else ""
 
@@ -373,9 +369,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         environ[exchange.ASKED_PATH] = path  # Bottle takes slashes off its own
         mount = environ.get("SCRIPT_NAME", "")
         key = request_key(environ)
-        if request_id is None:
-            request_id = self.choose_id(environ)
-        environ[exchange.REQUEST_ID] = request_id
+        environ[exchange.REQUEST_ID] = request_id = request_id or self.choose_id(environ)
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
             valid = path.encode("latin-1").decode(errors="replace")

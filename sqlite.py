@@ -226,10 +226,10 @@ class Engine(SqliteDatabase):
 
     # Reading and writing
 
-    def execute_sql(self, query: str, values: Values | None = None, /) -> Cursor:
+    def execute_sql(self, sql: str, params: Values | None = None) -> Cursor:
         with peewee_errors:
             connection: sqlite3.Connection = self.connection()
-            return connection.execute(query, values or ())
+            return connection.execute(sql, params or ())
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         # One at a time in this process: SQLite's own waiting is slow and unfair.
