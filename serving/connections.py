@@ -106,8 +106,7 @@ class Channel(Dispatcher):
 
     def __init__(self, server: Connections, sock: socket.socket, addr: tuple[Any, ...]) -> None:
         self.server, self.addr, self.adj = server, addr, server.adj
-        self.is_new = True  # nothing has come yet
-        self.read_at = 0.0  # by the monotonic clock: when something came last
+        self.read_at = 0.0  # by the monotonic clock: when something came last; 0 before
         self.reading: RequestParser | None = None
         self.unread = b""  # what came behind the request in flight
         self.in_flight: RequestParser | None = None
@@ -145,7 +144,6 @@ class Channel(Dispatcher):
             return
         if not data:
             return
-        self.is_new = False
         self.read_at = monotonic()
         if self.lingers_until is not None:
             if monotonic() > self.lingers_until:
@@ -366,9 +364,6 @@ class Waker(Dispatcher):
         self._sender.close()
 
 
-Dispatch = Callable[[Channel, RequestParser], None]
-
-
 class Connections:
     """The listening sockets and the open connections: at most `Limits.connections`.
 
@@ -377,10 +372,12 @@ class Connections:
     """
 
     def __init__(
-        self, application: Application, sockets: list[socket.socket], dispatch: Dispatch
+        self,
+        application: Application,
+        sockets: list[socket.socket],
+        dispatch: Callable[[Channel, RequestParser], None],
     ) -> None:
-        self.application, self.dispatch = application, dispatch
-        self.limits = application.limits
+        self.application, self.dispatch, self.limits = application, dispatch, application.limits
         self.draining = False
         self.map: dict[int, Any] = {}  # of the loop, by descriptor
         self.channels: set[Channel] = set()
@@ -438,7 +435,7 @@ class Connections:
         """Return whether any has a request, or a part of one, or an answer to send."""
         new = monotonic() - ON_ITS_WAY
         return any(
-            it.in_flight or it.reading or it.unsent or (it.is_new and it.idle_since > new)
+            it.in_flight or it.reading or it.unsent or (not it.read_at and it.idle_since > new)
             for it in self.channels
         )
 
