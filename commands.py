@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Any
 import fense_admin
 from fense_admin import engines, files, models, rules, settings, sqlite
 from fense_admin.databases import Database, copy, open_database
-from fense_admin.exchange import ApiError
+from fense_admin.exchange import ApiError, log
 from fense_admin.realtime import monotonic
 from fense_admin.settings import Limits
 
 if TYPE_CHECKING:
     from fense_admin.standin.control import ControlPlane
-
-log = logging.getLogger("fense_admin")
 
 SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait for it
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -217,8 +215,8 @@ def run_command(options: argparse.Namespace) -> int:
             "FENSE_BASE_URL": fense.url,
             "FENSE_API_KEY": fense.master_key,
             "FENSE_STANDIN_URL": fense.standin_url,
+            **without_proxy("127.0.0.1", "localhost"),
         }
-        environment |= without_proxy("127.0.0.1", "localhost")
         process = None
         early: list[int] = []  # signals that came before the process was there
 

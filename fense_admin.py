@@ -31,7 +31,7 @@ __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from fense_admin import engines, exchange, models, reading, rules
 from fense_admin.databases import Database, open_database
-from fense_admin.exchange import ApiError, error_body, invalid, log_request, request_key
+from fense_admin.exchange import ApiError, error_body, invalid, log, log_request, request_key
 from fense_admin.masking import Masker, digest, hide
 from fense_admin.reading import mount_point, read_fields, read_query
 from fense_admin.realtime import monotonic
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from fense_admin import shapes
 
 __version__ = "0.1.0"
-
-log = logging.getLogger("fense_admin")
 
 Handlers = Mapping[str, Callable[..., Any]]  # by their methods
 StartResponse = Callable[..., Any]  # WSGI's
@@ -67,9 +65,6 @@ FOREIGN_PAGE = (
 
 class ApiKeyPlugin:
     """Lets the master key and the service keys in: 401 for an unknown key, 403 for a merchant's."""
-
-    name = "api_key"
-    api = 2
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.digests = [digest(key) for key in keys]
@@ -134,9 +129,6 @@ def refused(error: Exception) -> ApiError:
 
 class DatabasePlugin:
     """Gives each handler `db`, and makes an `ApiError` of what the data and the rules raise."""
-
-    name = "database"
-    api = 2
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -231,19 +223,15 @@ class Application(bottle.Bottle):  # type: ignore[misc]
     """
 
     def __init__(
-        self,
-        db: Database,
-        prefix: str,
-        keys: Iterable[str],
-        public_origin: str = "",
-        public_path: str = "",
-        limits: Limits | None = None,
+        self, db: Database, prefix: str, keys: Iterable[str], public_url: str, limits: Limits
     ) -> None:
         super().__init__()
         self.db = db
-        self.limits = limits or Limits()
         self.prefix = prefix
-        self.public_origin, self.public_path = public_origin, public_path
+        self.limits = limits
+        self.public_url = public_url
+        self.public_origin = "/".join(public_url.split("/")[:3])
+        self.public_path = public_url.removeprefix(self.public_origin)
         self.masker = Masker(keys, db.merchant_keys_among)
         self.masker.plain = re.compile(re.escape(prefix) + PLAIN_PATH)
         # What `GET /` names in development mode.
@@ -428,9 +416,7 @@ def create_app(
         errors.check("database", rules.check_string, database)
     if not keys:
         raise ValueError("give a master_key or service_keys: without a key nobody gets in")
-    public_origin = "/".join(public_url.split("/")[:3])
-    public_path = public_url.removeprefix(public_origin)
-    app = Application(open_database(database), prefix, keys, public_origin, public_path, limits)
+    app = Application(open_database(database), prefix, keys, public_url, limits or Limits())
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)
     app.contract("/accounts/usage", GET=get_usage)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
-import logging
 import select
 import socket
 import struct
 from collections.abc import Callable
 from typing import Any
 
-from fense_admin.exchange import RECEIVED, RESET, error_body, log_request
+from fense_admin.exchange import RECEIVED, RESET, error_body, log, log_request
 from fense_admin.realtime import monotonic
 from fense_admin.serving import internals
 from fense_admin.serving.application import Application
 from fense_admin.serving.internals import ClientDisconnected, Dispatcher, OverflowableBuffer
 from fense_admin.serving.parser import NoTemporaryFile, RequestParser, asked_environ
-
-log = logging.getLogger("fense_admin")
 
 RECEIVE = 16 * 1024  # bytes read at once
 SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn

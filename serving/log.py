@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import Any
 
-log = logging.getLogger("fense_admin")
+from fense_admin.exchange import log
 
 
 class LogFormatter(logging.Formatter):

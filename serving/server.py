@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import signal
 import socket
 import weakref
 
+from fense_admin.exchange import log
 from fense_admin.realtime import monotonic
 from fense_admin.serving.application import Application
 from fense_admin.serving.connections import Channel, Connections
 from fense_admin.serving.internals import loop
 from fense_admin.serving.parser import RequestParser
 from fense_admin.serving.workers import Workers
-
-log = logging.getLogger("fense_admin")
 
 
 class Server:

@@ -102,9 +102,7 @@ class ControlPlane:
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
 
-        self.control = Application(
-            app.db, "", app.masker.own, app.public_origin, app.public_path, app.limits
-        )
+        self.control = Application(app.db, "", app.masker.own, app.public_url, app.limits)
         # A stand-in and its instances mask each other's keys.
         self._shared: SharedKeys = parent._shared if parent else SharedKeys()
         self._shared.change(added=map(digest, app.masker.own))
@@ -383,7 +381,7 @@ class ControlPlane:
             master_key=master_key,
             service_keys=[service_key],
             prefix=self.app.prefix,
-            public_url=self.app.public_origin + self.app.public_path,
+            public_url=self.app.public_url,
             limits=self.limits,
         )
         app.db.engine.while_waiting = lambda: self.db.engine.while_waiting()

@@ -202,9 +202,6 @@ class Faults:
 class FaultPlugin:
     """Lets armed faults answer the contract's routes, once the key has been accepted."""
 
-    name = "faults"
-    api = 2
-
     def __init__(self, faults: Faults, prefix: str) -> None:
         self.faults = faults
         self.prefix = prefix

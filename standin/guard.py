@@ -19,9 +19,6 @@ from fense_admin.rules import ValidationErrors
 class ControlGuard:
     """Accepts the master key alone, and no page of another site (CSRF, DNS rebinding)."""
 
-    name = "control_guard"
-    api = 2
-
     def __init__(self, master_key: str, service_keys: Iterable[str], on_loopback: bool) -> None:
         self.master = ApiKeyPlugin([master_key])
         self.service = ApiKeyPlugin(service_keys)
