@@ -127,10 +127,7 @@ class StandIn:
             raise ValueError(f"api_key {error}") from None
 
     def record_lookups(
-        self,
-        fense_account_id: int,
-        lookups: int,
-        date: Day | tuple[Day, Day] | None = None,
+        self, fense_account_id: int, lookups: int, date: Day | tuple[Day, Day] | None = None
     ) -> None:
         """Add lookups to an account's UTC day, or to each day of a range; today unless given.
 

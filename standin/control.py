@@ -37,14 +37,7 @@ from fense_admin.standin.faults import (
     drop,
 )
 from fense_admin.standin.guard import ControlGuard, control_key
-from fense_admin.standin.instances import (
-    INSTANCES,
-    ROOT,
-    Instance,
-    Instances,
-    Plane,
-    generated,
-)
+from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry, add_response, journal_entry, report
 from fense_admin.standin.state import (
     DEMO,

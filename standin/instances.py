@@ -70,11 +70,7 @@ class Instance:
     def urls(self) -> dict[str, str]:
         """Its id and where clients find it."""
         url = origin() + mount_point() + self.path
-        return {
-            "id": self.id,
-            "base_url": url + self.plane.app.prefix,
-            "standin_url": url + ROOT,
-        }
+        return {"id": self.id, "base_url": url + self.plane.app.prefix, "standin_url": url + ROOT}
 
     def answer(self, environ: dict[str, Any], path: str, start: Callable[..., Any]) -> Any:
         """Answer a request to this path within it, as a WSGI application; None if it has ended."""
