@@ -114,10 +114,18 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Run the slow tests if they are asked for: by --all, by -k or -m, or by the name of a file."""
-    if not hasattr(config, "workerinput"):  # a process of xdist has this answer already
-        options = config.option
+    options = config.option
+    if hasattr(config, "workerinput"):
+        options.all = config.workerinput["all"]
+    else:
         is_named = config.args_source is pytest.Config.ArgsSource.ARGS
         options.all = bool(options.all or is_named or options.keyword or options.markexpr)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a process of xdist whether to run the slow tests."""
+    node.workerinput["all"] = node.config.option.all
 
 
 def pytest_collection_modifyitems(config, items):
@@ -184,7 +192,7 @@ def npm_install(folder: str) -> Path:
     modules = CHECKOUT / folder / "node_modules"
     whole = modules / "whole"  # is written last, and says what was installed
     with open(CHECKOUT / folder / "package.json") as wanted:
-        fcntl.flock(wanted, fcntl.LOCK_EX)  # the suite runs in two processes
+        fcntl.flock(wanted, fcntl.LOCK_EX)  # the suite runs in several processes
         text = wanted.read()
         if not whole.exists() or whole.read_text() != text:
             options = "--no-package-lock --no-audit --no-fund --silent".split()
@@ -490,7 +498,7 @@ def run_pytest(
     result = subprocess.run(
         [*command, *arguments],
         cwd=folder,
-        env=os.environ | environment,
+        env=os.environ | {"PYTHONPATH": WITHOUT_DRIVER} | environment,
         capture_output=True,
         text=True,
         timeout=timeout,

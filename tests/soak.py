@@ -204,6 +204,7 @@ def environment() -> dict[str, str]:
     """This process's own, with our keys and no other setting of the service."""
     ours = ("FENSE_ADMIN_", "DISPUTE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    kept["PYTHONPATH"] = str(Path(__file__).with_name("without_driver"))  # it starts faster
     return kept | {"DISPUTE_MASTER_KEY": KEYS[0], "DISPUTE_SERVICE_KEYS": ",".join(KEYS[1:])}
 
 

@@ -6,10 +6,9 @@ import re
 import socket
 import sys
 import threading
-import time
 
 import pytest
-from conftest import COMMAND, account_fields, in_background, sentence
+from conftest import COMMAND, account_fields, in_background, sentence, wait_until
 
 from fense_admin import serving
 
@@ -71,16 +70,19 @@ def test_keys_are_rotated_and_nobody_is_refused(start):
             while not stop.is_set():
                 answers.append(service.call("/accounts", account_fields(), key=key[0])[0])
 
+        def wait_for_answers(count):
+            wanted = len(answers) + count
+            wait_until(lambda: len(answers) >= wanted)
+
         with in_background(keep_asking, 4, stop.set):
             for keys, used in (("the-old-key,the-new-key", "the-new-key"), ("the-new-key",) * 2):
-                time.sleep(0.15)
+                wait_for_answers(40)
                 assert service.end()[0] == 0
                 service = start_on(listening, start, DISPUTE_SERVICE_KEYS=keys)
-                time.sleep(0.1)
+                wait_for_answers(20)
                 key[0] = used
-            time.sleep(0.15)
+            wait_for_answers(40)
         assert set(answers) == {201}
-        assert len(answers) > 100
         assert service.call("/accounts/usage", key="the-old-key")[0] == 401
         assert len(service.call("/accounts/usage", key="the-new-key")[1]["accounts"]) == len(
             answers

@@ -1,7 +1,7 @@
 """What lives in several places is in all of them: the rows of "To change X" in CONTRIBUTING.md.
 
 For what other tests compare, look there: settings (test_settings.py), limits and defaults
-(test_documents.py), statuses (test_statuses.py), operations and schemas (test_openapi.py,
+(test_documents.py), statuses (test_exchange.py), operations and schemas (test_openapi.py,
 test_control_openapi.py), shapes and `StandIn.fail` (test_typing.py), modules (test_imports.py).
 """
 
