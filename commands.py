@@ -71,26 +71,29 @@ def stop_at_once(signum: int, _: object) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    from fense_admin import serving  # late: other commands do without waitress
+    # Late: other commands do without waitress.
+    from fense_admin.serving.addresses import CannotListen, are_loopback, inherited, listen, resolve
+    from fense_admin.serving.log import log_to_stderr
+    from fense_admin.serving.server import Server
 
     sockets: list[socket.socket] = []
     served: Application | ControlPlane
     try:
         is_quiet = settings.switch("quiet", options.quiet)
         standin = settings.switch("standin", options.standin)
-        serving.log_to_stderr(logging.WARNING if is_quiet else logging.INFO)
+        log_to_stderr(logging.WARNING if is_quiet else logging.INFO)
         for line in (*settings.injected_variables(), *settings.unknown_variables()):
             log.warning(line)
-        host, sockets = options.host, serving.inherited()
+        host, sockets = options.host, inherited()
         if sockets:
             host = sockets[0].getsockname()[0]
             addresses = [(sock.getsockname(),) for sock in sockets]
         else:
-            addresses = serving.resolve(options.host, options.port)
-        on_loopback = serving.are_loopback(addresses)
+            addresses = resolve(options.host, options.port)
+        on_loopback = are_loopback(addresses)
         keys, has_control_plane = choose_keys(options, standin, on_loopback)
         seed = read_seed(options.seed)
-        sockets = sockets or serving.listen(addresses)
+        sockets = sockets or listen(addresses)
         app = served = create_app(
             options.database,
             prefix=options.prefix,
@@ -112,12 +115,12 @@ def serve(options: argparse.Namespace) -> int:
         read_ahead(has_control_plane)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
-    except (serving.CannotListen, engines.Unusable, engines.DatabaseError) as error:
+    except (CannotListen, engines.Unusable, engines.DatabaseError) as error:
         for sock in sockets:
             sock.close()
         raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
-    running = serving.Server(served, sockets, options.threads)
+    running = Server(served, sockets, options.threads)
     on_stop_signals(running.stop_on_signal)
     origin = origin_of(host, running.port)
     log.info("fense-admin %s with %s", __version__, app.db.engine.info.product)
