@@ -74,7 +74,7 @@ class ControlPlane:
         self._reset_at = 0.0  # by the monotonic clock
         self.instances = Instances()
         self.journal: collections.deque[Entry] = collections.deque(maxlen=JOURNAL_LENGTH)
-        app.install(faults.FaultPlugin(self.faults, app.prefix))
+        app.install(self.faults)
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
 
@@ -96,6 +96,7 @@ class ControlPlane:
         self.guard = ControlGuard(master_key, service_keys, on_loopback)
         if parent is not None:
             self.guard.page_is_open = parent.guard.page_is_open
+            self.guard.on_loopback = parent.guard.on_loopback
         self.control.install(self.guard)
 
         def endpoint(path: str, **handlers: Callable[..., Any]) -> None:
@@ -255,13 +256,9 @@ class ControlPlane:
         self.instances.add(instance)
         response.status = 201
         urls = instance.urls()
-        return {
-            "id": instance.id,
-            "base_url": urls["base_url"],
-            "api_key": instance.master_key,
-            "service_key": instance.service_key,
-            "standin_url": urls["standin_url"],
-        }
+        standin_url = urls.pop("standin_url")
+        keys = {"api_key": instance.master_key, "service_key": instance.service_key}
+        return urls | keys | {"standin_url": standin_url}
 
     def delete_instance(self, db: Database, id: str) -> None:
         if not self.instances.end([id]):
@@ -335,10 +332,7 @@ class ControlPlane:
             limits=self.limits,
         )
         app.db.engine.while_waiting = lambda: self.db.engine.while_waiting()
-        on_loopback = self.guard.on_loopback
-        plane = ControlPlane(
-            app, master_key, [service_key], seed=seed, on_loopback=on_loopback, parent=self
-        )
+        plane = ControlPlane(app, master_key, [service_key], seed=seed, parent=self)
         app.db.replace(*rows)
         return Instance(plane, master_key, service_key)
 

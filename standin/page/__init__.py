@@ -13,7 +13,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import bottle
 from bottle import request, response
@@ -104,10 +104,6 @@ def prose(text: str) -> str:
     return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
 
 
-def thousands(number: int) -> str:
-    return f"{number:,}"
-
-
 def duration(seconds: float) -> str:
     """A duration in its largest unit: "42 s", "5 min" or "3 h"."""
     for unit, length in (("h", 3_600), ("min", 60)):
@@ -117,16 +113,9 @@ def duration(seconds: float) -> str:
 
 
 # Bodies of the curl lines for what one does by hand
-NEW_ACCOUNT = {
-    "api_key": "merchant-key-7d1e-9f2c",
-    "name": "Acme Ltd",
-    "email": "owner@acme.example",
-}
+KEY = "merchant-key-7d1e-9f2c"
+NEW_ACCOUNT = {"api_key": KEY, "name": "Acme Ltd", "email": "owner@acme.example"}
 STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
-RETRY = {"Retry-After": "1"}
-REFUSED_CREATION = {"status": 503, "method": "POST", "path": "/accounts", "headers": RETRY}
-SLOW_READS = {"delay_ms": 2000, "path": "/accounts/*", "times": 0}
-RESETS = {"drop": "reset", "times": 2}
 
 
 class Shown:
@@ -156,7 +145,6 @@ class Shown:
             "plane": self.plane,
             "entries": entries,
             "prose": prose,
-            "thousands": thousands,
             "clip": clip,
             "MOST_OF_CELL": MOST_OF_CELL,
             "NEW_ACCOUNT": NEW_ACCOUNT,
@@ -167,7 +155,7 @@ class Shown:
 
     def more(self, count: int) -> str:
         """What stands below a table that leaves out so many rows."""
-        return f'<p class="note">and {thousands(count)} more</p>' if count else ""
+        return f'<p class="note">and {count:,} more</p>' if count else ""
 
     def link(self, path: str, /, **query: Any) -> str:
         """The path of a view, with the parameters that are given."""
@@ -198,7 +186,6 @@ def requests(shown: Shown, sent: Sent) -> View:
         "methods": sorted(method for method in methods if len(method) <= 20),
         "count": len(journal),
         "failed": failed,
-        "keeps": JOURNAL_LENGTH,
     }
 
 
@@ -214,13 +201,12 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
     if size(line) > MOST_OF_CURL:
         line, room = "", MOST_OF_REQUEST
     tenth = room // 10  # messages appear up to three times: above, and beside what they blame
-    query = entries.query_of(entry)
+    query = parse_qsl(entry["query"], keep_blank_values=True)
     details = [(field, hinted(field, text)) for field, text in rows_within(tenth, entry.details)]
     messages = messages_by_field(details)
     return clip(f"{entry['method']} {entries.target(entry)}", MOST_OF_TITLE), {
         "entry": entry,
         "details": details,
-        "more_details": len(entry.details) - len(details),
         "reason": clip(entries.reason(entry), tenth),
         "messages": messages,
         "body": body_within(room // 4, entry, "body", messages),
@@ -370,9 +356,6 @@ def faults(shown: Shown, sent: Sent) -> View:
         "armed": [(fault, met.get(fault["id"], [])) for fault in armed],
         "used_up": list(used_up.values()),
         "in_words": in_words,
-        "REFUSED_CREATION": REFUSED_CREATION,
-        "SLOW_READS": SLOW_READS,
-        "RESETS": RESETS,
     }
 
 
@@ -399,10 +382,7 @@ def service(shown: Shown, sent: Sent) -> View:
     ]
     return "Service", {
         "facts": facts,
-        "accounts": db.count_accounts(),
-        "now": db.now(),
         "instances": instances,
-        "today": db.today(),
     }
 
 

@@ -44,13 +44,9 @@ def endpoints(document: dict[str, Any], url: str, is_development: bool) -> list[
 def errors(document: dict[str, Any]) -> list[Answer]:
     """The errors that the endpoints answer, by status; each is described once, for all of them."""
     read = Reader(document)
-    found = {
-        status: part
-        for operations in document["paths"].values()
-        for operation in operations.values()
-        for status, part in operation["responses"].items()
-        if status >= "400"
-    }
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    answers = [answer for one in operations for answer in one["responses"].items()]
+    found = {status: part for status, part in answers if status >= "400"}
     return [read.answer(status, read.resolved(part)) for status, part in sorted(found.items())]
 
 
@@ -142,8 +138,7 @@ class Endpoint:
             for status, part in operation["responses"].items()
         )
         examples = {part["name"]: part.get("example", "") for part in parameters}
-        queried = {
-            part["name"]: examples[part["name"]] for part in parameters if part["in"] == "query"
-        }
-        asked = url + path.format_map(examples) + (f"?{urlencode(queried)}" if queried else "")
+        queried = [part["name"] for part in parameters if part["in"] == "query"]
+        query = urlencode([(name, examples[name]) for name in queried])
+        asked = url + path.format_map(examples) + (f"?{query}" if query else "")
         self.curl = curl.by_hand(method, asked, is_development, self.body and self.body.example)
