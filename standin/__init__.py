@@ -120,8 +120,7 @@ class StandIn:
         name = generated("merchant")
         least = {"api_key": generated("sk_test"), "name": name, "email": f"owner@{name}.example"}
         with ValidationErrors() as errors:
-            sent = rules.as_json(least | fields)
-            checked = rules.validate(sent, rules.ACCOUNT_RULES, errors)
+            checked = rules.validate(rules.as_json(least | fields), rules.ACCOUNT_RULES, errors)
         try:
             return self._db.create_account(checked)
         except models.ApiKeyTaken as error:

@@ -47,9 +47,7 @@ DROPS = {
     "reset": Drop("connection reset", "resets the connection", is_reset=True),
     "empty": Drop("closed without an answer", "closes the connection without an answer"),
     "truncate": Drop(
-        "answer cut short",
-        "cuts the answer {status} short",
-        part=lambda body: body[: len(body) // 2],
+        "answer cut short", "cuts the answer {status} short", lambda body: body[: len(body) // 2]
     ),
 }
 
@@ -127,11 +125,11 @@ class Faults:
     as they share the connections.
     """
 
+    _room: threading.BoundedSemaphore
+
     def __init__(self, most_waiting: int, parent: Faults | None = None) -> None:
         self._most = most_waiting
-        self._room: threading.BoundedSemaphore = (
-            parent._room if parent else threading.BoundedSemaphore(most_waiting)
-        )
+        self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
         self._waiting = Waiting()
         self._armed: list[dict[str, Any]] = []

@@ -152,8 +152,7 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
         texts += [message, *(field for field, _ in details)]
     keys = app.masker.keys_in(texts, request_key(environ))
     shown = hide(text, keys)
-    kept = cut(shown, MAX_TEXT, is_part)
-    entry["response"] = truncate(kept)
+    entry["response"] = truncate(cut(shown, MAX_TEXT, is_part))
     if entry["response"] != shown:
         entry.is_cut.add("response")
     if is_part or shown != text:  # else there is no key in them

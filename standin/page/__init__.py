@@ -190,10 +190,8 @@ def requests(shown: Shown, sent: Sent) -> View:
 
 
 def one_request(shown: Shown, sent: Sent, number: str) -> View:
-    for entry in shown.newest_first():
-        if entry.number == int(number):
-            break
-    else:
+    entry = next((one for one in shown.newest_first() if one.number == int(number)), None)
+    if entry is None:
         message = f"this request is no longer in the journal, which keeps {JOURNAL_LENGTH}"
         raise ApiError(NOT_FOUND, message)
     line = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
@@ -363,8 +361,7 @@ def faults(shown: Shown, sent: Sent) -> View:
 
 
 def service(shown: Shown, sent: Sent) -> View:
-    plane, db = shown.plane, shown.plane.db
-    info, environ = db.engine.info, request.environ
+    plane, info, environ = shown.plane, shown.plane.db.engine.info, request.environ
     reach = "this machine alone" if plane.guard.on_loopback else "other machines, too"
     facts = {
         "API": shown.base_url,
@@ -380,10 +377,7 @@ def service(shown: Shown, sent: Sent) -> View:
         (it.urls(), it.plane, duration(it.age()), duration(it.unused_for()))
         for it in plane.instances.all()
     ]
-    return "Service", {
-        "facts": facts,
-        "instances": instances,
-    }
+    return "Service", {"facts": facts, "instances": instances}
 
 
 def reference(shown: Shown, sent: Sent, of: str | None) -> View:
