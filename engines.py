@@ -13,8 +13,10 @@ from peewee import DatabaseError as DatabaseError  # for all who catch it
 from peewee import OperationalError
 
 from fense_admin import files
+from fense_admin.realtime import monotonic
 
 MEMORY = ":memory:"
+BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
 UNKNOWN = "it may have been written, or not"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # A host in such a URL, with its port; and a URL without a password, as libpq reads it.
@@ -95,6 +97,21 @@ def check_tables(name: str, sections: Sequence[str], version: int, tables: Itera
     created = re.findall(r"^CREATE TABLE (\w+) \($", "".join(sections[:version]), re.MULTILINE)
     if not set(created) <= set(tables):
         raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
+
+
+# --- Waiting -----------------------------------------------------------------------------------
+
+
+def wait_long(wait: Callable[[float], Result], until: float, waiting: Waiting) -> Result:
+    """Call `wait` with the seconds that it may take; return what it returns, which is true in time.
+
+    After a moment in vain it is called again, in the context of a long wait.
+    """
+    found = wait(BRIEFLY)
+    if not found:
+        with waiting():
+            found = wait(max(0, until - monotonic()))
+    return found
 
 
 # --- Engines -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ipaddress
+import math
 import queue
 import select
 import threading
@@ -15,8 +16,8 @@ import psycopg
 from peewee import OperationalError
 from psycopg.rows import TupleRow
 
-from fense_admin.engines import Info, Unusable, Waiting
-from fense_admin.libpq import BRIEFLY, URL, Address, Connector, NoAnswer, first_line
+from fense_admin.engines import BRIEFLY, Info, Unusable, Waiting, wait_long
+from fense_admin.libpq import URL, Address, Connector, NoAnswer, first_line
 from fense_admin.realtime import monotonic
 
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
@@ -58,7 +59,7 @@ POOLER = 2  # seconds to wait for a second connection of a pooler, which may hav
 class Connection(psycopg.Connection[TupleRow]):
     """A connection whose server has until a deadline to answer."""
 
-    deadline: float | None = None  # by the monotonic clock
+    deadline = math.inf  # by the monotonic clock
     while_waiting: Waiting = contextlib.nullcontext
     warned = False  # by the server, since it was last looked at
 
@@ -77,13 +78,11 @@ class Connection(psycopg.Connection[TupleRow]):
         poll = select.poll()
         events = select.POLLIN * bool(wanted & 1) | select.POLLOUT * bool(wanted & 2)
         poll.register(self.pgconn.socket, events)
-        found = poll.poll(BRIEFLY * 1000)
-        if not found:
-            with self.while_waiting():
-                left = None
-                if self.deadline is not None:
-                    left = max(0, self.deadline - monotonic()) * 1000
-                found = poll.poll(left)
+
+        def wait(seconds: float) -> list[tuple[int, int]]:
+            return poll.poll(None if seconds == math.inf else seconds * 1000)
+
+        found = wait_long(wait, self.deadline, self.while_waiting)
         if not found:
             raise NoAnswer
         return bool(found[0][1] & ~select.POLLOUT) | 2 * bool(found[0][1] & select.POLLOUT)
@@ -148,7 +147,7 @@ class Pool:
             if is_fit or address in unfit:
                 return connection
             unfit.append(address)
-            if len(unfit) == self._connector.count:
+            if len(unfit) == len(self._connector.hosts):
                 return connection
             self._drop(connection)
 
@@ -255,13 +254,13 @@ class Pool:
                 del others[operation]
                 self._changed.notify_all()
 
-    def _take(self, deadline: float | None) -> Connection:
+    def _take(self, deadline: float) -> Connection:
         """Take an idle connection for this thread, or else a new one, and set its deadline.
 
         If no new one can be made, wait for one that another thread uses. Raises `psycopg.Error`,
         `NoAnswer`, `OperationalError`.
         """
-        by = monotonic() + START_TIMEOUT if deadline is None else deadline
+        by = min(deadline, monotonic() + START_TIMEOUT)
         reason = "the server refuses more"
         while True:
             connection = None

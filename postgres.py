@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
 import random
 import re
@@ -14,17 +15,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import psycopg
-from peewee import IntegrityError, OperationalError
+from peewee import DatabaseError, IntegrityError, OperationalError
 from psycopg import pq
 
 from fense_admin import engines
-from fense_admin.engines import UNKNOWN, CommitUnknown, Cursor, Result, Row, Unusable, Values
-from fense_admin.libpq import BRIEFLY, URL, NoAnswer
+from fense_admin.engines import CommitUnknown, Cursor, Result, Row, Unusable, Values
+from fense_admin.libpq import URL, NoAnswer
 from fense_admin.pool import START_TIMEOUT, Connection, Pool, value_of
 from fense_admin.realtime import monotonic
 
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema-postgresql.sql")
 MIGRATING = 0x46656E73  # "Fens": the advisory lock that one migration holds
+MIGRATION = 3600  # seconds after which it is not run again, whatever it meets
 
 # Together they bound what a request waits for: 3.4 s, then it fails.
 WORKING = 2.6  # seconds for an operation, a new connection included
@@ -151,40 +153,27 @@ class Engine(Pool):
         known = URL(url)
         try:
             super().__init__(known)
-            self._give_back(self._start(read_only))  # for the first request
-        except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
+            self._start(read_only)
+        except BaseException as error:
             self.close_all()
-            reason = f"{self._reason(error)}{self._url.advice}"
+            if not isinstance(error, (psycopg.Error, DatabaseError, NoAnswer, ValueError)):
+                raise
+            reason = f"{self._reason(error)}{known.advice}"
             raise Unusable(f"can't use {self.info.name}: {reason}") from None
-        except BaseException:
-            self.close_all()
-            raise
 
     # Start
 
-    def _start(self, read_only: bool) -> Connection:
-        """Migrate; again if it met other transactions, of nodes that serve already, say."""
-        runs = 0
-        while True:
-            runs += 1
-            connection = self._connect_first(read_only)
-            try:
-                self._migrate(connection, read_only)
-                return connection
-            except psycopg.Error as error:
-                if error.sqlstate not in CONFLICTS or runs == RUNS:
-                    raise
-            self._drop(connection)
-            time.sleep(random.uniform(0, 0.1))
-
-    def _connect_first(self, read_only: bool) -> Connection:
+    def _start(self, read_only: bool) -> None:
         deadline = monotonic() + START_TIMEOUT
         try:
-            return self._connect(deadline)
+            connection = self._connect(deadline)
         except psycopg.OperationalError:
             if not read_only or not self._connector.accept_standby():
                 raise
-        return self._connect(deadline)
+            connection = self._connect(deadline)
+        self._give_back(connection)
+        # Again if it meets other transactions, of nodes that serve already, say.
+        self._run_until(monotonic() + MIGRATION, lambda it: self._migrate(it, read_only))
 
     def _migrate(self, connection: Connection, read_only: bool) -> None:
         """Run the sections of the schema that are missing; refuse a database that is not ours.
@@ -192,6 +181,7 @@ class Engine(Pool):
         If it is `read_only`, do no more than the latter.
         """
         name, sections = self.info.name, engines.read_schema(SCHEMA_FILE)
+        connection.deadline = monotonic() + START_TIMEOUT
         encoding = value_of(connection, "SHOW server_encoding")
         if encoding != "UTF8":
             raise Unusable(f"{name} is encoded in {encoding}: name a database in UTF8")
@@ -208,7 +198,7 @@ class Engine(Pool):
             if not tables:
                 raise Unusable(f"{name} is empty: name the database that has the accounts")
             return
-        connection.deadline = None
+        connection.deadline = math.inf
         for section in sections[version:]:
             connection.execute(section)
         # A write, in any case: a database that takes none is found here.
@@ -316,7 +306,7 @@ class Engine(Pool):
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         try:
-            connection = self._take(None)
+            connection = self._take(math.inf)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(PATIENT)
             yield
@@ -337,9 +327,8 @@ class Engine(Pool):
 
     def _commit(self, connection: Connection) -> None:
         connection.warned = False
-        if connection.deadline is None:  # a patient one; but the wait for a standby has no end
-            connection.deadline = monotonic() + START_TIMEOUT
-        connection.deadline += COMMITTING
+        # A patient one has no deadline yet; but the wait for a standby has no end.
+        connection.deadline = min(connection.deadline, monotonic() + START_TIMEOUT) + COMMITTING
         try:
             connection.execute("COMMIT")
         except NoAnswer:
@@ -348,15 +337,15 @@ class Engine(Pool):
                 connection.cancel_safe(timeout=CANCELLING)
             except psycopg.Error:
                 self._server.shut(after_waiting=True)
-            raise CommitUnknown(f"the server does not answer a COMMIT: {UNKNOWN}") from None
+            raise CommitUnknown(f"the server does not answer a COMMIT: {engines.UNKNOWN}") from None
         except psycopg.Error as error:
             if connection.info.transaction_status != IDLE:
-                raise CommitUnknown(f"{self._reason(error)}: {UNKNOWN}") from None
+                raise CommitUnknown(f"{self._reason(error)}: {engines.UNKNOWN}") from None
             raise  # it was rolled back
         except MemoryError:
-            raise CommitUnknown(f"out of memory in a COMMIT: {UNKNOWN}") from None
+            raise CommitUnknown(f"out of memory in a COMMIT: {engines.UNKNOWN}") from None
         if connection.warned:  # the wait for a standby was cancelled
-            raise CommitUnknown(f"the server waits for no standby any more: {UNKNOWN}")
+            raise CommitUnknown(f"the server waits for no standby any more: {engines.UNKNOWN}")
         self._commits.is_shut = False
 
     def _run(
@@ -365,12 +354,12 @@ class Engine(Pool):
         """Run it on a connection; again where that may help."""
         with self._server.passed():
             if patient:
-                return self._run_until(None, work)
+                return self._run_until(math.inf, work)
             deadline = monotonic() + (HURRIED if self._server.was_just_shut() else WORKING)
             with self._admitted(kind, deadline):
                 return self._run_until(deadline, work)
 
-    def _run_until(self, deadline: float | None, work: Callable[[Connection], Result]) -> Result:
+    def _run_until(self, deadline: float, work: Callable[[Connection], Result]) -> Result:
         runs = 0
         while True:
             runs += 1
@@ -387,7 +376,7 @@ class Engine(Pool):
                 raise self._translated(error) from None
             except psycopg.Error as error:
                 is_connected = self._recover(error)
-                is_over = deadline is None or monotonic() > deadline - BRIEFLY
+                is_over = deadline == math.inf or monotonic() > deadline - engines.BRIEFLY
                 can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
                 if is_over or not can_help or runs == RUNS:
                     if not is_connected:
