@@ -25,6 +25,7 @@ WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*
 PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
 
 Result = TypeVar("Result")
+Names = Sequence[str]  # of columns
 Row = tuple[Any, ...]
 Values = Mapping[str, Any]  # of a query, by name
 Waiting = Callable[[], AbstractContextManager[None]]  # makes the context of a long wait
@@ -152,16 +153,14 @@ class Engine(Protocol):
     def execute_sql(self, query: str, values: Values | None = None, /) -> Cursor:
         """Run a query, within the thread's transaction if there is one."""
 
-    def execute_each(
-        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
-    ) -> list[Row]:
+    def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
         """Within a transaction, run a query that finds, inserts or changes a row for each of these.
 
         The columns name its values; the first `keys` of them identify a row, and no two rows are
         the same in these. Return the rows for which it found or changed none.
         """
 
-    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    def load(self, table: str, columns: Names, rows: Iterable[Row]) -> None:
         """Insert many rows, within a transaction."""
 
     def rows(self, query: str) -> Iterator[Row]:

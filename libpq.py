@@ -66,8 +66,8 @@ class URL:
             self._error = first_line(str(error))
         self.given = values_of(read)
         self._secrets = secrets_in(read)
-        found = re.fullmatch(r"(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)", text, re.DOTALL)
-        scheme, user, hosts, path, query = found.groups("") if found else ("", "", "", "", "")
+        parts = r"(?s)\A(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)"
+        scheme, user, hosts, path, query = re.findall(parts, text)[0]
         # A port that is not a number may be a password whose "@" is missing, or comes later.
         is_odd = not all(re.fullmatch(HOST, host) for host in hosts.split(","))
         self._is_ambiguous = "@" in hosts + path or is_odd
@@ -186,12 +186,11 @@ class Connector:
     def accept_standby(self) -> bool:
         """Connect to a standby, too, unless the user has said which servers to take.
 
-        Returns whether that is new.
+        Returns whether they have not.
         """
-        was_default, self._takes_default = self._takes_default, False
-        if was_default:
+        if self._takes_default:
             self._parameters["target_session_attrs"] = "any"
-        return was_default
+        return self._takes_default
 
     def connect(self, deadline: float, waiting: Waiting, last: list[Address]) -> Attempt:
         """Make a connection, trying some addresses after all others.
@@ -240,15 +239,13 @@ class Connector:
 
 def split_hosts(known: dict[str, str]) -> list[Address]:
     """Return the hosts of comma-separated lists, one by one."""
-    lists = {
-        name: known[name].split(",") for name in ("host", "hostaddr", "port") if known.get(name)
-    }
-    counts = {len(values) for name, values in lists.items() if name != "port"} or {1}
-    count = max(counts)
-    if len(counts) > 1 or len(lists.get("port", [])) not in (0, 1, count):
-        return [{name: ",".join(values) for name, values in lists.items()}]  # libpq refuses it
-    if len(lists.get("port", [])) == 1:
+    names = [name for name in ("host", "hostaddr", "port") if known.get(name)]
+    lists = {name: known[name].split(",") for name in names}
+    count = max((len(lists[name]) for name in names if name != "port"), default=1)
+    if len(lists.get("port", ())) == 1:
         lists["port"] *= count
+    if any(len(values) != count for values in lists.values()):
+        return [{name: known[name] for name in names}]  # libpq refuses it
     return [{name: values[n] for name, values in lists.items()} for n in range(count)]
 
 

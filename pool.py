@@ -53,6 +53,7 @@ WHERE source IN ('database', 'user', 'database user') OR name IN {tuple(RELIED_O
     OR name IN {tuple(LIMITS)} AND source <> 'client'
 """
 ROUNDS = 20  # of looking whether a pooler shares sessions: some milliseconds
+PROCESS = "SELECT pg_backend_pid()"
 POOLER = 2  # seconds to wait for a second connection of a pooler, which may have only one
 
 
@@ -98,9 +99,8 @@ class Local(threading.local):
 
 
 def value_of(connection: Connection, query: str) -> Any:
-    """Return the first value of the first row that a query returns, None if there is none."""
-    row = connection.execute(query, prepare=False).fetchone()
-    return row[0] if row else None
+    """Return the first value of the first row that a query returns."""
+    return connection.execute(query, prepare=False).fetchall()[0][0]
 
 
 class Pool:
@@ -144,11 +144,10 @@ class Pool:
                 raise
             # The server reports it: to know costs nothing. (Neither pgbouncer nor 13 does.)
             is_fit = connection.pgconn.parameter_status(READ_ONLY.encode()) != b"on"
-            if is_fit or address in unfit:
+            is_last = len(unfit) + 1 == len(self._connector.hosts)
+            if is_fit or is_last or address in unfit:
                 return connection
             unfit.append(address)
-            if len(unfit) == len(self._connector.hosts):
-                return connection
             self._drop(connection)
 
     def _open(self, deadline: float, last: list[Address]) -> tuple[Connection, Address]:
@@ -179,18 +178,15 @@ class Pool:
         What a session sets or prepares would be missing in the next transaction, and reach others.
         """
 
-        def process_of(connection: Connection) -> Any:
-            return value_of(connection, "SELECT pg_backend_pid()")
-
-        if process_of(connection) == connection.info.backend_pid:
+        if value_of(connection, PROCESS) == connection.info.backend_pid:
             return  # no pooler: the process is the one that was connected to
         other = None
         try:
             other = self._open(monotonic() + POOLER, [])[0]
             ours, others = set(), set()
             for _ in range(ROUNDS):  # as other clients take their share of the sessions
-                ours.add(process_of(connection))
-                others |= {process_of(other), process_of(other)}  # two if they take turns
+                ours.add(value_of(connection, PROCESS))
+                others |= {value_of(other, PROCESS) for _ in range(2)}  # two if they take turns
         except (psycopg.OperationalError, NoAnswer):
             return  # the only session is taken, so it is ours
         finally:
@@ -203,10 +199,9 @@ class Pool:
 
     def _warn_of_clear_text(self, connection: Connection) -> str:
         """A warning if all that is sent can be read between here and the server."""
-        address = connection.info.hostaddr  # none for a Unix socket
-        if not address or ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-            return ""
-        if connection.pgconn.ssl_in_use:
+        address = connection.info.hostaddr.partition("%")[0]  # none for a Unix socket
+        is_local = not address or ipaddress.ip_address(address).is_loopback
+        if is_local or connection.pgconn.ssl_in_use:
             return ""
         return (
             f"the connection to {connection.info.host} is not encrypted: add "

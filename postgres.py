@@ -19,7 +19,7 @@ from peewee import DatabaseError, IntegrityError, OperationalError
 from psycopg import pq
 
 from fense_admin import engines
-from fense_admin.engines import CommitUnknown, Cursor, Result, Row, Unusable, Values
+from fense_admin.engines import CommitUnknown, Cursor, Names, Result, Row, Unusable, Values
 from fense_admin.libpq import URL, NoAnswer
 from fense_admin.pool import START_TIMEOUT, Connection, Pool, value_of
 from fense_admin.realtime import monotonic
@@ -68,9 +68,6 @@ LAST_ID = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"
 # --- Circuit breaker ---------------------------------------------------------------------------
 
 
-OPEN = contextlib.nullcontext()  # the context of a gate that is not shut
-
-
 class Gate:
     """Lets one at a time through while what is behind it does not answer."""
 
@@ -89,33 +86,31 @@ class Gate:
         """Whether somebody has waited until just now: what comes has waited, too, in a queue."""
         return self.is_shut and monotonic() < self._waited_until + AFTERWARDS
 
-    def passed(self) -> AbstractContextManager[None]:
-        """Return the context of one that goes through: see `_one_at_a_time`."""
-        return self._one_at_a_time() if self.is_shut else OPEN
-
     @contextlib.contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """The context of one that tries. Raises `OperationalError` while another does."""
-        left = self._tried_since + CONNECTING - monotonic()
-        if not self._trying.acquire(timeout=max(0, left)):
-            raise OperationalError("the server does not answer")
-        try:
-            if self.is_shut:  # still, after waiting for another
-                self._tried_since = monotonic()
-                yield
-                return
-        finally:
-            self._trying.release()
+    def passed(self) -> Iterator[None]:
+        """The context of one that goes through.
+
+        Raises `OperationalError` if it is shut and another tries for long.
+        """
+        if self.is_shut:
+            left = self._tried_since + CONNECTING - monotonic()
+            if not self._trying.acquire(timeout=max(0, left)):
+                raise OperationalError("the server does not answer")
+            try:
+                if self.is_shut:  # still, after waiting for another
+                    self._tried_since = monotonic()
+                    yield
+                    return
+            finally:
+                self._trying.release()
         yield
 
 
 def is_out_of_resources(error: BaseException) -> bool:
     """Whether the system gives this process no more memory, descriptors or threads."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("can't start new thread")
     if isinstance(error, OSError):
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-    return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or str(error).startswith("can't start new thread")
 
 
 @functools.cache
@@ -202,8 +197,8 @@ class Engine(Pool):
         for section in sections[version:]:
             connection.execute(section)
         # A write, in any case: a database that takes none is found here.
-        connection.execute("DELETE FROM fense_admin")
-        connection.execute("INSERT INTO fense_admin VALUES (%s)", (len(sections),))
+        written = f"INSERT INTO fense_admin VALUES ({len(sections)})"
+        connection.execute(f"DELETE FROM fense_admin; {written}")
         # In this order: an account that is seen had its id before.
         highest = value_of(connection, "SELECT max(fense_account_id) FROM account") or 0
         last_id = value_of(connection, LAST_ID)
@@ -224,9 +219,7 @@ class Engine(Pool):
             return self._local.connection.execute(translated(query), values)
         return self._run(query, lambda connection: connection.execute(translated(query), values))
 
-    def execute_each(
-        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
-    ) -> list[Row]:
+    def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
         if len(rows) == 1:  # arrays would take longer
             values = dict(zip(columns, rows[0], strict=True))
             return [] if self.execute_sql(query, values).rowcount else [*rows]
@@ -239,7 +232,7 @@ class Engine(Pool):
             missed += [row for row in some if row[:keys] not in found]
         return missed
 
-    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    def load(self, table: str, columns: Names, rows: Iterable[Row]) -> None:
         query = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
         with self._own.cursor() as cursor, cursor.copy(query) as copy:
             for row in rows:
@@ -275,8 +268,7 @@ class Engine(Pool):
         """Do nothing: there is no file."""
 
     def last_id(self) -> int:
-        last: int = self.execute_sql(LAST_ID).fetchone()[0]
-        return last
+        return int(self.execute_sql(LAST_ID).fetchone()[0])
 
     def set_last_id(self, last_id: int) -> None:
         self.execute_sql(f"ALTER SEQUENCE {SEQUENCE} RESTART WITH {last_id + 1}")
@@ -291,9 +283,7 @@ class Engine(Pool):
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         def transaction(connection: Connection) -> Result:
-            connection.execute("BEGIN")
-            if patient:
-                connection.execute(PATIENT)
+            connection.execute(f"BEGIN; {PATIENT}" if patient else "BEGIN")
             result = work()
             self._commit(connection)
             return result
@@ -307,8 +297,7 @@ class Engine(Pool):
     def snapshot(self) -> Iterator[None]:
         try:
             connection = self._take(math.inf)
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            connection.execute(PATIENT)
+            connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {PATIENT}")
             yield
         except (psycopg.Error, NoAnswer) as error:
             raise self._translated(error) from None
