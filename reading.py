@@ -30,8 +30,7 @@ def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
     if not environ.get("wsgi.input_terminated"):
         declared = environ.get("CONTENT_LENGTH", "")
         length = min(length, int(declared) if declared.isdecimal() else 0)
-    body: bytes = environ["wsgi.input"].read(length)
-    return body
+    return bytes(environ["wsgi.input"].read(length))
 
 
 def read_json(

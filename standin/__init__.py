@@ -82,10 +82,11 @@ class StandIn:
             raise RuntimeError("a StandIn serves once: make another one")
         self._entered = True
         if self._serves:
-            from fense_admin import serving  # late: in-process it takes no waitress
+            # Late: in-process it takes no waitress.
+            from fense_admin.serving import addresses, server
 
-            sockets = serving.listen(serving.resolve("127.0.0.1", 0))
-            self._server = serving.Server(self.app, sockets, THREADS)
+            sockets = addresses.listen(addresses.resolve("127.0.0.1", 0))
+            self._server = server.Server(self.app, sockets, THREADS)
             # A daemon thread, stopped at exit: a block that is never left must not hold it up.
             self._thread = threading.Thread(
                 target=self._server.run, args=(STOP_TIMEOUT,), daemon=True

@@ -33,7 +33,8 @@ from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
-from fense_admin import __version__, cli, commands, create_app, databases, serving
+from fense_admin import __version__, cli, commands, create_app, databases
+from fense_admin.serving import addresses, log, server
 from fense_admin.standin import StandIn
 
 MASTER_KEY = "test-master-key-1a2b"
@@ -68,7 +69,8 @@ FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@
 
 AS_SOMEBODY_ELSE = """
 import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
-from fense_admin import cli, serving
+from fense_admin import cli
+from fense_admin.serving import addresses, log, server
 if os.geteuid() == 0:  # whom no mode of a file holds back
     os.setuid(65534)
 sys.exit(cli.main(sys.argv[1:]))
@@ -403,8 +405,8 @@ class Served:
 
     def __init__(self, app, threads=4, drain=10):
         self.app = app
-        sockets = serving.listen(serving.resolve("127.0.0.1", 0))
-        self.server = serving.Server(app, sockets, threads)
+        sockets = addresses.listen(addresses.resolve("127.0.0.1", 0))
+        self.server = server.Server(app, sockets, threads)
         self.thread = threading.Thread(target=self.server.run, args=(drain,))
         self.thread.start()
 
@@ -640,7 +642,7 @@ def run_command(tmp_path, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(commands, "on_stop_signals", lambda handler: None)
-    monkeypatch.setattr(serving, "log_to_stderr", lambda level: None)
+    monkeypatch.setattr(log, "log_to_stderr", lambda level: None)
 
     def run_command(*arguments, **environment):
         with monkeypatch.context() as settings:

@@ -10,7 +10,7 @@ import threading
 import pytest
 from conftest import COMMAND, account_fields, in_background, sentence, wait_until
 
-from fense_admin import serving
+from fense_admin.serving import addresses
 
 
 @pytest.mark.parametrize(("host", "url"), [("localhost", "localhost"), ("::1", "[::1]")])
@@ -98,12 +98,12 @@ def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch):
                 raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
             bind(self, address)
 
-    monkeypatch.setattr(serving.addresses.socket, "socket", Socket)
+    monkeypatch.setattr(addresses.socket, "socket", Socket)
     four = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
     six = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 0, 0, 0))
-    sockets = serving.listen([four, six])
+    sockets = addresses.listen([four, six])
     assert [sock.family for sock in sockets] == [socket.AF_INET]
     for sock in sockets:
         sock.close()
-    with pytest.raises(serving.CannotListen):
-        serving.listen([six])
+    with pytest.raises(addresses.CannotListen):
+        addresses.listen([six])
