@@ -128,10 +128,7 @@ class StandIn:
             raise ValueError(f"api_key {error}") from None
 
     def record_lookups(
-        self,
-        fense_account_id: int,
-        lookups: int,
-        date: Day | tuple[Day, Day] | None = None,
+        self, fense_account_id: int, lookups: int, date: Day | tuple[Day, Day] | None = None
     ) -> None:
         """Add lookups to an account's UTC day, or to each day of a range; today unless given.
 
@@ -162,17 +159,8 @@ class StandIn:
         `path`, a glob without the prefix. `delay_ms` alone only delays them. `message` is that of
         the error body. Raises `ValueError` for a fault that can't be armed.
         """
-        keys = {
-            "status": status,
-            "method": method,
-            "path": path,
-            "times": times,
-            "delay_ms": delay_ms,
-            "drop": drop,
-            "headers": headers,
-            "message": message,
-        }
-        sent = {name: value for name, value in keys.items() if value is not None}
+        sent = {name: value for name, value in locals().items() if value is not None}
+        del sent["self"]
         with ValidationErrors() as errors:
             fields = check_fault(rules.as_json(sent), errors)
         return cast("shapes.Fault", self.app.faults.arm(fields))

@@ -1,4 +1,4 @@
-"""Fault injection: armed faults, and the Bottle plugin that lets them answer."""
+"""Fault injection: what a fault may be, and the armed ones, which answer requests."""
 
 from __future__ import annotations
 
@@ -112,17 +112,16 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 # --- Armed faults ------------------------------------------------------------------------------
 
 
-class Waiting:
-    """The requests that wait for a delay. `over` ends the delays of all of them."""
+class Waiting(threading.Event):
+    """The requests that wait for a delay. Once it is set, the delays of all of them are over."""
 
-    def __init__(self) -> None:
-        self.over = threading.Event()
-        self.was_reset = False
+    was_reset = False
 
 
 class Faults:
-    """The armed faults, oldest first. Each is what was sent, with its `id`, the `times` left and
-    the number of requests that `used` it.
+    """The armed faults, oldest first; a Bottle plugin.
+
+    Each is what was sent, with its `id`, the `times` left and how many requests `used` it.
 
     At most `most_waiting` requests wait for a delay. Those of an instance count with its parent's,
     as they share the connections.
@@ -155,7 +154,7 @@ class Faults:
         """Disarm them all; requests that wait for a delay go on."""
         with self._lock:
             self._armed.clear()
-            self._waiting.over.set()
+            self._waiting.set()
             self._waiting = Waiting()
 
     def reset(self) -> None:
@@ -168,9 +167,8 @@ class Faults:
         """The oldest fault that matches ({} for none), and where its delay is waited for."""
         with self._lock:
             for fault in self._armed:
-                if fault.get("method", method) == method and fnmatch.fnmatchcase(
-                    path, fault.get("path", "*")
-                ):
+                glob = fault.get("path", "*")
+                if fault.get("method", method) == method and fnmatch.fnmatchcase(path, glob):
                     fault["used"] += 1
                     if fault["times"] == 1:
                         self._armed.remove(fault)
@@ -188,39 +186,31 @@ class Faults:
         try:
             with db.engine.while_waiting():
                 while (left := until - monotonic()) > 0 and not is_gone():
-                    if waiting.over.wait(min(left, GONE_CHECK)):
+                    if waiting.wait(min(left, GONE_CHECK)):
                         break
         finally:
             self._room.release()
         if waiting.was_reset:
             raise ApiError(UNAVAILABLE, WAS_RESET)
 
-
-# --- In a request ------------------------------------------------------------------------------
-
-
-class FaultPlugin:
-    """Lets armed faults answer the contract's routes, once the key has been accepted."""
+    # In a request
 
     name = "faults"
     api = 2
 
-    def __init__(self, faults: Faults, prefix: str) -> None:
-        self.faults = faults
-        self.prefix = prefix
-
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        """Let armed faults answer the contract's routes, once the key has been accepted."""
         if not route.config.get("contract"):
             return callback
 
         def faulted(db: Database, **kwargs: Any) -> Any:
             if request.environ.get(IS_STALE):
                 raise ApiError(UNAVAILABLE, WAS_RESET)
-            path = request.path[len(self.prefix) :]
-            fault, waiting = self.faults.take(request.method, path)
+            path = request.path[len(request.app.prefix) :]
+            fault, waiting = self.take(request.method, path)
             request.environ[FAULT] = fault
             if "delay_ms" in fault:
-                self.faults.wait(waiting, fault["delay_ms"] / 1000, db)
+                self.wait(waiting, fault["delay_ms"] / 1000, db)
             if "status" not in fault and "drop" not in fault:
                 return callback(db=db, **kwargs)
             message = fault.get("message", "a fault that was armed for this request")

@@ -12,15 +12,7 @@ from urllib.parse import quote
 
 from fense_admin import DEVELOPMENT_KEY, Application, models
 from fense_admin.exchange import ERROR, ApiError, request_key
-from fense_admin.masking import (
-    MARGIN,
-    beginning,
-    cut,
-    hide,
-    hide_named,
-    mask,
-    mask_body,
-)
+from fense_admin.masking import MARGIN, beginning, cut, hide, hide_named, mask, mask_body
 from fense_admin.reading import read_input
 
 JOURNAL_LENGTH = 1_000  # entries
