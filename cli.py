@@ -108,11 +108,6 @@ def check_id_or_dash(text: str) -> str:
     return text
 
 
-def check_url(text: str) -> str:
-    """The scheme and host of a URL: all that a check of health takes."""
-    return rules.split_url(text)[0]
-
-
 def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
     """A rule as a type for argparse, whose message names what was given and the variable."""
 
@@ -201,7 +196,8 @@ def build_parser() -> Parser:
     it.add_argument(
         "--wait", type=typed(settings.check_seconds), default=0, help="seconds to wait for it"
     )
-    it.add_argument("url", nargs="?", type=typed(check_url), help="default: that of serve")
+    origin = typed(lambda text: rules.split_url(text)[0])  # all that a check of health takes
+    it.add_argument("url", nargs="?", type=origin, help="default: that of serve")
 
     it = command("record", commands.record, "add lookups to an account's day in a database")
     it.add_argument(

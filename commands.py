@@ -16,19 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fense_admin import (
-    DEVELOPMENT_KEY,
-    OPENAPI_FILE,
-    Application,
-    __version__,
-    create_app,
-    engines,
-    files,
-    models,
-    rules,
-    settings,
-    sqlite,
-)
+import fense_admin
+from fense_admin import engines, files, models, rules, settings, sqlite
 from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError
 from fense_admin.realtime import monotonic
@@ -72,29 +61,28 @@ def stop_at_once(signum: int, _: object) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     # Late: other commands do without waitress.
-    from fense_admin.serving.addresses import CannotListen, are_loopback, inherited, listen, resolve
+    from fense_admin.serving import addresses, server
     from fense_admin.serving.log import log_to_stderr
-    from fense_admin.serving.server import Server
 
     sockets: list[socket.socket] = []
-    served: Application | ControlPlane
+    served: fense_admin.Application | ControlPlane
     try:
         is_quiet = settings.switch("quiet", options.quiet)
         standin = settings.switch("standin", options.standin)
         log_to_stderr(logging.WARNING if is_quiet else logging.INFO)
         for line in (*settings.injected_variables(), *settings.unknown_variables()):
             log.warning(line)
-        host, sockets = options.host, inherited()
+        host, sockets = options.host, addresses.inherited()
         if sockets:
             host = sockets[0].getsockname()[0]
-            addresses = [(sock.getsockname(),) for sock in sockets]
+            places = [(sock.getsockname(),) for sock in sockets]
         else:
-            addresses = resolve(options.host, options.port)
-        on_loopback = are_loopback(addresses)
+            places = addresses.resolve(options.host, options.port)
+        on_loopback = addresses.are_loopback(places)
         keys, has_control_plane = choose_keys(options, standin, on_loopback)
         seed = read_seed(options.seed)
-        sockets = sockets or listen(addresses)
-        app = served = create_app(
+        sockets = sockets or addresses.listen(places)
+        app = served = fense_admin.create_app(
             options.database,
             prefix=options.prefix,
             public_url=options.public_url,
@@ -115,20 +103,21 @@ def serve(options: argparse.Namespace) -> int:
         read_ahead(has_control_plane)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
-    except (CannotListen, engines.Unusable, engines.DatabaseError) as error:
+    except (addresses.CannotListen, engines.Unusable, engines.DatabaseError) as error:
         for sock in sockets:
             sock.close()
         raise CommandError(error) from error
     sys.setswitchinterval(SWITCH_INTERVAL)
-    running = Server(served, sockets, options.threads)
+    running = server.Server(served, sockets, options.threads)
     on_stop_signals(running.stop_on_signal)
     origin = origin_of(host, running.port)
-    log.info("fense-admin %s with %s", __version__, app.db.engine.info.product)
+    log.info("fense-admin %s with %s", fense_admin.__version__, app.db.engine.info.product)
     log_database(app.db, options.database, found)
     if has_control_plane:
         log.info("the page for people: %s/_standin/", options.public_url or origin)
     try:
-        print(f"fense-admin ready url={origin}{options.prefix} version={__version__}", flush=True)
+        version = fense_admin.__version__
+        print(f"fense-admin ready url={origin}{options.prefix} version={version}", flush=True)
     except OSError as error:
         raise CommandError(f"can't write to standard output: {error.strerror}") from error
     running.run(options.drain)
@@ -138,7 +127,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def read_ahead(has_control_plane: bool) -> None:
     """Read what is otherwise read once it is needed: an update may replace the files until then."""
-    files.read(OPENAPI_FILE)
+    files.read(fense_admin.OPENAPI_FILE)
     if has_control_plane:
         from fense_admin.standin import document, page
 
@@ -152,19 +141,16 @@ def origin_of(host: str, port: int) -> str:
 
 def log_database(db: Database, database: str, found: int) -> None:
     """Log where the accounts are and how many; `found` were there before the start."""
-    count = db.count_accounts()
+    count, info = db.count_accounts(), db.engine.info
     accounts = "1 account" if count == 1 else f"{count} accounts"
-    info = db.engine.info
     if info.in_memory:
         log.info("the database is in memory, with %s: it goes with the process", accounts)
         return
-    if info.is_server:
-        log.info("the database is %s, with %s", info.name, accounts)
-        if info.warning:
-            log.warning("%s", info.warning)
-        return
-    log.info("the database is %s, with %s", os.path.abspath(database), accounts)
-    if found:
+    name = info.name if info.is_server else os.path.abspath(database)
+    log.info("the database is %s, with %s", name, accounts)
+    if info.warning:
+        log.warning("%s", info.warning)
+    if found and not info.is_server:
         log.info("accounts of earlier runs are kept: to start empty, name another --database")
 
 
@@ -190,10 +176,11 @@ def choose_keys(
                 f"{options.host} can be reached from outside, so it needs a key: "
                 "set DISPUTE_MASTER_KEY"
             )
-        log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", DEVELOPMENT_KEY)
+        master_key = fense_admin.DEVELOPMENT_KEY
+        log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", master_key)
         if is_server and standin is None:
             log.warning("the control plane is off: it is for SQLite alone")
-        master_key, is_on = DEVELOPMENT_KEY, standin is not False and not is_server
+        is_on = standin is not False and not is_server
     if is_on and master_key is None:
         raise ValueError("--standin takes the master key alone: set DISPUTE_MASTER_KEY")
     return {"master_key": master_key, "service_keys": service_keys}, is_on
@@ -316,8 +303,7 @@ def default_origin() -> str:
 def check_health(origin: str, timeout: float) -> str | None:
     """Return what is wrong with the service at this URL, after its URL; None if it is healthy."""
     scheme, _, host = origin.partition("://")
-    is_secure = scheme == "https"
-    connect = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+    connect = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
     try:
         with contextlib.closing(connect(host, timeout=timeout)) as connection:
             connection.request("GET", "/healthz")  # outside any prefix

@@ -13,8 +13,10 @@ from peewee import DatabaseError as DatabaseError  # for all who catch it
 from peewee import OperationalError
 
 from fense_admin import files
+from fense_admin.realtime import monotonic
 
 MEMORY = ":memory:"
+BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
 UNKNOWN = "it may have been written, or not"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # A host in such a URL, with its port; and a URL without a password, as libpq reads it.
@@ -23,6 +25,7 @@ WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*
 PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
 
 Result = TypeVar("Result")
+Names = Sequence[str]  # of columns
 Row = tuple[Any, ...]
 Values = Mapping[str, Any]  # of a query, by name
 Waiting = Callable[[], AbstractContextManager[None]]  # makes the context of a long wait
@@ -97,6 +100,21 @@ def check_tables(name: str, sections: Sequence[str], version: int, tables: Itera
         raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
 
 
+# --- Waiting -----------------------------------------------------------------------------------
+
+
+def wait_long(wait: Callable[[float], Result], until: float, waiting: Waiting) -> Result:
+    """Call `wait` with the seconds that it may take; return what it returns, which is true in time.
+
+    After a moment in vain it is called again, in the context of a long wait.
+    """
+    found = wait(BRIEFLY)
+    if not found:
+        with waiting():
+            found = wait(max(0, until - monotonic()))
+    return found
+
+
 # --- Engines -----------------------------------------------------------------------------------
 
 
@@ -132,38 +150,45 @@ class Engine(Protocol):
     # The context in which a thread waits for others. A server sets one that spares a worker.
     while_waiting: Waiting
 
-    def execute_sql(self, query: str, values: Values | None = None, /) -> Cursor:
+    def execute_sql(self, sql: str, params: Values | None = None) -> Cursor:
         """Run a query, within the thread's transaction if there is one."""
+        ...
 
-    def execute_each(
-        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
-    ) -> list[Row]:
+    def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
         """Within a transaction, run a query that finds, inserts or changes a row for each of these.
 
         The columns name its values; the first `keys` of them identify a row, and no two rows are
         the same in these. Return the rows for which it found or changed none.
         """
+        ...
 
-    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    def load(self, table: str, columns: Names, rows: Iterable[Row]) -> None:
         """Insert many rows, within a transaction."""
+        ...
 
     def rows(self, query: str) -> Iterator[Row]:
         """Return what a query finds, row by row, within a `snapshot`."""
+        ...
 
     def peek(self, query: str, values: Values) -> list[Row]:
         """Return what a query finds. Wait for no lock."""
+        ...
 
     def ping(self, query: str) -> None:
         """Raise an error if this query can't be answered."""
+        ...
 
     def ensure_same_file(self) -> None:
         """Raise an error if the database's file was moved or replaced."""
+        ...
 
     def last_id(self) -> int:
         """Return the highest id that an account has had, 0 if there was none yet."""
+        ...
 
     def set_last_id(self, last_id: int) -> None:
         """Let the next account's id follow this one."""
+        ...
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         """Run the function in a transaction and return what it returns.
@@ -171,24 +196,30 @@ class Engine(Protocol):
         It may be run several times, unless it is `patient`: then it has no deadline, either.
         Raises `CommitUnknown`.
         """
+        ...
 
     def lock(self, key_digest: str = "") -> None:
         """Until the transaction ends, keep other writers from claiming this key.
 
         Without a key, keep them from writing any account.
         """
+        ...
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Return a context in which all that is read is of one moment. It has no deadline."""
+        ...
 
     def scratch(self) -> AbstractContextManager[Engine | None]:
         """Return the context of a new, empty database, which replaces this one at its end.
 
         It is for long writes. The context is of None where they don't block readers anyway.
         """
+        ...
 
     def close(self) -> object:
         """Close what this thread needs no more."""
+        ...
 
     def close_all(self) -> None:
         """Close the connections of all threads, for good."""
+        ...

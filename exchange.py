@@ -11,7 +11,6 @@ from typing import Any
 
 import bottle
 
-from fense_admin import rules
 from fense_admin.rules import HIDDEN, ValidationErrors
 
 log = logging.getLogger("fense_admin")
@@ -20,7 +19,6 @@ log = logging.getLogger("fense_admin")
 REQUEST_ID = "fense_admin.request_id"
 RECEIVED = "fense_admin.received"  # when the server had read it, by the monotonic clock
 ASKED_PATH = "fense_admin.path"  # with all its slashes
-REASON = "fense_admin.reason"  # why the answer is an error, for the log
 ERROR = "fense_admin.error"  # the `ApiError` that was answered
 RESET = "fense_admin.reset"  # the server's: call it, and closing the connection is a TCP reset
 
@@ -54,21 +52,19 @@ UNAVAILABLE = 503
 # Codes are the reason phrase in snake_case; 413's phrase changed in Python 3.13, so it is fixed.
 CODES = {TOO_LARGE: "payload_too_large"}
 Details = Iterable[tuple[str, str]]
-KNOWN_FIELDS = {*rules.ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"}
 
 
 class ApiError(bottle.HTTPError):  # type: ignore[misc]
     """A response in the error shape. Raise it in a handler, or in what a handler calls.
 
     `details` are (field, message) pairs; further keywords are headers. The log has the `reason`,
-    which is the message unless that quotes the client; `quoted` is what of it may be a key.
+    which is the message unless that quotes the client: then only the fields' names may be a key.
     """
 
     def __init__(self, status: int, message: str, details: Details = (), **headers: str) -> None:
         super().__init__(status, message, **headers)
         self.details = details
         self.reason = message
-        self.quoted: Iterable[str] = ()
 
 
 def error_body(status: int, message: str, details: Details = ()) -> bytes:
@@ -83,11 +79,9 @@ def invalid(errors: ValidationErrors, status: int = INVALID) -> ApiError:
     """Return the `ApiError` for these errors."""
     error = ApiError(status, str(errors), errors.details)
     error.reason = errors.message(_loggable_name)
-    error.quoted = [field for field, _ in errors.details if field not in KNOWN_FIELDS]
     return error
 
 
 def _loggable_name(field: str) -> str:
     """A field's name for the log; hidden where it doesn't look like the name of a field."""
-    is_name = re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field)
-    return field if is_name else HIDDEN
+    return field if re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field) else HIDDEN

@@ -29,19 +29,11 @@ from bottle import request, response
 # In a checkout this file is the whole of the package; its siblings are the package's modules.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
-from fense_admin import engines, exchange, models, rules
+from fense_admin import engines, exchange, models, reading, rules
 from fense_admin.databases import Database, open_database
 from fense_admin.exchange import ApiError, error_body, invalid, log_request, request_key
 from fense_admin.masking import Masker, digest, hide
-from fense_admin.reading import (
-    guess_path,
-    mount_point,
-    origin,
-    read_fields,
-    read_openapi,
-    read_query,
-    read_usage_query,
-)
+from fense_admin.reading import mount_point, read_fields, read_query
 from fense_admin.realtime import monotonic
 from fense_admin.rules import ValidationErrors
 from fense_admin.settings import Limits
@@ -81,9 +73,8 @@ class ApiKeyPlugin:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.digests = [digest(key) for key in keys]
-        self.hint = ""
-        if self.knows(DEVELOPMENT_KEY):  # which is public
-            self.hint = f"; the development key is {DEVELOPMENT_KEY}"
+        public = f"; the development key is {DEVELOPMENT_KEY}"
+        self.hint = public if self.knows(DEVELOPMENT_KEY) else ""
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         def guarded(db: Database, **kwargs: Any) -> Any:
@@ -122,7 +113,7 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
     sent = environ.get("HTTP_ORIGIN")
     # Behind a proxy the page's own scheme and host are not those that arrive here. (A page of
     # another site can't send X-Forwarded-Host: its browser would ask first, and is refused.)
-    if sent is not None and sent not in (f"http://{host}", f"https://{host}", origin()):
+    if sent is not None and sent not in (f"http://{host}", f"https://{host}", reading.origin()):
         return "Origin"
     return "Host" if on_loopback and not LOOPBACK.fullmatch(host) else None
 
@@ -206,7 +197,7 @@ def update_account(db: Database, fense_account_id: str) -> shapes.Account:
 
 def get_usage(db: Database, fense_account_id: str | None = None) -> str:
     with ValidationErrors() as errors:
-        account_id, start_date, end_date = read_usage_query(errors, fense_account_id)
+        account_id, start_date, end_date = reading.read_usage_query(errors, fense_account_id)
     response.content_type = "application/json"
     if account_id is None:
         return db.all_usage(start_date, end_date)
@@ -219,7 +210,7 @@ def get_health(db: Database) -> dict[str, Any]:
 
 
 def get_openapi(db: Database) -> dict[str, Any]:
-    return read_openapi(OPENAPI_FILE, request.app.prefix)
+    return reading.read_openapi(OPENAPI_FILE, reading.application().prefix)
 
 
 # --- The application ---------------------------------------------------------------------------
@@ -256,10 +247,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         self.masker = Masker(keys, db.merchant_keys_among)
         self.masker.plain = re.compile(re.escape(prefix) + PLAIN_PATH)
         # What `GET /` names in development mode.
-        self.signposts: dict[str, str] = {}
-        if DEVELOPMENT_KEY in self.masker.own:
-            self.signposts["the API"] = prefix + "/accounts"
-            self.signposts["its description"] = "/openapi.json"
+        places = {"the API": f"{prefix}/accounts", "its description": "/openapi.json"}
+        self.signposts = places if DEVELOPMENT_KEY in self.masker.own else {}
         self.catchall = False  # `__call__` answers what a handler raises
         self.install(DatabasePlugin(db))
 
@@ -306,17 +295,14 @@ class Application(bottle.Bottle):  # type: ignore[misc]
 
         So it is with a read of one account, or of its usage in at most three months.
         """
-        if self.may_wait:
-            return False  # however little it is, the server may not answer
-        one = self.prefix + "/accounts/"
-        if method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
+        # However little it is, a database server may not answer.
+        if self.may_wait or method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
             return False
+        one = self.prefix + "/accounts/"
         if not path.startswith(one + "usage"):
             return path.startswith(one)
-        months = MONTHS.fullmatch(query)
-        if months is None or path == one + "usage":
-            return False
-        return 1 <= models.count_months(*months.groups()) <= 3
+        months = MONTHS.fullmatch(query) if path != one + "usage" else None
+        return months is not None and 1 <= models.count_months(*months.groups()) <= 3
 
     def body_limit(self, environ: Mapping[str, Any]) -> int | None:
         """Return how many bytes the server accepts of a body; None for its own limit.
@@ -353,15 +339,14 @@ class Application(bottle.Bottle):  # type: ignore[misc]
 
     # Answers
 
-    def default_error_handler(self, error: bottle.HTTPError) -> bytes:
+    def default_error_handler(self, res: bottle.HTTPError) -> bytes:
+        error = res
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(exchange.NOT_FOUND, "there is no such path" + self._signpost())
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
-        reason = error.reason
         if error.status_code != exchange.UNKNOWN_KEY:
-            key = request_key(request.environ)
-            reason = hide(reason, self.masker.keys_in(error.quoted, key))
-        request.environ[exchange.REASON] = reason[:MAX_REASON]
+            fields, key = [field for field, _ in error.details], request_key(request.environ)
+            error.reason = hide(error.reason, self.masker.keys_in(fields, key))
         request.environ[exchange.ERROR] = error
         response.content_type = "application/json"
         return error_body(error.status_code, error.body, error.details)
@@ -371,8 +356,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         path = request.environ[exchange.ASKED_PATH]
         if self.signposts and path in ("/", self.prefix + "/"):
             return "; " + ", ".join(f"{what} is at {at}" for what, at in self.signposts.items())
-        meant = guess_path(path, self.prefix)
-        if meant:
+        if meant := reading.guess_path(path, self.prefix):
             return f"; did you mean {mount_point()}{meant}?"
         return f"; the API is under {mount_point()}{self.prefix}" if self.prefix else ""
 
@@ -385,9 +369,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         environ[exchange.ASKED_PATH] = path  # Bottle takes slashes off its own
         mount = environ.get("SCRIPT_NAME", "")
         key = request_key(environ)
-        if request_id is None:
-            request_id = self.choose_id(environ)
-        environ[exchange.REQUEST_ID] = request_id
+        environ[exchange.REQUEST_ID] = request_id = request_id or self.choose_id(environ)
         if not path.isascii():
             # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
             valid = path.encode("latin-1").decode(errors="replace")
@@ -405,14 +387,15 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             what = self.masker.loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
             message = f"a fault of this service, logged with the id {request_id}"
-            environ[exchange.ERROR] = ApiError(exchange.INTERNAL_ERROR, message)
+            error = environ[exchange.ERROR] = ApiError(exchange.INTERNAL_ERROR, message)
+            error.reason = ""  # which is in the log already
             raw = error_body(exchange.INTERNAL_ERROR, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start(f"{exchange.INTERNAL_ERROR} Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
         if log.isEnabledFor(logging.INFO):
             what = self.masker.loggable(method, path, mount, key)
-            why = environ.get(exchange.REASON, "")
+            why = environ[exchange.ERROR].reason[:MAX_REASON] if exchange.ERROR in environ else ""
             log_request(what, status, monotonic() - began, request_id, why)
         return body
 

@@ -18,6 +18,11 @@ from fense_admin.rules import JsonObject, ValidationErrors
 # --- Body and query ----------------------------------------------------------------------------
 
 
+def application() -> Any:
+    """Return the `fense_admin.Application` that answers this request."""
+    return request.app
+
+
 def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
     """The request's body, up to a byte more than the limit."""
     length = limit + 1
@@ -25,8 +30,7 @@ def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
     if not environ.get("wsgi.input_terminated"):
         declared = environ.get("CONTENT_LENGTH", "")
         length = min(length, int(declared) if declared.isdecimal() else 0)
-    body: bytes = environ["wsgi.input"].read(length)
-    return body
+    return bytes(environ["wsgi.input"].read(length))
 
 
 def read_json(
@@ -40,10 +44,10 @@ def read_json(
     What is wrong with it goes to `errors`. No body at all is an empty one if it `may_be_empty`.
     Raises `ApiError` (413) beyond `limit` bytes, or else those of the application.
     """
-    limit = limit or request.app.limits.body
-    raw = read_input(request.environ, limit)
-    if len(raw) > limit:
-        raise ApiError(TOO_LARGE, f"the body is over {limit} bytes")
+    most: int = limit or application().limits.body
+    raw = read_input(request.environ, most)
+    if len(raw) > most:
+        raise ApiError(TOO_LARGE, f"the body is over {most} bytes")
     if may_be_empty and not raw:
         return kind()
     sent_as = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
@@ -136,8 +140,8 @@ def origin() -> str:
     That is the public URL if one is set, else what a proxy on this machine says in
     X-Forwarded-Proto and X-Forwarded-Host, else the Host of the request.
     """
-    if request.app.public_origin:
-        return str(request.app.public_origin)
+    if public_origin := application().public_origin:
+        return str(public_origin)
     environ = request.environ
     scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST") or f"localhost:{environ['SERVER_PORT']}"  # HTTP/1.0
@@ -158,7 +162,7 @@ def mount_point() -> str:
     It comes from the public URL, and from another WSGI application that mounts this one.
     """
     mounted_at = request.environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1")
-    return f"{request.app.public_path}{quote(mounted_at)}"
+    return f"{application().public_path}{quote(mounted_at)}"
 
 
 def read_openapi(path: str, prefix: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ message that reads on from the field's name: "must be true or false".
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import json
 import re
@@ -151,7 +152,7 @@ def validate(
 # --- Rules -------------------------------------------------------------------------------------
 
 
-def matching(pattern: str, message: str) -> Rule:
+def matching(pattern: str, message: str) -> Callable[[object], str]:
     """The rule for a string that the whole pattern matches."""
     matches = re.compile(pattern).fullmatch
 
@@ -226,11 +227,9 @@ def check_name(value: object) -> str:
 
 
 def check_date(value: object) -> str:
-    try:
+    with contextlib.suppress(ValueError):
         if isinstance(value, str) and str(datetime.date.fromisoformat(value)) == value:
             return value
-    except ValueError:
-        pass
     raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
 
 
@@ -277,11 +276,9 @@ def check_days(value: object, today: str) -> list[str]:
 
 def check_time(value: object) -> str:
     text = check_string(value)
-    try:
+    with contextlib.suppress(ValueError):
         if f"{datetime.datetime.strptime(text, IN_UTC).isoformat()}Z" == text:
             return text
-    except ValueError:
-        pass
     raise ValueError("must be a time in UTC, written YYYY-MM-DDThh:mm:ssZ")
 
 
@@ -346,8 +343,7 @@ HOST = re.compile(
 
 def check_key(text: object) -> str:
     """A key as a header brings it: white space around it is taken off."""
-    key: str = check_api_key(check_string(text).strip())
-    return key
+    return check_api_key(check_string(text).strip())
 
 
 def check_prefix(text: str) -> str:

@@ -52,8 +52,7 @@ def check_seconds(text: str) -> float:
 def check_host(text: str) -> str:
     """A host, without the brackets that an IPv6 address has in a URL."""
     host = re.sub(r"^\[(.*)\]$", r"\1", text)
-    checked: str = rules.matching(r"\S+", "must be an address or a name")(host)
-    return checked
+    return rules.matching(r"\S+", "must be an address or a name")(host)
 
 
 class Setting(NamedTuple):
@@ -122,15 +121,13 @@ def keys_from_environment() -> tuple[str | None, list[str]]:
 
     def key_in(variable: str, text: str) -> str:
         try:
-            key: str = rules.check_key(text)
+            return rules.check_key(text)
         except ValueError as error:
             # A blank variable was meant to be set: refuse to start rather than use another key.
             raise ValueError(f"{variable}: a key {error}; correct it, or unset it") from None
-        return key
 
-    has_master, has_services = MASTER_KEY in os.environ, SERVICE_KEYS in os.environ
-    master_key = key_in(MASTER_KEY, os.environ[MASTER_KEY]) if has_master else None
-    texts = os.environ[SERVICE_KEYS].split(",") if has_services else []
+    master_key = key_in(MASTER_KEY, os.environ[MASTER_KEY]) if MASTER_KEY in os.environ else None
+    texts = os.environ[SERVICE_KEYS].split(",") if SERVICE_KEYS in os.environ else []
     return master_key, [key_in(SERVICE_KEYS, text) for text in texts]
 
 

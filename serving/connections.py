@@ -16,14 +16,7 @@ from fense_admin.exchange import RECEIVED, RESET, error_body, log_request
 from fense_admin.realtime import monotonic
 from fense_admin.serving import internals
 from fense_admin.serving.application import Application
-from fense_admin.serving.internals import (
-    Adjustments,
-    ClientDisconnected,
-    Dispatcher,
-    InternalServerError,
-    OverflowableBuffer,
-    close_all,
-)
+from fense_admin.serving.internals import ClientDisconnected, Dispatcher, OverflowableBuffer
 from fense_admin.serving.parser import NoTemporaryFile, RequestParser, asked_environ
 
 log = logging.getLogger("fense_admin")
@@ -113,8 +106,7 @@ class Channel(Dispatcher):
 
     def __init__(self, server: Connections, sock: socket.socket, addr: tuple[Any, ...]) -> None:
         self.server, self.addr, self.adj = server, addr, server.adj
-        self.is_new = True  # nothing has come yet
-        self.read_at = 0.0  # by the monotonic clock: when something came last
+        self.read_at = 0.0  # by the monotonic clock: when something came last; 0 before
         self.reading: RequestParser | None = None
         self.unread = b""  # what came behind the request in flight
         self.in_flight: RequestParser | None = None
@@ -152,7 +144,6 @@ class Channel(Dispatcher):
             return
         if not data:
             return
-        self.is_new = False
         self.read_at = monotonic()
         if self.lingers_until is not None:
             if monotonic() > self.lingers_until:
@@ -279,7 +270,7 @@ class Channel(Dispatcher):
         except Exception:
             log.exception("a fault while answering")
             if not its_task.wrote_header:
-                request.error = InternalServerError("")
+                request.error = internals.InternalServerError("")
                 with contextlib.suppress(Exception):
                     ErrorTask(self, request).service()
             its_task.close_on_finish = True
@@ -373,9 +364,6 @@ class Waker(Dispatcher):
         self._sender.close()
 
 
-Dispatch = Callable[[Channel, RequestParser], None]
-
-
 class Connections:
     """The listening sockets and the open connections: at most `Limits.connections`.
 
@@ -384,17 +372,19 @@ class Connections:
     """
 
     def __init__(
-        self, application: Application, sockets: list[socket.socket], dispatch: Dispatch
+        self,
+        application: Application,
+        sockets: list[socket.socket],
+        dispatch: Callable[[Channel, RequestParser], None],
     ) -> None:
-        self.application, self.dispatch = application, dispatch
-        self.limits = application.limits
+        self.application, self.dispatch, self.limits = application, dispatch, application.limits
         self.draining = False
         self.map: dict[int, Any] = {}  # of the loop, by descriptor
         self.channels: set[Channel] = set()
         self.answered: collections.deque[Channel] = collections.deque()  # by a worker
         self._looked_at = 0.0
         # What waitress's tasks look up here.
-        self.adj = Adjustments(
+        self.adj = internals.Adjustments(
             sockets=sockets,
             ident=None,
             max_request_header_size=self.limits.header,
@@ -445,11 +435,11 @@ class Connections:
         """Return whether any has a request, or a part of one, or an answer to send."""
         new = monotonic() - ON_ITS_WAY
         return any(
-            it.in_flight or it.reading or it.unsent or (it.is_new and it.idle_since > new)
+            it.in_flight or it.reading or it.unsent or (not it.read_at and it.idle_since > new)
             for it in self.channels
         )
 
     def close(self) -> None:
         for channel in list(self.channels):
             channel.abandon()  # with the files that large answers are kept in
-        close_all(self.map)
+        internals.close_all(self.map)

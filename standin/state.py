@@ -72,7 +72,7 @@ def check_state(
                 if name in sent:
                     errors.add(f"{path}.{name}", "is not accepted beside api_key")
         days = account.pop("usage", None) or JsonObject()
-        account_id = account.setdefault("fense_account_id", highest + 1)
+        account_id: int = account.setdefault("fense_account_id", highest + 1)
         if account_id is not None and account_id > rules.MAX_ID:
             message = f"is required: the id after {highest} would exceed the maximum"
             errors.add(f"{path}.fense_account_id", message)

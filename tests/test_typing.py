@@ -39,7 +39,8 @@ def installed(tmp_path_factory):
     return Installed(tmp_path_factory.mktemp("installed"), source)
 
 
-@pytest.mark.parametrize("checker", ["mypy", pytest.param("pyright", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_typos_are_reported_and_the_examples_have_none(installed, checker):
     typos = installed.folder / "test_typos.py"
     typos.write_text(HEAD + "".join(f"    {line}\n" for line in TYPOS))

@@ -10,10 +10,11 @@ import threading
 
 import pytest
 from conftest import MASTER_KEY, SEED, account_fields, port_of, talk, tools
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from webtest import TestApp
 
+from fense_admin.masking import KEY_NAME
 from fense_admin.standin import StandIn
 
 LINE = re.compile('<pre class="curl"><code>(.*?)</code></pre>', re.DOTALL)
@@ -265,6 +266,8 @@ VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_cha
 )
 def test_a_line_repeats_any_request(fense, recorder, method, start, rest, agent, kind, body):
     tools("curl")
+    named = " ".join([rest, agent, kind, body.decode("latin-1")])
+    assume(not KEY_NAME.search(named))  # the journal masks what follows the name of a key
     headers = [f"User-Agent: {agent}", f"Content-Type: {kind}"]
     raw = with_body(body, *headers, line=f"{method} {start}{rest}")
     try:
