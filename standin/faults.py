@@ -15,6 +15,7 @@ from bottle import request
 from fense_admin import rules
 from fense_admin.databases import Database
 from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
+from fense_admin.reading import application
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 
@@ -204,7 +205,7 @@ class Faults:
         def faulted(db: Database, **kwargs: Any) -> Any:
             if request.environ.get(IS_STALE):
                 raise ApiError(UNAVAILABLE, WAS_RESET)
-            path = request.path[len(request.app.prefix) :]
+            path = request.path[len(application().prefix) :]
             fault, waiting = self.take(request.method, path)
             request.environ[FAULT] = fault
             if "delay_ms" in fault:
