@@ -16,6 +16,7 @@ import peewee
 from fense_admin import engines, models, rules, sqlite
 from fense_admin.engines import Engine, Row, Unusable
 from fense_admin.masking import digest
+from fense_admin.models import Columns, Lookups
 
 if TYPE_CHECKING:
     from fense_admin import shapes
@@ -55,8 +56,7 @@ class Database:
 
     def count_accounts(self) -> int:
         """How many accounts there are."""
-        count: int = self.engine.execute_sql(models.COUNT_ACCOUNTS).fetchone()[0]
-        return count
+        return int(self.engine.execute_sql(models.COUNT_ACCOUNTS).fetchone()[0])
 
     def is_merchant_key(self, key: str) -> bool:
         """Whether it is the api_key of some account."""
@@ -69,13 +69,9 @@ class Database:
         """
         left, found = list(digests), set[str]()
         while left:
-            count = next(
-                (count for count in models.LOOK_UPS if count >= len(left)), models.LOOK_UPS[-1]
-            )
-            now, left = left[:count], left[count:]
-            now += now[:1] * (count - len(now))  # few queries: each is compiled once
-            values = {f"key_{number}": one for number, one in enumerate(now)}
-            found.update(row[0] for row in self.engine.peek(models.select_keys(count), values))
+            values = {f"key_{n}": one for n, one in enumerate(left[: models.LOOK_UPS])}
+            found |= {key for (key,) in self.engine.peek(models.select_keys(*values), values)}
+            left = left[models.LOOK_UPS :]
         return found
 
     def find_accounts(self, text: str = "") -> list[int]:
@@ -83,19 +79,14 @@ class Database:
 
         The newest first. However a letter is written, as "é" or as "e" with an accent, it is found.
         """
-        rows = self.engine.execute_sql(models.SELECT_FOUND).fetchall()
         wanted = models.folded(text)
-        if not wanted:
-            return [row[0] for row in rows]
-        names = (" ".join(str(value) for value in row if value is not None) for row in rows)
-        return [
-            row[0] for row, name in zip(rows, names, strict=True) if wanted in models.folded(name)
-        ]
+        rows = self.engine.execute_sql(models.SELECT_NAMES).fetchall()
+        return [number for number, names in rows if not wanted or wanted in models.folded(names)]
 
     def get_account(self, fense_account_id: int) -> shapes.Account:
         """The account, as the contract shows it. Raises `NoSuchAccount`."""
         row = self._row_of(fense_account_id, models.SELECT_ACCOUNT)
-        return cast("shapes.Account", models.as_account(models.ACCOUNT_KEYS, row))
+        return cast("shapes.Account", models.as_account(row, models.ACCOUNT_KEYS))
 
     def _row_of(self, fense_account_id: int, query: str, **values: str) -> Row:
         """The row that a query about one account returns. Raises `NoSuchAccount`."""
@@ -118,7 +109,7 @@ class Database:
             row = self.engine.execute_sql(models.SELECT_OWNER, columns).fetchone()
             if row[0] > rules.MAX_ID:
                 raise peewee.OperationalError("every fense_account_id is used up")
-            return cast("shapes.Account", models.as_account(models.ACCOUNT_KEYS, row))
+            return cast("shapes.Account", models.as_account(row, models.ACCOUNT_KEYS))
 
         account = self.engine.write(create)
         self.on_keys([columns["api_key_sha256"]], ())
@@ -158,9 +149,8 @@ class Database:
         out: a refusal uses none up.
         """
         self.engine.lock(key_digest)
-        owner = self.engine.execute_sql(
-            models.SELECT_OWNER, {"api_key_sha256": key_digest}
-        ).fetchone()
+        values = {"api_key_sha256": key_digest}
+        owner = self.engine.execute_sql(models.SELECT_OWNER, values).fetchone()
         if owner is not None and owner[0] != fense_account_id:
             raise models.ApiKeyTaken
 
@@ -173,26 +163,18 @@ class Database:
         """
         bounds = {"first": start or models.FIRST_DAY, "last": end or models.LAST_DAY}
         row = self._row_of(fense_account_id, models.SELECT_USAGE, **bounds)
-        name, dispute_account_id, total_lookups, daily = row
-        head = {
-            "fense_account_id": fense_account_id,
-            "name": name,
-            "dispute_account_id": dispute_account_id,
-            "start_date": start,
-            "end_date": end,
-            "total_lookups": total_lookups,
-        }
+        name, uuid, total, daily = row
+        account = {"fense_account_id": fense_account_id, "name": name, "dispute_account_id": uuid}
+        head = account | {"start_date": start, "end_date": end, "total_lookups": total}
         return f'{json.dumps(head)[:-1]}, "daily": [{daily}]}}'
 
     def all_usage(self, start: str | None, end: str | None) -> str:
         """The lookups of every account, one total each, both ends included; as JSON."""
         first, last = start or models.FIRST_DAY, end or models.LAST_DAY
-        values = {"first": first, "last": last}
-        query = models.SELECT_TOTALS_BY_DAY
-        if models.count_months(first[:7], last[:7]) > 2:
-            query = models.SELECT_TOTALS_BY_MONTH
-            values |= {"first_month": first[:7], "end_of_first": first[:7] + "-31"}
-            values |= {"last_month": last[:7], "start_of_last": last[:7] + "-01"}
+        values = {"first": first, "first_month": first[:7], "end_of_first": first[:7] + "-31"}
+        values |= {"last": last, "last_month": last[:7], "start_of_last": last[:7] + "-01"}
+        is_long = models.count_months(first[:7], last[:7]) > 2
+        query = models.SELECT_TOTALS_BY_MONTH if is_long else models.SELECT_TOTALS_BY_DAY
         high, low, accounts = self.engine.execute_sql(query, values).fetchone()
         head = {"start_date": start, "end_date": end, "total_lookups": (high << 32) + low}
         return f'{json.dumps(head)[:-1]}, "accounts": [{accounts}]}}'
@@ -214,7 +196,7 @@ class Database:
                 raise models.NoSuchAccount(fense_account_id) from None
             raise ValueError(models.beyond_most(days[refused.excessive[0]])) from None
 
-    def record_all(self, rows: Sequence[models.Lookups], patient: bool = False) -> None:
+    def record_all(self, rows: Sequence[Lookups], patient: bool = False) -> None:
         """Add these checked lookups, all or nothing. Raises `NotRecorded`.
 
         `patient` is for long lists: see the engine's `write`.
@@ -244,14 +226,12 @@ class Database:
 
         self.engine.write(record, patient)
 
-    def _excessive(self, rows: Sequence[models.Lookups], full: set[tuple[int, str]]) -> list[int]:
+    def _excessive(self, rows: Sequence[Lookups], full: set[tuple[int, str]]) -> list[int]:
         """The places of rows that exceed the maximum of a day. `full` are these days."""
         totals: dict[tuple[int, str], int] = {}
-        for number, group in itertools.groupby(sorted(full), key=lambda key: key[0]):
-            days = [date for _, date in group]
-            values = {"fense_account_id": number, "first": days[0], "last": days[-1]}
-            for date, lookups in self.engine.execute_sql(models.SELECT_DAYS_BETWEEN, values):
-                totals[number, date] = lookups
+        for number in {number for number, _ in full}:
+            days = self.engine.execute_sql(models.SELECT_DAYS_OF, {"fense_account_id": number})
+            totals |= {(number, date): lookups for date, lookups in days}
         places = []
         for place, (fense_account_id, date, lookups) in enumerate(rows):
             key = fense_account_id, date
@@ -273,12 +253,10 @@ class Database:
         usage: dict[int, dict[str, int]] = {row[0]: {} for row in rows}
         for fense_account_id, date, lookups in days:
             usage[fense_account_id][date] = lookups
-        accounts = [
-            models.as_account(models.STATE_KEYS, row) | {"usage": usage[row[0]]} for row in rows
-        ]
+        accounts = [models.as_account(row) | {"usage": usage[row[0]]} for row in rows]
         return cast("shapes.State", {"accounts": accounts})
 
-    def replace(self, accounts: Sequence[dict[str, Any]], usage: Sequence[models.Lookups]) -> None:
+    def replace(self, accounts: Sequence[Columns], usage: Sequence[Lookups]) -> None:
         """Replace everything by these accounts, by column, and their usage.
 
         The next id follows the highest.
@@ -289,17 +267,17 @@ class Database:
             target.load(accounts, usage, models.highest_id(accounts), replace=True)
         self.on_keys((account["api_key_sha256"] for account in accounts), None)
 
-    def seed(self, accounts: Sequence[dict[str, Any]], usage: Sequence[models.Lookups]) -> bool:
+    def seed(self, accounts: Sequence[Columns], usage: Sequence[Lookups]) -> bool:
         """Load these, as `replace` would, unless there are accounts; whether it did."""
-        is_loaded = self.load(accounts, usage, models.highest_id(accounts))
+        is_loaded = self.load(accounts, usage, models.highest_id(accounts), replace=False)
         if is_loaded:
             self.on_keys((account["api_key_sha256"] for account in accounts), None)
         return is_loaded
 
     def load(
         self,
-        accounts: Iterable[dict[str, Any]],
-        usage: Iterable[models.Lookups],
+        accounts: Iterable[Columns],
+        usage: Iterable[Lookups],
         last_id: int,
         replace: bool = False,
     ) -> bool:
@@ -332,14 +310,11 @@ def copy(source: Database, target: Database) -> bool:
 
     Returns whether it did. The next id is the same in both.
     """
-    with source.engine.snapshot():
-        accounts = (
-            models.as_account(models.STATE_KEYS, row)
-            for row in source.engine.rows(models.SELECT_STATE)
-        )
-        return target.load(
-            accounts, source.engine.rows(models.SELECT_DAYS), source.engine.last_id()
-        )
+    engine = source.engine
+    with engine.snapshot():
+        accounts = map(models.as_account, engine.rows(models.SELECT_STATE))
+        usage = engine.rows(models.SELECT_DAYS)
+        return target.load(accounts, usage, engine.last_id(), replace=False)
 
 
 def open_database(name: str, read_only: bool = False) -> Database:

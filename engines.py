@@ -13,8 +13,10 @@ from peewee import DatabaseError as DatabaseError  # for all who catch it
 from peewee import OperationalError
 
 from fense_admin import files
+from fense_admin.realtime import monotonic
 
 MEMORY = ":memory:"
+BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
 UNKNOWN = "it may have been written, or not"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # A host in such a URL, with its port; and a URL without a password, as libpq reads it.
@@ -23,6 +25,7 @@ WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*
 PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
 
 Result = TypeVar("Result")
+Names = Sequence[str]  # of columns
 Row = tuple[Any, ...]
 Values = Mapping[str, Any]  # of a query, by name
 Waiting = Callable[[], AbstractContextManager[None]]  # makes the context of a long wait
@@ -97,6 +100,21 @@ def check_tables(name: str, sections: Sequence[str], version: int, tables: Itera
         raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
 
 
+# --- Waiting -----------------------------------------------------------------------------------
+
+
+def wait_long(wait: Callable[[float], Result], until: float, waiting: Waiting) -> Result:
+    """Call `wait` with the seconds that it may take; return what it returns, which is true in time.
+
+    After a moment in vain it is called again, in the context of a long wait.
+    """
+    found = wait(BRIEFLY)
+    if not found:
+        with waiting():
+            found = wait(max(0, until - monotonic()))
+    return found
+
+
 # --- Engines -----------------------------------------------------------------------------------
 
 
@@ -136,9 +154,7 @@ class Engine(Protocol):
         """Run a query, within the thread's transaction if there is one."""
         ...
 
-    def execute_each(
-        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
-    ) -> list[Row]:
+    def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
         """Within a transaction, run a query that finds, inserts or changes a row for each of these.
 
         The columns name its values; the first `keys` of them identify a row, and no two rows are
@@ -146,7 +162,7 @@ class Engine(Protocol):
         """
         ...
 
-    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    def load(self, table: str, columns: Names, rows: Iterable[Row]) -> None:
         """Insert many rows, within a transaction."""
         ...
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import ipaddress
+import itertools
 import math
 import os
 import random
@@ -11,16 +13,16 @@ import re
 import select
 import socket
 import threading
+from collections.abc import Iterator
 
 import psycopg
 from psycopg import conninfo, pq
 from psycopg.pq.abc import PGconn
 
-from fense_admin.engines import HOST, Waiting
+from fense_admin.engines import HOST, Waiting, wait_long
 from fense_admin.realtime import monotonic
 from fense_admin.rules import HIDDEN
 
-BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
 LOST = 5  # seconds after which a thread that has not begun never will
 STEP = 0.25  # seconds after which the next address is tried as well
 
@@ -34,6 +36,10 @@ DEFAULTS = {
     "tcp_user_timeout": "3000",  # milliseconds
 }
 ENCODE = "in a password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25"
+
+# What is waited for while a connection is being made.
+READING, WRITING = pq.PollingStatus.READING, pq.PollingStatus.WRITING
+EVENTS: dict[int, int] = {READING: select.POLLIN, WRITING: select.POLLOUT}
 
 Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
 
@@ -53,18 +59,15 @@ class URL:
     """
 
     def __init__(self, text: str) -> None:
-        self._error = ""
-        read: list[pq.ConninfoOption] = []
+        self._error, read = "", list[pq.ConninfoOption]()
         try:
-            read = [
-                option for option in pq.Conninfo.parse(as_bytes(text)) if option.val is not None
-            ]
+            read = pq.Conninfo.parse(as_bytes(text))
         except psycopg.Error as error:
             self._error = first_line(str(error))
         self.given = values_of(read)
         self._secrets = secrets_in(read)
-        found = re.fullmatch(r"(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)", text, re.DOTALL)
-        scheme, user, hosts, path, query = found.groups("") if found else ("", "", "", "", "")
+        parts = r"(?s)\A(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)"
+        scheme, user, hosts, path, query = re.findall(parts, text)[0]
         # A port that is not a number may be a password whose "@" is missing, or comes later.
         is_odd = not all(re.fullmatch(HOST, host) for host in hosts.split(","))
         self._is_ambiguous = "@" in hosts + path or is_odd
@@ -107,11 +110,10 @@ class URL:
             raise ValueError(self._error)
         # libpq reads everything, then gives up because this sslmode is invalid.
         probe = start(self.given | {"sslmode": "none"})
-        read = [option for option in probe.info if option.val is not None]
-        if not read:  # the service file can't be read, say
+        if not values_of(probe.info):  # the service file can't be read, say
             raise ValueError(error_of(probe))
-        self._secrets |= secrets_in(read)
-        return read
+        self._secrets |= secrets_in(probe.info)
+        return probe.info
 
 
 def start(parameters: dict[str, str]) -> PGconn:
@@ -132,7 +134,9 @@ def as_bytes(text: str) -> bytes:
 
 
 def values_of(options: list[pq.ConninfoOption]) -> dict[str, str]:
-    return {it.keyword.decode(): (it.val or b"").decode(errors="surrogateescape") for it in options}
+    """Return the options that have a value."""
+    given = ((it.keyword.decode(), it.val) for it in options if it.val is not None)
+    return {name: value.decode(errors="surrogateescape") for name, value in given}
 
 
 def secrets_in(options: list[pq.ConninfoOption]) -> set[str]:
@@ -173,26 +177,20 @@ class Connector:
         self._takes_default = "target_session_attrs" in defaults.keys() - url.given.keys()
         self._parameters = defaults | url.given | {"client_encoding": "UTF8"}
         self._timeout = conninfo.timeout_from_conninfo({**defaults, **known})
-        self._hosts = split_hosts(known)
+        self.hosts = split_hosts(known)
         self._is_shuffled = known.get("load_balance_hosts") == "random"
         self._worked: Address = {}
         self._look_up: LookUp | None = None
         self._lock = threading.Lock()
 
-    @property
-    def count(self) -> int:
-        """How many hosts the URL names."""
-        return len(self._hosts)
-
     def accept_standby(self) -> bool:
         """Connect to a standby, too, unless the user has said which servers to take.
 
-        Returns whether that is new.
+        Returns whether they have not.
         """
-        was_default, self._takes_default = self._takes_default, False
-        if was_default:
+        if self._takes_default:
             self._parameters["target_session_attrs"] = "any"
-        return was_default
+        return self._takes_default
 
     def connect(self, deadline: float, waiting: Waiting, last: list[Address]) -> Attempt:
         """Make a connection, trying some addresses after all others.
@@ -200,8 +198,8 @@ class Connector:
         Raises `psycopg.OperationalError`, `NoAnswer`.
         """
         errors: list[str] = []
-        addresses = [host for host in self._hosts if not is_name(host)]
-        if len(addresses) < len(self._hosts):
+        addresses = [host for host in self.hosts if not is_name(host)]
+        if len(addresses) < len(self.hosts):
             by = min(deadline, monotonic() + STEP) if addresses else deadline
             try:
                 found = self._look_up_names(by, waiting)
@@ -216,15 +214,9 @@ class Connector:
 
         addresses = sorted(addresses, key=rank)
         step = min(STEP, (deadline - monotonic()) / (len(addresses) + 1))
-        attempts = [Attempt(address, self._parameters, self._timeout) for address in addresses]
-        race = Race(attempts, errors, step)
-        try:
-            won = race.run(min(deadline, monotonic() + BRIEFLY))
-            if won is None:
-                with waiting():
-                    won = race.run(deadline)
-        finally:
-            race.end()
+        attempts = (Attempt(address, self._parameters, self._timeout) for address in addresses)
+        with contextlib.closing(Race(attempts, errors, step)) as race:
+            won = wait_long(race.run, deadline, waiting)
         if won is None:
             raise NoAnswer
         self._worked = won.address
@@ -236,28 +228,24 @@ class Connector:
         with self._lock:
             if self._look_up is None or not self._look_up.is_pending():
                 try:
-                    self._look_up = LookUp(self._hosts)
+                    self._look_up = LookUp(self.hosts)
                 except RuntimeError as error:  # no more threads
                     raise psycopg.OperationalError(str(error)) from None
             look_up = self._look_up
-        if not look_up.ended.wait(BRIEFLY):
-            with waiting():
-                if not look_up.ended.wait(max(0, deadline - monotonic())):
-                    raise NoAnswer("the name server does not answer")
+        if not wait_long(look_up.ended.wait, deadline, waiting):
+            raise NoAnswer("the name server does not answer")
         return look_up
 
 
 def split_hosts(known: dict[str, str]) -> list[Address]:
     """Return the hosts of comma-separated lists, one by one."""
-    lists = {
-        name: known[name].split(",") for name in ("host", "hostaddr", "port") if known.get(name)
-    }
-    counts = {len(values) for name, values in lists.items() if name != "port"} or {1}
-    count = max(counts)
-    if len(counts) > 1 or len(lists.get("port", [])) not in (0, 1, count):
-        return [{name: ",".join(values) for name, values in lists.items()}]  # libpq refuses it
-    if len(lists.get("port", [])) == 1:
+    names = [name for name in ("host", "hostaddr", "port") if known.get(name)]
+    lists = {name: known[name].split(",") for name in names}
+    count = max((len(lists[name]) for name in names if name != "port"), default=1)
+    if len(lists.get("port", ())) == 1:
         lists["port"] *= count
+    if any(len(values) != count for values in lists.values()):
+        return [{name: known[name] for name in names}]  # libpq refuses it
     return [{name: values[n] for name, values in lists.items()} for n in range(count)]
 
 
@@ -318,14 +306,10 @@ class Attempt:
 
     def __init__(self, address: Address, parameters: dict[str, str], timeout: float) -> None:
         self.address = address
-        self._parameters = parameters | address
-        self._timeout = timeout
-
-    def start(self) -> None:
-        self.connection = start(self._parameters)
+        self.connection = start(parameters | address)
         is_bad = self.connection.status == pq.ConnStatus.BAD
-        self.status: int = pq.PollingStatus.FAILED if is_bad else pq.PollingStatus.WRITING
-        self.until = monotonic() + self._timeout
+        self.status: int = pq.PollingStatus.FAILED if is_bad else WRITING
+        self.until = monotonic() + timeout
 
     def error(self) -> str:
         """Why it failed, or ended too late."""
@@ -337,27 +321,27 @@ class Attempt:
 class Race:
     """Attempts, of which the first that succeeds wins. Each starts a step after the one before."""
 
-    def __init__(self, attempts: list[Attempt], errors: list[str], step: float) -> None:
-        self._left = attempts
+    def __init__(self, attempts: Iterator[Attempt], errors: list[str], step: float) -> None:
+        self._attempts = attempts  # each starts when it is made
         self._errors = [*errors]
         self._step = step
         self._next = 0.0  # when the next one starts
         self._running: list[Attempt] = []
 
-    def run(self, until: float) -> Attempt | None:
-        """Return the one that won, None if there is none by then.
+    def run(self, seconds: float) -> Attempt | None:
+        """Return the one that won, None if there is none after these seconds.
 
         Raises `psycopg.OperationalError` if all failed.
         """
-        while self._left or self._running:
-            now = monotonic()
-            if self._left and now >= self._next:
-                attempt = self._left.pop(0)
-                attempt.start()
-                self._running.append(attempt)
-                self._next = now + self._step
-            ends = [until, *(attempt.until for attempt in self._running)]
-            self._poll(min(ends + [self._next] * bool(self._left)))
+        until = monotonic() + seconds
+        while True:
+            if monotonic() >= self._next:
+                started = list(itertools.islice(self._attempts, 1))
+                self._running += started
+                self._next = monotonic() + self._step if started else math.inf
+            if not self._running:
+                raise psycopg.OperationalError("; ".join(dict.fromkeys(self._errors)))
+            self._poll(min(until, self._next, *(attempt.until for attempt in self._running)))
             for attempt in [*self._running]:
                 if attempt.status == pq.PollingStatus.OK:
                     self._running.remove(attempt)
@@ -369,25 +353,21 @@ class Race:
                     self._next = 0.0
             if monotonic() >= until:
                 return None
-        raise psycopg.OperationalError("; ".join(dict.fromkeys(self._errors)))
 
     def _poll(self, until: float) -> None:
         """Go on with those whose server has responded, which are waited for."""
-        poll = select.poll()
-        waiting = {}
+        poll, waiting = select.poll(), dict[int, Attempt]()
         for attempt in self._running:
-            if attempt.status in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
-                is_reading = attempt.status == pq.PollingStatus.READING
-                descriptor = attempt.connection.socket
-                poll.register(descriptor, select.POLLIN if is_reading else select.POLLOUT)
-                waiting[descriptor] = attempt
+            if attempt.status in EVENTS:
+                poll.register(attempt.connection.socket, EVENTS[attempt.status])
+                waiting[attempt.connection.socket] = attempt
         if len(waiting) < len(self._running):
             until = 0  # one has failed already
         left = max(0, until - monotonic())
         for descriptor, _ in poll.poll(math.ceil(left * 1000)):
             waiting[descriptor].status = waiting[descriptor].connection.connect_poll()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Give up those that have not succeeded."""
         for attempt in self._running:
             attempt.connection.finish()

@@ -119,17 +119,21 @@ def digests_in(text: str) -> dict[str, str]:
 
 
 class SharedKeys:
-    """Digests of keys that several applications mask. Each stays until all have dropped it."""
+    """Digests of keys, shared with all those in `others`: one stays until all have dropped it."""
 
-    def __init__(self) -> None:
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._changing = threading.Lock()
+    def __init__(self, others: SharedKeys | None = None) -> None:
+        self._counts: collections.Counter[str] = others._counts if others else collections.Counter()
+        self._changing: threading.Lock = others._changing if others else threading.Lock()
+        self._own: set[str] = set()  # those that it shares itself
 
-    def change(self, added: Iterable[str] = (), dropped: Iterable[str] = ()) -> None:
-        """Add digests, and drop others that were added once before."""
+    def change(self, new: Iterable[str], old: Iterable[str] | None) -> None:
+        """Share new digests, and drop old ones that it shares itself; None: all but the new."""
         with self._changing:
+            dropped = self._own.copy() if old is None else self._own.intersection(old)
+            added = set(new) - (self._own - dropped)
+            self._own = self._own - dropped | added
             self._counts.update(added)
-            self._counts.subtract(dropped := list(dropped))
+            self._counts.subtract(dropped)
             for one in dropped:
                 if self._counts[one] <= 0:
                     del self._counts[one]

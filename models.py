@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import peewee
-from peewee import SQL, BooleanField, IntegerField, TextField
+from peewee import SQL, BooleanField, TextField
 
 from fense_admin import rules
 from fense_admin.masking import digest, last4
@@ -20,6 +20,7 @@ from fense_admin.masking import digest, last4
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 FEW_ROWS = 1_000  # are written within milliseconds
 
+Columns = dict[str, Any]  # of an account
 Lookups = tuple[int, str, int]  # of an account on a day: fense_account_id, YYYY-MM-DD, how many
 
 
@@ -64,28 +65,10 @@ class Account(peewee.Model):
     created_at = TextField()
     updated_at = TextField()
 
-    class Meta:
-        table_name = "account"
 
-
-class Usage(peewee.Model):
-    account = peewee.ForeignKeyField(Account, column_name="fense_account_id")
-    date = TextField()
-    lookups = IntegerField()
-
-    class Meta:
-        table_name = "usage"
-        primary_key = peewee.CompositeKey("account", "date")
-
-
-class UsageMonth(peewee.Model):
-    account = peewee.ForeignKeyField(Account, column_name="fense_account_id")
-    month = TextField()
-    lookups = IntegerField()
-
-    class Meta:
-        table_name = "usage_month"
-        primary_key = peewee.CompositeKey("account", "month")
+# The columns of `usage` and of `usage_month`, the sums of its days.
+USAGE_KEYS = ("fense_account_id", "date", "lookups")
+MONTH_KEYS = ("fense_account_id", "month", "lookups")
 
 
 # --- Queries -----------------------------------------------------------------------------------
@@ -119,14 +102,16 @@ OWNS_KEY = Account.api_key_sha256 == bound("api_key_sha256")
 ACCOUNTS = Account.select(*(getattr(Account, name) for name in ACCOUNT_KEYS))
 SELECT_ACCOUNT, SELECT_OWNER = compiled(ACCOUNTS.where(BY_ID)), compiled(ACCOUNTS.where(OWNS_KEY))
 SELECT_DIGEST = compiled(Account.select(Account.api_key_sha256).where(BY_ID))
-LOOK_UPS = (1, 4, 16, 64, 256)  # keys that one query looks for
-SELECT_FOUND = """
-SELECT fense_account_id, name, email, dispute_account_id, api_key_last4
+LOOK_UPS = 256  # keys that one query looks for at most
+# An account's id, and all that names it.
+SELECT_NAMES = """
+SELECT fense_account_id, fense_account_id || ' ' || name || ' ' || email
+    || COALESCE(' ' || dispute_account_id, '') || COALESCE(' ' || api_key_last4, '')
 FROM account ORDER BY fense_account_id DESC
 """
 SELECT_STATE = compiled(Account.select().order_by(Account.fense_account_id))
-SELECT_DAYS = compiled(Usage.select().order_by(Usage.account, Usage.date))
-DELETE_ALL = [compiled(table.delete()) for table in (UsageMonth, Usage, Account)]
+SELECT_DAYS = f"SELECT {', '.join(USAGE_KEYS)} FROM usage ORDER BY fense_account_id, date"
+DELETE_ALL = [f"DELETE FROM {table}" for table in ("usage_month", "usage", "account")]
 
 
 # One query for each set of columns, made when it is first needed.
@@ -150,9 +135,9 @@ def change_account(*columns: str, goes_back: bool = False) -> str:
 
 
 @functools.cache
-def select_keys(count: int) -> str:
-    places = [bound(f"key_{number}") for number in range(count)]
-    return compiled(Account.select(Account.api_key_sha256).where(Account.api_key_sha256 << places))
+def select_keys(*names: str) -> str:
+    key = Account.api_key_sha256
+    return compiled(Account.select(key).where(key << [bound(name) for name in names]))
 
 
 def adding(table: str, period: str, condition: str = "") -> str:
@@ -169,17 +154,11 @@ SET lookups = {table}.lookups + EXCLUDED.lookups {condition}
 
 
 # It changes no row where the sum would exceed the maximum.
-ADD_TO_DAY = adding(
-    "usage", "date", f"WHERE usage.lookups + EXCLUDED.lookups <= {rules.MAX_LOOKUPS}"
-)
+FITS = f"WHERE usage.lookups + EXCLUDED.lookups <= {rules.MAX_LOOKUPS}"
+ADD_TO_DAY = adding("usage", "date", FITS)
 ADD_TO_MONTH = adding("usage_month", "month")
-USAGE_KEYS = ("fense_account_id", "date", "lookups")
-MONTH_KEYS = ("fense_account_id", "month", "lookups")
 SELECT_ID = compiled(Account.select(Account.fense_account_id).where(BY_ID))
-SELECT_DAYS_BETWEEN = """
-SELECT date, lookups FROM usage
-WHERE fense_account_id = :fense_account_id AND date BETWEEN :first AND :last
-"""
+SELECT_DAYS_OF = "SELECT date, lookups FROM usage WHERE fense_account_id = :fense_account_id"
 SUM_UP_MONTHS = """
 INSERT INTO usage_month (fense_account_id, month, lookups)
 SELECT fense_account_id, substr(date, 1, 7), SUM(lookups) FROM usage GROUP BY 1, 2
@@ -304,7 +283,7 @@ def as_columns(fields: dict[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def as_account(keys: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
+def as_account(row: tuple[Any, ...], keys: tuple[str, ...] = STATE_KEYS) -> dict[str, Any]:
     account = dict(zip(keys, row, strict=True))
     for flag in FLAGS:
         account[flag] = bool(account[flag])

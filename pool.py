@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ipaddress
+import math
 import queue
 import select
 import threading
@@ -17,8 +18,8 @@ import psycopg
 from peewee import OperationalError
 from psycopg.rows import TupleRow
 
-from fense_admin.engines import Info, Unusable, Waiting
-from fense_admin.libpq import BRIEFLY, URL, Address, Connector, NoAnswer, first_line
+from fense_admin.engines import BRIEFLY, Info, Unusable, Waiting, wait_long
+from fense_admin.libpq import URL, Address, Connector, NoAnswer, first_line
 from fense_admin.realtime import monotonic
 
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
@@ -54,13 +55,14 @@ WHERE source IN ('database', 'user', 'database user') OR name IN {tuple(RELIED_O
     OR name IN {tuple(LIMITS)} AND source <> 'client'
 """
 ROUNDS = 20  # of looking whether a pooler shares sessions: some milliseconds
+PROCESS = "SELECT pg_backend_pid()"
 POOLER = 2  # seconds to wait for a second connection of a pooler, which may have only one
 
 
 class Connection(psycopg.Connection[TupleRow]):
     """A connection whose server has until a deadline to answer."""
 
-    deadline: float | None = None  # by the monotonic clock
+    deadline = math.inf  # by the monotonic clock
     while_waiting: Waiting = contextlib.nullcontext
     warned = False  # by the server, since it was last looked at
 
@@ -79,13 +81,11 @@ class Connection(psycopg.Connection[TupleRow]):
         poll = select.poll()
         events = select.POLLIN * bool(wanted & 1) | select.POLLOUT * bool(wanted & 2)
         poll.register(self.pgconn.socket, events)
-        found = poll.poll(BRIEFLY * 1000)
-        if not found:
-            with self.while_waiting():
-                left = None
-                if self.deadline is not None:
-                    left = max(0, self.deadline - monotonic()) * 1000
-                found = poll.poll(left)
+
+        def wait(seconds: float) -> list[tuple[int, int]]:
+            return poll.poll(None if seconds == math.inf else seconds * 1000)
+
+        found = wait_long(wait, self.deadline, self.while_waiting)
         if not found:
             raise NoAnswer
         return bool(found[0][1] & ~select.POLLOUT) | 2 * bool(found[0][1] & select.POLLOUT)
@@ -101,9 +101,8 @@ class Local(threading.local):
 
 
 def value_of(connection: Connection, query: str) -> Any:
-    """Return the first value of the first row that a query returns, None if there is none."""
-    row = connection.execute(query, prepare=False).fetchone()
-    return row[0] if row else None
+    """Return the first value of the first row that a query returns."""
+    return connection.execute(query, prepare=False).fetchall()[0][0]
 
 
 class Pool:
@@ -147,11 +146,10 @@ class Pool:
                 raise
             # The server reports it: to know costs nothing. (Neither pgbouncer nor 13 does.)
             is_fit = connection.pgconn.parameter_status(READ_ONLY.encode()) != b"on"
-            if is_fit or address in unfit:
+            is_last = len(unfit) + 1 == len(self._connector.hosts)
+            if is_fit or is_last or address in unfit:
                 return connection
             unfit.append(address)
-            if len(unfit) == self._connector.count:
-                return connection
             self._drop(connection)
 
     def _open(self, deadline: float, last: list[Address]) -> tuple[Connection, Address]:
@@ -182,18 +180,15 @@ class Pool:
         What a session sets or prepares would be missing in the next transaction, and reach others.
         """
 
-        def process_of(connection: Connection) -> Any:
-            return value_of(connection, "SELECT pg_backend_pid()")
-
-        if process_of(connection) == connection.info.backend_pid:
+        if value_of(connection, PROCESS) == connection.info.backend_pid:
             return  # no pooler: the process is the one that was connected to
         other = None
         try:
             other = self._open(monotonic() + POOLER, [])[0]
             ours, others = set(), set()
             for _ in range(ROUNDS):  # as other clients take their share of the sessions
-                ours.add(process_of(connection))
-                others |= {process_of(other), process_of(other)}  # two if they take turns
+                ours.add(value_of(connection, PROCESS))
+                others |= {value_of(other, PROCESS) for _ in range(2)}  # two if they take turns
         except (psycopg.OperationalError, NoAnswer):
             return  # the only session is taken, so it is ours
         finally:
@@ -206,10 +201,9 @@ class Pool:
 
     def _warn_of_clear_text(self, connection: Connection) -> str:
         """A warning if all that is sent can be read between here and the server."""
-        address = connection.info.hostaddr  # none for a Unix socket
-        if not address or ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-            return ""
-        if connection.pgconn.ssl_in_use:
+        address = connection.info.hostaddr.partition("%")[0]  # none for a Unix socket
+        is_local = not address or ipaddress.ip_address(address).is_loopback
+        if is_local or connection.pgconn.ssl_in_use:
             return ""
         return (
             f"the connection to {connection.info.host} is not encrypted: add "
@@ -257,13 +251,13 @@ class Pool:
                 del others[operation]
                 self._changed.notify_all()
 
-    def _take(self, deadline: float | None) -> Connection:
+    def _take(self, deadline: float) -> Connection:
         """Take an idle connection for this thread, or else a new one, and set its deadline.
 
         If no new one can be made, wait for one that another thread uses. Raises `psycopg.Error`,
         `NoAnswer`, `OperationalError`.
         """
-        by = monotonic() + START_TIMEOUT if deadline is None else deadline
+        by = min(deadline, monotonic() + START_TIMEOUT)
         reason = "the server refuses more"
         while True:
             connection = None

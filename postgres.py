@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
 import random
 import re
@@ -16,17 +17,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import psycopg
-from peewee import IntegrityError, OperationalError
+from peewee import DatabaseError, IntegrityError, OperationalError
 from psycopg import pq
 
 from fense_admin import engines
-from fense_admin.engines import UNKNOWN, CommitUnknown, Cursor, Result, Row, Unusable, Values
-from fense_admin.libpq import BRIEFLY, URL, NoAnswer
+from fense_admin.engines import CommitUnknown, Cursor, Names, Result, Row, Unusable, Values
+from fense_admin.libpq import URL, NoAnswer
 from fense_admin.pool import START_TIMEOUT, Connection, Pool, value_of
 from fense_admin.realtime import monotonic
 
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema-postgresql.sql")
 MIGRATING = 0x46656E73  # "Fens": the advisory lock that one migration holds
+MIGRATION = 3600  # seconds after which it is not run again, whatever it meets
 
 # Together they bound what a request waits for: 3.4 s, then it fails.
 WORKING = 2.6  # seconds for an operation, a new connection included
@@ -68,9 +70,6 @@ LAST_ID = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"
 # --- Circuit breaker ---------------------------------------------------------------------------
 
 
-OPEN = contextlib.nullcontext()  # the context of a gate that is not shut
-
-
 class Gate:
     """Lets one at a time through while what is behind it does not answer."""
 
@@ -89,33 +88,31 @@ class Gate:
         """Whether somebody has waited until just now: what comes has waited, too, in a queue."""
         return self.is_shut and monotonic() < self._waited_until + AFTERWARDS
 
-    def passed(self) -> AbstractContextManager[None]:
-        """Return the context of one that goes through: see `_one_at_a_time`."""
-        return self._one_at_a_time() if self.is_shut else OPEN
-
     @contextlib.contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """The context of one that tries. Raises `OperationalError` while another does."""
-        left = self._tried_since + CONNECTING - monotonic()
-        if not self._trying.acquire(timeout=max(0, left)):
-            raise OperationalError("the server does not answer")
-        try:
-            if self.is_shut:  # still, after waiting for another
-                self._tried_since = monotonic()
-                yield
-                return
-        finally:
-            self._trying.release()
+    def passed(self) -> Iterator[None]:
+        """The context of one that goes through.
+
+        Raises `OperationalError` if it is shut and another tries for long.
+        """
+        if self.is_shut:
+            left = self._tried_since + CONNECTING - monotonic()
+            if not self._trying.acquire(timeout=max(0, left)):
+                raise OperationalError("the server does not answer")
+            try:
+                if self.is_shut:  # still, after waiting for another
+                    self._tried_since = monotonic()
+                    yield
+                    return
+            finally:
+                self._trying.release()
         yield
 
 
 def is_out_of_resources(error: BaseException) -> bool:
     """Whether the system gives this process no more memory, descriptors or threads."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("can't start new thread")
     if isinstance(error, OSError):
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-    return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or str(error).startswith("can't start new thread")
 
 
 @functools.cache
@@ -153,40 +150,27 @@ class Engine(Pool):
         known = URL(url)
         try:
             super().__init__(known)
-            self._give_back(self._start(read_only))  # for the first request
-        except (psycopg.Error, OperationalError, NoAnswer, ValueError) as error:
+            self._start(read_only)
+        except BaseException as error:
             self.close_all()
-            reason = f"{self._reason(error)}{self._url.advice}"
+            if not isinstance(error, (psycopg.Error, DatabaseError, NoAnswer, ValueError)):
+                raise
+            reason = f"{self._reason(error)}{known.advice}"
             raise Unusable(f"can't use {self.info.name}: {reason}") from None
-        except BaseException:
-            self.close_all()
-            raise
 
     # Start
 
-    def _start(self, read_only: bool) -> Connection:
-        """Migrate; again if it met other transactions, of nodes that serve already, say."""
-        runs = 0
-        while True:
-            runs += 1
-            connection = self._connect_first(read_only)
-            try:
-                self._migrate(connection, read_only)
-                return connection
-            except psycopg.Error as error:
-                if error.sqlstate not in CONFLICTS or runs == RUNS:
-                    raise
-            self._drop(connection)
-            time.sleep(random.uniform(0, 0.1))
-
-    def _connect_first(self, read_only: bool) -> Connection:
+    def _start(self, read_only: bool) -> None:
         deadline = monotonic() + START_TIMEOUT
         try:
-            return self._connect(deadline)
+            connection = self._connect(deadline)
         except psycopg.OperationalError:
             if not read_only or not self._connector.accept_standby():
                 raise
-        return self._connect(deadline)
+            connection = self._connect(deadline)
+        self._give_back(connection)
+        # Again if it meets other transactions, of nodes that serve already, say.
+        self._run_until(monotonic() + MIGRATION, lambda it: self._migrate(it, read_only))
 
     def _migrate(self, connection: Connection, read_only: bool) -> None:
         """Run the sections of the schema that are missing; refuse a database that is not ours.
@@ -194,6 +178,7 @@ class Engine(Pool):
         If it is `read_only`, do no more than the latter.
         """
         name, sections = self.info.name, engines.read_schema(SCHEMA_FILE)
+        connection.deadline = monotonic() + START_TIMEOUT
         encoding = value_of(connection, "SHOW server_encoding")
         if encoding != "UTF8":
             raise Unusable(f"{name} is encoded in {encoding}: name a database in UTF8")
@@ -210,12 +195,12 @@ class Engine(Pool):
             if not tables:
                 raise Unusable(f"{name} is empty: name the database that has the accounts")
             return
-        connection.deadline = None
+        connection.deadline = math.inf
         for section in sections[version:]:
             connection.execute(section)
         # A write, in any case: a database that takes none is found here.
-        connection.execute("DELETE FROM fense_admin")
-        connection.execute("INSERT INTO fense_admin VALUES (%s)", (len(sections),))
+        written = f"INSERT INTO fense_admin VALUES ({len(sections)})"
+        connection.execute(f"DELETE FROM fense_admin; {written}")
         # In this order: an account that is seen had its id before.
         highest = value_of(connection, "SELECT max(fense_account_id) FROM account") or 0
         last_id = value_of(connection, LAST_ID)
@@ -236,9 +221,7 @@ class Engine(Pool):
             return self._local.connection.execute(translated(sql), params)
         return self._run(sql, lambda connection: connection.execute(translated(sql), params))
 
-    def execute_each(
-        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
-    ) -> list[Row]:
+    def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
         if len(rows) == 1:  # arrays would take longer
             values = dict(zip(columns, rows[0], strict=True))
             return [] if self.execute_sql(query, values).rowcount else [*rows]
@@ -251,7 +234,7 @@ class Engine(Pool):
             missed += [row for row in some if row[:keys] not in found]
         return missed
 
-    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    def load(self, table: str, columns: Names, rows: Iterable[Row]) -> None:
         query = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
         with self._own.cursor() as cursor, cursor.copy(query) as copy:
             for row in rows:
@@ -287,8 +270,7 @@ class Engine(Pool):
         """Do nothing: there is no file."""
 
     def last_id(self) -> int:
-        last: int = self.execute_sql(LAST_ID).fetchone()[0]
-        return last
+        return int(self.execute_sql(LAST_ID).fetchone()[0])
 
     def set_last_id(self, last_id: int) -> None:
         self.execute_sql(f"ALTER SEQUENCE {SEQUENCE} RESTART WITH {last_id + 1}")
@@ -303,9 +285,7 @@ class Engine(Pool):
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         def transaction(connection: Connection) -> Result:
-            connection.execute("BEGIN")
-            if patient:
-                connection.execute(PATIENT)
+            connection.execute(f"BEGIN; {PATIENT}" if patient else "BEGIN")
             result = work()
             self._commit(connection)
             return result
@@ -318,9 +298,8 @@ class Engine(Pool):
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         try:
-            connection = self._take(None)
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            connection.execute(PATIENT)
+            connection = self._take(math.inf)
+            connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {PATIENT}")
             yield
         except (psycopg.Error, NoAnswer) as error:
             raise self._translated(error) from None
@@ -339,9 +318,8 @@ class Engine(Pool):
 
     def _commit(self, connection: Connection) -> None:
         connection.warned = False
-        if connection.deadline is None:  # a patient one; but the wait for a standby has no end
-            connection.deadline = monotonic() + START_TIMEOUT
-        connection.deadline += COMMITTING
+        # A patient one has no deadline yet; but the wait for a standby has no end.
+        connection.deadline = min(connection.deadline, monotonic() + START_TIMEOUT) + COMMITTING
         try:
             connection.execute("COMMIT")
         except NoAnswer:
@@ -350,15 +328,15 @@ class Engine(Pool):
                 connection.cancel_safe(timeout=CANCELLING)
             except psycopg.Error:
                 self._server.shut(after_waiting=True)
-            raise CommitUnknown(f"the server does not answer a COMMIT: {UNKNOWN}") from None
+            raise CommitUnknown(f"the server does not answer a COMMIT: {engines.UNKNOWN}") from None
         except psycopg.Error as error:
             if connection.info.transaction_status != IDLE:
-                raise CommitUnknown(f"{self._reason(error)}: {UNKNOWN}") from None
+                raise CommitUnknown(f"{self._reason(error)}: {engines.UNKNOWN}") from None
             raise  # it was rolled back
         except MemoryError:
-            raise CommitUnknown(f"out of memory in a COMMIT: {UNKNOWN}") from None
+            raise CommitUnknown(f"out of memory in a COMMIT: {engines.UNKNOWN}") from None
         if connection.warned:  # the wait for a standby was cancelled
-            raise CommitUnknown(f"the server waits for no standby any more: {UNKNOWN}")
+            raise CommitUnknown(f"the server waits for no standby any more: {engines.UNKNOWN}")
         self._commits.is_shut = False
 
     def _run(
@@ -367,12 +345,12 @@ class Engine(Pool):
         """Run it on a connection; again where that may help."""
         with self._server.passed():
             if patient:
-                return self._run_until(None, work)
+                return self._run_until(math.inf, work)
             deadline = monotonic() + (HURRIED if self._server.was_just_shut() else WORKING)
             with self._admitted(kind, deadline):
                 return self._run_until(deadline, work)
 
-    def _run_until(self, deadline: float | None, work: Callable[[Connection], Result]) -> Result:
+    def _run_until(self, deadline: float, work: Callable[[Connection], Result]) -> Result:
         runs = 0
         while True:
             runs += 1
@@ -389,7 +367,7 @@ class Engine(Pool):
                 raise self._translated(error) from None
             except psycopg.Error as error:
                 is_connected = self._recover(error)
-                is_over = deadline is None or monotonic() > deadline - BRIEFLY
+                is_over = deadline == math.inf or monotonic() > deadline - engines.BRIEFLY
                 can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
                 if is_over or not can_help or runs == RUNS:
                     if not is_connected:

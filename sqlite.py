@@ -14,13 +14,13 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import peewee
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
 from fense_admin import engines
-from fense_admin.engines import MEMORY, Cursor, Info, Result, Row, Unusable, Values, Waiting
+from fense_admin.engines import MEMORY, Cursor, Info, Names, Result, Row, Unusable, Values, Waiting
 from fense_admin.realtime import monotonic
 
 if TYPE_CHECKING:
@@ -99,10 +99,11 @@ class Engine(SqliteDatabase):
             if self._path and os.stat(self._path).st_mode & 0o044:
                 log.warning("%s can be read by others: run chmod 600 on it", path)
             self.timeout = BUSY_TIMEOUT
-        except (DatabaseError, OSError, Unusable) as error:
+        except Unusable:
             self.close_all()
-            if isinstance(error, Unusable):
-                raise
+            raise
+        except (DatabaseError, OSError) as error:
+            self.close_all()
             raise Unusable(_why_unusable(path, error, read_only)) from error
 
     # Start
@@ -195,13 +196,6 @@ class Engine(SqliteDatabase):
                     found.append((it.st_dev, it.st_ino, it.st_size, it.st_mtime_ns))
         return found
 
-    def _ensure_unwritten(self) -> None:
-        """Raise an error if the file was written to although nobody may."""
-        if self._unwritten and self._file_state() != self._unwritten:
-            raise OperationalError(
-                f"{self._path} was written to while it was read: stop what serves it"
-            )
-
     # SQLite goes on writing to a file that was moved, deleted or replaced, and what it writes there
     # is lost. So each request checks the file first, its write-ahead log and that log's index too.
     # (After a replacement only a restart helps: the open log belongs to the old file.)
@@ -228,8 +222,7 @@ class Engine(SqliteDatabase):
 
     def execute_sql(self, sql: str, params: Values | None = None) -> Cursor:
         with peewee_errors:
-            connection: sqlite3.Connection = self.connection()
-            return connection.execute(sql, params or ())
+            return cast("Cursor", self.connection().execute(sql, params or ()))
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         # One at a time in this process: SQLite's own waiting is slow and unfair.
@@ -248,17 +241,13 @@ class Engine(SqliteDatabase):
         finally:
             self._writer.release()
 
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        with self.atomic("DEFERRED"):
-            yield
+    def snapshot(self) -> AbstractContextManager[None]:
+        return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
 
     def lock(self, key_digest: str = "") -> None:
         """Do nothing: a transaction that writes is alone."""
 
-    def execute_each(
-        self, query: str, columns: Sequence[str], rows: Sequence[Row], keys: int
-    ) -> list[Row]:
+    def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
         missed = []
         for row in rows:
             cursor = self.execute_sql(query, dict(zip(columns, row, strict=True)))
@@ -266,13 +255,12 @@ class Engine(SqliteDatabase):
                 missed.append(row)
         return missed
 
-    def load(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    def load(self, table: str, columns: Names, rows: Iterable[Row]) -> None:
         places = ", ".join("?" * len(columns))
         query = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
         with peewee_errors:
-            connection: sqlite3.Connection = self.connection()
             # An iterable: between its rows Python handles signals.
-            connection.executemany(query, rows)
+            self.connection().executemany(query, rows)
 
     def rows(self, query: str) -> Iterator[Row]:
         with peewee_errors:
@@ -280,7 +268,9 @@ class Engine(SqliteDatabase):
             # fails once the database is closed.
             for row in self.execute_sql(query):  # noqa: UP028
                 yield row
-        self._ensure_unwritten()
+        if self._unwritten and self._file_state() != self._unwritten:
+            reason = "was written to while it was read: stop what serves it"
+            raise OperationalError(f"{self._path} {reason}")
 
     def last_id(self) -> int:
         rows = self.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'account'")
@@ -288,8 +278,7 @@ class Engine(SqliteDatabase):
 
     def set_last_id(self, last_id: int) -> None:
         self.execute_sql("DELETE FROM sqlite_sequence WHERE name = 'account'")
-        query = "INSERT INTO sqlite_sequence (name, seq) VALUES ('account', :last_id)"
-        self.execute_sql(query, {"last_id": last_id})
+        self.execute_sql(f"INSERT INTO sqlite_sequence (name, seq) VALUES ('account', {last_id})")
 
     def rollback(self) -> None:
         if self.connection().in_transaction:  # else SQLite has rolled back: the disk is full
@@ -422,9 +411,7 @@ def _rename_to_new(path: str, name: str) -> None:
     """Give the file this name. Raises `FileExistsError` if another file has it."""
     try:
         os.link(path, name)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
+    except OSError:  # another file has it, or the file system knows no links
         if os.path.lexists(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
         os.rename(path, name)

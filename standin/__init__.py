@@ -120,18 +120,14 @@ class StandIn:
         name = generated("merchant")
         least = {"api_key": generated("sk_test"), "name": name, "email": f"owner@{name}.example"}
         with ValidationErrors() as errors:
-            sent = rules.as_json(least | fields)
-            checked = rules.validate(sent, rules.ACCOUNT_RULES, errors)
+            checked = rules.validate(rules.as_json(least | fields), rules.ACCOUNT_RULES, errors)
         try:
             return self._db.create_account(checked)
         except models.ApiKeyTaken as error:
             raise ValueError(f"api_key {error}") from None
 
     def record_lookups(
-        self,
-        fense_account_id: int,
-        lookups: int,
-        date: Day | tuple[Day, Day] | None = None,
+        self, fense_account_id: int, lookups: int, date: Day | tuple[Day, Day] | None = None
     ) -> None:
         """Add lookups to an account's UTC day, or to each day of a range; today unless given.
 
@@ -162,17 +158,8 @@ class StandIn:
         `path`, a glob without the prefix. `delay_ms` alone only delays them. `message` is that of
         the error body. Raises `ValueError` for a fault that can't be armed.
         """
-        keys = {
-            "status": status,
-            "method": method,
-            "path": path,
-            "times": times,
-            "delay_ms": delay_ms,
-            "drop": drop,
-            "headers": headers,
-            "message": message,
-        }
-        sent = {name: value for name, value in keys.items() if value is not None}
+        sent = {name: value for name, value in locals().items() if value is not None}
+        del sent["self"]
         with ValidationErrors() as errors:
             fields = check_fault(rules.as_json(sent), errors)
         return cast("shapes.Fault", self.app.faults.arm(fields))

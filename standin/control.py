@@ -10,7 +10,6 @@ import contextlib
 import heapq
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
@@ -22,39 +21,16 @@ from fense_admin import Application, __version__, create_app, models, rules
 from fense_admin.databases import Database
 from fense_admin.exchange import NOT_FOUND, RECEIVED, ApiError
 from fense_admin.masking import SharedKeys, digest
-from fense_admin.reading import read_json
+from fense_admin.reading import read_fields, read_json
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
-from fense_admin.standin import document
+from fense_admin.standin import document, faults, state
 from fense_admin.standin.clock import CLOCK_RULES, Clock
-from fense_admin.standin.faults import (
-    DROPS,
-    FAULT,
-    IS_STALE,
-    FaultPlugin,
-    Faults,
-    check_fault,
-    drop,
-)
+from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard, control_key
-from fense_admin.standin.instances import (
-    INSTANCES,
-    ROOT,
-    Instance,
-    Instances,
-    Plane,
-    generated,
-)
+from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry, add_response, journal_entry, report
-from fense_admin.standin.state import (
-    DEMO,
-    Seed,
-    State,
-    check_state,
-    check_usage,
-    record_usage,
-    with_times,
-)
+from fense_admin.standin.state import Seed
 
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
@@ -62,8 +38,8 @@ UNRECORDED = ("/healthz", "/openapi.json")
 
 
 def check_seed(value: object) -> Any:
-    if value != DEMO and not isinstance(value, JsonObject):
-        raise ValueError(f'must be a state document or "{DEMO}"')
+    if value != state.DEMO and not isinstance(value, JsonObject):
+        raise ValueError(f'must be a state document or "{state.DEMO}"')
     return value
 
 
@@ -98,48 +74,45 @@ class ControlPlane:
         self._reset_at = 0.0  # by the monotonic clock
         self.instances = Instances()
         self.journal: collections.deque[Entry] = collections.deque(maxlen=JOURNAL_LENGTH)
-        app.install(FaultPlugin(self.faults, app.prefix))
+        app.install(self.faults)
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
 
         self.control = Application(app.db, "", app.masker.own, app.public_url, app.limits)
         # A stand-in and its instances mask each other's keys.
-        self._shared: SharedKeys = parent._shared if parent else SharedKeys()
-        self._shared.change(added=map(digest, app.masker.own))
-        self._merchants: set[str] = set()  # digests that it shares
-        self._sharing = threading.Lock()
+        self._keys: SharedKeys = SharedKeys(parent._keys if parent else None)
+        self._keys.change(map(digest, app.masker.own), ())
+        self._merchants = SharedKeys(self._keys)
         if self.db.engine.info.in_memory:  # nobody else writes to it, and a query costs more
-            self.db.on_keys = self._share
+            self.db.on_keys = self._merchants.change
             app.masker.look_ups.clear()
         if parent is not None:
             app.masker.look_ups += parent.app.masker.look_ups
-        app.masker.others = self._shared
-        self.control.masker.others, self.control.masker.look_ups = self._shared, app.masker.look_ups
+        app.masker.others = self._keys
+        self.control.masker.others, self.control.masker.look_ups = self._keys, app.masker.look_ups
         self.control.masker.plain = re.compile(ROOT + "(?:/[a-z]*)?")
         self.guard = ControlGuard(master_key, service_keys, on_loopback)
         if parent is not None:
             self.guard.page_is_open = parent.guard.page_is_open
+            self.guard.on_loopback = parent.guard.on_loopback
         self.control.install(self.guard)
-        endpoints: dict[str, dict[str, Callable[..., Any]]] = {
-            "/reset": {"POST": self.post_reset},
-            "/state": {"GET": self.get_state, "PUT": self.put_state},
-            "/usage": {"POST": self.post_usage},
-            "/faults": {
-                "GET": self.get_faults,
-                "POST": self.post_fault,
-                "DELETE": self.delete_faults,
-            },
-            "/requests": {"GET": self.get_requests, "DELETE": self.delete_requests},
-            "/clock": {"GET": self.get_clock, "PUT": self.put_clock, "DELETE": self.delete_clock},
-            "/openapi.json": {"GET": self.get_openapi},
-        }
+
+        def endpoint(path: str, **handlers: Callable[..., Any]) -> None:
+            self.control.endpoint(ROOT + path, handlers)
+
+        endpoint("/reset", POST=no_content(self.reset))
+        endpoint("/state", GET=self.get_state, PUT=self.put_state)
+        endpoint("/usage", POST=self.post_usage)
+        disarm, release = no_content(self.faults.disarm), no_content(self.clock.release)
+        endpoint("/faults", GET=self.get_faults, POST=self.post_fault, DELETE=disarm)
+        endpoint("/requests", GET=self.get_requests, DELETE=no_content(self.journal.clear))
+        endpoint("/clock", GET=self.get_clock, PUT=self.put_clock, DELETE=release)
+        endpoint("/openapi.json", GET=self.get_openapi)
         if parent is None:
-            endpoints["/instances"] = {"GET": self.get_instances, "POST": self.post_instance}
-            endpoints["/instances/<id>"] = {"DELETE": self.delete_instance}
+            endpoint("/instances", GET=self.get_instances, POST=self.post_instance)
+            endpoint("/instances/<id>", DELETE=self.delete_instance)
             ended = INSTANCES + r"/<id>/<path:re:[\s\S]*>"
             self.control.route(ended, "ANY", no_such_instance, skip=[self.guard])
-        for path, handlers in endpoints.items():
-            self.control.endpoint(ROOT + path, handlers)
         for path in ("", "/", "/page/<path:path>"):
             self.control.endpoint(ROOT + path, {"GET": self.get_page}, page=True)
 
@@ -150,14 +123,14 @@ class ControlPlane:
         others that were read are answered 503. Raises `ValueError` where the seed can't be loaded
         today: see `Seed.at`.
         """
-        state = self.seed.at(models.now())
+        rows = self.seed.at(models.now())
         self._reset_at = monotonic()
         self.faults.reset()
         self.instances.end(list(self.instances))
         while self._begun and monotonic() < self._reset_at + RESET_TIMEOUT:
             time.sleep(0.001)
         self.clock.reset()
-        self.db.replace(*state)
+        self.db.replace(*rows)
         self.journal.clear()
         self.instances.ended_requests.clear()
         self.instances.ended_faults.clear()
@@ -165,7 +138,8 @@ class ControlPlane:
     def close(self) -> None:
         """End its instances, and close its database for good."""
         self.instances.close()
-        self._shared.change(dropped=[*map(digest, self.app.masker.own), *self._merchants])
+        for keys in (self._keys, self._merchants):
+            keys.change((), None)
         self.app.close()
 
     def report(self) -> str:
@@ -174,17 +148,8 @@ class ControlPlane:
         journals = [list(plane.journal) for plane in planes]
         ended = self.instances.ended_requests, self.instances.ended_faults
         entries = heapq.merge(list(ended[0]), *journals, key=itemgetter("at"))
-        faults = [fault for plane in planes for fault in plane.faults.armed()]
-        return report(list(entries), [*ended[1], *faults])
-
-    def _share(self, new: Iterable[str], old: Iterable[str] | None) -> None:
-        """Mask these keys of merchants, in the parent and in other instances, too."""
-        with self._sharing:
-            dropped = set(self._merchants if old is None else self._merchants.intersection(old))
-            self._merchants -= dropped
-            added = set(new) - self._merchants
-            self._merchants |= added
-            self._shared.change(added, dropped)
+        armed = [fault for plane in planes for fault in plane.faults.armed()]
+        return report(list(entries), [*ended[1], *armed])
 
     # What the server asks
 
@@ -226,25 +191,22 @@ class ControlPlane:
 
     # Handlers
 
-    def post_reset(self, db: Database) -> None:
-        self.reset()
-        response.status = 204
-
     def get_state(self, db: Database) -> str:
         return json_object("accounts", db.dump()["accounts"])
 
     def put_state(self, db: Database) -> str:
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body)
-            state = State([], []) if sent is None else check_state(sent, errors, db.today())
-        db.replace(*with_times(state, db.now()))
+            empty = state.State([], [])
+            rows = empty if sent is None else state.check_state(sent, errors, db.today())
+        db.replace(*state.with_times(rows, db.now()))
         return self.get_state(db)
 
     def post_usage(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
             entries = read_json(errors, list, self.limits.state_body)
-            rows = check_usage(entries or [], errors, db.today())
-        record_usage(db, rows)
+            rows = state.check_usage(entries or [], errors, db.today())
+        state.record_usage(db, rows)
         return {"recorded": len(rows)}
 
     def get_faults(self, db: Database) -> dict[str, Any]:
@@ -253,28 +215,19 @@ class ControlPlane:
     def post_fault(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body)
-            fields = {} if sent is None else check_fault(sent, errors)
+            fields = {} if sent is None else faults.check_fault(sent, errors)
         response.status = 201
         return self.faults.arm(fields)
 
-    def delete_faults(self, db: Database) -> None:
-        self.faults.disarm()
-        response.status = 204
-
     def get_requests(self, db: Database) -> str:
         return json_object("requests", list(self.journal))
-
-    def delete_requests(self, db: Database) -> None:
-        self.journal.clear()
-        response.status = 204
 
     def get_clock(self, db: Database) -> dict[str, Any]:
         return {"now": db.now(), "stopped": self.clock.stopped_at is not None}
 
     def put_clock(self, db: Database) -> dict[str, Any]:
         with ValidationErrors() as errors:
-            sent = read_json(errors)
-            fields = {} if sent is None else rules.validate(sent, CLOCK_RULES, errors)
+            fields = read_fields(errors, CLOCK_RULES)
             if len(fields) != 1 and not errors:
                 errors.add(None, "send either now or advance_seconds")
             if "advance_seconds" in fields and not errors:
@@ -283,35 +236,27 @@ class ControlPlane:
             self.clock.stop(fields["now"])
         return self.get_clock(db)
 
-    def delete_clock(self, db: Database) -> None:
-        self.clock.release()
-        response.status = 204
-
     def get_instances(self, db: Database) -> dict[str, Any]:
         return {"instances": [instance.urls() for instance in self.instances.all()]}
 
     def post_instance(self, db: Database) -> dict[str, Any]:
-        now, state = db.now(), None
+        now, rows = db.now(), None
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body, may_be_empty=True)
             fields = {} if sent is None else rules.validate(sent, {"seed": check_seed}, errors)
             source = fields.get("seed")
             if isinstance(source, JsonObject):
-                state = check_state(source, errors, now[:10], "seed.")
+                rows = state.check_state(source, errors, now[:10], "seed.")
         self.instances.check_room()
         instance = self.new_instance(
-            self.seed.since(now) if source is None else Seed(source, now, state)
+            self.seed.since(now) if source is None else Seed(source, now, rows)
         )
         self.instances.add(instance)
         response.status = 201
         urls = instance.urls()
-        return {
-            "id": instance.id,
-            "base_url": urls["base_url"],
-            "api_key": instance.master_key,
-            "service_key": instance.service_key,
-            "standin_url": urls["standin_url"],
-        }
+        standin_url = urls.pop("standin_url")
+        keys = {"api_key": instance.master_key, "service_key": instance.service_key}
+        return urls | keys | {"standin_url": standin_url}
 
     def delete_instance(self, db: Database, id: str) -> None:
         if not self.instances.end([id]):
@@ -351,8 +296,8 @@ class ControlPlane:
         begun = object()
         self._begun.add(begun)
         try:
-            environ[IS_STALE] = received < self._reset_at
-            return (self.app if environ[IS_STALE] else self._with_entry)(environ, start)
+            environ[faults.IS_STALE] = received < self._reset_at
+            return (self.app if environ[faults.IS_STALE] else self._with_entry)(environ, start)
         finally:
             self._begun.discard(begun)
 
@@ -362,20 +307,20 @@ class ControlPlane:
         self.journal.append(entry)
         answer: list[Any] = []
         body = b"".join(self.app(environ, lambda *started: answer.extend(started), entry["id"]))
-        fault = environ.get(FAULT, {})
+        fault = environ.get(faults.FAULT, {})
         entry.fault, entry["fault"] = fault, fault.get("id")
-        how = DROPS[fault["drop"]] if "drop" in fault else None
+        how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:
             entry["status"] = int(answer[0][:3])
             add_response(entry, body, self.app, environ)
         entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
         if how is None or how.part:
             start(*answer)
-        return drop(how, environ, body) if how else [body] if body else []
+        return faults.drop(how, environ, body) if how else [body] if body else []
 
     def new_instance(self, seed: Seed) -> Instance:
         """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""
-        state = seed.at(self.db.now())
+        rows = seed.at(self.db.now())
         master_key, service_key = generated("master"), generated("service")
         app = create_app(
             master_key=master_key,
@@ -385,12 +330,19 @@ class ControlPlane:
             limits=self.limits,
         )
         app.db.engine.while_waiting = lambda: self.db.engine.while_waiting()
-        on_loopback = self.guard.on_loopback
-        plane = ControlPlane(
-            app, master_key, [service_key], seed=seed, on_loopback=on_loopback, parent=self
-        )
-        app.db.replace(*state)
+        plane = ControlPlane(app, master_key, [service_key], seed=seed, parent=self)
+        app.db.replace(*rows)
         return Instance(plane, master_key, service_key)
+
+
+def no_content(change: Callable[[], None]) -> Callable[[Database], None]:
+    """The handler that makes this change and answers 204."""
+
+    def handler(db: Database) -> None:
+        change()
+        response.status = 204
+
+    return handler
 
 
 def no_such_instance(db: Database, **kwargs: Any) -> None:
@@ -403,13 +355,9 @@ def json_object(name: str, items: list[Any]) -> str:
     return f'{{"{name}": [{", ".join(map(json.dumps, items))}]}}'
 
 
-CONTEXT = [
-    (request, "environ"),
-    *(
-        (response, name)
-        for name in ("_status_line", "_status_code", "_cookies", "_headers", "body")
-    ),
-]
+CONTEXT = [(request, "environ")]
+CONTEXT += [(response, f"_{name}") for name in ("status_line", "status_code", "cookies", "headers")]
+CONTEXT += [(response, "body")]
 
 
 @contextlib.contextmanager

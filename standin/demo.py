@@ -63,9 +63,7 @@ def usage(
         if chance % QUIET == 0 or (day.month, day.day) in ((12, 25), (1, 1)):
             continue
         trend = max(0.0, 100 - growth * before / 365)
-        percent = (
-            trend * WEEKDAYS[day.weekday()] * (100 - NOISE + chance // QUIET % (2 * NOISE + 1))
-        )
-        lookups = round(usual * percent / 10**6)
-        days.append((str(day), lookups))
-    return JsonObject([(day, lookups) for day, lookups in days if lookups])
+        noise = 100 - NOISE + chance // QUIET % (2 * NOISE + 1)
+        lookups = round(usual * (trend * WEEKDAYS[day.weekday()] * noise) / 10**6)
+        days += [(str(day), lookups)] if lookups else []
+    return JsonObject(days)

@@ -2,7 +2,7 @@
 
 `openapi.json` here leaves out what the contract's document has: a component that it refers to and
 does not define is the contract's, and "x-fields-of" among the properties of a schema stands for
-the fields of another schema of either document.
+the fields of another schema of either document. {} before it keeps the place of one of these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fault injection: armed faults, and the Bottle plugin that lets them answer."""
+"""Fault injection: what a fault may be, and the armed ones, which answer requests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bottle import request
 from fense_admin import rules
 from fense_admin.databases import Database
 from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
+from fense_admin.reading import application
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 
@@ -47,9 +48,7 @@ DROPS = {
     "reset": Drop("connection reset", "resets the connection", is_reset=True),
     "empty": Drop("closed without an answer", "closes the connection without an answer"),
     "truncate": Drop(
-        "answer cut short",
-        "cuts the answer {status} short",
-        part=lambda body: body[: len(body) // 2],
+        "answer cut short", "cuts the answer {status} short", lambda body: body[: len(body) // 2]
     ),
 }
 
@@ -112,27 +111,26 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 # --- Armed faults ------------------------------------------------------------------------------
 
 
-class Waiting:
-    """The requests that wait for a delay. `over` ends the delays of all of them."""
+class Waiting(threading.Event):
+    """The requests that wait for a delay. Once it is set, the delays of all of them are over."""
 
-    def __init__(self) -> None:
-        self.over = threading.Event()
-        self.was_reset = False
+    was_reset = False
 
 
 class Faults:
-    """The armed faults, oldest first. Each is what was sent, with its `id`, the `times` left and
-    the number of requests that `used` it.
+    """The armed faults, oldest first; a Bottle plugin.
+
+    Each is what was sent, with its `id`, the `times` left and how many requests `used` it.
 
     At most `most_waiting` requests wait for a delay. Those of an instance count with its parent's,
     as they share the connections.
     """
 
+    _room: threading.BoundedSemaphore
+
     def __init__(self, most_waiting: int, parent: Faults | None = None) -> None:
         self._most = most_waiting
-        self._room: threading.BoundedSemaphore = (
-            parent._room if parent else threading.BoundedSemaphore(most_waiting)
-        )
+        self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
         self._waiting = Waiting()
         self._armed: list[dict[str, Any]] = []
@@ -155,7 +153,7 @@ class Faults:
         """Disarm them all; requests that wait for a delay go on."""
         with self._lock:
             self._armed.clear()
-            self._waiting.over.set()
+            self._waiting.set()
             self._waiting = Waiting()
 
     def reset(self) -> None:
@@ -168,9 +166,8 @@ class Faults:
         """The oldest fault that matches ({} for none), and where its delay is waited for."""
         with self._lock:
             for fault in self._armed:
-                if fault.get("method", method) == method and fnmatch.fnmatchcase(
-                    path, fault.get("path", "*")
-                ):
+                glob = fault.get("path", "*")
+                if fault.get("method", method) == method and fnmatch.fnmatchcase(path, glob):
                     fault["used"] += 1
                     if fault["times"] == 1:
                         self._armed.remove(fault)
@@ -188,36 +185,28 @@ class Faults:
         try:
             with db.engine.while_waiting():
                 while (left := until - monotonic()) > 0 and not is_gone():
-                    if waiting.over.wait(min(left, GONE_CHECK)):
+                    if waiting.wait(min(left, GONE_CHECK)):
                         break
         finally:
             self._room.release()
         if waiting.was_reset:
             raise ApiError(UNAVAILABLE, WAS_RESET)
 
-
-# --- In a request ------------------------------------------------------------------------------
-
-
-class FaultPlugin:
-    """Lets armed faults answer the contract's routes, once the key has been accepted."""
-
-    def __init__(self, faults: Faults, prefix: str) -> None:
-        self.faults = faults
-        self.prefix = prefix
+    # In a request
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        """Let armed faults answer the contract's routes, once the key has been accepted."""
         if not route.config.get("contract"):
             return callback
 
         def faulted(db: Database, **kwargs: Any) -> Any:
             if request.environ.get(IS_STALE):
                 raise ApiError(UNAVAILABLE, WAS_RESET)
-            path = request.path[len(self.prefix) :]
-            fault, waiting = self.faults.take(request.method, path)
+            path = request.path[len(application().prefix) :]
+            fault, waiting = self.take(request.method, path)
             request.environ[FAULT] = fault
             if "delay_ms" in fault:
-                self.faults.wait(waiting, fault["delay_ms"] / 1000, db)
+                self.wait(waiting, fault["delay_ms"] / 1000, db)
             if "status" not in fault and "drop" not in fault:
                 return callback(db=db, **kwargs)
             message = fault.get("message", "a fault that was armed for this request")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from fense_admin import Application
@@ -13,6 +13,7 @@ from fense_admin.databases import Database
 from fense_admin.exchange import CONFLICT, ApiError
 from fense_admin.reading import mount_point, origin
 from fense_admin.realtime import monotonic
+from fense_admin.serving import application
 from fense_admin.standin.clock import Clock
 from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard
@@ -25,7 +26,7 @@ UNUSED_TIMEOUT = 24 * 3_600  # seconds after which an instance that nobody uses 
 LOOK_INTERVAL = 60  # seconds between two looks for such instances
 
 
-class Plane(Protocol):
+class Plane(application.Application, Protocol):
     """What instances and the page ask of a control plane."""
 
     app: Application
@@ -37,10 +38,6 @@ class Plane(Protocol):
     instances: Instances
     is_instance: bool
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any: ...
-    def body_limit(self, environ: Mapping[str, Any]) -> int | None: ...
-    def release_waiting(self) -> None: ...
-    def end_thread(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -70,11 +67,7 @@ class Instance:
     def urls(self) -> dict[str, str]:
         """Its id and where clients find it."""
         url = origin() + mount_point() + self.path
-        return {
-            "id": self.id,
-            "base_url": url + self.plane.app.prefix,
-            "standin_url": url + ROOT,
-        }
+        return {"id": self.id, "base_url": url + self.plane.app.prefix, "standin_url": url + ROOT}
 
     def answer(self, environ: dict[str, Any], path: str, start: Callable[..., Any]) -> Any:
         """Answer a request to this path within it, as a WSGI application; None if it has ended."""

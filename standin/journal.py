@@ -12,15 +12,7 @@ from urllib.parse import quote
 
 from fense_admin import DEVELOPMENT_KEY, Application, models
 from fense_admin.exchange import ERROR, ApiError, request_key
-from fense_admin.masking import (
-    MARGIN,
-    beginning,
-    cut,
-    hide,
-    hide_named,
-    mask,
-    mask_body,
-)
+from fense_admin.masking import MARGIN, beginning, cut, hide, hide_named, mask, mask_body
 from fense_admin.reading import read_input
 
 JOURNAL_LENGTH = 1_000  # entries
@@ -160,8 +152,7 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
         texts += [message, *(field for field, _ in details)]
     keys = app.masker.keys_in(texts, request_key(environ))
     shown = hide(text, keys)
-    kept = cut(shown, MAX_TEXT, is_part)
-    entry["response"] = truncate(kept)
+    entry["response"] = truncate(cut(shown, MAX_TEXT, is_part))
     if entry["response"] != shown:
         entry.is_cut.add("response")
     if is_part or shown != text:  # else there is no key in them

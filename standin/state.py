@@ -171,16 +171,12 @@ def checked(document: JsonObject, today: str) -> State:
 def read_document(source: Any) -> JsonObject:
     if source is None:
         return JsonObject([("accounts", [])])
-    if isinstance(source, JsonObject):
-        return source
-    document: JsonObject
-    if isinstance(source, dict):
-        document = rules.as_json(source)
-    elif isinstance(source, (str, os.PathLike)):
+    if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            document = rules.check_object(rules.parse_json(file.read()))
-    else:
+            source = rules.check_object(rules.parse_json(file.read()))
+    if not isinstance(source, dict):
         raise ValueError("a state is a dict, or the path of a file")
+    document: JsonObject = source if isinstance(source, JsonObject) else rules.as_json(source)
     return document
 
 

@@ -9,14 +9,14 @@ import pytest
 from conftest import FIELDS, daily
 
 from fense_admin import models
-from fense_admin.models import (
-    Account,
-    ApiKeyTaken,
-    NoSuchAccount,
-    NotRecorded,
-    Usage,
-    UsageMonth,
-)
+from fense_admin.models import Account, ApiKeyTaken, NoSuchAccount, NotRecorded
+
+# The columns of each table, as the queries know them, and whether they may be null.
+COLUMNS = {
+    "account": {field.column_name: field.null for field in Account._meta.sorted_fields},
+    "usage": dict.fromkeys(models.USAGE_KEYS, False),
+    "usage_month": dict.fromkeys(models.MONTH_KEYS, False),
+}
 
 
 def test_lookups_add_up_by_day(db):
@@ -161,12 +161,10 @@ def test_the_total_of_all_may_pass_64_bits(db):
     assert totals(db, None, None)[0] == 3 * (2**63 - 1)
 
 
-@pytest.mark.parametrize("model", [Account, Usage, UsageMonth])
-def test_the_models_have_the_columns_of_the_schema(sqlite_db, model):
-    columns = sqlite_db.engine.get_columns(model._meta.table_name)
-    columns = {column.name: column.null for column in columns}
-    fields = {field.column_name: field.null for field in model._meta.sorted_fields}
-    assert {name: null or name == "fense_account_id" for name, null in fields.items()} == {
+@pytest.mark.parametrize("table", COLUMNS)
+def test_the_models_have_the_columns_of_the_schema(sqlite_db, table):
+    columns = {column.name: column.null for column in sqlite_db.engine.get_columns(table)}
+    assert {name: null or name == "fense_account_id" for name, null in COLUMNS[table].items()} == {
         name: null or name == "fense_account_id" for name, null in columns.items()
     }
 

@@ -256,7 +256,7 @@ def test_dead_addresses_before_the_live_one_cost_little_and_only_once(
     db.engine.close_all()
     assert seconds(db.count_accounts) < 1
     # The address that worked has died, say.
-    db.engine._connector._worked = db.engine._connector._hosts[0]
+    db.engine._connector._worked = db.engine._connector.hosts[0]
     db.engine.close_all()
     assert seconds(db.count_accounts) < 2
 

@@ -155,7 +155,7 @@ def test_a_merchants_key_of_one_instance_is_masked_in_all_others(caplog, seeded,
         assert not any(key in journal + caplog.text for key in keys)
     apis[1].call("PUT", "/_standin/state", {"accounts": []})
     seeded_api.call("DELETE", f"/_standin/instances/{other['id']}")
-    shared = seeded.app._shared._counts
+    shared = seeded.app._keys._counts
     # Two keys of the parent, two of the instance that is left, and those of the parent's accounts.
     assert len(shared) == 4 + len(seeded.state()["accounts"])
     seeded_api.get("/accounts/sk_live_of-one")

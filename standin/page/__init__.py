@@ -13,38 +13,21 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import bottle
 from bottle import request, response
 
-from fense_admin import (
-    DEVELOPMENT_KEY,
-    OPENAPI_FILE,
-    REFUSALS,
-    __version__,
-    files,
-    models,
-    refused,
-    rules,
-    sqlite,
-)
+import fense_admin
+from fense_admin import __version__, files, rules, sqlite
 from fense_admin.exchange import NOT_FOUND, ApiError
 from fense_admin.reading import mount_point, origin, read_openapi
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import document as control_plane
 from fense_admin.standin.instances import INSTANCES, ROOT, Plane
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
-from fense_admin.standin.page import curl, documentation, entries
+from fense_admin.standin.page import curl, documentation, entries, filters
 from fense_admin.standin.page import faults as in_words
-from fense_admin.standin.page.filters import (
-    MOST_FILTERED,
-    PAGE_LENGTH,
-    Pager,
-    any_text,
-    check_page,
-    read_filters,
-)
 from fense_admin.standin.page.text import clip, escape, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
@@ -66,6 +49,10 @@ MOST_OF_CELL = 600  # in a list
 ROW = 100  # for the tags of a table's row
 
 
+View = tuple[str, dict[str, Any]]  # a title, and the values of the template
+Sent = dict[str, Any]  # a view's parameters
+
+
 # --- Answers -----------------------------------------------------------------------------------
 
 
@@ -81,13 +68,13 @@ def show(plane: Plane, path: str) -> str | bytes:
     response.content_type = "text/html; charset=utf-8"
     shown = Shown(plane)
     try:
-        for pattern, view in VIEWS.items():
+        for pattern, (view, checks) in VIEWS.items():
             if found := re.fullmatch(pattern, path):
-                title, values = view(plane, shown, *found.groups())
+                title, values = view(shown, filters.read(checks), *found.groups())
                 return shown.whole_page(title, view.__name__, **values)
         raise ApiError(NOT_FOUND, "there is no such view")
-    except (ApiError, *REFUSALS) as raised:
-        error = raised if isinstance(raised, ApiError) else refused(raised)
+    except (ApiError, *fense_admin.REFUSALS) as raised:
+        error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         if "text/html" not in request.get_header("Accept", ""):
             raise error from None
         response.status = error.status_code
@@ -117,10 +104,6 @@ def prose(text: str) -> str:
     return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
 
 
-def thousands(number: int) -> str:
-    return f"{number:,}"
-
-
 def duration(seconds: float) -> str:
     """A duration in its largest unit: "42 s", "5 min" or "3 h"."""
     for unit, length in (("h", 3_600), ("min", 60)):
@@ -130,16 +113,9 @@ def duration(seconds: float) -> str:
 
 
 # Bodies of the curl lines for what one does by hand
-NEW_ACCOUNT = {
-    "api_key": "merchant-key-7d1e-9f2c",
-    "name": "Acme Ltd",
-    "email": "owner@acme.example",
-}
+KEY = "merchant-key-7d1e-9f2c"
+NEW_ACCOUNT = {"api_key": KEY, "name": "Acme Ltd", "email": "owner@acme.example"}
 STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
-RETRY = {"Retry-After": "1"}
-REFUSED_CREATION = {"status": 503, "method": "POST", "path": "/accounts", "headers": RETRY}
-SLOW_READS = {"delay_ms": 2000, "path": "/accounts/*", "times": 0}
-RESETS = {"drop": "reset", "times": 2}
 
 
 class Shown:
@@ -151,8 +127,12 @@ class Shown:
         self.root = mount_point() + ROOT
         self.standin_url = self.origin + self.root
         self.base_url = self.origin + mount_point() + plane.app.prefix
-        self.is_development = DEVELOPMENT_KEY in plane.app.masker.own
+        self.is_development = fense_admin.DEVELOPMENT_KEY in plane.app.masker.own
         self.parent = self.root.partition(INSTANCES)[0] + ROOT + "/"
+
+    def newest_first(self) -> list[Entry]:
+        """The entries of the journal."""
+        return list(self.plane.journal)[::-1]
 
     def whole_page(self, title: str, view: str, **values: Any) -> str:
         content = self.part(view, title=title, **values)
@@ -165,7 +145,6 @@ class Shown:
             "plane": self.plane,
             "entries": entries,
             "prose": prose,
-            "thousands": thousands,
             "clip": clip,
             "MOST_OF_CELL": MOST_OF_CELL,
             "NEW_ACCOUNT": NEW_ACCOUNT,
@@ -176,7 +155,7 @@ class Shown:
 
     def more(self, count: int) -> str:
         """What stands below a table that leaves out so many rows."""
-        return f'<p class="note">and {thousands(count)} more</p>' if count else ""
+        return f'<p class="note">and {count:,} more</p>' if count else ""
 
     def link(self, path: str, /, **query: Any) -> str:
         """The path of a view, with the parameters that are given."""
@@ -191,65 +170,28 @@ class Shown:
 
 # --- Requests ----------------------------------------------------------------------------------
 
-REQUEST_FILTERS: dict[str, Callable[[str], Any]] = {
-    "failed": rules.one_of("1"),
-    "method": any_text,
-    "status": rules.matching("[1-5]xx|[1-5][0-9]{2}|none", "must be such as 400, 4xx or none"),
-    "path": any_text,
-    "account": rules.matching("[0-9]{1,19}", "must be a fense_account_id"),
-    "page": check_page,
-}
-
-
 UNKNOWN = "is not accepted here"
 KNOWN_NAMES = [*rules.ACCOUNT_RULES, "start_date", "end_date", "fense_account_id"]
 
 
-def requests(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
-    filters = read_filters(REQUEST_FILTERS)
-    journal = newest_first(plane)
-    pager = Pager([entry for entry in journal if fits(entry, filters)], filters.pop("page"))
+def requests(shown: Shown, sent: Sent) -> View:
+    journal = shown.newest_first()
+    found = [entry for entry in journal if filters.fit(entry, sent)]
+    pager = filters.Pager(found, sent.pop("page"))
     methods = {"GET", "POST"} | set(list(dict.fromkeys(entry["method"] for entry in journal))[:20])
     failed = sum(map(entries.has_failed, journal))
     return "Requests", {
-        "filters": filters,
+        "filters": sent,
         "pager": pager,
         "methods": sorted(method for method in methods if len(method) <= 20),
         "count": len(journal),
         "failed": failed,
-        "keeps": JOURNAL_LENGTH,
     }
 
 
-def newest_first(plane: Plane) -> list[Entry]:
-    return list(plane.journal)[::-1]
-
-
-def fits(entry: Entry, filters: Mapping[str, Any]) -> bool:
-    """Whether the filters let an entry pass."""
-    status = "none" if entry["status"] is None else str(entry["status"])
-    wanted = filters["status"]
-    return (
-        (not filters["failed"] or entries.has_failed(entry))
-        and filters["method"] in (None, entry["method"])
-        and wanted in (None, status, f"{status[0]}xx")
-        and (not filters["path"] or has_text(entries.target(entry), filters["path"]))
-        and (not filters["account"] or entries.account_of(entry) == int(filters["account"]))
-    )
-
-
-def has_text(target: str, wanted: str) -> bool:
-    """Whether the beginning of a path with its query has the text, as it was sent or decoded."""
-    target, wanted = target[:MOST_FILTERED], models.folded(wanted)
-    return any(wanted in models.folded(text) for text in (target, unquote(target)))
-
-
-def one_request(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
-    read_filters({})
-    for entry in newest_first(plane):
-        if entry.number == int(number):
-            break
-    else:
+def one_request(shown: Shown, sent: Sent, number: str) -> View:
+    entry = next((one for one in shown.newest_first() if one.number == int(number)), None)
+    if entry is None:
         message = f"this request is no longer in the journal, which keeps {JOURNAL_LENGTH}"
         raise ApiError(NOT_FOUND, message)
     line = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
@@ -257,13 +199,12 @@ def one_request(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str,
     if size(line) > MOST_OF_CURL:
         line, room = "", MOST_OF_REQUEST
     tenth = room // 10  # messages appear up to three times: above, and beside what they blame
-    query = entries.query_of(entry)
+    query = parse_qsl(entry["query"], keep_blank_values=True)
     details = [(field, hinted(field, text)) for field, text in rows_within(tenth, entry.details)]
     messages = messages_by_field(details)
     return clip(f"{entry['method']} {entries.target(entry)}", MOST_OF_TITLE), {
         "entry": entry,
         "details": details,
-        "more_details": len(entry.details) - len(details),
         "reason": clip(entries.reason(entry), tenth),
         "messages": messages,
         "body": body_within(room // 4, entry, "body", messages),
@@ -349,15 +290,14 @@ def messages_by_field(details: Iterable[tuple[str, str]]) -> dict[str, str]:
 # --- Accounts ----------------------------------------------------------------------------------
 
 
-def accounts(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
-    filters = read_filters({"find": any_text, "page": check_page})
-    db, today = plane.db, plane.db.today()
+def accounts(shown: Shown, sent: Sent) -> View:
+    db, today = shown.plane.db, shown.plane.db.today()
     first = first_day(today, "day")
     with db.engine.snapshot():  # one moment: a reset may come in between
-        pager = Pager(db.find_accounts(filters["find"] or ""), filters["page"])
+        pager = filters.Pager(db.find_accounts(sent["find"] or ""), sent["page"])
         rows = [(db.get_account(id), Usage(db, id, first, today, "day")) for id in pager.rows]
     return "Accounts", {
-        "find": filters["find"],
+        "find": sent["find"],
         "pager": pager,
         "rows": rows,
         "first": first,
@@ -372,19 +312,11 @@ def flag_words(account: Mapping[str, Any]) -> list[str]:
     return words + ["no notifications"] * account["suppress_notifications"]
 
 
-USAGE_FILTERS: dict[str, Callable[[str], Any]] = {
-    "start_date": rules.check_date,
-    "end_date": rules.check_date,
-    "by": rules.one_of("day", "month"),
-}
-
-
-def one_account(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str, Any]]:
-    db, today = plane.db, plane.db.today()
-    filters = read_filters(USAGE_FILTERS)
-    period = filters["by"] or "day"
-    end = filters["end_date"] or today
-    start = filters["start_date"] or first_day(end, period)
+def one_account(shown: Shown, sent: Sent, number: str) -> View:
+    db, today = shown.plane.db, shown.plane.db.today()
+    period = sent["by"] or "day"
+    end = sent["end_date"] or today
+    start = sent["start_date"] or first_day(end, period)
     with ValidationErrors() as errors:
         if start > end:
             errors.add("start_date", "must not be after end_date")
@@ -394,15 +326,15 @@ def one_account(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str,
     with db.engine.snapshot():
         account = db.get_account(int(number))
         usage = Usage(db, int(number), start, end, period)
-    touched = [e for e in newest_first(plane) if entries.account_of(e) == int(number)]
+    touched = [e for e in shown.newest_first() if entries.account_of(e) == int(number)]
     updates = [e for e in touched if e["method"] == "POST" and e["status"] == 200]
     return account["name"], {
         "account": account,
         "usage": usage,
-        "touched": touched[:PAGE_LENGTH],
+        "touched": touched[: filters.PAGE_LENGTH],
         "count": len(touched),
-        "updates": updates[:PAGE_LENGTH],
-        "more_updates": max(0, len(updates) - PAGE_LENGTH),
+        "updates": updates[: filters.PAGE_LENGTH],
+        "more_updates": max(0, len(updates) - filters.PAGE_LENGTH),
         "today": today,
     }
 
@@ -410,12 +342,11 @@ def one_account(plane: Plane, shown: Shown, number: str) -> tuple[str, dict[str,
 # --- Faults ------------------------------------------------------------------------------------
 
 
-def faults(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
-    read_filters({})
-    armed = plane.faults.armed()
+def faults(shown: Shown, sent: Sent) -> View:
+    armed = shown.plane.faults.armed()
     ids = {fault["id"] for fault in armed}
     met: dict[int, list[Entry]] = {}
-    for entry in newest_first(plane):
+    for entry in shown.newest_first():
         if entry.fault:
             met.setdefault(entry.fault["id"], []).append(entry)
     used_up = {id: (found[0].fault, found) for id, found in sorted(met.items()) if id not in ids}
@@ -423,18 +354,14 @@ def faults(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
         "armed": [(fault, met.get(fault["id"], [])) for fault in armed],
         "used_up": list(used_up.values()),
         "in_words": in_words,
-        "REFUSED_CREATION": REFUSED_CREATION,
-        "SLOW_READS": SLOW_READS,
-        "RESETS": RESETS,
     }
 
 
 # --- The service and its documentation -----------------------------------------------------------
 
 
-def service(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
-    read_filters({})
-    db, info, environ = plane.db, plane.db.engine.info, request.environ
+def service(shown: Shown, sent: Sent) -> View:
+    plane, info, environ = shown.plane, shown.plane.db.engine.info, request.environ
     reach = "this machine alone" if plane.guard.on_loopback else "other machines, too"
     facts = {
         "API": shown.base_url,
@@ -450,22 +377,15 @@ def service(plane: Plane, shown: Shown) -> tuple[str, dict[str, Any]]:
         (it.urls(), it.plane, duration(it.age()), duration(it.unused_for()))
         for it in plane.instances.all()
     ]
-    return "Service", {
-        "facts": facts,
-        "accounts": db.count_accounts(),
-        "now": db.now(),
-        "instances": instances,
-        "today": db.today(),
-    }
+    return "Service", {"facts": facts, "instances": instances}
 
 
-def reference(plane: Plane, shown: Shown, of: str | None) -> tuple[str, dict[str, Any]]:
-    read_filters({})
+def reference(shown: Shown, sent: Sent, of: str | None) -> View:
+    plane = shown.plane
     if of:
-        document = control_plane.served(has_instances=not plane.is_instance)
-        url = shown.standin_url
+        document, url = control_plane.served(not plane.is_instance), shown.standin_url
     else:
-        document, url = read_openapi(OPENAPI_FILE, plane.app.prefix), shown.base_url
+        document, url = read_openapi(fense_admin.OPENAPI_FILE, plane.app.prefix), shown.base_url
     return document["info"]["title"], {
         "of": of,
         "info": document["info"],
@@ -479,12 +399,12 @@ def reference(plane: Plane, shown: Shown, of: str | None) -> tuple[str, dict[str
 # --- The views ---------------------------------------------------------------------------------
 
 # By their path below /_standin/page/; the first is at /_standin/.
-VIEWS: dict[str, Callable[..., tuple[str, dict[str, Any]]]] = {
-    "": requests,
-    "requests/([0-9]{1,18})": one_request,
-    "accounts": accounts,
-    "accounts/([0-9]{1,19})": one_account,
-    "faults": faults,
-    "service": service,
-    "documentation(?:/(control-plane))?": reference,
+VIEWS: dict[str, tuple[Callable[..., View], filters.Checks]] = {
+    "": (requests, filters.OF_REQUESTS),
+    "requests/([0-9]{1,18})": (one_request, {}),
+    "accounts": (accounts, filters.OF_ACCOUNTS),
+    "accounts/([0-9]{1,19})": (one_account, filters.OF_USAGE),
+    "faults": (faults, {}),
+    "service": (service, {}),
+    "documentation(?:/(control-plane))?": (reference, {}),
 }

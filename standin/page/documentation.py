@@ -31,24 +31,11 @@ class Answer(NamedTuple):
     example: Any  # None for no body
 
 
-class Endpoint(NamedTuple):
-    id: str
-    method: str
-    path: str
-    summary: str
-    description: str
-    parameters: list[Field]
-    body: Answer | None  # what is sent
-    answer: Answer  # of success
-    errors: list[Answer]
-    curl: str
-
-
 def endpoints(document: dict[str, Any], url: str, is_development: bool) -> list[Endpoint]:
     """The endpoints of a document that is served at this url, in its order."""
     read = Reader(document)
     return [
-        read.endpoint(path, method, operation, url, is_development)
+        Endpoint(read, path, method.upper(), operation, url, is_development)
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
@@ -57,13 +44,9 @@ def endpoints(document: dict[str, Any], url: str, is_development: bool) -> list[
 def errors(document: dict[str, Any]) -> list[Answer]:
     """The errors that the endpoints answer, by status; each is described once, for all of them."""
     read = Reader(document)
-    found = {
-        status: part
-        for operations in document["paths"].values()
-        for operation in operations.values()
-        for status, part in operation["responses"].items()
-        if status >= "400"
-    }
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    answers = [answer for one in operations for answer in one["responses"].items()]
+    found = {status: part for status, part in answers if status >= "400"}
     return [read.answer(status, read.resolved(part)) for status, part in sorted(found.items())]
 
 
@@ -81,35 +64,6 @@ class Reader:
                 target = target[name]
             part = target | {key: part[key] for key in part if key != "$ref"}
         return part
-
-    def endpoint(
-        self, path: str, method: str, operation: dict[str, Any], url: str, is_development: bool
-    ) -> Endpoint:
-        parameters = [self.resolved(part) for part in operation.get("parameters", [])]
-        body = operation.get("requestBody")
-        body = body and self.answer("", body)
-        answers = [
-            self.answer(status, self.resolved(part))
-            for status, part in operation["responses"].items()
-        ]
-        examples = {part["name"]: part.get("example", "") for part in parameters}
-        queried = {
-            part["name"]: examples[part["name"]] for part in parameters if part["in"] == "query"
-        }
-        asked = url + path.format_map(examples) + (f"?{urlencode(queried)}" if queried else "")
-        line = curl.by_hand(method.upper(), asked, is_development, body and body.example)
-        return Endpoint(
-            operation["operationId"],
-            method.upper(),
-            path,
-            operation["summary"],
-            operation.get("description", ""),
-            [self.parameter(part) for part in parameters],
-            body,
-            answers[0],
-            answers[1:],
-            line,
-        )
 
     def parameter(self, part: dict[str, Any]) -> Field:
         kind = self.kind(part["schema"])
@@ -157,3 +111,34 @@ class Reader:
         if "minLength" in schema and "maxLength" in schema:
             return f"{words}, {schema['minLength']} to {schema['maxLength']} characters"
         return words
+
+
+class Endpoint:
+    """An operation of a document: its parameters, the body to send, its answers and a curl line."""
+
+    def __init__(
+        self,
+        read: Reader,
+        path: str,
+        method: str,
+        operation: dict[str, Any],
+        url: str,
+        is_development: bool,
+    ) -> None:
+        self.method, self.path = method, path
+        self.id: str = operation["operationId"]
+        self.summary: str = operation["summary"]
+        self.description: str = operation.get("description", "")
+        parameters = [read.resolved(part) for part in operation.get("parameters", [])]
+        self.parameters = [read.parameter(part) for part in parameters]
+        body = operation.get("requestBody")
+        self.body = read.answer("", body) if body else None
+        self.answer, *self.errors = (
+            read.answer(status, read.resolved(part))
+            for status, part in operation["responses"].items()
+        )
+        examples = {part["name"]: part.get("example", "") for part in parameters}
+        queried = [part["name"] for part in parameters if part["in"] == "query"]
+        query = urlencode([(name, examples[name]) for name in queried])
+        asked = url + path.format_map(examples) + (f"?{query}" if query else "")
+        self.curl = curl.by_hand(method, asked, is_development, self.body and self.body.example)

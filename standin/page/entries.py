@@ -78,18 +78,10 @@ def account_of(entry: Entry) -> int | None:
     path, query = entry["path"], entry["query"]
     if entry.created is not None:
         return entry.created
-    if len(path) <= MOST_SEARCHED and (found := ACCOUNT_PATH.search(unquote(path))):
-        pass
-    elif len(query) <= MOST_SEARCHED:
+    found = ACCOUNT_PATH.search(unquote(path)) if len(path) <= MOST_SEARCHED else None
+    if not found and len(query) <= MOST_SEARCHED:
         found = ACCOUNT_SENT.fullmatch(dict(parse_qsl(query)).get("fense_account_id", ""))
-    else:
-        return None
     return int(found[1]) if found else None
-
-
-def query_of(entry: Entry) -> list[tuple[str, str]]:
-    """The query's parameters, as they were sent, with names and values decoded."""
-    return parse_qsl(entry["query"], keep_blank_values=True)
 
 
 def lay_out(text: str, is_cut: bool = False) -> list[Line]:
@@ -130,9 +122,8 @@ def is_json(text: str, is_cut: bool) -> bool:
     try:
         json.loads(text, parse_int=str)  # an int of thousands of digits is an error
     except json.JSONDecodeError as error:
-        if not is_cut:
-            return False
-        return error.msg.startswith("Unterminated") or error.pos > len(text) - LAST_TOKEN
+        at_end = error.msg.startswith("Unterminated") or error.pos > len(text) - LAST_TOKEN
+        return is_cut and at_end
     except RecursionError:
         return False
     return True
