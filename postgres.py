@@ -112,7 +112,8 @@ def is_out_of_resources(error: BaseException) -> bool:
     """Whether the system gives this process no more memory, descriptors or threads."""
     if isinstance(error, OSError):
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-    return isinstance(error, MemoryError) or str(error).startswith("can't start new thread")
+    is_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    return isinstance(error, MemoryError) or is_thread
 
 
 @functools.cache
