@@ -132,9 +132,8 @@ class Database:
             if "api_key_sha256" in columns:
                 (old_key,) = self._row_of(fense_account_id, models.SELECT_DIGEST)
                 self._claim_key(columns["api_key_sha256"], fense_account_id)
-            values = columns | {"fense_account_id": fense_account_id}
             query = models.change_account(*columns, goes_back=self.clock.was_set)
-            self.engine.execute_sql(query, values)
+            self.engine.execute_sql(query, columns | {"fense_account_id": fense_account_id})
             return self.get_account(fense_account_id)
 
         account = self.engine.write(update)

@@ -195,7 +195,8 @@ class Connector:
     def connect(self, deadline: float, waiting: Waiting, last: list[Address]) -> Attempt:
         """Make a connection, trying some addresses after all others.
 
-        Raises `psycopg.OperationalError`, `NoAnswer`.
+        Raises `psycopg.OperationalError`, `NoAnswer`; `RuntimeError` if there can be no more
+        threads.
         """
         errors: list[str] = []
         addresses = [host for host in self.hosts if not is_name(host)]
@@ -227,10 +228,7 @@ class Connector:
         """Return a look-up that has ended: one that was going on already, or a new one."""
         with self._lock:
             if self._look_up is None or not self._look_up.is_pending():
-                try:
-                    self._look_up = LookUp(self.hosts)
-                except RuntimeError as error:  # no more threads
-                    raise psycopg.OperationalError(str(error)) from None
+                self._look_up = LookUp(self.hosts)
             look_up = self._look_up
         if not wait_long(look_up.ended.wait, deadline, waiting):
             raise NoAnswer("the name server does not answer")
@@ -266,8 +264,7 @@ class LookUp:
 
     def __init__(self, hosts: list[Address]) -> None:
         """Raises `RuntimeError` if there can be no more threads."""
-        self.addresses: list[Address] = []
-        self.errors: list[str] = []
+        self.addresses, self.errors = list[Address](), list[str]()
         self.ended = threading.Event()
         self._lost_at = monotonic() + LOST
         # `threading.Thread.start` waits for ever if there is no memory for the thread.

@@ -196,24 +196,25 @@ FROM (
 """
 
 
-def total_of(table: str, condition: str) -> str:
-    """A subquery per account. A JOIN with GROUP BY is slower, more so with a long history."""
-    return (
+def totals(*sources: tuple[str, str]) -> str:
+    """The query that sums up lookups from these tables, each under a condition.
+
+    It has a subquery per account. A JOIN with GROUP BY is slower, more so with a long history.
+    """
+    sums = (
         f"(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}"
         f" WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"
+        for table, condition in sources
     )
+    return SELECT_TOTALS.replace("<total>", " + ".join(sums))
 
 
-SELECT_TOTALS_BY_DAY = SELECT_TOTALS.replace(
-    "<total>", total_of("usage", "date BETWEEN :first AND :last")
-)
+SELECT_TOTALS_BY_DAY = totals(("usage", "date BETWEEN :first AND :last"))
 # The first and the last month by day, those between by month.
-SELECT_TOTALS_BY_MONTH = SELECT_TOTALS.replace(
-    "<total>",
-    f"""
-    {total_of("usage", "date BETWEEN :first AND :end_of_first")}
-    + {total_of("usage_month", "month > :first_month AND month < :last_month")}
-    + {total_of("usage", "date BETWEEN :start_of_last AND :last")}""",
+SELECT_TOTALS_BY_MONTH = totals(
+    ("usage", "date BETWEEN :first AND :end_of_first"),
+    ("usage_month", "month > :first_month AND month < :last_month"),
+    ("usage", "date BETWEEN :start_of_last AND :last"),
 )
 
 # Whether all that these need is there: each table with its columns, and functions.

@@ -167,9 +167,8 @@ class Pool:
         """Raise `Unusable` if it isn't PostgreSQL, or shares the session with others."""
         product = value_of(connection, "SELECT version()")
         if not product.startswith("PostgreSQL "):
-            raise Unusable(
-                f"{self.info.name} is no PostgreSQL ({product.split()[0]}): nothing else was tried"
-            )
+            other = f"no PostgreSQL ({product.split()[0]})"
+            raise Unusable(f"{self.info.name} is {other}: nothing else was tried")
         self._refuse_shared_sessions(connection)
         self.info.product = " ".join(product.split()[:2])
         self.info.warning = self._warn_of_clear_text(connection)

@@ -56,12 +56,11 @@ NO_LOCKS = "BEGIN; SET LOCAL lock_timeout = 100"  # milliseconds to wait for one
 TABLES = """
 SELECT relname FROM pg_class
 WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
-    AND NOT EXISTS (
-        SELECT FROM pg_depend
-        WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
-    )
+    AND oid NOT IN (
+        SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e')
 """
 ARRAYS = {int: "bigint[]", str: "text[]"}
+FAILURES = (psycopg.Error, DatabaseError, NoAnswer, ValueError, RuntimeError)  # of a start
 IDLE = pq.TransactionStatus.IDLE
 SEQUENCE = "account_fense_account_id_seq"
 LAST_ID = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"
@@ -154,7 +153,7 @@ class Engine(Pool):
             self._start(read_only)
         except BaseException as error:
             self.close_all()
-            if not isinstance(error, (psycopg.Error, DatabaseError, NoAnswer, ValueError)):
+            if not isinstance(error, FAILURES):
                 raise
             reason = f"{self._reason(error)}{known.advice}"
             raise Unusable(f"can't use {self.info.name}: {reason}") from None
