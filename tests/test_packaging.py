@@ -1,5 +1,6 @@
 """What is installed: the wheel looked into, put into an environment of its own, and called."""
 
+import fnmatch
 import re
 import shutil
 import subprocess
@@ -71,6 +72,18 @@ def test_the_wheel_holds_one_package_and_its_data(wheel):
         "waitress",
     ]
     assert "Requires-Python: >=3.10" in content
+
+
+def test_the_image_is_built_from_all_that_the_package_has():
+    kept = [line[1:] for line in (CHECKOUT / ".dockerignore").read_text().split() if line[0] == "!"]
+    names = {name.removeprefix("fense_admin/") for name in PACKAGE}
+    made = {"__init__.py", "__main__.py"}  # by setup.py, of fense_admin.py and cli.py
+    ignored = [
+        name
+        for name in sorted(names - made)
+        if not any(fnmatch.fnmatch(name, it) or name.startswith(f"{it}/") for it in kept)
+    ]
+    assert ignored == []
 
 
 @pytest.fixture(scope="module", params=["wheel", "folder", "editable", "strict editable"])
