@@ -7,8 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE  # the tests start Python hundreds of times: co
 serve: .venv/run            ## serve on http://127.0.0.1:8642; ARGS="--port 9000 ..." for more
 	@$(BIN)/fense-admin $(ARGS)
 
-# In three processes, as tests wait as well, each with a part of the files; against a deployment in one.
-WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 3 --dist worksteal)
+# In two processes, each with a part of the files; against a deployment in one.
+WORKERS = $(if $(findstring --fense-url,$(ARGS)),,-n 2 --dist worksteal)
 PYTEST = $(BIN)/python -m pytest $(WORKERS) --durations=10
 
 test: .venv/dev             ## the suite without its slow tests; ARGS="-k usage" for a part of it
