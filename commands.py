@@ -185,7 +185,7 @@ def choose_keys(
 
 
 def read_seed(path: str) -> Any:
-    """The `Seed` of this path, or "demo"; None if there is no path. Raises `CommandError`."""
+    """Return the `Seed` of this path, or "demo"; None for "". Raises `CommandError`."""
     if not path:
         return None
     from fense_admin.standin.state import Seed

@@ -319,7 +319,7 @@ def copy(source: Database, target: Database) -> bool:
 def open_database(name: str, read_only: bool = False) -> Database:
     """Open a database: see `engines.check_name` for its name. Raises `Unusable`.
 
-    With `read_only` it can be the source of `models.copy`, and no more: its tables may be of an
+    With `read_only` it can be the source of `copy`, and no more: its tables may be of an
     earlier version.
     """
     try:

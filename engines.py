@@ -106,7 +106,7 @@ def check_tables(name: str, sections: Sequence[str], version: int, tables: Itera
 def wait_long(wait: Callable[[float], Result], until: float, waiting: Waiting) -> Result:
     """Call `wait` with the seconds that it may take; return what it returns, which is true in time.
 
-    After a moment in vain it is called again, in the context of a long wait.
+    If nothing comes within a moment, call it again in the context of a long wait.
     """
     found = wait(BRIEFLY)
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from http.client import responses
 from typing import Any
 
@@ -51,7 +51,7 @@ UNAVAILABLE = 503
 
 # Codes are the reason phrase in snake_case; 413's phrase changed in Python 3.13, so it is fixed.
 CODES = {TOO_LARGE: "payload_too_large"}
-Details = Iterable[tuple[str, str]]
+Details = Sequence[tuple[str, str]]
 
 
 class ApiError(bottle.HTTPError):  # type: ignore[misc]

@@ -400,8 +400,9 @@ def create_app(
     """The WSGI application over a database of its own; `close()` it when done.
 
     `database` is a file's path, ":memory:", or a URL as postgresql://host/name. `public_url` is
-    where clients reach it through a proxy. Raises `ValueError` for a key, a prefix or a public URL
-    that can't be one and where there is no key at all, `engines.Unusable` for the database.
+    where clients reach it through a proxy; `limits` bound what they may use. Raises `ValueError`
+    for a key, a prefix or a public URL that can't be one and if no key is given at all,
+    `engines.Unusable` for the database.
     """
     with ValidationErrors() as errors:
         # (Of a string each character would be a key.)

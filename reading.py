@@ -172,7 +172,7 @@ def read_openapi(path: str, prefix: str) -> dict[str, Any]:
 
 
 def guess_path(path: str, prefix: str) -> str | None:
-    """The known path that an unknown one probably means; None where there is no such guess."""
+    """Return the known path that an unknown one probably means, or None."""
     if len(path) > MAX_GUESSED:
         return None
     words = [word for word in path.lower().split("/") if word]

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from fense_admin import create_app, models, rules
+from fense_admin.exchange import KEY_HEADER
 from fense_admin.rules import ValidationErrors
 from fense_admin.standin.clock import CLOCK_RULES
 from fense_admin.standin.control import ControlPlane
@@ -59,7 +60,7 @@ class StandIn:
             )
         # Read-only, so that no test changes them for the next: fense.headers | {"x-api-key": "x"}
         self.headers: Mapping[str, str] = MappingProxyType(
-            {"x-api-key": self.master_key, "Content-Type": "application/json"}
+            {KEY_HEADER: self.master_key, "Content-Type": "application/json"}
         )
         contract = create_app(
             master_key=self.master_key, service_keys=[self.service_key], prefix=prefix
@@ -158,10 +159,19 @@ class StandIn:
         `path`, a glob without the prefix. `delay_ms` alone only delays them. `message` is that of
         the error body. Raises `ValueError` for a fault that can't be armed.
         """
-        sent = {name: value for name, value in locals().items() if value is not None}
-        del sent["self"]
+        sent = {
+            "status": status,
+            "method": method,
+            "path": path,
+            "times": times,
+            "delay_ms": delay_ms,
+            "drop": drop,
+            "headers": headers,
+            "message": message,
+        }
+        given = {name: value for name, value in sent.items() if value is not None}
         with ValidationErrors() as errors:
-            fields = check_fault(rules.as_json(sent), errors)
+            fields = check_fault(rules.as_json(given), errors)
         return cast("shapes.Fault", self.app.faults.arm(fields))
 
     def faults(self) -> list[shapes.Fault]:

@@ -57,7 +57,7 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
     """The body of a response that breaks off."""
     if how.part:
         yield how.part(body)
-    if how.is_reset and RESET in environ:  # in-process there is no connection
+    if how.is_reset and RESET in environ:  # a server set it; in-process nothing did
         environ[RESET]()
     # Under a server it ends the connection; an in-process client gets it as it is.
     raise ConnectionResetError("dropped by a fault that was armed for this request")

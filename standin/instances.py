@@ -124,7 +124,7 @@ class Instances(dict[str, Instance]):
             raise ApiError(CONFLICT, f"there are {MAX_INSTANCES} instances: end some, or reset")
 
     def add(self, instance: Instance) -> None:
-        """Serve an instance. Where there is no room for it, end it and raise: see `check_room`."""
+        """Serve an instance. If there is no room, end it and raise: see `check_room`."""
         try:
             with self._changing:
                 self.check_room()

@@ -478,6 +478,7 @@ def test_a_pooler_that_keeps_sessions_apart_is_used(postgresql, open_database, s
         settings = ["pool_mode = session", f"default_pool_size = {size}"]
         with PgBouncer(postgresql, *settings) as pooler:
             db = open_database(pooler.url)
+            assert len(db.engine._connections) == 1  # the one to compare sessions with is closed
             assert setting(db, "default_transaction_isolation") == "read committed"
             assert setting(db, "statement_timeout") == "2400ms"
             assert db.create_account(FIELDS)["fense_account_id"] == 1

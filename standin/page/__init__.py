@@ -20,7 +20,7 @@ from bottle import request, response
 
 import fense_admin
 from fense_admin import __version__, files, rules, sqlite
-from fense_admin.exchange import NOT_FOUND, ApiError
+from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
 from fense_admin.reading import mount_point, origin, read_openapi
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import document as control_plane
@@ -261,7 +261,7 @@ def body_within(
 
 def notes_on_curl(entry: Entry) -> Iterator[str]:
     """What the line that repeats a request does not have."""
-    key = entry["headers"].get("x-api-key")
+    key = entry["headers"].get(KEY_HEADER)
     if key and not entry.has_development_key:
         yield f"$FENSE_API_KEY stands for the key that it brought: {key}"
     if "body" in entry.is_cut:

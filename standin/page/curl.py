@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fense_admin import DEVELOPMENT_KEY
+from fense_admin.exchange import KEY_HEADER
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.page.text import INVISIBLE
 
@@ -49,7 +50,7 @@ def repeating(entry: Entry, origin: str, host: str) -> str:
     elif "host" not in headers:
         words.append("-H 'Host:'")
     for name, value in headers.items():
-        if name == "x-api-key" and value:
+        if name == KEY_HEADER and value:
             words.append(key_header(entry.has_development_key))
         else:
             words.append(f"-H {quoted(f'{name}: {value}' if value else f'{name};')}")
@@ -74,7 +75,9 @@ def start(method: str, url: str, has_body: bool) -> str:
 
 def key_header(is_development: bool) -> str:
     return (
-        f"-H 'x-api-key: {DEVELOPMENT_KEY}'" if is_development else '-H "x-api-key: $FENSE_API_KEY"'
+        f"-H '{KEY_HEADER}: {DEVELOPMENT_KEY}'"
+        if is_development
+        else f'-H "{KEY_HEADER}: $FENSE_API_KEY"'
     )
 
 
