@@ -14,7 +14,7 @@ from fense_admin.serving.application import Application
 from fense_admin.serving.connections import Channel, Connections
 from fense_admin.serving.internals import loop
 from fense_admin.serving.parser import RequestParser
-from fense_admin.serving.workers import Workers
+from fense_admin.serving.workers import WAKE_AFTER, Workers
 
 
 class Server:
@@ -74,7 +74,10 @@ class Server:
             self._workers.add(functools.partial(channel.service, request))
 
     def _turn(self, timeout: float) -> None:
-        timeout = 0 if self._inline else timeout
+        if self._inline:
+            timeout = 0
+        elif self._workers.queue:
+            timeout = WAKE_AFTER
         loop(timeout, use_poll=True, map=self.connections.map, count=1)
         answered = self.connections.answered
         while answered:
@@ -85,6 +88,7 @@ class Server:
         # All sent together: a client that is woken by the first takes time from the others.
         for channel, _ in inline:
             self._finish(channel)
+        self._workers.wake_another()
         self.connections.close_stalled()
 
     def _finish(self, channel: Channel) -> None:

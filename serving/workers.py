@@ -10,20 +10,26 @@ from collections.abc import Callable, Iterator
 
 from fense_admin.realtime import monotonic
 
+WAKE_AFTER = 0.005  # seconds a request waits for busy workers before another one is woken
 THREAD_MEMORY = 64 * 1024 * 1024  # bytes of address space that must be free to start another
 
 Work = Callable[[], None]
 
 
 class Workers:
-    """The threads that answer requests. `at_end` is called in each thread when it ends."""
+    """The threads that answer requests. As few as keep up are awake, because they share the GIL.
+
+    `at_end` is called in each thread when it ends.
+    """
 
     def __init__(self, count: int, at_end: Work) -> None:
         self._at_end = at_end
         self.queue: collections.deque[Work] = collections.deque()
+        self._first: Work | None = None  # in the queue, when it was last looked at
+        self._first_since = 0.0
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
-        self._wanted = self._running = 0
+        self._wanted = self._running = self._awake = 0
         self._is_over = False
         self._change(count)
 
@@ -31,7 +37,18 @@ class Workers:
         """Queue the answering of a request."""
         with self._changed:
             self.queue.append(work)
-            self._changed.notify()
+            if len(self.queue) == 1 and not self._awake:
+                self._changed.notify()
+
+    def wake_another(self) -> None:
+        """Wake one more worker if the first request in the queue has waited for too long."""
+        with self._changed:
+            first = self.queue[0] if self.queue else None
+            if first is not self._first:
+                self._first, self._first_since = first, monotonic()
+            elif first and monotonic() > self._first_since + WAKE_AFTER:
+                self._first = None  # the next look begins to wait again
+                self._changed.notify()
 
     def _work(self) -> None:
         try:
@@ -44,11 +61,13 @@ class Workers:
     def _next(self) -> Work | None:
         """The next in the queue, once there is one; None if this thread is to end."""
         with self._changed:
+            self._awake -= 1
             while not self.queue and self._running <= self._wanted:
                 self._changed.wait()
             if self._running > self._wanted:
                 self._running -= 1
                 return None
+            self._awake += 1
             return self.queue.popleft()
 
     def _change(self, by: int) -> None:
@@ -68,6 +87,7 @@ class Workers:
                     break
                 self._threads.add(thread)
                 self._running += 1
+                self._awake += 1
             self._changed.notify_all()
 
     @contextlib.contextmanager
