@@ -22,7 +22,7 @@ RECEIVE = 16 * 1024  # bytes read at once
 SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
 TLS_HANDSHAKE = b"\x16"  # first byte of a TLS handshake; never the start of an HTTP request
 LINGER = 5  # seconds to drain input from a rejected client before closing
-ON_ITS_WAY = 0.25  # seconds that a stop waits for the first request of a new connection
+ON_ITS_WAY = 0.25  # seconds that the first request of a new connection may take to come
 POLLRDHUP = getattr(select, "POLLRDHUP", None)  # Linux's
 
 
@@ -124,6 +124,10 @@ class Channel(Dispatcher):
         self.server.channels.discard(self)
 
     # In the loop's thread
+
+    def is_new(self) -> bool:
+        """Whether its first request may be on its way."""
+        return not self.read_at and self.idle_since > monotonic() - ON_ITS_WAY
 
     def readable(self) -> bool:
         if self.lingers_until is not None:
@@ -324,6 +328,9 @@ class Listener(Dispatcher):
         return False
 
     def handle_accept(self) -> None:
+        self.server.ringing.append(self)
+
+    def accept_one(self) -> None:
         """Accept a connection; at the limit, close the one that has been idle longest."""
         server = self.server
         if server.is_full() and not server.draining and not server.make_room():
@@ -378,6 +385,7 @@ class Connections:
         self.draining = False
         self.map: dict[int, Any] = {}  # of the loop, by descriptor
         self.channels: set[Channel] = set()
+        self.ringing: list[Listener] = []  # at which a connection waits
         self.answered: collections.deque[Channel] = collections.deque()  # by a worker
         self._looked_at = 0.0
         # What waitress's tasks look up here.
@@ -403,11 +411,20 @@ class Connections:
         return idle is not None
 
     def longest_idle(self) -> Channel | None:
-        idle = [channel for channel in self.channels if channel.in_flight is None]
+        idle = [it for it in self.channels if it.in_flight is None and not it.is_new()]
         for channel in sorted(idle, key=lambda channel: channel.idle_since):
             if channel.unsent or not channel.has_sent_more():  # else it was not looked at yet
                 return channel
         return None
+
+    def accept(self) -> None:
+        """Accept a connection at each listener where one waits.
+
+        After all events of a turn: where one closes to make room, the new one gets its descriptor,
+        and would get what had happened to the old one, too.
+        """
+        while self.ringing:
+            self.ringing.pop().accept_one()
 
     def close_stalled(self) -> None:
         """Once a second: close each connection that was idle, or too slow, for `Limits.idle`."""
@@ -425,16 +442,12 @@ class Connections:
         for listener in self._listeners:
             connections = -1
             while connections != (connections := len(self.map)):
-                listener.handle_accept()
+                listener.accept_one()
             listener.close()
 
     def are_busy(self) -> bool:
         """Return whether any has a request, or a part of one, or an answer to send."""
-        new = monotonic() - ON_ITS_WAY
-        return any(
-            it.in_flight or it.reading or it.unsent or (not it.read_at and it.idle_since > new)
-            for it in self.channels
-        )
+        return any(it.in_flight or it.reading or it.unsent or it.is_new() for it in self.channels)
 
     def close(self) -> None:
         for channel in list(self.channels):

@@ -11,7 +11,7 @@ import weakref
 from fense_admin.exchange import log
 from fense_admin.realtime import monotonic
 from fense_admin.serving.application import Application
-from fense_admin.serving.connections import Channel, Connections
+from fense_admin.serving.connections import ON_ITS_WAY, Channel, Connections
 from fense_admin.serving.internals import loop
 from fense_admin.serving.parser import RequestParser
 from fense_admin.serving.workers import WAKE_AFTER, Workers
@@ -78,7 +78,10 @@ class Server:
             timeout = 0
         elif self._workers.queue:
             timeout = WAKE_AFTER
+        elif self.connections.is_full():  # until one of them is no longer new
+            timeout = min(timeout, ON_ITS_WAY)
         loop(timeout, use_poll=True, map=self.connections.map, count=1)
+        self.connections.accept()
         answered = self.connections.answered
         while answered:
             self._finish(answered.popleft())

@@ -87,6 +87,43 @@ def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served):
         assert first.recv(1) == b""  # it was idle longest
 
 
+def test_a_new_connection_has_a_moment_to_send_its_first_request(served):
+    change_limits(served.server.connections, connections=1, waiting=0)
+    with connect(served.server.port) as first, connect(served.server.port) as second:
+        second.sendall(http_request("GET /accounts/1"))
+        time.sleep(0.05)
+        first.sendall(http_request("GET /accounts/1", "Connection: close"))
+        assert statuses(read_all(first)) == [200]
+        assert statuses(second.recv(65536)) == [200]
+
+
+def test_a_new_connection_gets_no_event_of_the_one_that_gave_way(served, monkeypatch):
+    change_limits(served.server.connections, connections=1, waiting=0)
+    turns, go_on = threading.Semaphore(0), threading.Event()
+    with connect(served.server.port) as old:
+        time.sleep(1.1 * connections.ON_ITS_WAY)
+        # Two things happen while the loop is held up at the end of a turn.
+        monkeypatch.setattr(
+            served.server.connections, "close_stalled", lambda: turns.release() or go_on.wait(5)
+        )
+        assert turns.acquire(timeout=5)
+        with connect(served.server.port) as new:
+            old.shutdown(socket.SHUT_WR)
+            go_on.set()
+            time.sleep(0.05)
+            new.sendall(http_request("GET /accounts/1", "Connection: close"))
+            assert statuses(read_all(new)) == [200]
+
+
+def test_a_new_connection_gives_way_when_its_first_request_does_not_come(served):
+    change_limits(served.server.connections, connections=1, waiting=0)
+    with connect(served.server.port) as first:
+        began = time.monotonic()
+        assert served.call("GET", "/accounts/1")[0] == 200
+        assert time.monotonic() - began < 0.9  # of the loop's second
+        assert first.recv(1) == b""
+
+
 def test_who_reads_nothing_gives_way_too(file_app):
     change_limits(file_app, connections=5, waiting=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
