@@ -34,6 +34,7 @@ def test_a_client_that_has_sent_all_and_closed_its_side_is_answered(port):
         assert statuses(read_all(sock)) == [200] * 3
 
 
+@pytest.mark.slow
 def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app):
     change_limits(file_app, idle=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
@@ -56,6 +57,7 @@ def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app):
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_who_reads_slowly_gets_all_of_a_long_answer(file_app):
     change_limits(file_app, idle=0.3)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 8_000_000)
@@ -146,7 +148,7 @@ def test_one_that_is_at_work_gives_no_way(fense):
         for sock in waiting:
             sock.sendall(http_request("GET /accounts/1"))
         wait_until(lambda: len(fense.requests()) == 4)
-        for _ in range(10):
+        for _ in range(3):
             stack.enter_context(connect(port_of(fense)))
         assert statuses(
             talk(port_of(fense), http_request("GET /_standin/faults", "Connection: close"))

@@ -485,6 +485,7 @@ def test_the_service_gets_the_path_that_nginx_has_looked_at(nginx):
     assert nginx.ask("GET", "/accounts//usage")[0] == 404
 
 
+@pytest.mark.slow
 def test_what_is_slow_or_broken_does_not_reach_the_service(tmp_path, certificate, listener):
     listener.settimeout(0.3)
     with (

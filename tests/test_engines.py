@@ -174,6 +174,7 @@ def random_calls(count, seed):
             yield "GET", path + query, None
 
 
+@pytest.mark.slow
 def test_300_random_calls_are_answered_with_the_same_bytes(postgresql, make_app):
     apps = [make_app(name, master_key=MASTER_KEY) for name in (":memory:", postgresql.empty())]
     clients = [TestApp(app) for app in apps]

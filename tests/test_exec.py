@@ -94,6 +94,7 @@ def test_a_command_that_fails_has_its_requests_shown(start):
 LOCAL = "127.0.0.1,localhost"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("upper", "lower", "found"),
     [

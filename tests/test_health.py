@@ -105,6 +105,7 @@ def test_health_of_another_service_is_a_sentence(run_command, raw, message):
     assert line == f"fense-admin: http://127.0.0.1:{port}/healthz {message}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "listens_on"),
     [("[::1]", "[::1]"), ("::1", "[::1]"), ("localhost", "localhost"), ("0.0.0.0", "0.0.0.0"), ("::", "[::]")],

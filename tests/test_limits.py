@@ -156,6 +156,7 @@ def test_a_long_history_holds_nobody_up(tmp_path, file_app):
     assert min(worst) < 0.1  # the bound is 20 ms; benchmarks/ measures it
 
 
+@pytest.mark.slow
 def test_a_body_of_megabytes_is_for_the_control_plane_alone(fense):
     large = {"accounts": [account_fields(name="x" * 255) for _ in range(10_000)]}
     assert call_standin(fense, "PUT", "/_standin/state", large, timeout=30)[0] == 200

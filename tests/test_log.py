@@ -11,6 +11,7 @@ import zipfile
 import zipimport
 from importlib.util import module_from_spec
 
+import pytest
 from conftest import COMMAND, TIMEOUT, account_fields, connect, read_all, statuses, talk
 
 from fense_admin import __version__
@@ -99,6 +100,7 @@ def test_it_serves_without_a_standard_error(start):
     assert service.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_stops_nothing_and_says_what_was_lost(start, tmp_path):
     command = [sys.executable, "-m", "fense_admin", "--port=0", "--database=:memory:"]
     with subprocess.Popen(

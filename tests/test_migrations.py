@@ -97,6 +97,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path, request, ope
     assert totals(db, None, None)[0] == sum(days.values())
 
 
+@pytest.mark.slow
 def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path, start):
     days = make_version(tmp_path / "old", 1)
     services = [start("--port=0", "--database=old", name=f"stderr-{n}") for n in range(6)]

@@ -122,6 +122,7 @@ def a_day(rng):
     )
 
 
+@pytest.mark.slow
 def test_totals_are_plain_sums_whatever_the_range_and_whoever_wrote(db):
     rng = random.Random(4)
     for number in (1, 2, 3):

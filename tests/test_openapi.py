@@ -274,6 +274,7 @@ STRINGS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, derandomize=True, database=None, deadline=None)
 @given(st.one_of(STRINGS))
 def test_the_document_and_the_service_accept_the_same_strings(text):

@@ -191,6 +191,7 @@ def test_a_damaged_page_is_told_and_mended_without_a_restart(served, path):
     assert served.call("GET", "/healthz")[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_clock_that_jumps_cuts_nobody_off(served, monkeypatch, hours):
     def ask(method, path, body=None):
@@ -299,6 +300,7 @@ unclosed = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.slow
 @unclosed
 def test_a_large_response_without_a_temporary_file_is_503_from_its_first_byte(
     fense, no_temporary_files, caplog

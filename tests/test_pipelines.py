@@ -16,6 +16,7 @@ from conftest import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["GET /accounts/1", "GET /accounts/usage", "POST /accounts/1"])
 def test_of_a_pipeline_with_expect_each_is_answered_once_and_in_order(port, first):
     length = ("Content-Length: 2",) if first.startswith("POST") else ()

@@ -167,6 +167,7 @@ def guarded():
         server.close()
 
 
+@pytest.mark.slow
 def test_a_percent_encoded_password_is_used_and_shown_nowhere(guarded, start):
     url = f"postgresql://fense:{PASSWORD}%40%2F%3F%23%25@127.0.0.1:{guarded.port}/postgres"
     service = start("--port=0", FENSE_ADMIN_DATABASE=url, **KEY)
@@ -276,6 +277,7 @@ def test_backup_points_to_pg_dump(run_command, url, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_seed_is_loaded_by_one_of_those_that_start_at_once(start, url):
     nodes = [
         start("--port=0", "--seed", SEED_FILE, FENSE_ADMIN_DATABASE=url, name=f"log{n}", **KEY)
@@ -482,6 +484,7 @@ def test_a_move_is_of_one_moment(url, tmp_path, open_database, monkeypatch):
     assert other.dump() != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["to", "from"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", ["account", "usage"])

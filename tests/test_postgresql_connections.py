@@ -76,6 +76,7 @@ def test_a_password_goes_to_no_host_behind_a_later_at_sign(postgresql, open_data
             other.accept()
 
 
+@pytest.mark.slow
 def test_a_server_at_an_ipv6_address_needs_no_user_in_its_url(monkeypatch, open_database):
     tools("pg_ctl")
     with contextlib.closing(PostgreSQL("listen_addresses=127.0.0.1,::1")) as server:
@@ -261,6 +262,7 @@ def test_dead_addresses_before_the_live_one_cost_little_and_only_once(
     assert seconds(db.count_accounts) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["variables", "service"])
 def test_hosts_that_the_url_does_not_name_are_tried_as_well(
     postgresql, open_database, monkeypatch, silent, tmp_path, way
@@ -298,6 +300,7 @@ def test_of_the_addresses_of_a_name_the_live_one_is_used(
     assert connection_of(db).info.host == "db.example"  # the certificate's name
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_writes_is_preferred(open_database, postgresql):
     """As in a planned switch-over, where the old primary is made read-only."""
     tools("pg_ctl")
@@ -470,6 +473,7 @@ def test_a_pooler_that_shares_sessions_with_busy_clients_is_refused(postgresql):
                 databases.open_database(pooler.url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 20])
 def test_a_pooler_that_keeps_sessions_apart_is_used(postgresql, open_database, size):
     postgresql.empty()
@@ -538,6 +542,7 @@ def reachable(tmp_path_factory):
         yield server, certificate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "sslmode", "is_warned"),
     [

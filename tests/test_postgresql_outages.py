@@ -246,6 +246,7 @@ CREATE_INDEX = "CREATE INDEX waited_for ON account (name)"
 UPDATE, USAGE = ("POST", "/accounts/1"), ("GET", "/accounts/usage")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "blocked", "free"),
     [
@@ -333,6 +334,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
     assert [timed(served, *call)[0] for call in (WRITE, WRITE, *READS)] == [201] * 2 + [200] * 3
 
 
+@pytest.mark.slow
 def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
     monkeypatch.setattr(pool, "CROWDED", 4)
     server.execute(

@@ -215,6 +215,7 @@ def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
     assert service.wait(5) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path, signum):
     databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
@@ -229,6 +230,7 @@ def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path,
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start, tmp_path):
     usage = {
         f"{year}-{month:02}-{day:02}": 1

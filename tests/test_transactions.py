@@ -137,6 +137,7 @@ def test_a_dump_is_of_one_moment(tmp_path, open_database, monkeypatch):
     assert db.dump() == {"accounts": []}
 
 
+@pytest.mark.slow
 def test_readers_wait_for_no_state_that_is_being_loaded(db):
     rows = [
         {"fense_account_id": n, "name": "n" * 200, "email": "a@b", "api_key_sha256": f"{n:064x}"}
@@ -205,6 +206,7 @@ def short_timeouts(monkeypatch):
     return 0.8 + 0.6
 
 
+@pytest.mark.slow
 def test_writers_that_wait_hold_up_nobody_else(short_timeouts, served, tmp_path):
     waits, statuses = [], []
 

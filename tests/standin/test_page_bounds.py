@@ -182,6 +182,7 @@ def test_lists_of_such_requests_are_bounded_too(api):
 PIECES = ["[", "]", "{", "}", ",", ":", '"', "\\", "'", "&", "a", "1", " ", "\n", "\r", "\x01", "\x9f", "é", "\u200b", "\u3164", "null", "-", '"a":', '"\\x"', "\\\\"]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(PIECES), st.integers(1, 4_000)), max_size=8), st.booleans()

@@ -331,6 +331,7 @@ def test_the_development_key_stands_in_the_line(start):
     assert '-H "x-api-key: $FENSE_API_KEY"' in lines_of(process.page("page/requests/2"))[0]
 
 
+@pytest.mark.slow
 def test_every_line_by_hand_does_what_it_says(start):
     """Each as a person would run it, after a reset: all of them are taken."""
     tools("curl")

@@ -40,6 +40,7 @@ def test_what_is_read_may_be_put_and_is_the_same_then(seeded_api):
     assert seeded_api.new_account()["fense_account_id"] == 8
 
 
+@pytest.mark.slow
 def test_a_state_of_two_thousand_accounts_comes_back_the_same():
     days = {f"2026-11-{day:02}": day for day in range(1, 31)}
     account = {"email": "a@b.example", "usage": days}
