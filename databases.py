@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import peewee
+from peewee import OperationalError
 
 from fense_admin import engines, models, rules, sqlite
-from fense_admin.engines import Engine, Row, Unusable
+from fense_admin.engines import Engine, Read, Row, Unusable
 from fense_admin.masking import digest
 from fense_admin.models import Columns, Lookups
 
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
+BIG_READS = 16  # big responses produced at once: each has a connection and a thread
+PATIENCE = 2  # seconds that one more waits for its turn before it is rejected
+REPORTED = 5_000  # rows after which a long write reports
+
+T = TypeVar("T")
+Report = Callable[[int, int], None]  # is called with the accounts and the days written so far
+
+
+def no_report(accounts: int, days: int) -> None:
+    """Do nothing."""
 
 
 class Database:
@@ -36,6 +47,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.clock = models.Clock()
+        self._big_reads = threading.BoundedSemaphore(BIG_READS)
         # Called after a write, with the digests of keys that accounts have got and of those that
         # they have no longer; None: all others.
         self.on_keys: Callable[[Iterable[str], Iterable[str] | None], None] = lambda new, old: None
@@ -108,7 +120,7 @@ class Database:
             self.engine.execute_sql(models.insert_account(*columns), columns)
             row = self.engine.execute_sql(models.SELECT_OWNER, columns).fetchone()
             if row[0] > rules.MAX_ID:
-                raise peewee.OperationalError("every fense_account_id is used up")
+                raise OperationalError("every fense_account_id is used up")
             return cast("shapes.Account", models.as_account(row, models.ACCOUNT_KEYS))
 
         account = self.engine.write(create)
@@ -167,16 +179,64 @@ class Database:
         head = account | {"start_date": start, "end_date": end, "total_lookups": total}
         return f'{json.dumps(head)[:-1]}, "daily": [{daily}]}}'
 
-    def all_usage(self, start: str | None, end: str | None) -> str:
-        """The lookups of every account, one total each, both ends included; as JSON."""
+    def all_usage(self, start: str | None, end: str | None) -> Iterator[str]:
+        """The lookups of every account, one total each, both ends included; as pieces of JSON.
+
+        All is of one moment, which `close()` of the iterator ends. Until the first piece is there,
+        errors are raised here, then by the iterator.
+        """
         first, last = start or models.FIRST_DAY, end or models.LAST_DAY
-        values = {"first": first, "first_month": first[:7], "end_of_first": first[:7] + "-31"}
-        values |= {"last": last, "last_month": last[:7], "start_of_last": last[:7] + "-01"}
-        is_long = models.count_months(first[:7], last[:7]) > 2
-        query = models.SELECT_TOTALS_BY_MONTH if is_long else models.SELECT_TOTALS_BY_DAY
-        high, low, accounts = self.engine.execute_sql(query, values).fetchone()
-        head = {"start_date": start, "end_date": end, "total_lookups": (high << 32) + low}
-        return f'{json.dumps(head)[:-1]}, "accounts": [{accounts}]}}'
+        is_joined = self.engine.info.is_server
+        queries, values = models.totals_between(first, last, is_joined)
+        head = f'{{"start_date": {json.dumps(start)}, "end_date": {json.dumps(end)}'
+        high, low, accounts = self.engine.execute_sql(queries.of_all, values).fetchone()
+        if accounts:
+            total = (high << 32) + low
+            return iter([f'{head}, "total_lookups": {total}, "accounts": [{accounts}]}}'])
+        pieces = self._usage_by_piece(queries, values, head)
+        next(pieces)
+        return pieces
+
+    def _usage_by_piece(
+        self, queries: models.TotalsQueries, values: dict[str, Any], head: str
+    ) -> Iterator[str]:
+        """The pieces of `all_usage`, after an empty one that says that the first is ready."""
+        with self._big_read() as read:
+            total, ends = 0, [0]
+            while ends[-1] < rules.MAX_ID:
+                ends.append(self._end_of_piece(read, ends[-1], models.PIECE))
+                piece = {**values, "after": ends[-2], "last_id": ends[-1]}
+                ((high, low),) = read(queries.sum_of_piece, piece)
+                total += (high << 32) + low
+            before = f'{head}, "total_lookups": {total}, "accounts": ['
+            for after, last_id in itertools.pairwise(ends):
+                ((accounts,),) = read(queries.piece, {**values, "after": after, "last_id": last_id})
+                if not after:
+                    yield ""
+                if accounts:
+                    yield before + accounts
+                    before = ", "
+            yield "]}" if before == ", " else before + "]}"
+
+    @contextlib.contextmanager
+    def _big_read(self) -> Iterator[Read]:
+        """The context of a function that reads what there is at one moment, for a big response.
+
+        Another worker takes the place of this one. Raises `OperationalError` if there are too many.
+        """
+        with self.engine.while_waiting():
+            if not self._big_reads.acquire(timeout=PATIENCE):
+                raise OperationalError("too many big responses at once")
+            try:
+                with self.engine.reading() as read:
+                    yield read
+            finally:
+                self._big_reads.release()
+
+    def _end_of_piece(self, read: Read, after: int, size: int) -> int:
+        """The last id of the piece of so many accounts that comes after this id."""
+        rows = read(models.END_OF_PIECE, {"after": after, "size": size})
+        return rows[0][0] if rows else rules.MAX_ID
 
     def record_lookups(self, fense_account_id: int, lookups: int, date: Any = None) -> None:
         """Add lookups to an account's UTC day, or to each day of a range: see `rules.check_days`.
@@ -195,7 +255,9 @@ class Database:
                 raise models.NoSuchAccount(fense_account_id) from None
             raise ValueError(models.beyond_most(days[refused.excessive[0]])) from None
 
-    def record_all(self, rows: Sequence[Lookups], patient: bool = False) -> None:
+    def record_all(
+        self, rows: Sequence[Lookups], patient: bool = False, report: Report = no_report
+    ) -> None:
         """Add these checked lookups, all or nothing. Raises `NotRecorded`.
 
         `patient` is for long lists: see the engine's `write`.
@@ -215,7 +277,11 @@ class Database:
             # In a fixed order, days before months, so that writers can't deadlock.
             added = [(*key, days[key]) for key in sorted(days) if days[key] and key[0] in known]
             fitting = [row for row in added if row[2] <= rules.MAX_LOOKUPS]
-            full = self.engine.execute_each(models.ADD_TO_DAY, models.USAGE_KEYS, fitting, 2)
+            full = []
+            for start in range(0, len(fitting), REPORTED):
+                some = fitting[start : start + REPORTED]
+                full += self.engine.execute_each(models.ADD_TO_DAY, models.USAGE_KEYS, some, 2)
+                report(len(known), start + len(some))
             full += [row for row in added if row[2] > rules.MAX_LOOKUPS]
             if full or len(known) < len(ids):
                 unknown = [place for place, row in enumerate(rows) if row[0] not in known]
@@ -266,9 +332,12 @@ class Database:
             target.load(accounts, usage, models.highest_id(accounts), replace=True)
         self.on_keys((account["api_key_sha256"] for account in accounts), None)
 
-    def seed(self, accounts: Sequence[Columns], usage: Sequence[Lookups]) -> bool:
+    def seed(
+        self, accounts: Sequence[Columns], usage: Sequence[Lookups], report: Report = no_report
+    ) -> bool:
         """Load these, as `replace` would, unless there are accounts; whether it did."""
-        is_loaded = self.load(accounts, usage, models.highest_id(accounts), replace=False)
+        last_id = models.highest_id(accounts)
+        is_loaded = self.load(accounts, usage, last_id, replace=False, report=report)
         if is_loaded:
             self.on_keys((account["api_key_sha256"] for account in accounts), None)
         return is_loaded
@@ -279,13 +348,23 @@ class Database:
         usage: Iterable[Lookups],
         last_id: int,
         replace: bool = False,
+        report: Report = no_report,
     ) -> bool:
         """Load these unless there are accounts, or to replace those; return whether it did.
 
-        The next id follows `last_id`.
+        The next id follows `last_id`. `report` is called every few thousand rows.
         """
 
         def load() -> bool:
+            done = [0, 0]
+
+            def counted(rows: Iterable[T], kind: int) -> Iterator[T]:
+                for row in rows:
+                    done[kind] += 1
+                    if done[kind] % REPORTED == 0:
+                        report(*done)
+                    yield row
+
             self.engine.lock()
             if replace:
                 for query in models.DELETE_ALL:
@@ -294,9 +373,10 @@ class Database:
                 return False
             # A column that an account leaves out gets the schema's default.
             for columns, group in itertools.groupby(accounts, key=tuple):
-                rows = (tuple(account.values()) for account in group)
+                rows = (tuple(account.values()) for account in counted(group, 0))
                 self.engine.load("account", columns, rows)
-            self.engine.load("usage", models.USAGE_KEYS, usage)
+            self.engine.load("usage", models.USAGE_KEYS, counted(usage, 1))
+            report(*done)
             self.engine.execute_sql(models.SUM_UP_MONTHS)
             self.engine.set_last_id(last_id)
             return True
@@ -304,7 +384,7 @@ class Database:
         return self.engine.write(load, patient=True)
 
 
-def copy(source: Database, target: Database) -> bool:
+def copy(source: Database, target: Database, report: Report = no_report) -> bool:
     """Copy all of the source, as it is at one moment, unless the target has accounts.
 
     Returns whether it did. The next id is the same in both.
@@ -313,7 +393,7 @@ def copy(source: Database, target: Database) -> bool:
     with engine.snapshot():
         accounts = map(models.as_account, engine.rows(models.SELECT_STATE))
         usage = engine.rows(models.SELECT_DAYS)
-        return target.load(accounts, usage, engine.last_id(), replace=False)
+        return target.load(accounts, usage, engine.last_id(), report=report)
 
 
 def open_database(name: str, read_only: bool = False) -> Database:

@@ -192,7 +192,7 @@ def get_usage(db: Database, fense_account_id: str | None = None) -> str:
         account_id, start_date, end_date = reading.read_usage_query(errors, fense_account_id)
     response.content_type = "application/json"
     if account_id is None:
-        return db.all_usage(start_date, end_date)
+        return "".join(db.all_usage(start_date, end_date))
     return db.account_usage(account_id, start_date, end_date)
 
 
