@@ -1,0 +1,98 @@
+"""Databases with many accounts and lookups, written by SQL."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from fense_admin import databases, models
+
+LAST_DAY = datetime.date(2026, 11, 22)
+MONTH = ("2026-10-24", "2026-11-22")  # 30 days
+# Each table as its project made it: names of the account's id, there and in the usage.
+NAMES = {"ours": ("fense_account_id", "fense_account_id"), "fastapi": ("id", "account_id")}
+NAMES["naive"] = NAMES["fastapi"]
+
+
+@contextlib.contextmanager
+def filling(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that is quick at writing much."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA cache_size = -1000000")
+    connection.execute("BEGIN")
+    yield connection
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def add_accounts(path: Path, count: int) -> None:
+    with filling(path) as db:
+        db.execute(
+            """
+            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+            INSERT INTO account (name, email, api_key_sha256, api_key_last4, suppress_billing,
+                suppress_notifications, is_active, created_at, updated_at)
+            SELECT 'Merchant ' || i, 'owner' || i || '@merchant.example', printf('%064x', i),
+                '0001', 0, 0, 1, t, t
+            FROM n, (SELECT CASE ? WHEN 'ours' THEN '2026-11-01T00:00:00Z'
+                ELSE '2026-11-01 00:00:00.000000' END AS t)
+            """,
+            (count, path.name.split(".")[0].split("-")[0]),
+        )
+
+
+def add_usage(path: Path, name: str, days: range) -> None:
+    """Lookups of every account on each of these days, counted back from the last."""
+    account_id, in_usage = NAMES[name]
+    with filling(path) as db:
+        db.execute(
+            f"""
+            WITH RECURSIVE d(i) AS (SELECT ? UNION ALL SELECT i - 1 FROM d WHERE i > ?)
+            INSERT INTO usage ({in_usage}, date, lookups)
+            SELECT {account_id}, date(?, '-' || i || ' days'), 1 + ({account_id} * 31 + i * 7) % 100
+            FROM account CROSS JOIN d ORDER BY 1, 2
+            """,
+            (days.stop - 1, days.start, str(LAST_DAY)),
+        )
+        if name == "ours":
+            db.execute("DELETE FROM usage_month")
+            db.execute(models.SUM_UP_MONTHS)
+
+
+def make_ours(path: Path, accounts: int, days: int) -> Path:
+    databases.open_database(str(path)).engine.close_all()
+    add_accounts(path, accounts)
+    if days:
+        add_usage(path, "ours", range(days))
+    return path
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(path)
+    yield connection
+    connection.close()
+
+
+def raw_usage(connection: sqlite3.Connection, start: str, end: str) -> bytes:
+    """The best SQL over the table of days, and `json.dumps`."""
+    rows = connection.execute(
+        """
+        SELECT fense_account_id, name, dispute_account_id,
+            (SELECT COALESCE(SUM(lookups), 0) FROM usage
+             WHERE usage.fense_account_id = account.fense_account_id AND date BETWEEN ? AND ?)
+        FROM account ORDER BY fense_account_id
+        """,
+        (start, end),
+    )
+    keys = ("fense_account_id", "name", "dispute_account_id", "total_lookups")
+    accounts = [dict(zip(keys, row, strict=True)) for row in rows]
+    total = sum(account["total_lookups"] for account in accounts)
+    head = {"start_date": start, "end_date": end, "total_lookups": total}
+    return json.dumps(head | {"accounts": accounts}).encode()
