@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contenders import HEADERS, KEYS, PYTHON, WITH_DRIVER, Contender, PostgreSQL, find_program
+from contenders import PYTHON, WITH_DRIVER, Contender, Greedy, PostgreSQL, find_program, p99_beside
 from data import MONTH, add_accounts, add_usage, make_ours, raw_usage, reading
 from figures import FULL, QUICK, Figure, Size, amount, in_turn, ratio, timed
 from report import draw, machine, report
@@ -52,37 +52,32 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
             loads = {n: lambda n=n: running[n].load(kind, size.seconds, accounts) for n in names}
             return in_turn(size.rounds, loads)
 
-        def rates(reports: dict[str, list[dict[str, Any]]], names: list[str]) -> Any:
-            return {name: [report["per_second"] for report in reports[name]] for name in names}
+        def cpu(reports: dict[str, list[dict[str, Any]]], *names: str) -> dict[str, list[float]]:
+            return {name: [report["cpu"] for report in reports[name]] for name in names}
 
-        def per_second(reports: dict[str, list[dict[str, Any]]]) -> str:
-            each = {n: median(it["per_second"] for it in reports[n]) for n in reports}
-            return ", ".join(f"{name} {rate:,.0f}/s" for name, rate in each.items())
+        def each(reports: dict[str, list[dict[str, Any]]], key: str, unit: str) -> str:
+            medians = {n: median(it[key] for it in reports[n]) for n in reports}
+            return ", ".join(f"{name} {value:,.0f}{unit}" for name, value in medians.items())
 
         reports = take_turns("account", ["ours", "fastapi", "waitress", "naive"])
+        used, rates = each(reports, "cpu", " µs"), each(reports, "per_second", "/s")
+        yield amount("GET an account, CPU", 180, cpu(reports, "ours")["ours"], "µs", used)
+        name = "GET an account, FastAPI's CPU over ours"
+        yield ratio(name, 6, cpu(reports, "fastapi", "ours"), note=rates)
         yield ratio(
-            "GET an account, over FastAPI",
-            6,
-            rates(reports, ["ours", "fastapi"]),
-            note=per_second(reports),
+            "GET an account, bare waitress's CPU over ours", 0.5, cpu(reports, "waitress", "ours")
         )
-        yield ratio("GET an account, over bare waitress", 0.5, rates(reports, ["ours", "waitress"]))
         reports = take_turns("create", ["ours", "fastapi", "naive"])
-        yield ratio(
-            "POST an account on disk, over FastAPI",
-            3,
-            rates(reports, ["ours", "fastapi"]),
-            note=per_second(reports),
-        )
+        used, rates = each(reports, "cpu", " µs"), each(reports, "per_second", "/s")
+        yield amount("POST an account on disk, CPU", 600, cpu(reports, "ours")["ours"], "µs", used)
+        name = "POST an account on disk, FastAPI's CPU over ours"
+        yield ratio(name, 3, cpu(reports, "fastapi", "ours"), note=rates)
         p99 = [report["p99"] for report in reports["ours"]]
         yield amount("POST an account on disk, p99", 20, p99, "ms")
         reports = take_turns("usage", ["ours", "fastapi", "naive"])
-        yield ratio(
-            "usage of one account, 30 days, over FastAPI",
-            5,
-            rates(reports, ["ours", "fastapi"]),
-            note=per_second(reports),
-        )
+        used, rates = each(reports, "cpu", " µs"), each(reports, "per_second", "/s")
+        name = "usage of one account, 30 days, FastAPI's CPU over ours"
+        yield ratio(name, 5, cpu(reports, "fastapi", "ours"), note=f"{used}; {rates}")
 
 
 def measure_engines(size: Size, folder: Path) -> dict[str, Any]:
@@ -117,7 +112,8 @@ def measure_engines(size: Size, folder: Path) -> dict[str, Any]:
                 }
                 for engine, reports in in_turn(size.rounds, loads).items():
                     rows[engine][kind] = median(report["per_second"] for report in reports)
-                    rows[engine][f"{kind}_p99"] = median(report["p99"] for report in reports)
+                    for key in ("p99", "cpu"):
+                        rows[engine][f"{kind}_{key}"] = median(report[key] for report in reports)
             path = f"/accounts/usage?start_date={MONTH[0]}&end_date={MONTH[1]}"
             asks = {engine: timed(running[engine].get, path) for engine in names}
             for engine, values in in_turn(size.rounds, asks).items():
@@ -131,6 +127,7 @@ def measure_threads(size: Size, folder: Path) -> tuple[list[dict[str, Any]], Fig
     """What each number of threads gives, and whether others are served beside a long question."""
     database = make_ours(folder / "ours-threads.sqlite3", 10_000, 30)
     default = int(build_parser().parse_args(["serve"]).threads)
+    path = f"/accounts/usage?start_date={MONTH[0]}&end_date={MONTH[1]}"
     rows = []
     for threads in THREADS:
         with Contender("ours", folder, database=database, threads=threads) as ours:
@@ -138,44 +135,15 @@ def measure_threads(size: Size, folder: Path) -> tuple[list[dict[str, Any]], Fig
             for _ in range(max(size.rounds // 2, 1)):
                 rounds["get"].append(ours.load("account", size.seconds, 10_000)["per_second"])
                 rounds["post"].append(ours.load("create", size.seconds, 10_000)["per_second"])
-                with Greedy(ours) as greedy:
+                with Greedy(ours, path) as greedy:
                     rounds["p99"].append(ours.load("mixed", size.seconds + 1, 10_000)["p99"])
-                rounds["all"].append(greedy.answered / (size.seconds + 1))
+                rounds["all"].append(greedy.responses / (size.seconds + 1))
         rows.append({"threads": threads} | {name: median(it) for name, it in rounds.items()})
         if threads == default:
             name = "others' p99 while one client asks for the usage of all of 10,000"
             note = f"{rows[-1]['all']:.0f} answers/s to that one"
             others = amount(name, 50, rounds["p99"], "ms", note)
     return rows, others
-
-
-class Greedy:
-    """A client that asks for the usage of all accounts over and over."""
-
-    def __init__(self, server: Contender) -> None:
-        self.answered = 0
-        path = f"/accounts/usage?start_date={MONTH[0]}&end_date={MONTH[1]}"
-        code = (
-            "import http.client, sys\n"
-            f"while True:\n"
-            f"    c = http.client.HTTPConnection('127.0.0.1', {server.port})\n"
-            f"    c.request('GET', {path!r}, headers={HEADERS!r})\n"
-            f"    assert len(c.getresponse().read()) > 500_000\n"
-            f"    c.close()\n"
-            f"    print(flush=True)\n"
-        )
-        self.process = subprocess.Popen([PYTHON, "-c", code], stdout=subprocess.PIPE)
-
-    def __enter__(self) -> Greedy:
-        self.process.stdout.readline()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is not None:
-            raise SystemExit("the client that asks for all of it failed")
-        self.process.kill()
-        self.answered = len(self.process.stdout.read())
-        self.process.wait()
 
 
 # The slowest requests that a key and 16 KiB of request can make.
@@ -188,14 +156,6 @@ SLOWEST = (
     f"/{'%ff' * 5_000}",
     "/accounts/usage/1",  # a hundred years of days
 )
-ASK_OVER_AND_OVER = """
-import http.client, sys
-while True:
-    c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
-    c.request("GET", sys.argv[2], headers={"x-api-key": sys.argv[3]})
-    c.getresponse().read()
-    c.close()
-"""
 
 
 def measure_edge(size: Size, folder: Path) -> Iterator[Figure]:
@@ -208,19 +168,6 @@ def measure_edge(size: Size, folder: Path) -> Iterator[Figure]:
                 worst.append(max(p99_beside(ours, path) for path in SLOWEST))
         with_it = ", the control plane on" * standin
         yield amount(f"others' p99 beside the slowest requests of 16 KiB{with_it}", 20, worst, "ms")
-
-
-def p99_beside(server: Contender, path: str) -> float:
-    """The milliseconds for which another client waits in a second, but for one in a hundred."""
-    command = [PYTHON, "-c", ASK_OVER_AND_OVER, str(server.port), path, KEYS[0]]
-    took, ask = [], timed(server.get, "/accounts/1")
-    with subprocess.Popen(command) as greedy:
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
-            took.append(ask())
-            time.sleep(0.002)
-        greedy.kill()
-    return sorted(took)[int(len(took) * 0.99)]
 
 
 def measure_history(size: Size, folder: Path) -> Iterator[Figure | dict[str, list[float]]]:

@@ -14,6 +14,8 @@ ENGINE_ROWS = (
     ("usage of one account, 30 days", "usage", "/s"),
     ("POST an account", "create", "/s"),
     ("POST an account, p99", "create_p99", " ms"),
+    ("GET an account, CPU of the service", "account_cpu", " µs"),
+    ("POST an account, CPU of the service", "create_cpu", " µs"),
     ("usage of all of 10,000, 30 days", "all", " ms"),
     ("exec to the first 200", "start", " ms"),
     ("memory", "memory", " MiB"),
