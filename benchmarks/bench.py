@@ -27,6 +27,7 @@ from contenders import PYTHON, WITH_DRIVER, Contender, Greedy, PostgreSQL, find_
 from data import MONTH, add_accounts, add_usage, make_ours, raw_usage, reading
 from figures import FULL, QUICK, Figure, Size, amount, in_turn, ratio, timed
 from report import draw, machine, report
+from sizes import measure_sizes
 
 from fense_admin import models
 from fense_admin.cli import build_parser
@@ -283,6 +284,9 @@ def main() -> None:
         threads, others = measure_threads(size, folder)
         show(others)
         engines = measure_engines(size, folder)
+        *growth, sizes = measure_sizes(size, folder)
+        for figure in growth:
+            show(figure)
     packages = ("fense-admin", "bottle", "peewee", "waitress", "fastapi", "sqlalchemy", "uvicorn")
     results = {
         "date": str(datetime.date.today()),
@@ -293,6 +297,7 @@ def main() -> None:
         "figures": [figure._asdict() for figure in figures],
         "threads": threads,
         "engines": engines,
+        "sizes": sizes,
         "history": points,
     }
     options.into.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,11 @@ import contextlib
 import datetime
 import json
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+from contenders import Contender, PostgreSQL, find_program
 
 from fense_admin import databases, models
 
@@ -71,6 +74,47 @@ def make_ours(path: Path, accounts: int, days: int) -> Path:
     if days:
         add_usage(path, "ours", range(days))
     return path
+
+
+def make_ours_on(server: PostgreSQL, schema: str, accounts: int, days: int, folder: Path) -> str:
+    """The same in a schema of a PostgreSQL server; returns its URL."""
+    url = new_schema(server, schema)
+    with Contender("postgresql", folder, database=url) as ours:  # it makes the tables
+        ours.get("/healthz")
+    run_sql(
+        url,
+        "SET session_replication_role = replica",  # foreign keys are not checked: they hold
+        f"""
+        INSERT INTO account (name, email, api_key_sha256, api_key_last4, created_at, updated_at)
+        SELECT 'Merchant ' || i, 'owner' || i || '@merchant.example',
+            lpad(to_hex(i), 64, '0'), '0001', '2026-11-01T00:00:00Z', '2026-11-01T00:00:00Z'
+        FROM generate_series(1, {accounts}) AS i
+        """,
+        f"""
+        INSERT INTO usage (fense_account_id, date, lookups)
+        SELECT account, CAST(DATE '{LAST_DAY}' - day AS TEXT), 1 + (account * 31 + day * 7) % 100
+        FROM generate_series(1, {accounts}) AS account
+            CROSS JOIN generate_series({days} - 1, 0, -1) AS day
+        """,
+        models.SUM_UP_MONTHS,
+        "VACUUM ANALYZE",
+        "CHECKPOINT",  # now, and not while something is measured
+    )
+    return url
+
+
+def new_schema(server: PostgreSQL, name: str) -> str:
+    """The URL of a new, empty schema."""
+    run_sql(server.url, f"CREATE SCHEMA {name}")
+    return f"{server.url}?options=-csearch_path%3D{name}"
+
+
+def run_sql(url: str, *statements: str) -> str:
+    """Run these by psql, as the benchmark has no driver; return what it prints."""
+    command = [find_program("psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url]
+    for statement in statements:
+        command += ["-c", statement]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @contextlib.contextmanager

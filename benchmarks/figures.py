@@ -16,10 +16,25 @@ class Size(NamedTuple):
     accounts: int  # of those whose usage is asked for all at once
     repeats: int  # of what is timed one by one
     requests: int  # before the memory is looked at
+    grown: tuple[int, ...]  # accounts that all usage is asked for with
 
 
-QUICK = Size(rounds=3, seconds=1, accounts=1_000, repeats=7, requests=20_000)
-FULL = Size(rounds=7, seconds=3, accounts=10_000, repeats=15, requests=100_000)
+QUICK = Size(
+    rounds=3,
+    seconds=1,
+    accounts=1_000,
+    repeats=7,
+    requests=20_000,
+    grown=(10_000, 100_000),
+)
+FULL = Size(
+    rounds=7,
+    seconds=3,
+    accounts=10_000,
+    repeats=15,
+    requests=100_000,
+    grown=(10_000, 100_000, 1_000_000),
+)
 
 
 class Figure(NamedTuple):
@@ -56,9 +71,9 @@ def amount(name: str, goal: float, values: list[float], unit: str, note: str = "
     return Figure(name, goal_told, value, *spread, value <= goal, unit, note, {"ours": values})
 
 
-def in_turn(rounds: int, measures: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+def in_turn(rounds: int, measures: dict[str, Callable[[], Any]]) -> dict[str, list[Any]]:
     """What each gives in each round, after one round that does not count."""
-    results: dict[str, list[float]] = {name: [] for name in measures}
+    results: dict[str, list[Any]] = {name: [] for name in measures}
     for number in range(rounds + 1):
         for name, measure in measures.items():
             value = measure()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 # A row of the table of engines: what it is, its key, its unit.
@@ -52,6 +53,20 @@ def report(results: dict[str, Any]) -> str:
         lines.append(
             f"| {row['threads']} | {row['get']:,.0f}/s | {row['post']:,.0f}/s "
             f"| {row['p99']:.1f} ms | {row['all']:.0f}/s |"
+        )
+    lines += [
+        "",
+        "The usage of all accounts, each with lookups on 30 days: median times to the first byte",
+        "and to the last, the service's peak memory over idle, and another client's p99 meanwhile.",
+        "",
+        "| accounts | usage | engine | response | first byte | last | memory | other's p99 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results["sizes"]:
+        lines.append(
+            f"| {row['accounts']:,} | {row['range']} | {row['engine']} "
+            f"| {row['length'] / 1e6:,.1f} MB | {median(row['first']):,.0f} ms "
+            f"| {median(row['last']):,.0f} ms | {row['peak']:.1f} MiB | {row['p99']:.1f} ms |"
         )
     if engines := results["engines"]:
         lines += [
