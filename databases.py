@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import peewee
 
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 
 
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
+REPORTED = 5_000  # rows from one report of a long write to the next
+
+Item = TypeVar("Item")
+
+
+class Report:
+    """Follows a long write. This one does nothing."""
+
+    def __call__(self, accounts: int, days: int) -> None:
+        """So many accounts and days of lookups are written so far."""
+
+    def before_commit(self) -> None:
+        """All is written: what comes next is the commit."""
+
+
+NO_REPORT = Report()
 
 
 class Database:
@@ -195,7 +211,9 @@ class Database:
                 raise models.NoSuchAccount(fense_account_id) from None
             raise ValueError(models.beyond_most(days[refused.excessive[0]])) from None
 
-    def record_all(self, rows: Sequence[Lookups], patient: bool = False) -> None:
+    def record_all(
+        self, rows: Sequence[Lookups], patient: bool = False, report: Report = NO_REPORT
+    ) -> None:
         """Add these checked lookups, all or nothing. Raises `NotRecorded`.
 
         `patient` is for long lists: see the engine's `write`.
@@ -215,13 +233,19 @@ class Database:
             # In a fixed order, days before months, so that writers can't deadlock.
             added = [(*key, days[key]) for key in sorted(days) if days[key] and key[0] in known]
             fitting = [row for row in added if row[2] <= rules.MAX_LOOKUPS]
-            full = self.engine.execute_each(models.ADD_TO_DAY, models.USAGE_KEYS, fitting, 2)
-            full += [row for row in added if row[2] > rules.MAX_LOOKUPS]
+            full = [row for row in added if row[2] > rules.MAX_LOOKUPS]
+            written = set[int]()
+            for start in range(0, len(fitting), REPORTED):
+                some = fitting[start : start + REPORTED]
+                full += self.engine.execute_each(models.ADD_TO_DAY, models.USAGE_KEYS, some, 2)
+                written.update(row[0] for row in some)
+                report(len(written), start + len(some))
             if full or len(known) < len(ids):
                 unknown = [place for place, row in enumerate(rows) if row[0] not in known]
                 raise models.NotRecorded(unknown, self._excessive(rows, {row[:2] for row in full}))
             added = [(*key, months[key]) for key in sorted(months) if months[key]]
             self.engine.execute_each(models.ADD_TO_MONTH, models.MONTH_KEYS, added, 2)
+            report.before_commit()
 
         self.engine.write(record, patient)
 
@@ -266,9 +290,12 @@ class Database:
             target.load(accounts, usage, models.highest_id(accounts), replace=True)
         self.on_keys((account["api_key_sha256"] for account in accounts), None)
 
-    def seed(self, accounts: Sequence[Columns], usage: Sequence[Lookups]) -> bool:
+    def seed(
+        self, accounts: Sequence[Columns], usage: Sequence[Lookups], report: Report = NO_REPORT
+    ) -> bool:
         """Load these, as `replace` would, unless there are accounts; whether it did."""
-        is_loaded = self.load(accounts, usage, models.highest_id(accounts), replace=False)
+        last_id = models.highest_id(accounts)
+        is_loaded = self.load(accounts, usage, last_id, replace=False, report=report)
         if is_loaded:
             self.on_keys((account["api_key_sha256"] for account in accounts), None)
         return is_loaded
@@ -279,6 +306,7 @@ class Database:
         usage: Iterable[Lookups],
         last_id: int,
         replace: bool = False,
+        report: Report = NO_REPORT,
     ) -> bool:
         """Load these unless there are accounts, or to replace those; return whether it did.
 
@@ -292,19 +320,43 @@ class Database:
                     self.engine.execute_sql(query)
             elif self.count_accounts():
                 return False
+            loaded = 0
+
+            def report_accounts(count: int) -> None:
+                nonlocal loaded
+                loaded = count
+                report(loaded, 0)
+
+            counted = tell_each(accounts, report_accounts)
             # A column that an account leaves out gets the schema's default.
-            for columns, group in itertools.groupby(accounts, key=tuple):
+            for columns, group in itertools.groupby(counted, key=tuple):
                 rows = (tuple(account.values()) for account in group)
                 self.engine.load("account", columns, rows)
-            self.engine.load("usage", models.USAGE_KEYS, usage)
+            days = tell_each(usage, lambda count: report(loaded, count))
+            self.engine.load("usage", models.USAGE_KEYS, days)
             self.engine.execute_sql(models.SUM_UP_MONTHS)
             self.engine.set_last_id(last_id)
+            report.before_commit()
             return True
 
         return self.engine.write(load, patient=True)
 
 
-def copy(source: Database, target: Database) -> bool:
+def tell_each(items: Iterable[Item], tell: Callable[[int], None]) -> Iterator[Item]:
+    """Return these, and tell now and then how many of them were taken."""
+
+    def batches() -> Iterator[list[Item]]:
+        left, taken = iter(items), 0
+        while batch := list(itertools.islice(left, REPORTED)):
+            yield batch
+            taken += len(batch)
+            tell(taken)
+
+    # Between the batches no code in Python runs for a row.
+    return itertools.chain.from_iterable(batches())
+
+
+def copy(source: Database, target: Database, report: Report = NO_REPORT) -> bool:
     """Copy all of the source, as it is at one moment, unless the target has accounts.
 
     Returns whether it did. The next id is the same in both.
@@ -313,7 +365,8 @@ def copy(source: Database, target: Database) -> bool:
     with engine.snapshot():
         accounts = map(models.as_account, engine.rows(models.SELECT_STATE))
         usage = engine.rows(models.SELECT_DAYS)
-        return target.load(accounts, usage, engine.last_id(), replace=False)
+        last_id = engine.last_id()
+        return target.load(accounts, usage, last_id, replace=False, report=report)
 
 
 def open_database(name: str, read_only: bool = False) -> Database:
