@@ -26,14 +26,22 @@ if TYPE_CHECKING:
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
 BIG_READS = 16  # big responses produced at once: each has a connection and a thread
 PATIENCE = 2  # seconds that one more waits for its turn before it is rejected
-REPORTED = 5_000  # rows after which a long write reports
+REPORTED = 5_000  # rows from one report of a long write to the next
 
-T = TypeVar("T")
-Report = Callable[[int, int], None]  # is called with the accounts and the days written so far
+Item = TypeVar("Item")
 
 
-def no_report(accounts: int, days: int) -> None:
-    """Do nothing."""
+class Report:
+    """Follows a long write. This one does nothing."""
+
+    def __call__(self, accounts: int, days: int) -> None:
+        """So many accounts and days of lookups are written so far."""
+
+    def before_commit(self) -> None:
+        """All is written: what comes next is the commit."""
+
+
+NO_REPORT = Report()
 
 
 class Database:
@@ -179,20 +187,20 @@ class Database:
         head = account | {"start_date": start, "end_date": end, "total_lookups": total}
         return f'{json.dumps(head)[:-1]}, "daily": [{daily}]}}'
 
-    def all_usage(self, start: str | None, end: str | None) -> Iterator[str]:
-        """The lookups of every account, one total each, both ends included; as pieces of JSON.
+    def all_usage(self, start: str | None, end: str | None) -> str | Iterator[str]:
+        """The lookups of every account, one total each, both ends included; as JSON.
 
-        All is of one moment, which `close()` of the iterator ends. Until the first piece is there,
-        errors are raised here, then by the iterator.
+        For many accounts it is in pieces, all of one moment, which `close()` of the iterator ends.
+        Errors before the first piece are raised here, later ones by the iterator.
         """
         first, last = start or models.FIRST_DAY, end or models.LAST_DAY
         is_joined = self.engine.info.is_server
         queries, values = models.totals_between(first, last, is_joined)
         head = f'{{"start_date": {json.dumps(start)}, "end_date": {json.dumps(end)}'
         high, low, accounts = self.engine.execute_sql(queries.of_all, values).fetchone()
-        if accounts:
+        if accounts is not None:
             total = (high << 32) + low
-            return iter([f'{head}, "total_lookups": {total}, "accounts": [{accounts}]}}'])
+            return f'{head}, "total_lookups": {total}, "accounts": [{accounts}]}}'
         pieces = self._usage_by_piece(queries, values, head)
         next(pieces)
         return pieces
@@ -256,7 +264,7 @@ class Database:
             raise ValueError(models.beyond_most(days[refused.excessive[0]])) from None
 
     def record_all(
-        self, rows: Sequence[Lookups], patient: bool = False, report: Report = no_report
+        self, rows: Sequence[Lookups], patient: bool = False, report: Report = NO_REPORT
     ) -> None:
         """Add these checked lookups, all or nothing. Raises `NotRecorded`.
 
@@ -277,17 +285,19 @@ class Database:
             # In a fixed order, days before months, so that writers can't deadlock.
             added = [(*key, days[key]) for key in sorted(days) if days[key] and key[0] in known]
             fitting = [row for row in added if row[2] <= rules.MAX_LOOKUPS]
-            full = []
+            full = [row for row in added if row[2] > rules.MAX_LOOKUPS]
+            written = set[int]()
             for start in range(0, len(fitting), REPORTED):
                 some = fitting[start : start + REPORTED]
                 full += self.engine.execute_each(models.ADD_TO_DAY, models.USAGE_KEYS, some, 2)
-                report(len(known), start + len(some))
-            full += [row for row in added if row[2] > rules.MAX_LOOKUPS]
+                written.update(row[0] for row in some)
+                report(len(written), start + len(some))
             if full or len(known) < len(ids):
                 unknown = [place for place, row in enumerate(rows) if row[0] not in known]
                 raise models.NotRecorded(unknown, self._excessive(rows, {row[:2] for row in full}))
             added = [(*key, months[key]) for key in sorted(months) if months[key]]
             self.engine.execute_each(models.ADD_TO_MONTH, models.MONTH_KEYS, added, 2)
+            report.before_commit()
 
         self.engine.write(record, patient)
 
@@ -333,7 +343,7 @@ class Database:
         self.on_keys((account["api_key_sha256"] for account in accounts), None)
 
     def seed(
-        self, accounts: Sequence[Columns], usage: Sequence[Lookups], report: Report = no_report
+        self, accounts: Sequence[Columns], usage: Sequence[Lookups], report: Report = NO_REPORT
     ) -> bool:
         """Load these, as `replace` would, unless there are accounts; whether it did."""
         last_id = models.highest_id(accounts)
@@ -348,7 +358,7 @@ class Database:
         usage: Iterable[Lookups],
         last_id: int,
         replace: bool = False,
-        report: Report = no_report,
+        report: Report = NO_REPORT,
     ) -> bool:
         """Load these unless there are accounts, or to replace those; return whether it did.
 
@@ -356,35 +366,49 @@ class Database:
         """
 
         def load() -> bool:
-            done = [0, 0]
-
-            def counted(rows: Iterable[T], kind: int) -> Iterator[T]:
-                for row in rows:
-                    done[kind] += 1
-                    if done[kind] % REPORTED == 0:
-                        report(*done)
-                    yield row
-
             self.engine.lock()
             if replace:
                 for query in models.DELETE_ALL:
                     self.engine.execute_sql(query)
             elif self.count_accounts():
                 return False
+            loaded = 0
+
+            def report_accounts(count: int) -> None:
+                nonlocal loaded
+                loaded = count
+                report(loaded, 0)
+
+            counted = tell_each(accounts, report_accounts)
             # A column that an account leaves out gets the schema's default.
-            for columns, group in itertools.groupby(accounts, key=tuple):
-                rows = (tuple(account.values()) for account in counted(group, 0))
+            for columns, group in itertools.groupby(counted, key=tuple):
+                rows = (tuple(account.values()) for account in group)
                 self.engine.load("account", columns, rows)
-            self.engine.load("usage", models.USAGE_KEYS, counted(usage, 1))
-            report(*done)
+            days = tell_each(usage, lambda count: report(loaded, count))
+            self.engine.load("usage", models.USAGE_KEYS, days)
             self.engine.execute_sql(models.SUM_UP_MONTHS)
             self.engine.set_last_id(last_id)
+            report.before_commit()
             return True
 
         return self.engine.write(load, patient=True)
 
 
-def copy(source: Database, target: Database, report: Report = no_report) -> bool:
+def tell_each(items: Iterable[Item], tell: Callable[[int], None]) -> Iterator[Item]:
+    """Return these, and tell now and then how many of them were taken."""
+
+    def batches() -> Iterator[list[Item]]:
+        left, taken = iter(items), 0
+        while batch := list(itertools.islice(left, REPORTED)):
+            yield batch
+            taken += len(batch)
+            tell(taken)
+
+    # Between the batches no code in Python runs for a row.
+    return itertools.chain.from_iterable(batches())
+
+
+def copy(source: Database, target: Database, report: Report = NO_REPORT) -> bool:
     """Copy all of the source, as it is at one moment, unless the target has accounts.
 
     Returns whether it did. The next id is the same in both.
@@ -393,7 +417,8 @@ def copy(source: Database, target: Database, report: Report = no_report) -> bool
     with engine.snapshot():
         accounts = map(models.as_account, engine.rows(models.SELECT_STATE))
         usage = engine.rows(models.SELECT_DAYS)
-        return target.load(accounts, usage, engine.last_id(), report=report)
+        last_id = engine.last_id()
+        return target.load(accounts, usage, last_id, replace=False, report=report)
 
 
 def open_database(name: str, read_only: bool = False) -> Database:

@@ -206,7 +206,7 @@ HAS_ONE_PIECE = f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {PIECE + 1}
 class TotalsQueries:
     """The queries for the lookups of all accounts in a range of days. Each returns one row."""
 
-    of_all: str  # both halves of the sum, and the accounts as JSON: null if they are many, or none
+    of_all: str  # both halves of the sum, and the accounts as JSON: null if there are many
     sum_of_piece: str  # both halves
     piece: str  # the accounts as JSON
 
@@ -219,13 +219,18 @@ def totals(parts: tuple[tuple[str, str], ...], is_joined: bool) -> TotalsQueries
     each account is.
     """
 
+    def of_account(part: tuple[str, str]) -> str:
+        table, condition = part
+        return f"""(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}
+            WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"""
+
     def rows(limits: str) -> str:
         return " UNION ALL ".join(
             f"SELECT fense_account_id, lookups FROM {table} WHERE {condition}{limits}"
             for table, condition in parts
         )
 
-    def accounts(condition: str, limits: str) -> str:
+    def accounts(chosen: str, limits: str) -> str:
         if is_joined:
             total = "COALESCE(total, 0)"
             joined = f"""LEFT JOIN (
@@ -233,21 +238,15 @@ def totals(parts: tuple[tuple[str, str], ...], is_joined: bool) -> TotalsQueries
                 FROM ({rows(limits)}) AS r GROUP BY fense_account_id
             ) AS sums USING (fense_account_id)"""
         else:
-            total, joined = (
-                " + ".join(
-                    f"(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}"
-                    f" WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"
-                    for table, condition in parts
-                ),
-                "",
-            )
+            total, joined = " + ".join(map(of_account, parts)), ""
         return f"""(
             SELECT fense_account_id, name, dispute_account_id, {total} AS total_lookups
-            FROM account {joined} WHERE {condition} ORDER BY fense_account_id
+            FROM account {joined} WHERE {chosen} ORDER BY fense_account_id
         ) AS totals"""
 
     return TotalsQueries(
-        f"SELECT {HALVES.format('total_lookups')}, {ACCOUNT_TOTALS}"
+        f"SELECT {HALVES.format('total_lookups')},"
+        f" CASE WHEN {HAS_ONE_PIECE} THEN COALESCE({ACCOUNT_TOTALS}, '') END"
         f" FROM {accounts(HAS_ONE_PIECE, '')}",
         f"SELECT {HALVES.format('lookups')} FROM ({rows(f' AND {IN_PIECE}')}) AS r",
         f"SELECT {ACCOUNT_TOTALS} FROM {accounts(IN_PIECE, f' AND {IN_PIECE}')}",

@@ -11,7 +11,7 @@ import os
 from typing import Any, NamedTuple
 
 from fense_admin import models, rules
-from fense_admin.databases import Database
+from fense_admin.databases import NO_REPORT, Database, Report
 from fense_admin.exchange import NOT_FOUND, invalid
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import demo
@@ -209,10 +209,15 @@ def check_usage(
     return rows
 
 
-def record_usage(db: Database, rows: list[models.Lookups], patient: bool = False) -> None:
+def record_usage(
+    db: Database,
+    rows: list[models.Lookups],
+    patient: bool = False,
+    report: Report = NO_REPORT,
+) -> None:
     """Add them, all or nothing. Raises `ValidationErrors`; `ApiError` (404): unknown accounts."""
     try:
-        db.record_all(rows, patient)
+        db.record_all(rows, patient, report)
     except models.NotRecorded as refused:
         unknown = ValidationErrors()
         with ValidationErrors() as errors:

@@ -81,6 +81,7 @@ def expected(accounts, usage, start, end):
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 7, 10])
 def test_the_usage_of_all_is_the_same_in_pieces(db, count):
     accounts, usage = fill(db, count, seed=count, highest=[rules.MAX_ID] * (count > 4))
+    assert isinstance(db.all_usage(None, None), str) == (count <= models.PIECE)
     for start, end in RANGES:
         assert all_usage(db, start, end) == expected(accounts, usage, start, end), (start, end)
 
@@ -248,21 +249,3 @@ def test_a_response_that_moves_on_is_not_cut_however_long_it_takes(
         found.append(piece)
         time.sleep(0.2)
     assert "".join(found) == expected(accounts, usage, None, None)
-
-
-# --- Long writes ---------------------------------------------------------------------------------
-
-
-def test_long_writes_report_how_much_is_written(db, open_database, monkeypatch):
-    monkeypatch.setattr(databases, "REPORTED", 3)
-    accounts, usage = fill(db, 10)
-    target = open_database(":memory:")
-    reports = []
-    assert databases.copy(db, target, lambda *done: reports.append(done))
-    assert reports == sorted(reports)
-    assert reports[0] == (3, 0)
-    assert reports[-1] == (10, len(usage))
-    reports.clear()
-    rows = [(account["fense_account_id"], "2027-11-05", 5) for account in accounts]
-    target.record_all(rows, report=lambda *done: reports.append(done))
-    assert reports == [(10, 3), (10, 6), (10, 9), (10, 10)]
