@@ -32,7 +32,7 @@ class Report:
     """Follows a long write. This one does nothing."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """So many accounts and days of lookups are written so far."""
+        """So many accounts and days of lookups are written so far; at the end, that is all."""
 
     def before_commit(self) -> None:
         """All is written: what comes next is the commit."""
@@ -194,7 +194,9 @@ class Database:
         head = {"start_date": start, "end_date": end, "total_lookups": (high << 32) + low}
         return f'{json.dumps(head)[:-1]}, "accounts": [{accounts}]}}'
 
-    def record_lookups(self, fense_account_id: int, lookups: int, date: Any = None) -> None:
+    def record_lookups(
+        self, fense_account_id: int, lookups: int, date: Any = None, report: Report = NO_REPORT
+    ) -> None:
         """Add lookups to an account's UTC day, or to each day of a range: see `rules.check_days`.
 
         Raises `NoSuchAccount`, and `ValueError` for a number below 0 or no number, for a day that
@@ -205,7 +207,7 @@ class Database:
         days = rules.check_days(date, self.today())
         rules.check_lookups(lookups)
         try:
-            self.record_all([(fense_account_id, day, lookups) for day in days])
+            self.record_all([(fense_account_id, day, lookups) for day in days], report=report)
         except models.NotRecorded as refused:
             if refused.unknown:
                 raise models.NoSuchAccount(fense_account_id) from None
