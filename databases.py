@@ -35,7 +35,7 @@ class Report:
     """Follows a long write. This one does nothing."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """So many accounts and days of lookups are written so far."""
+        """So many accounts and days of lookups are written so far; at the end, that is all."""
 
     def before_commit(self) -> None:
         """All is written: what comes next is the commit."""
@@ -246,7 +246,9 @@ class Database:
         rows = read(models.END_OF_PIECE, {"after": after, "size": size})
         return rows[0][0] if rows else rules.MAX_ID
 
-    def record_lookups(self, fense_account_id: int, lookups: int, date: Any = None) -> None:
+    def record_lookups(
+        self, fense_account_id: int, lookups: int, date: Any = None, report: Report = NO_REPORT
+    ) -> None:
         """Add lookups to an account's UTC day, or to each day of a range: see `rules.check_days`.
 
         Raises `NoSuchAccount`, and `ValueError` for a number below 0 or no number, for a day that
@@ -257,7 +259,7 @@ class Database:
         days = rules.check_days(date, self.today())
         rules.check_lookups(lookups)
         try:
-            self.record_all([(fense_account_id, day, lookups) for day in days])
+            self.record_all([(fense_account_id, day, lookups) for day in days], report=report)
         except models.NotRecorded as refused:
             if refused.unknown:
                 raise models.NoSuchAccount(fense_account_id) from None

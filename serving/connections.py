@@ -77,6 +77,8 @@ class WSGITask(internals.WSGITask):
 
     channel: Channel
     request: RequestParser
+    close_on_finish: bool
+    chunked_response: bool
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
@@ -90,9 +92,11 @@ class WSGITask(internals.WSGITask):
         is_last = server.draining and not self.channel.has_sent_more()
         if is_last or server.is_full() or self.request.connection_close:
             self.set_close_on_finish()
-        is_last = self.close_on_finish or self.version == "1.0"
+        was_to_close = self.close_on_finish
         head: bytes = super().build_response_header()
-        if self.chunked_response and not is_last:  # waitress would close the connection after it
+        if (
+            self.chunked_response and not was_to_close
+        ):  # waitress would close the connection after it
             self.close_on_finish = False
             head = head.replace(b"\r\nConnection: close", b"", 1)
         self.chunked_response = self.chunked_response and not self.request.is_head
@@ -202,7 +206,7 @@ class Channel(Dispatcher):
                 break
             self.outgoing.drop(sent)
             self.idle_since = monotonic()
-        if self.connected and self.in_flight is None and not self.outgoing:
+        if self.connected and not self.outgoing:
             if self.is_last:
                 self.handle_close()
             elif self.reading is None:

@@ -23,7 +23,7 @@ from conftest import (
 )
 from postgresql_server import PostgreSQL
 
-from fense_admin import commands, databases, engines, libpq, postgres
+from fense_admin import databases, engines, libpq, postgres, progress
 from fense_admin.databases import copy
 
 PASSWORD = "pw-Zq81xK"
@@ -415,7 +415,7 @@ def test_a_move_there_and_back_keeps_everything_and_ids_go_on(
     db = filled(open_database(here))
     before = db.dump(), all_usage(db, "2026-10-31", None)
     for source, target in ((here, url), (url, back)):
-        code, out, errors = run_command("move", source, target)
+        code, out, errors = run_command("move", "--quiet", source, target)
         assert (code, out, errors) == (0, "fense-admin moved accounts=2\n", "")
         moved = open_database(target)
         assert (moved.dump(), all_usage(moved, "2026-10-31", None)) == before
@@ -508,9 +508,12 @@ def test_a_signal_ends_a_move_cleanly(
 
     monkeypatch.setattr(f"{load.__module__}.Engine.load", interrupted)
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    before = signal.signal(signum, commands.stop_at_once)
+    before = signal.signal(signum, progress.stop_at_once)
     try:
-        assert run_command("move", source, target) == (128 + signum, "", "")
+        code, out, errors = run_command("move", source, target)
+        assert (code, out) == (128 + signum, "")
+        told = signal.Signals(signum).name
+        assert errors == f"fense-admin: stopped by {told}: nothing was moved\n"
         gc.collect()
     finally:
         signal.signal(signum, before)

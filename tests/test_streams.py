@@ -5,6 +5,7 @@ import functools
 import http.client
 import json
 import logging
+import random
 import resource
 import socket
 import tempfile
@@ -20,7 +21,6 @@ from conftest import (
     change_limits,
     http_request,
     in_background,
-    read_all,
     statuses,
     talk,
     wait_until,
@@ -29,7 +29,8 @@ from test_leaks import open_files
 from webtest import TestRequest
 
 from fense_admin.engines import DatabaseError, OperationalError
-from fense_admin.serving.outgoing import MOST_IN_MEMORY
+from fense_admin.serving import outgoing
+from fense_admin.standin.control import ControlPlane
 
 PIECE = "x" * 500_000
 ASK = http_request("GET /accounts/usage")
@@ -71,7 +72,8 @@ def ask(served, version=11, method="GET"):
     return connection, connection.getresponse()
 
 
-def test_it_comes_in_chunks_and_the_connection_stays_open(file_app):
+def test_it_comes_in_chunks_and_the_connection_stays_open(file_app, caplog):
+    caplog.set_level(logging.INFO)
     produce(file_app)
     with Served(file_app) as served:
         connection, answer = ask(served)
@@ -81,6 +83,20 @@ def test_it_comes_in_chunks_and_the_connection_stays_open(file_app):
             assert answer.read() == (3 * PIECE).encode()
             connection.request("GET", "/healthz")  # on the same connection
             assert connection.getresponse().status == 200
+    assert "GET /accounts/usage 200" in caplog.text
+    assert "it broke off" not in caplog.text
+
+
+def test_the_next_response_is_whole_or_an_error(file_app, monkeypatch):
+    produce(file_app)
+    file_app.db.account_usage = lambda *_: json.dumps("x" * 2_000_000)
+    with Served(file_app) as served:
+        connection, answer = ask(served)
+        with contextlib.closing(connection):
+            answer.read()
+            monkeypatch.setattr("tempfile.TemporaryFile", functools.partial(open, "/dev/full"))
+            connection.request("GET", "/accounts/usage/1", headers={"x-api-key": MASTER_KEY})
+            assert connection.getresponse().status == 503
 
 
 def test_a_client_of_http_1_0_reads_to_the_end_of_the_connection(file_app):
@@ -98,7 +114,7 @@ def test_a_head_request_gets_no_body_and_the_next_request_is_answered(file_app):
         head = http_request("HEAD /accounts/usage")
         answer = talk(served.server.port, head + http_request("GET /healthz", "Connection: close"))
     assert statuses(answer) == [200, 200]
-    assert PIECE[:100].encode() not in answer
+    assert answer.split(b"\r\n\r\n")[1].startswith(b"HTTP/1.1 200")
     assert known["closed"]
 
 
@@ -114,15 +130,18 @@ def test_what_is_produced_is_sent_at_once(file_app):
     go_on = threading.Event()
 
     def pieces(*_):
+        time.sleep(0.1)  # until the server's loop waits
         yield "first"
         go_on.wait(10)
         yield "second"
 
     file_app.db.all_usage = pieces
     with Served(file_app) as served:
+        began = time.monotonic()
         connection, answer = ask(served)
         with contextlib.closing(connection):
             assert answer.read(5) == b"first"
+            assert time.monotonic() < began + 0.8  # of the loop's second
             go_on.set()
             assert answer.read() == b"second"
 
@@ -194,9 +213,10 @@ def test_a_client_that_reads_slowly_gets_it_whole(file_app):
     assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
-def test_a_fast_client_costs_no_memory(file_app):
+@pytest.mark.parametrize("has_control_plane", [False, True])
+def test_a_fast_client_costs_no_memory(file_app, has_control_plane):
     produce(file_app, 200)
-    with Served(file_app) as served:
+    with Served(ControlPlane(file_app, MASTER_KEY) if has_control_plane else file_app) as served:
         connection, answer = ask(served)
         with contextlib.closing(connection):
             answer.read(1_000_000)
@@ -214,24 +234,51 @@ def test_a_stop_lets_it_end(file_app):
             assert len(answer.read()) == 40 * len(PIECE)
 
 
-def test_without_room_for_a_temporary_file_it_breaks_off(file_app, monkeypatch, caplog):
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_without_room_for_a_temporary_file_it_breaks_off(file_app, version, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.TemporaryFile", functools.partial(open, "/dev/full"))
     known = produce(file_app, 100)
     with Served(file_app) as served, socket.socket() as sock:
+        sock.settimeout(5)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", served.server.port))
-        sock.sendall(ASK)
+        sock.sendall(ASK.replace(b"HTTP/1.1", version))
         wait_until(lambda: known["closed"])
-        assert not read_all(sock).endswith(b"0\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            all(iter(functools.partial(sock.recv, 1 << 20), b""))
         assert served.call("GET", "/healthz")[0] == 200
     assert "a response broke off: no temporary file ([Errno 28] No space left" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_outgoing_comes_out_in_order_whatever_the_sizes(seed, monkeypatch, temporary_files):
+    monkeypatch.setattr(outgoing, "MOST_IN_MEMORY", 300)
+    monkeypatch.setattr(outgoing, "SMALL", 20)
+    chance, sent, got = random.Random(seed), b"", b""
+    it = outgoing.Outgoing()
+    for _ in range(3_000):
+        if chance.random() < 0.5:
+            data = chance.randbytes(chance.choice([1, 15, 100, 400]))
+            it.add(data)
+            sent += data
+        elif first := bytes(it.first(chance.choice([1, 50, 1_000]))):
+            taken = first[: chance.randint(1, len(first))]
+            it.drop(len(taken))
+            got += taken
+        assert len(it) == len(sent) - len(got)
+    assert temporary_files()
+    while first := bytes(it.first(1_000)):
+        it.drop(len(first))
+        got += first
+    assert got == sent
+    assert not temporary_files()
 
 
 # --- The control plane -------------------------------------------------------------------------
 
 
 def test_the_journal_has_the_beginning_of_it(fense):
-    text = json.dumps("y" * MOST_IN_MEMORY)
+    text = json.dumps("y" * outgoing.MOST_IN_MEMORY)
     fense._db.all_usage = lambda *_: iter([text[:5_000], text[5_000:]])
     connection = http.client.HTTPConnection("127.0.0.1", fense._server.port, timeout=10)
     with contextlib.closing(connection):
