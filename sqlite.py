@@ -71,6 +71,8 @@ class Engine(SqliteDatabase):
     Each thread gets a connection of its own, which stays open. Raises `Unusable`.
     """
 
+    last_id = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'account'"
+
     def __init__(self, path: str, read_only: bool = False) -> None:
         in_memory = path == MEMORY
         self._path = "" if in_memory else os.path.realpath(path)  # -wal lies beside it
@@ -257,14 +259,18 @@ class Engine(SqliteDatabase):
         return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Read]:
+    def reading(self, patient: bool = False) -> Iterator[Read]:
         # In memory it keeps writers out until it ends, as one long query does: `memdb` has no
         # write-ahead log.
         connection = self._connect()
 
         def read(query: str, values: Values) -> list[Row]:
             with peewee_errors:
-                return connection.execute(query, values).fetchall()
+                found: list[Row] = connection.execute(query, values).fetchall()
+            if self._unwritten and self._file_state() != self._unwritten:
+                reason = "was written to while it was read: stop what serves it"
+                raise OperationalError(f"{self._path} {reason}")
+            return found
 
         try:
             read("BEGIN DEFERRED", {})
@@ -290,19 +296,8 @@ class Engine(SqliteDatabase):
             # An iterable: between its rows Python handles signals.
             self.connection().executemany(query, rows)
 
-    def rows(self, query: str) -> Iterator[Row]:
-        with peewee_errors:
-            # `yield from` would close the cursor when an unfinished iterator is collected, which
-            # fails once the database is closed.
-            for row in self.execute_sql(query):  # noqa: UP028
-                yield row
-        if self._unwritten and self._file_state() != self._unwritten:
-            reason = "was written to while it was read: stop what serves it"
-            raise OperationalError(f"{self._path} {reason}")
-
-    def last_id(self) -> int:
-        rows = self.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'account'")
-        return sum(number for (number,) in rows)  # there is one at most
+    def without_keys(self, tables: Sequence[str]) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def set_last_id(self, last_id: int) -> None:
         self.execute_sql("DELETE FROM sqlite_sequence WHERE name = 'account'")

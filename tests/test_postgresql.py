@@ -419,7 +419,7 @@ def test_a_move_there_and_back_keeps_everything_and_ids_go_on(
         assert (code, out, errors) == (0, "fense-admin moved accounts=2\n", "")
         moved = open_database(target)
         assert (moved.dump(), all_usage(moved, "2026-10-31", None)) == before
-        assert moved.engine.last_id() == 3
+        assert moved.engine.execute_sql(moved.engine.last_id).fetchone() == (3,)
     assert open_database(back).create_account(FIELDS)["fense_account_id"] == 4
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4
 
