@@ -31,10 +31,10 @@ RANGES = [
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Pieces of three accounts."""
+    query = models.HAS_ONE_PIECE.replace(str(models.PIECE + 1), "4")
+    monkeypatch.setattr(models, "HAS_ONE_PIECE", query.replace(str(models.PIECE), "3"))
     monkeypatch.setattr(models, "PIECE", 3)
     monkeypatch.setattr(models, "FEW_ACCOUNTS", 3)
-    monkeypatch.setattr(models, "HAS_ONE_PIECE", models.HAS_ONE_PIECE.replace("10001", "4"))
-    monkeypatch.setattr(models, "HAS_ONE_PIECE", models.HAS_ONE_PIECE.replace("10000", "3"))
     models.totals.cache_clear()
     yield
     models.totals.cache_clear()
