@@ -20,7 +20,18 @@ import peewee
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
 from fense_admin import engines
-from fense_admin.engines import MEMORY, Cursor, Info, Names, Result, Row, Unusable, Values, Waiting
+from fense_admin.engines import (
+    MEMORY,
+    Cursor,
+    Info,
+    Names,
+    Read,
+    Result,
+    Row,
+    Unusable,
+    Values,
+    Waiting,
+)
 from fense_admin.realtime import monotonic
 
 if TYPE_CHECKING:
@@ -245,6 +256,22 @@ class Engine(SqliteDatabase):
 
     def snapshot(self) -> AbstractContextManager[None]:
         return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Read]:
+        # In memory it keeps writers out until it ends, as one long query does: `memdb` has no
+        # write-ahead log.
+        connection = self._connect()
+
+        def read(query: str, values: Values) -> list[Row]:
+            with peewee_errors:
+                return connection.execute(query, values).fetchall()
+
+        try:
+            read("BEGIN DEFERRED", {})
+            yield read
+        finally:
+            self._close(connection)
 
     def lock(self, key_digest: str = "") -> None:
         """Do nothing: a transaction that writes is alone."""
