@@ -35,7 +35,7 @@ class Report:
     """Receives the progress of a long write. This one ignores it."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """Take the numbers of accounts and days of lookups written so far, and at the end in all."""
+        """Take how many accounts and days are written so far, and at the end how many in all."""
 
     def before_commit(self) -> None:
         """Called when everything is written, right before the commit."""

@@ -81,8 +81,8 @@ class Progress(Report):
         self._width = 0  # of the line on the terminal
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
-        self._late: list[int] = []  # signals that wait for the end
+        self._held: list[int] = []  # signals that have another handler until the end
+        self._late: list[int] = []  # signals that came since then
         self._is_done = False
 
     # What the command reports
@@ -108,7 +108,7 @@ class Progress(Report):
         for signum in STOP_SIGNALS:
             if signal.getsignal(signum) is stop_at_once:
                 signal.signal(signum, lambda signum, _: self._late.append(signum))
-                self._handlers[signum] = stop_at_once
+                self._held.append(signum)
 
     def end(self, done: str, amount: float = 0, unit: str = "") -> None:
         """Print what was done, how long it took, and how much of it was done per second."""
@@ -185,8 +185,7 @@ class Progress(Report):
             say(f"stopped by {stopped.signal}, which came when all was done")
         elif stopped:
             say(f"stopped by {stopped.signal}: {self._unchanged}")
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers.clear()
+        while self._held:
+            signal.signal(self._held.pop(), stop_at_once)
         if late:
             raise late
