@@ -34,13 +34,13 @@ Piece = dict[str, int]  # of the accounts: the id `after` which it begins, and i
 
 
 class Report:
-    """Follows a long write. This one does nothing."""
+    """Receives the progress of a long write. This one ignores it."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """So many accounts and days of lookups are written so far; at the end, that is all."""
+        """Take how many accounts and days are written so far, and at the end how many in all."""
 
     def before_commit(self) -> None:
-        """All is written: what comes next is the commit."""
+        """Called when everything is written, right before the commit."""
 
 
 NO_REPORT = Report()
@@ -438,7 +438,7 @@ def in_pieces(head: str, lists: Iterable[str | None]) -> Iterator[str]:
 
 
 def tell_each(items: Iterable[Item], tell: Callable[[int], None]) -> Iterator[Item]:
-    """Return these, and tell now and then how many of them were taken."""
+    """Return the items; after each `REPORTED` of them, and at the end, tell how many were taken."""
 
     def batches() -> Iterator[list[Item]]:
         left, taken = iter(items), 0

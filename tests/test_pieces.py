@@ -32,8 +32,8 @@ RANGES = [
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Pieces of three accounts."""
-    few = models.HAS_ONE_PIECE.replace(str(models.PIECE + 1), "4").replace(str(models.PIECE), "3")
-    monkeypatch.setattr(models, "HAS_ONE_PIECE", few)
+    query = models.HAS_ONE_PIECE.replace(str(models.PIECE + 1), "4")
+    monkeypatch.setattr(models, "HAS_ONE_PIECE", query.replace(str(models.PIECE), "3"))
     monkeypatch.setattr(models, "PIECE", 3)
     monkeypatch.setattr(models, "FEW_ACCOUNTS", 3)
     models.totals.cache_clear()
