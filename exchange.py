@@ -35,7 +35,7 @@ def log_request(what: str, status: object, seconds: float, request_id: str, why:
     if log.isEnabledFor(logging.INFO):
         line = f"{what} {status} {seconds * 1000:.1f}ms {request_id}{why and f': {why}'}"
         # As `log.info` does, but for the search for its caller.
-        log.handle(logging.LogRecord(log.name, logging.INFO, "", 0, line, (), None))
+        log.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
 
 
 # --- Responses that are sent while they are produced --------------------------------------------

@@ -37,6 +37,7 @@ ChunkedReceiver: Any = receiver.ChunkedReceiver
 FixedStreamReceiver: Any = receiver.FixedStreamReceiver
 OverflowableBuffer: Any = buffers.OverflowableBuffer
 BadRequest: Any = utilities.BadRequest
+build_http_date: Any = utilities.build_http_date
 InternalServerError: Any = utilities.InternalServerError
 ErrorTask: Any = task.ErrorTask
 WSGITask: Any = task.WSGITask
