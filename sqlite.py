@@ -90,7 +90,7 @@ class Engine(SqliteDatabase):
         self._writer = threading.Lock()
         self.while_waiting: Waiting = contextlib.nullcontext
         self._files: dict[str, tuple[int, int]] = {}
-        self._folder_state = (0, 0)
+        self._folder, self._folder_state = os.path.dirname(self._path), (0, 0)
         super().__init__(
             name,
             uri=name != self._path,
@@ -219,7 +219,7 @@ class Engine(SqliteDatabase):
         if not self._files:
             return
         # While the folder's time stamp is the same, no file in it has moved: one stat for all.
-        folder = _stat(os.path.dirname(self._path))
+        folder = _stat(self._folder)
         state = folder.st_ino, folder.st_mtime_ns
         if state == self._folder_state:
             return
