@@ -162,7 +162,8 @@ SELECT_ID = compiled(Account.select(Account.fense_account_id).where(BY_ID))
 SELECT_DAYS_OF = "SELECT date, lookups FROM usage WHERE fense_account_id = :fense_account_id"
 
 # What grows with the data is read and written in pieces of accounts, by id.
-PIECE = 4_000  # accounts that one query lists or sums up: half a megabyte, and some 20 ms
+PIECE = 4_000  # accounts that one query lists: half a megabyte, and some 20 ms
+SUMMED_UP = 20_000  # accounts whose lookups one query sums up: more at once take less time each
 FEW_ACCOUNTS = 100  # whose whole usage is read at once: ten years of it are seven megabytes
 IN_PIECE = "fense_account_id > :after AND fense_account_id <= :last_id"
 # The last id of a piece that has `:size` accounts; there is none in the last piece.

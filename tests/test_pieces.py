@@ -35,6 +35,7 @@ def small_pieces(monkeypatch):
     query = models.HAS_ONE_PIECE.replace(str(models.PIECE + 1), "4")
     monkeypatch.setattr(models, "HAS_ONE_PIECE", query.replace(str(models.PIECE), "3"))
     monkeypatch.setattr(models, "PIECE", 3)
+    monkeypatch.setattr(models, "SUMMED_UP", 4)
     monkeypatch.setattr(models, "FEW_ACCOUNTS", 3)
     models.totals.cache_clear()
     yield
