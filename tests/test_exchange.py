@@ -137,6 +137,7 @@ def test_the_documents_and_the_page_name_each_header_that_may_have_the_key():
             return default
 
     exchange.request_key(Environ())
+    assert len(fense_admin.CHALLENGE.split(", ")) == len(asked), "one challenge for each"
     for name, document in DOCUMENTS.items():
         schemes = document.components["securitySchemes"]
         named = [scheme.get("name", "authorization") for scheme in schemes.values()]
