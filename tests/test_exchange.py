@@ -118,6 +118,19 @@ def test_a_code_is_the_same_in_every_python():
     assert STATUSES & {413, 414, 416, 422} <= exchange.CODES.keys(), "add its code to CODES"
 
 
+def test_the_description_of_a_code_names_those_of_the_contract():
+    contract = DOCUMENTS["contract"]
+    operations = [operation for _, _, operation in contract.operations]
+    statuses = {int(status) for operation in operations for status in operation["responses"]}
+    statuses.add(exchange.METHOD_NOT_ALLOWED)  # of a method that no operation has
+    codes = {
+        json.loads(exchange.error_body(status, "x"))["error"]["code"]
+        for status in statuses & set(ERRORS)
+    }
+    described = contract.components["schemas"]["ErrorBody"]["properties"]["code"]["description"]
+    assert set(re.findall("`(.*?)`", described)) == codes
+
+
 def test_each_status_is_documented():
     whole = "".join(json.dumps(document.whole) for document in DOCUMENTS.values())
     assert [status for status in sorted(STATUSES) if not re.search(rf"\b{status}\b", whole)] == []
