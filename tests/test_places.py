@@ -118,6 +118,20 @@ def test_an_endpoint_is_tested_and_shown():
         assert re.search(pattern, README), f"README.md lacks {path}"
 
 
+def test_readme_shows_a_request_to_each_operation():
+    shown = {
+        ("post" if " -d " in line else "get", path)
+        for line, path in re.findall(
+            r"^(?:\$ )?(curl .*?http://[^/ ]+(/[^?\s']*).*)$", README, re.M
+        )
+    }
+    for method, path, _ in CONTRACT.operations:
+        pattern = re.sub(r"\\{.*?\\}", "[0-9]+", re.escape(path))
+        assert any(how == method and re.fullmatch(pattern, where) for how, where in shown), (
+            f"README.md lacks {method.upper()} {path}"
+        )
+
+
 # --- A limit -----------------------------------------------------------------------------------
 
 
