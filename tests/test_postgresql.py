@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from conftest import (
     MASTER_KEY,
     SEED_FILE,
     account_fields,
+    all_usage,
     in_threads,
+    join,
     sentence,
     tools,
 )
@@ -110,11 +113,11 @@ def test_a_database_of_an_earlier_version_gets_the_later_sections(schema, url, o
     db.create_account(FIELDS)
     db.record_lookups(1, 5, "2026-10-31..2026-11-02")
     look = "SELECT * FROM usage_month ORDER BY month"
-    before = db.all_usage(None, None), schema(look)
+    before = all_usage(db), schema(look)
     db.engine.close_all()
     schema("DROP TABLE usage_month", "UPDATE fense_admin SET version = 1")
     again = open_database(url)
-    assert (again.all_usage(None, None), schema(look)) == before
+    assert (all_usage(again), schema(look)) == before
     assert schema("SELECT version FROM fense_admin") == [(3,)]
 
 
@@ -330,7 +333,7 @@ def recorded(request, tmp_path, open_database):
 def test_record_adds_to_a_day(run_command, recorded):
     name, db = recorded
     assert run_command("record", "2", "5", "--date=2026-11-03", FENSE_ADMIN_DATABASE=name)[0] == 0
-    assert json.loads(db.all_usage(None, None))["total_lookups"] == 5
+    assert json.loads(all_usage(db))["total_lookups"] == 5
     line = sentence(run_command("record", "3", "5", FENSE_ADMIN_DATABASE=name))
     assert line == "fense-admin: no account has the fense_account_id 3"
 
@@ -362,7 +365,7 @@ def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recor
     ]
     give_stdin(monkeypatch, json.dumps(entries))
     assert run_command("record", "-", FENSE_ADMIN_DATABASE=name)[0] == 0
-    accounts = json.loads(db.all_usage(None, None))["accounts"]
+    accounts = json.loads(all_usage(db))["accounts"]
     assert [account["total_lookups"] for account in accounts] == [9, 3]
 
 
@@ -385,7 +388,7 @@ def test_a_list_with_a_fault_adds_nothing(run_command, monkeypatch, recorded, te
     give_stdin(monkeypatch, text)
     line = sentence(run_command("record", "-", FENSE_ADMIN_DATABASE=name))
     assert line.startswith(f"fense-admin: {told}")
-    assert json.loads(db.all_usage(None, None))["total_lookups"] == 0
+    assert json.loads(all_usage(db))["total_lookups"] == 0
 
 
 @pytest.mark.parametrize("arguments", [["-", "5"], ["-", "--date=-1"], ["5"]])
@@ -412,13 +415,13 @@ def test_a_move_there_and_back_keeps_everything_and_ids_go_on(
 ):
     here, back = str(tmp_path / "here.sqlite3"), str(tmp_path / "back.sqlite3")
     db = filled(open_database(here))
-    before = db.dump(), db.all_usage("2026-10-31", None)
+    before = db.dump(), all_usage(db, "2026-10-31", None)
     for source, target in ((here, url), (url, back)):
         code, out, errors = run_command("move", "--quiet", source, target)
         assert (code, out, errors) == (0, "fense-admin moved accounts=2\n", "")
         moved = open_database(target)
-        assert (moved.dump(), moved.all_usage("2026-10-31", None)) == before
-        assert moved.engine.last_id() == 3
+        assert (moved.dump(), all_usage(moved, "2026-10-31", None)) == before
+        assert moved.engine.execute_sql(moved.engine.last_id).fetchone() == (3,)
     assert open_database(back).create_account(FIELDS)["fense_account_id"] == 4
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4
 
@@ -468,18 +471,22 @@ def test_move_takes_a_password_from_the_environment(guarded, run_command, tmp_pa
     assert run_command("move", here, url, PGPASSWORD=f"{PASSWORD}@/?#%")[0] == 0
 
 
-def test_a_move_is_of_one_moment(url, tmp_path, open_database, monkeypatch):
+class AfterAccounts(databases.Report):
+    """Calls a function once the accounts are copied, and no days yet."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, accounts, days):
+        if not days:
+            self.call()
+
+
+def test_a_move_is_of_one_moment(url, tmp_path, open_database):
     source = filled(open_database(url))
     other, target = open_database(url), open_database(tmp_path / "target.sqlite3")
-    rows = source.engine.rows
     before = source.dump()
-
-    def written_meanwhile(query):
-        yield from rows(query)
-        other.record_lookups(1, 1, "2026-11-03")
-
-    monkeypatch.setattr(source.engine, "rows", written_meanwhile)
-    assert copy(source, target)
+    assert copy(source, target, AfterAccounts(lambda: other.record_lookups(1, 1, "2026-11-03")))
     assert target.dump() == before
     assert other.dump() != before
 
@@ -520,19 +527,49 @@ def test_a_signal_ends_a_move_cleanly(
     assert open_database(target).count_accounts() == 0
 
 
+def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
+    run_command, schema, url, tmp_path, open_database, monkeypatch
+):
+    source = str(tmp_path / "here.sqlite3")
+    filled(open_database(source))
+    target = open_database(url)
+    schema(
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON account DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION slowly()",
+    )
+
+    def signal_soon(self):
+        before_commit(self)
+        timer.start()
+
+    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+    before_commit = progress.Progress.before_commit
+    monkeypatch.setattr(progress.Progress, "before_commit", signal_soon)
+    before = signal.signal(signal.SIGINT, progress.stop_at_once)
+    try:
+        code, _, errors = run_command("move", source, url)
+    finally:
+        join(timer)
+        signal.signal(signal.SIGINT, before)
+    assert code == 128 + signal.SIGINT
+    done, late = errors.splitlines()
+    assert done.startswith("fense-admin: moved 2 accounts and ")
+    assert late == "fense-admin: stopped by SIGINT, which came when all was done"
+    assert target.count_accounts() == 2
+
+
 def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, postgresql):
     source = filled(open_database(tmp_path / "here.sqlite3"))
     target = open_database(url)
 
-    def cut_off(query):
-        yield from ()
+    def cut_off():
         postgresql.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'fense-admin' AND state <> 'idle'"
         )
 
-    rows = source.engine.rows
-    source.engine.rows = lambda query: cut_off(query) if "usage" in query else rows(query)
     with pytest.raises(engines.DatabaseError):
-        copy(source, target)
+        copy(source, target, AfterAccounts(cut_off))
     assert target.count_accounts() == 0
