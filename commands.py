@@ -13,14 +13,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import fense_admin
 from fense_admin import engines, files, models, rules, settings, sqlite
 from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError, log
-from fense_admin.progress import STOP_SIGNALS, Progress, say
+from fense_admin.progress import Progress, on_stop_signals, say
 from fense_admin.realtime import monotonic
 from fense_admin.settings import Limits
 
@@ -42,13 +42,6 @@ class WrongUsage(Exception):
 
 # What ends a command with a message. A database's errors have one, too.
 FAILURES = (CommandError, engines.Unusable, engines.DatabaseError)
-
-
-def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
-    """Handle the signals that stop a process, except a SIGHUP that nohup has ignored."""
-    for signum in STOP_SIGNALS:
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, handler)
 
 
 # --- serve -------------------------------------------------------------------------------------
@@ -219,7 +212,7 @@ def run_command(options: argparse.Namespace) -> int:
         with loading:
             seed = read_seed(options.seed, loading)
             if seed is not None:
-                loading.begin(f"loading {options.seed}", loading.accounts, loading.days)
+                loading.begin(f"loading {options.seed}")
             standin = StandIn(seed=seed, prefix=options.prefix)
             if loading.was_shown:  # else nothing stands beside the command's own output
                 loading.end_of_days(f"loaded {options.seed}:")
@@ -381,8 +374,8 @@ def move(options: argparse.Namespace) -> int:
     if options.target == engines.MEMORY:
         raise CommandError("what is moved into memory goes with the process: name a file")
     moving = Progress("nothing was moved", wants_quiet(options))
-    moving.begin("moving")
     with moving, opened(options.source, read_only=True) as source:
+        moving.begin("moving")
         if not has_accounts(options.target):  # else it isn't migrated either
             with opened(options.target) as target:
                 if copy(source, target, moving):
@@ -412,11 +405,11 @@ def backup(options: argparse.Namespace) -> int:
         nonlocal size
         size = max(total / MIB, 0.1)
         part = f"{done * 100 // total}%" if done < total else "checking the copy"
-        copying.detail(f"{part} of {size:,.1f} MiB")
+        copying.show(f"{part} of {size:,.1f} MiB")
 
-    copying.begin("backing up")
     try:
         with copying:
+            copying.begin("backing up")
             sqlite.backup(options.database, options.target, report, copying.before_commit)
             copying.end(f"backed up {size:,.1f} MiB", size, "MiB")
     except OSError as error:
