@@ -43,6 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.run is not commands.serve:  # which has a log
         for line in settings.unknown_variables():
             progress.say(line)
+    for name in settings.SWITCHES:
+        if name in options:
+            try:
+                setattr(options, name, settings.switch(name, getattr(options, name)))
+            except ValueError as error:
+                used.error(str(error))
     try:
         code: int = options.run(options)
         return code
