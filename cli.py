@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fense_admin import __version__, commands, engines, models, rules, settings
+from fense_admin import __version__, commands, engines, models, progress, rules, settings
 
 WITHOUT_COMMAND = ("-h", "--help", "--version")
 BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test"
@@ -19,7 +19,7 @@ BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test
 
 def main(arguments: list[str] | None = None) -> int:
     """The command `fense-admin`. Returns the exit code: 0, 1 where it can't, 2 for wrong usage."""
-    commands.on_stop_signals(commands.stop_at_once)  # PID 1 ignores signals without a handler
+    commands.on_stop_signals(progress.stop_at_once)  # PID 1 ignores signals without a handler
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in WITHOUT_COMMAND):
         arguments = ["serve", *arguments]
@@ -42,14 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     options.command = command
     if options.run is not commands.serve:  # which has a log
         for line in settings.unknown_variables():
-            print(f"fense-admin: {rules.printable(line)}", file=sys.stderr)
+            progress.say(rules.printable(line))
     try:
         code: int = options.run(options)
         return code
     except commands.WrongUsage as error:
         used.error(str(error))
     except commands.FAILURES as error:
-        print(f"fense-admin: {error}", file=sys.stderr)
+        progress.say(str(error))
         return 1
 
 
@@ -134,6 +134,12 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
         )
 
 
+def add_quiet(parser: argparse.ArgumentParser, help: str = "say nothing but errors") -> None:
+    variable = settings.variable_of("quiet")
+    help = f"{help} (${variable}: 1 or 0)"
+    parser.add_argument("--quiet", action="store_true", default=None, help=help)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose help ends with that of `default`, the command that may be left out."""
 
@@ -175,12 +181,7 @@ def build_parser() -> Parser:
         help="the control plane for tests under /_standin (default: with the development key only; "
         f"${settings.variable_of('standin')}: 1 or 0)",
     )
-    it.add_argument(
-        "--quiet",
-        action="store_true",
-        default=None,
-        help=f"log warnings and errors only (${settings.variable_of('quiet')}: 1 or 0)",
-    )
+    add_quiet(it, "log warnings and errors only")
 
     it = command(
         "exec",
@@ -191,6 +192,7 @@ def build_parser() -> Parser:
         "arguments.",
     )
     add_settings(it, "prefix", "seed")
+    add_quiet(it, "don't say how far the seed is loaded")
 
     it = command("health", commands.health, "exit with 0 once a service answers, or 1")
     it.add_argument(
@@ -216,6 +218,7 @@ def build_parser() -> Parser:
         "(default: today, UTC)",
     )
     add_settings(it, "database")
+    add_quiet(it)
 
     it = command(
         "move",
@@ -227,10 +230,12 @@ def build_parser() -> Parser:
     )
     it.add_argument("source", metavar="FROM", type=typed(engines.check_name), help="a database")
     it.add_argument("target", metavar="TO", type=typed(engines.check_name), help="the other")
+    add_quiet(it)
 
     it = command("backup", commands.backup, "copy the database file, while it is served or not")
     it.add_argument("target", help="the copy, a file that is not there yet")
     add_settings(it, "database")
+    add_quiet(it)
     return parser
 
 

@@ -20,14 +20,16 @@ import fense_admin
 from fense_admin import engines, files, models, rules, settings, sqlite
 from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError, log
+from fense_admin.progress import STOP_SIGNALS, Progress, say
 from fense_admin.realtime import monotonic
 from fense_admin.settings import Limits
 
 if TYPE_CHECKING:
     from fense_admin.standin.control import ControlPlane
+    from fense_admin.standin.state import Seed
 
+MIB = 1024 * 1024  # bytes
 SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait for it
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class CommandError(Exception):
@@ -49,11 +51,6 @@ def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
             signal.signal(signum, handler)
 
 
-def stop_at_once(signum: int, _: object) -> None:
-    """End the process while there is nothing to finish yet, cleaning up on the way."""
-    raise SystemExit(128 + signum)
-
-
 # --- serve -------------------------------------------------------------------------------------
 
 
@@ -65,7 +62,7 @@ def serve(options: argparse.Namespace) -> int:
     sockets: list[socket.socket] = []
     served: fense_admin.Application | ControlPlane
     try:
-        is_quiet = settings.switch("quiet", options.quiet)
+        is_quiet = wants_quiet(options)
         standin = settings.switch("standin", options.standin)
         log_to_stderr(logging.WARNING if is_quiet else logging.INFO)
         for line in (*settings.injected_variables(), *settings.unknown_variables()):
@@ -78,7 +75,9 @@ def serve(options: argparse.Namespace) -> int:
             places = addresses.resolve(options.host, options.port)
         on_loopback = addresses.are_loopback(places)
         keys, has_control_plane = choose_keys(options, standin, on_loopback)
-        seed = read_seed(options.seed)
+        loading = Progress("the seed was not loaded", is_quiet, log.info)
+        with loading:
+            seed = read_seed(options.seed, loading)
         sockets = sockets or addresses.listen(places)
         app = served = fense_admin.create_app(
             options.database,
@@ -92,12 +91,8 @@ def serve(options: argparse.Namespace) -> int:
 
             served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
         found = app.db.count_accounts()
-        if seed is not None and not app.db.seed(*seed.at(app.db.now())):
-            log.warning(
-                "the database has accounts already: %s is not loaded; to load it, name an empty "
-                "--database",
-                options.seed,
-            )
+        if seed is not None:
+            load_seed(app.db, seed, options.seed, loading)
         read_ahead(has_control_plane)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
@@ -184,18 +179,32 @@ def choose_keys(
     return {"master_key": master_key, "service_keys": service_keys}, is_on
 
 
-def read_seed(path: str) -> Any:
+def read_seed(path: str, loading: Progress) -> Seed | None:
     """Return the `Seed` of this path, or "demo"; None for "". Raises `CommandError`."""
     if not path:
         return None
     from fense_admin.standin.state import Seed
 
+    loading.begin(f"checking {path}")
     try:
-        return Seed(path, models.now())
+        return Seed(path, models.now(), report=loading)
     except OSError as error:
         raise CommandError(f"can't read the seed {path}: {error.strerror}") from error
     except ValueError as error:
         raise CommandError(f"the seed {path}: {error}") from error
+
+
+def load_seed(db: Database, seed: Seed, path: str, loading: Progress) -> None:
+    with loading:
+        loading.begin(f"loading {path}")
+        if db.seed(*seed.at(db.now()), loading):
+            loading.end_of_days(f"loaded {path}:")
+        else:
+            log.warning(
+                "the database has accounts already: %s is not loaded; to load it, name an empty "
+                "--database",
+                path,
+            )
 
 
 # --- exec, health, record, move, backup --------------------------------------------------------
@@ -205,8 +214,15 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the command. Returns its exit code, or 128 + n if signal n ended it."""
     from fense_admin.standin import StandIn
 
+    loading = Progress("the command was not run", wants_quiet(options))
     try:
-        standin = StandIn(seed=read_seed(options.seed), prefix=options.prefix)
+        with loading:
+            seed = read_seed(options.seed, loading)
+            if seed is not None:
+                loading.begin(f"loading {options.seed}", loading.accounts, loading.days)
+            standin = StandIn(seed=seed, prefix=options.prefix)
+            if loading.was_shown:  # else nothing stands beside the command's own output
+                loading.end_of_days(f"loaded {options.seed}:")
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     read_ahead(has_control_plane=True)
@@ -231,8 +247,7 @@ def run_command(options: argparse.Namespace) -> int:
             process = subprocess.Popen(options.command, env=environment)
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)
-            why = "no such command" if is_missing else error.strerror
-            print(f"fense-admin: {options.command[0]}: {why}", file=sys.stderr)
+            say(f"{options.command[0]}: {'no such command' if is_missing else error.strerror}")
             return 127 if is_missing else 126
         for signum in early:
             process.send_signal(signum)
@@ -324,12 +339,14 @@ def record(options: argparse.Namespace) -> int:
     if not is_list and not has_lookups:
         raise WrongUsage("the following arguments are required: lookups")
     check_exists(options.database, "name it with --database")
-    with opened(options.database) as db:
+    recording = Progress("nothing was added", wants_quiet(options))
+    with recording, opened(options.database) as db:
         if is_list:
-            record_list(db)
+            record_list(db, recording)
             return 0
         try:
-            db.record_lookups(rules.check_id(options.id), options.lookups, options.date)
+            number = rules.check_id(options.id)
+            db.record_lookups(number, options.lookups, options.date, recording)
         except models.NoSuchAccount:
             raise CommandError(f"no account has the fense_account_id {options.id}") from None
         except ValueError as error:
@@ -337,18 +354,22 @@ def record(options: argparse.Namespace) -> int:
     return 0
 
 
-def record_list(db: Database) -> None:
+def record_list(db: Database, recording: Progress) -> None:
     """Add the lookups that standard input lists. Raises `CommandError`."""
     from fense_admin.standin import state
 
+    raw = sys.stdin.buffer.read()
+    recording.begin("checking the list")
     try:
-        entries = rules.instance(list, "a JSON array")(rules.parse_json(sys.stdin.buffer.read()))
+        entries = rules.instance(list, "a JSON array")(rules.parse_json(raw))
     except ValueError as error:
         raise CommandError(f"standard input {error}") from None
     try:
         with rules.ValidationErrors() as errors:
             rows = state.check_usage(entries, errors, db.today())
-        state.record_usage(db, rows, patient=True)
+        recording.begin("recording")
+        state.record_usage(db, rows, patient=True, report=recording)
+        recording.end_of_days("recorded")
     except rules.ValidationErrors as errors:
         raise CommandError(f"nothing was added: {errors}") from None
     except ApiError as error:
@@ -359,11 +380,14 @@ def move(options: argparse.Namespace) -> int:
     check_exists(options.source, "name one that is there")
     if options.target == engines.MEMORY:
         raise CommandError("what is moved into memory goes with the process: name a file")
-    with opened(options.source, read_only=True) as source:
+    moving = Progress("nothing was moved", wants_quiet(options))
+    moving.begin("moving")
+    with moving, opened(options.source, read_only=True) as source:
         if not has_accounts(options.target):  # else it isn't migrated either
             with opened(options.target) as target:
-                if copy(source, target):
-                    print(f"fense-admin moved accounts={target.count_accounts()}")
+                if copy(source, target, moving):
+                    moving.end_of_days("moved")
+                    print(f"fense-admin moved accounts={moving.accounts}")
                     return 0
     raise CommandError(f"{options.target} has accounts already: name an empty database")
 
@@ -381,14 +405,34 @@ def backup(options: argparse.Namespace) -> int:
     check_exists(options.database, "name it with --database")
     if options.target == engines.MEMORY:
         raise CommandError("a backup goes into a file: name one that is not there yet")
+    copying = Progress("no backup was made", wants_quiet(options))
+    size = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal size
+        size = max(total / MIB, 0.1)
+        part = f"{done * 100 // total}%" if done < total else "checking the copy"
+        copying.detail(f"{part} of {size:,.1f} MiB")
+
+    copying.begin("backing up")
     try:
-        sqlite.backup(options.database, options.target)
+        with copying:
+            sqlite.backup(options.database, options.target, report, copying.before_commit)
+            copying.end(f"backed up {size:,.1f} MiB", size, "MiB")
     except OSError as error:
         raise CommandError(f"can't write {options.target}: {error.strerror}") from error
     except engines.DatabaseError as error:
         where = f"{options.database} to {options.target}"
         raise CommandError(f"can't copy {where}: {error}") from error
     return 0
+
+
+def wants_quiet(options: argparse.Namespace) -> bool | None:
+    """Whether it is to say nothing but errors. Raises `WrongUsage`."""
+    try:
+        return settings.switch("quiet", options.quiet)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
 
 
 def check_exists(database: str, hint: str) -> None:

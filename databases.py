@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import peewee
+from peewee import OperationalError
 
 from fense_admin import engines, models, rules, sqlite
-from fense_admin.engines import Engine, Row, Unusable
+from fense_admin.engines import Engine, Read, Row, Unusable
 from fense_admin.masking import digest
 from fense_admin.models import Columns, Lookups
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
+BIG_READS = 16  # big responses produced at once: each has a connection and a thread
+PATIENCE = 2  # seconds that one more waits for its turn before it is rejected
 REPORTED = 5_000  # rows from one report of a long write to the next
 
 Item = TypeVar("Item")
@@ -32,7 +35,7 @@ class Report:
     """Follows a long write. This one does nothing."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """So many accounts and days of lookups are written so far."""
+        """So many accounts and days of lookups are written so far; at the end, that is all."""
 
     def before_commit(self) -> None:
         """All is written: what comes next is the commit."""
@@ -52,6 +55,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.clock = models.Clock()
+        self._big_reads = threading.BoundedSemaphore(BIG_READS)
         # Called after a write, with the digests of keys that accounts have got and of those that
         # they have no longer; None: all others.
         self.on_keys: Callable[[Iterable[str], Iterable[str] | None], None] = lambda new, old: None
@@ -124,7 +128,7 @@ class Database:
             self.engine.execute_sql(models.insert_account(*columns), columns)
             row = self.engine.execute_sql(models.SELECT_OWNER, columns).fetchone()
             if row[0] > rules.MAX_ID:
-                raise peewee.OperationalError("every fense_account_id is used up")
+                raise OperationalError("every fense_account_id is used up")
             return cast("shapes.Account", models.as_account(row, models.ACCOUNT_KEYS))
 
         account = self.engine.write(create)
@@ -183,18 +187,68 @@ class Database:
         head = account | {"start_date": start, "end_date": end, "total_lookups": total}
         return f'{json.dumps(head)[:-1]}, "daily": [{daily}]}}'
 
-    def all_usage(self, start: str | None, end: str | None) -> str:
-        """The lookups of every account, one total each, both ends included; as JSON."""
-        first, last = start or models.FIRST_DAY, end or models.LAST_DAY
-        values = {"first": first, "first_month": first[:7], "end_of_first": first[:7] + "-31"}
-        values |= {"last": last, "last_month": last[:7], "start_of_last": last[:7] + "-01"}
-        is_long = models.count_months(first[:7], last[:7]) > 2
-        query = models.SELECT_TOTALS_BY_MONTH if is_long else models.SELECT_TOTALS_BY_DAY
-        high, low, accounts = self.engine.execute_sql(query, values).fetchone()
-        head = {"start_date": start, "end_date": end, "total_lookups": (high << 32) + low}
-        return f'{json.dumps(head)[:-1]}, "accounts": [{accounts}]}}'
+    def all_usage(self, start: str | None, end: str | None) -> str | Iterator[str]:
+        """The lookups of every account, one total each, both ends included; as JSON.
 
-    def record_lookups(self, fense_account_id: int, lookups: int, date: Any = None) -> None:
+        For many accounts it is in pieces, all of one moment, which `close()` of the iterator ends.
+        Errors before the first piece are raised here, later ones by the iterator.
+        """
+        first, last = start or models.FIRST_DAY, end or models.LAST_DAY
+        is_joined = self.engine.info.is_server
+        queries, values = models.totals_between(first, last, is_joined)
+        head = f'{{"start_date": {json.dumps(start)}, "end_date": {json.dumps(end)}'
+        high, low, accounts = self.engine.execute_sql(queries.of_all, values).fetchone()
+        if accounts is not None:
+            total = (high << 32) + low
+            return f'{head}, "total_lookups": {total}, "accounts": [{accounts}]}}'
+        pieces = self._usage_by_piece(queries, values, head)
+        next(pieces)
+        return pieces
+
+    def _usage_by_piece(
+        self, queries: models.TotalsQueries, values: dict[str, Any], head: str
+    ) -> Iterator[str]:
+        """The pieces of `all_usage`, after an empty one that says that the first is ready."""
+        with self._big_read() as read:
+            total, ends = 0, [0]
+            while ends[-1] < rules.MAX_ID:
+                ends.append(self._end_of_piece(read, ends[-1], models.PIECE))
+                piece = {**values, "after": ends[-2], "last_id": ends[-1]}
+                ((high, low),) = read(queries.sum_of_piece, piece)
+                total += (high << 32) + low
+            before = f'{head}, "total_lookups": {total}, "accounts": ['
+            for after, last_id in itertools.pairwise(ends):
+                ((accounts,),) = read(queries.piece, {**values, "after": after, "last_id": last_id})
+                if not after:
+                    yield ""
+                if accounts:
+                    yield before + accounts
+                    before = ", "
+            yield "]}" if before == ", " else before + "]}"
+
+    @contextlib.contextmanager
+    def _big_read(self) -> Iterator[Read]:
+        """The context of a function that reads what there is at one moment, for a big response.
+
+        Another worker takes the place of this one. Raises `OperationalError` if there are too many.
+        """
+        with self.engine.while_waiting():
+            if not self._big_reads.acquire(timeout=PATIENCE):
+                raise OperationalError("too many big responses at once")
+            try:
+                with self.engine.reading() as read:
+                    yield read
+            finally:
+                self._big_reads.release()
+
+    def _end_of_piece(self, read: Read, after: int, size: int) -> int:
+        """The last id of the piece of so many accounts that comes after this id."""
+        rows = read(models.END_OF_PIECE, {"after": after, "size": size})
+        return rows[0][0] if rows else rules.MAX_ID
+
+    def record_lookups(
+        self, fense_account_id: int, lookups: int, date: Any = None, report: Report = NO_REPORT
+    ) -> None:
         """Add lookups to an account's UTC day, or to each day of a range: see `rules.check_days`.
 
         Raises `NoSuchAccount`, and `ValueError` for a number below 0 or no number, for a day that
@@ -205,7 +259,7 @@ class Database:
         days = rules.check_days(date, self.today())
         rules.check_lookups(lookups)
         try:
-            self.record_all([(fense_account_id, day, lookups) for day in days])
+            self.record_all([(fense_account_id, day, lookups) for day in days], report=report)
         except models.NotRecorded as refused:
             if refused.unknown:
                 raise models.NoSuchAccount(fense_account_id) from None
@@ -310,7 +364,7 @@ class Database:
     ) -> bool:
         """Load these unless there are accounts, or to replace those; return whether it did.
 
-        The next id follows `last_id`.
+        The next id follows `last_id`. `report` is called every few thousand rows.
         """
 
         def load() -> bool:

@@ -29,6 +29,7 @@ Names = Sequence[str]  # of columns
 Row = tuple[Any, ...]
 Values = Mapping[str, Any]  # of a query, by name
 Waiting = Callable[[], AbstractContextManager[None]]  # makes the context of a long wait
+Read = Callable[[str, Values], list[Row]]  # runs a query, and returns what it finds
 
 
 # --- Errors ------------------------------------------------------------------------------------
@@ -207,6 +208,14 @@ class Engine(Protocol):
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Return a context in which all that is read is of one moment. It has no deadline."""
+        ...
+
+    def reading(self) -> AbstractContextManager[Read]:
+        """Return the context of a function that reads what there is at one moment, query by query.
+
+        It has a connection to itself: in between, the thread may do something else, and the context
+        may end in another one. Each query has a deadline.
+        """
         ...
 
     def scratch(self) -> AbstractContextManager[Engine | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http.client import responses
 from typing import Any
 
@@ -33,6 +33,53 @@ def request_key(environ: Mapping[str, Any]) -> str:
 def log_request(what: str, status: object, seconds: float, request_id: str, why: str) -> None:
     """Log a request that was answered: `what` is its method and path, `why` the error's reason."""
     log.info("%s %s %.1fms %s%s", what, status, seconds * 1000, request_id, why and f": {why}")
+
+
+# --- Responses that are sent while they are produced --------------------------------------------
+
+AtEnd = Callable[[Exception | None], None]
+
+
+class Stream:
+    """The body of a response, as WSGI has it, that is produced while it is sent.
+
+    An error breaks it off, so that no client takes a part for the whole. Each of `at_end` is called
+    with the error once it is over, None if it is whole; each of `seen` with every piece.
+    """
+
+    def __init__(self, pieces: Iterable[bytes], environ: Mapping[str, Any], at_end: AtEnd) -> None:
+        self._pieces = pieces
+        self._reset = environ.get(RESET, lambda: None)
+        self.at_end = [at_end]
+        self.seen: list[Callable[[bytes], None]] = []
+        self._error: Exception | None = ConnectionAbortedError("the client has gone")
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for piece in self._pieces:
+                for see in self.seen:
+                    see(piece)
+                yield piece
+            self._error = None
+        except Exception as error:
+            self._error = error
+            self._reset()  # HTTP/1.0 has no other sign that it is not whole
+            raise ConnectionAbortedError("the response broke off") from None
+
+    def close(self) -> None:
+        """End it, whether it is whole or not."""
+        if hasattr(self._pieces, "close"):
+            self._pieces.close()
+        while self.at_end:
+            self.at_end.pop()(self._error)
+
+
+def when_over(body: object, call: AtEnd) -> None:
+    """Call it once all of a response's body is produced: now, unless it is a stream."""
+    if isinstance(body, Stream):
+        body.at_end.append(call)
+    else:
+        call(None)
 
 
 # --- Errors -----------------------------------------------------------------------------------

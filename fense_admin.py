@@ -11,7 +11,7 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,13 @@ def refused(error: Exception) -> ApiError:
     return ApiError(exchange.NOT_FOUND, "no account has this fense_account_id")
 
 
+def note_unavailable(db: Database, error: engines.DatabaseError, request_id: str) -> None:
+    """Log that the database was unavailable in a request."""
+    log.warning("database unavailable: %s id=%s", error, request_id)
+    if not db.engine.info.is_server:
+        db.engine.close()  # the next request's connection is free of old errors
+
+
 class DatabasePlugin:
     """Gives each handler `db`, and makes an `ApiError` of what the data and the rules raise."""
 
@@ -146,10 +153,7 @@ class DatabasePlugin:
             except engines.DatabaseError as error:
                 if not engines.is_unavailable(error):
                     raise
-                request_id = request.environ[exchange.REQUEST_ID]
-                log.warning("database unavailable: %s id=%s", error, request_id)
-                if not self.db.engine.info.is_server:
-                    self.db.engine.close()  # the next request's connection is free of old errors
+                note_unavailable(self.db, error, request.environ[exchange.REQUEST_ID])
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
                 message = f"the database can't be used just now; {changed}"
@@ -187,7 +191,7 @@ def update_account(db: Database, fense_account_id: str) -> shapes.Account:
     return db.update_account(account_id, fields)
 
 
-def get_usage(db: Database, fense_account_id: str | None = None) -> str:
+def get_usage(db: Database, fense_account_id: str | None = None) -> str | Iterator[str]:
     with ValidationErrors() as errors:
         account_id, start_date, end_date = reading.read_usage_query(errors, fense_account_id)
     response.content_type = "application/json"
@@ -381,10 +385,21 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start(f"{exchange.INTERNAL_ERROR} Internal Server Error", headers, sys.exc_info())
             body = [] if method == "HEAD" else [raw]
-        if log.isEnabledFor(logging.INFO):
-            what = self.masker.loggable(method, path, mount, key)
-            why = environ[exchange.ERROR].reason[:MAX_REASON] if exchange.ERROR in environ else ""
-            log_request(what, status, monotonic() - began, request_id, why)
+
+        def log_end(problem: Exception | None) -> None:
+            if isinstance(problem, engines.DatabaseError) and engines.is_unavailable(problem):
+                note_unavailable(self.db, problem, request_id)
+            elif problem and not isinstance(problem, ConnectionError):
+                log.error("internal server error: id=%s", request_id, exc_info=problem)
+            if log.isEnabledFor(logging.INFO):
+                what = self.masker.loggable(method, path, mount, key)
+                error = environ.get(exchange.ERROR)
+                why = error.reason[:MAX_REASON] if error else "it broke off" * bool(problem)
+                log_request(what, status, monotonic() - began, request_id, why)
+
+        if not isinstance(body, list):
+            return exchange.Stream(body, environ, log_end)
+        log_end(None)
         return body
 
 

@@ -5,6 +5,8 @@ Of a merchant's key only the digest and the last four characters are kept.
 
 from __future__ import annotations
 
+import calendar
+import dataclasses
 import datetime
 import functools
 import unicodedata
@@ -181,41 +183,96 @@ FROM account, (
 WHERE fense_account_id = :fense_account_id
 """
 # The sum over all accounts comes in two halves: it may exceed 64 bits.
-SELECT_TOTALS = """
-SELECT CAST(COALESCE(SUM(total_lookups >> 32), 0) AS BIGINT),
-    CAST(COALESCE(SUM(total_lookups & 4294967295), 0) AS BIGINT),
-    COALESCE(group_concat(
-        '{"fense_account_id": ' || fense_account_id || ', "name": ' || json_quote(name)
-        || ', "dispute_account_id": ' || json_quote(dispute_account_id)
-        || ', "total_lookups": ' || total_lookups || '}',
-    ', '), '')
-FROM (
-    SELECT fense_account_id, name, dispute_account_id, <total> AS total_lookups
-    FROM account ORDER BY fense_account_id
-) AS totals
+HALVES = """\
+CAST(COALESCE(SUM({0} >> 32), 0) AS BIGINT), CAST(COALESCE(SUM({0} & 4294967295), 0) AS BIGINT)"""
+ACCOUNT_TOTALS = """
+group_concat(
+    '{"fense_account_id": ' || fense_account_id || ', "name": ' || json_quote(name)
+    || ', "dispute_account_id": ' || json_quote(dispute_account_id)
+    || ', "total_lookups": ' || total_lookups || '}',
+', ')
 """
+PIECE = 10_000  # accounts that one query lists or sums up: a megabyte, and some 50 ms
+IN_PIECE = "fense_account_id > :after AND fense_account_id <= :last_id"
+# The last id of a piece that has `:size` accounts; there is none in the last piece.
+END_OF_PIECE = """
+SELECT fense_account_id FROM account WHERE fense_account_id > :after
+ORDER BY fense_account_id LIMIT 1 OFFSET :size - 1
+"""
+HAS_ONE_PIECE = f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {PIECE + 1}) AS s) <= {PIECE}"
 
 
-def totals(*sources: tuple[str, str]) -> str:
-    """The query that sums up lookups from these tables, each under a condition.
+@dataclasses.dataclass(frozen=True)
+class TotalsQueries:
+    """The queries for the lookups of all accounts in a range of days. Each returns one row."""
 
-    It has a subquery per account. A JOIN with GROUP BY is slower, more so with a long history.
+    of_all: str  # both halves of the sum, and the accounts as JSON: null if there are many
+    sum_of_piece: str  # both halves
+    piece: str  # the accounts as JSON
+
+
+@functools.cache
+def totals(parts: tuple[tuple[str, str], ...], is_joined: bool) -> TotalsQueries:
+    """The queries that sum up lookups from these tables, each under a condition.
+
+    With `is_joined` they group and join, which is faster on PostgreSQL. On SQLite a subquery for
+    each account is.
     """
-    sums = (
-        f"(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}"
-        f" WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"
-        for table, condition in sources
+
+    def of_account(part: tuple[str, str]) -> str:
+        table, condition = part
+        return f"""(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}
+            WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"""
+
+    def rows(limits: str) -> str:
+        return " UNION ALL ".join(
+            f"SELECT fense_account_id, lookups FROM {table} WHERE {condition}{limits}"
+            for table, condition in parts
+        )
+
+    def accounts(chosen: str, limits: str) -> str:
+        if is_joined:
+            total = "COALESCE(total, 0)"
+            joined = f"""LEFT JOIN (
+                SELECT fense_account_id, CAST(SUM(lookups) AS BIGINT) AS total
+                FROM ({rows(limits)}) AS r GROUP BY fense_account_id
+            ) AS sums USING (fense_account_id)"""
+        else:
+            total, joined = " + ".join(map(of_account, parts)), ""
+        return f"""(
+            SELECT fense_account_id, name, dispute_account_id, {total} AS total_lookups
+            FROM account {joined} WHERE {chosen} ORDER BY fense_account_id
+        ) AS totals"""
+
+    return TotalsQueries(
+        f"SELECT {HALVES.format('total_lookups')},"
+        f" CASE WHEN {HAS_ONE_PIECE} THEN COALESCE({ACCOUNT_TOTALS}, '') END"
+        f" FROM {accounts(HAS_ONE_PIECE, '')}",
+        f"SELECT {HALVES.format('lookups')} FROM ({rows(f' AND {IN_PIECE}')}) AS r",
+        f"SELECT {ACCOUNT_TOTALS} FROM {accounts(IN_PIECE, f' AND {IN_PIECE}')}",
     )
-    return SELECT_TOTALS.replace("<total>", " + ".join(sums))
 
 
-SELECT_TOTALS_BY_DAY = totals(("usage", "date BETWEEN :first AND :last"))
-# The first and the last month by day, those between by month.
-SELECT_TOTALS_BY_MONTH = totals(
-    ("usage", "date BETWEEN :first AND :end_of_first"),
-    ("usage_month", "month > :first_month AND month < :last_month"),
-    ("usage", "date BETWEEN :start_of_last AND :last"),
-)
+def totals_between(first: str, last: str, is_joined: bool) -> tuple[TotalsQueries, dict[str, Any]]:
+    """The queries for this range of days, and their values.
+
+    Whole months are read by month, unless there are few days; what is before and after them by day.
+    """
+    values = {"first": first, "last": last, "first_month": first[:7], "last_month": last[:7]}
+    starts_whole = first[8:] == "01"
+    ends_whole = int(last[8:]) == calendar.monthrange(int(last[:4]), int(last[5:7]))[1]
+    if not (starts_whole and ends_whole) and count_months(first[:7], last[:7]) <= 2:
+        return totals((("usage", "date BETWEEN :first AND :last"),), is_joined), values
+    after, before = ">=" if starts_whole else ">", "<=" if ends_whole else "<"
+    parts = [("usage_month", f"month {after} :first_month AND month {before} :last_month")]
+    if not starts_whole:
+        values["end_of_first"] = first[:7] + "-31"
+        parts.append(("usage", "date BETWEEN :first AND :end_of_first"))
+    if not ends_whole:
+        values["start_of_last"] = last[:7] + "-01"
+        parts.append(("usage", "date BETWEEN :start_of_last AND :last"))
+    return totals(tuple(parts), is_joined), values
+
 
 # Whether all that these need is there: each table with its columns, and functions.
 PROBE = f"""

@@ -301,8 +301,9 @@ class Pool:
         return turn.get()  # it came just now
 
     def _give_back(self, connection: Connection) -> None:
-        """Leave this thread's connection to others."""
-        self._local.connection = None
+        """Leave a connection to others."""
+        if connection is self._local.connection:
+            self._local.connection = None
         with self._changed:
             if self._queue:
                 self._queue.popleft().put(connection)

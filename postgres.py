@@ -21,7 +21,7 @@ from peewee import DatabaseError, IntegrityError, OperationalError
 from psycopg import pq
 
 from fense_admin import engines
-from fense_admin.engines import CommitUnknown, Cursor, Names, Result, Row, Unusable, Values
+from fense_admin.engines import CommitUnknown, Cursor, Names, Read, Result, Row, Unusable, Values
 from fense_admin.libpq import URL, NoAnswer
 from fense_admin.pool import START_TIMEOUT, Connection, Pool, value_of
 from fense_admin.realtime import monotonic
@@ -296,6 +296,35 @@ class Engine(Pool):
             return self._run("write", transaction, patient)
 
     @contextlib.contextmanager
+    def reading(self) -> Iterator[Read]:
+        connection = self._run("reading", self._begin_to_read, keep=True)
+
+        def read(query: str, values: Values) -> list[Row]:
+            connection.deadline = monotonic() + WORKING
+            # Planned for these values: a plan for any would be slow for many accounts.
+            found = connection.execute(translated(query), values, prepare=False).fetchall()
+            self._server.is_shut = False
+            return found
+
+        failure: psycopg.Error | NoAnswer | None = None
+        try:
+            yield read
+        except (psycopg.Error, NoAnswer) as error:
+            failure = error
+            raise self._translated(error) from None
+        finally:
+            connection.while_waiting = self._waiting
+            connection.deadline = monotonic() + WORKING
+            self._recover(failure, connection)
+
+    def _begin_to_read(self, connection: Connection) -> Connection:
+        """Begin a transaction that reads, and let the thread go on without the connection."""
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # Whoever reads for long has a worker in its place: its waits are not counted as others are.
+        connection.while_waiting = contextlib.nullcontext
+        return connection
+
+    @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         try:
             connection = self._take(math.inf)
@@ -304,7 +333,7 @@ class Engine(Pool):
         except (psycopg.Error, NoAnswer) as error:
             raise self._translated(error) from None
         finally:
-            self._recover(None)
+            self._recover(None, self._local.connection)
 
     def scratch(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -340,33 +369,40 @@ class Engine(Pool):
         self._commits.is_shut = False
 
     def _run(
-        self, kind: str, work: Callable[[Connection], Result], patient: bool = False
+        self,
+        kind: str,
+        work: Callable[[Connection], Result],
+        patient: bool = False,
+        keep: bool = False,
     ) -> Result:
-        """Run it on a connection; again where that may help."""
+        """Run it on a connection, which it may `keep`; again where that may help."""
         with self._server.passed():
             if patient:
                 return self._run_until(math.inf, work)
             deadline = monotonic() + (HURRIED if self._server.was_just_shut() else WORKING)
             with self._admitted(kind, deadline):
-                return self._run_until(deadline, work)
+                return self._run_until(deadline, work, keep)
 
-    def _run_until(self, deadline: float, work: Callable[[Connection], Result]) -> Result:
+    def _run_until(
+        self, deadline: float, work: Callable[[Connection], Result], keep: bool = False
+    ) -> Result:
         runs = 0
         while True:
             runs += 1
             try:
                 connection = self._take(deadline)
                 result = work(connection)
-                self._give_back(connection)
+                if keep:
+                    self._local.connection = None
+                else:
+                    self._give_back(connection)
                 self._server.is_shut = False
                 return result
             except NoAnswer as error:
-                self._server.shut(after_waiting=True)
-                self._drop(self._local.connection)
-                self._drop_idle()
+                self._recover(error, self._local.connection)
                 raise self._translated(error) from None
             except psycopg.Error as error:
-                is_connected = self._recover(error)
+                is_connected = self._recover(error, self._local.connection)
                 is_over = deadline == math.inf or monotonic() > deadline - engines.BRIEFLY
                 can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
                 if is_over or not can_help or runs == RUNS:
@@ -374,15 +410,19 @@ class Engine(Pool):
                         self._server.shut()
                     raise self._translated(error) from None
             except BaseException as error:
-                self._recover(error)
+                self._recover(error, self._local.connection)
                 if is_out_of_resources(error):
                     raise OperationalError(self._reason(error)) from None
                 raise
             time.sleep(random.uniform(0, 0.01) * (runs - 1))
 
-    def _recover(self, error: BaseException | None) -> bool:
-        """End this thread's transaction; whether its connection can be used on."""
-        connection = self._local.connection
+    def _recover(self, error: BaseException | None, connection: Connection | None) -> bool:
+        """End a connection's transaction; whether the connection can be used on."""
+        if isinstance(error, NoAnswer):
+            self._server.shut(after_waiting=True)
+            self._drop(connection)
+            self._drop_idle()
+            return False
         if connection is None:
             return False
         state = getattr(error, "sqlstate", None) or ""

@@ -20,7 +20,18 @@ import peewee
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
 from fense_admin import engines
-from fense_admin.engines import MEMORY, Cursor, Info, Names, Result, Row, Unusable, Values, Waiting
+from fense_admin.engines import (
+    MEMORY,
+    Cursor,
+    Info,
+    Names,
+    Read,
+    Result,
+    Row,
+    Unusable,
+    Values,
+    Waiting,
+)
 from fense_admin.realtime import monotonic
 
 if TYPE_CHECKING:
@@ -45,6 +56,7 @@ START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python h
 LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
 TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+COPIED = 4096  # pages that a backup copies at once
 SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
 
 
@@ -244,6 +256,22 @@ class Engine(SqliteDatabase):
     def snapshot(self) -> AbstractContextManager[None]:
         return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Read]:
+        # In memory it keeps writers out until it ends, as one long query does: `memdb` has no
+        # write-ahead log.
+        connection = self._connect()
+
+        def read(query: str, values: Values) -> list[Row]:
+            with peewee_errors:
+                return connection.execute(query, values).fetchall()
+
+        try:
+            read("BEGIN DEFERRED", {})
+            yield read
+        finally:
+            self._close(connection)
+
     def lock(self, key_digest: str = "") -> None:
         """Do nothing: a transaction that writes is alone."""
 
@@ -346,11 +374,17 @@ def _why_unusable(path: str, error: Exception, read_only: bool) -> str:
 # --- Backup ------------------------------------------------------------------------------------
 
 
-def backup(path: str, target: str) -> None:
+def backup(
+    path: str,
+    target: str,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    before_end: Callable[[], None] = lambda: None,
+) -> None:
     """Copy the database file at `path`, as it is at one moment, to the new file `target`.
 
-    Others may read and write meanwhile. Raises `OSError` for the target, `DatabaseError`, and
-    `Unusable` for a file that is not ours, lacks a table or is damaged.
+    Others may read and write meanwhile. `report` is called with the bytes copied so far and with
+    all of them, `before_end` before the copy gets its name. Raises `OSError` for the target,
+    `DatabaseError`, and `Unusable` for a file that is not ours, lacks a table or is damaged.
     """
     source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
     target = os.path.abspath(target)  # SQLite would read a name like file:x as a URI
@@ -362,11 +396,29 @@ def backup(path: str, target: str) -> None:
         with _temporary_beside(target) as made:
             with peewee_errors, contextlib.closing(sqlite3.connect(made)) as copy:
                 copy.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
-                source.connection().backup(copy)
+                _copy_pages(source.connection(), copy, report)
             _check_whole(path, made)
             _sync(made)
+            before_end()
             _rename_to_new(made, target)
             _sync(os.path.dirname(target))
+
+
+def _copy_pages(
+    source: sqlite3.Connection, copy: sqlite3.Connection, report: Callable[[int, int], None]
+) -> None:
+    """Copy a database in steps: between two of them Python handles signals."""
+    # In a transaction, which sees one moment: else a step after which another process has written
+    # would begin with the first page again, and with a busy writer that never ends.
+    source.execute("BEGIN")
+    source.execute("SELECT * FROM sqlite_master LIMIT 1").fetchone()
+    (size,) = source.execute("PRAGMA page_size").fetchone()
+
+    def report_bytes(_: int, left: int, pages: int) -> None:
+        report((pages - left) * size, pages * size)
+
+    source.backup(copy, pages=COPIED, progress=report_bytes)
+    source.execute("COMMIT")
 
 
 def _check_whole(path: str, copy: str) -> None:

@@ -15,7 +15,8 @@ from fense_admin.exchange import RECEIVED, RESET, error_body, log, log_request
 from fense_admin.realtime import monotonic
 from fense_admin.serving import internals
 from fense_admin.serving.application import Application
-from fense_admin.serving.internals import ClientDisconnected, Dispatcher, OverflowableBuffer
+from fense_admin.serving.internals import ClientDisconnected, Dispatcher
+from fense_admin.serving.outgoing import Outgoing
 from fense_admin.serving.parser import NoTemporaryFile, RequestParser, asked_environ
 
 RECEIVE = 16 * 1024  # bytes read at once
@@ -23,6 +24,7 @@ SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others ha
 TLS_HANDSHAKE = b"\x16"  # first byte of a TLS handshake; never the start of an HTTP request
 LINGER = 5  # seconds to drain input from a rejected client before closing
 ON_ITS_WAY = 0.25  # seconds that the first request of a new connection may take to come
+MAKE_ROOM = "make room in /tmp, or set TMPDIR"
 POLLRDHUP = getattr(select, "POLLRDHUP", None)  # Linux's
 
 
@@ -59,8 +61,7 @@ class ErrorTask(internals.ErrorTask):
         self.response_headers += app.common_headers(request_id)
         if isinstance(request.error, NoTemporaryFile):
             self.response_headers.append(("Retry-After", "1"))
-            advice = "make room in /tmp, or set TMPDIR"
-            log.warning("no temporary file (%s): %s id=%s", request.error, advice, request_id)
+            log.warning("no temporary file (%s): %s id=%s", request.error, MAKE_ROOM, request_id)
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
@@ -69,10 +70,15 @@ class ErrorTask(internals.ErrorTask):
 
 
 class WSGITask(internals.WSGITask):
-    """Leaves the path as it was sent, and closes a connection after its last answer."""
+    """Leaves the path as it was sent, and closes a connection after its last answer.
+
+    An answer of unknown length is a stream: it is sent while the application still produces it.
+    """
 
     channel: Channel
     request: RequestParser
+    close_on_finish: bool
+    chunked_response: bool
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
@@ -86,8 +92,21 @@ class WSGITask(internals.WSGITask):
         is_last = server.draining and not self.channel.has_sent_more()
         if is_last or server.is_full() or self.request.connection_close:
             self.set_close_on_finish()
+        was_to_close = self.close_on_finish
         head: bytes = super().build_response_header()
+        if (
+            self.chunked_response and not was_to_close
+        ):  # waitress would close the connection after it
+            self.close_on_finish = False
+            head = head.replace(b"\r\nConnection: close", b"", 1)
+        self.chunked_response = self.chunked_response and not self.request.is_head
         return head
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if data and self.content_length is None:
+            self.channel.streams = True
+            self.channel.server.waker.wake()
 
 
 # --- One connection ----------------------------------------------------------------------------
@@ -97,8 +116,8 @@ class Channel(Dispatcher):
     """A connection, with one request in flight at a time.
 
     The next request is read once the answer before it was sent. While a request is in flight, the
-    thread that runs `service` owns the request and the answer. All else, and the socket at any
-    time, belongs to the loop's thread. So there are no races, and no worker waits for a client.
+    thread that runs `service` owns the request, and adds to what is `outgoing`. All else, and the
+    socket at any time, belongs to the loop's thread. So no worker waits for a client.
     """
 
     def __init__(self, server: Connections, sock: socket.socket, addr: tuple[Any, ...]) -> None:
@@ -107,8 +126,8 @@ class Channel(Dispatcher):
         self.reading: RequestParser | None = None
         self.unread = b""  # what came behind the request in flight
         self.in_flight: RequestParser | None = None
-        self.answer = OverflowableBuffer(self.adj.outbuf_overflow)
-        self.unsent = 0  # bytes of it
+        self.outgoing = Outgoing()
+        self.streams = False  # the answer in flight: what there is of it is sent already
         self.is_last = False  # the answer; then the connection is closed
         self.refused = False  # before the end of a request: the client may still be sending
         self.lingers_until: float | None = None
@@ -132,10 +151,10 @@ class Channel(Dispatcher):
     def readable(self) -> bool:
         if self.lingers_until is not None:
             return True
-        return self.in_flight is None and not self.unsent and not self.is_last
+        return self.in_flight is None and not self.outgoing and not self.is_last
 
     def writable(self) -> bool:
-        return self.in_flight is None and self.unsent > 0
+        return bool(self.outgoing) and (self.in_flight is None or self.streams)
 
     def handle_read(self) -> None:
         try:
@@ -179,18 +198,15 @@ class Channel(Dispatcher):
         """Send what the client takes, up to a bound: other connections have their turn."""
         for _ in range(SENDS):
             try:
-                sent = self.send(self.answer.get(SEND)) if self.unsent else 0
+                sent = self.send(self.outgoing.first(SEND)) if self.outgoing else 0
             except OSError:
                 self.abandon()
                 return
             if not sent:
                 break
-            self.answer.skip(sent, True)
-            self.unsent -= sent
+            self.outgoing.drop(sent)
             self.idle_since = monotonic()
-        if self.connected and not self.unsent:
-            if self.answer.buf is not None:  # a large one, whose memory would be kept
-                self._drop_answer()
+        if self.connected and not self.outgoing:
             if self.is_last:
                 self.handle_close()
             elif self.reading is None:
@@ -206,7 +222,7 @@ class Channel(Dispatcher):
         """Send the complete response."""
         if self.in_flight is not None:
             self.in_flight.close()
-        self.in_flight = None
+        self.in_flight, self.streams = None, False
         self.idle_since = monotonic()
         if self.connected:
             self.handle_write()
@@ -229,15 +245,9 @@ class Channel(Dispatcher):
 
     def _close_files(self) -> None:
         """Close the temporary files of a large request or answer."""
-        self._drop_answer()
+        self.outgoing.clear()
         if self.reading is not None:
             self.reading.close()
-
-    def _drop_answer(self) -> None:
-        """Forget the answer, and close its temporary file."""
-        with contextlib.suppress(OSError):  # closing a file writes what a full disk did not take
-            self.answer.close()
-        self.answer, self.unsent = OverflowableBuffer(self.adj.outbuf_overflow), 0
 
     def abandon(self) -> None:
         """Close it, whatever the client may still send."""
@@ -262,12 +272,17 @@ class Channel(Dispatcher):
         except ClientDisconnected:
             its_task.close_on_finish = True
         except NoTemporaryFile as error:
-            self._drop_answer()  # none of which was sent
-            request.error = NoTemporaryFile(str(error))  # without a traceback
-            sent = dict(its_task.response_headers)
-            request.headers["X_REQUEST_ID"] = sent.get("X-Request-Id", "")  # which was logged
-            its_task = ErrorTask(self, request)
-            its_task.service()
+            if self.streams:
+                log.warning("a response broke off: no temporary file (%s): %s", error, MAKE_ROOM)
+                self.reset()
+                its_task.close_on_finish = True
+            else:
+                self.outgoing.clear()  # none of which was sent
+                request.error = NoTemporaryFile(str(error))  # without a traceback
+                sent = dict(its_task.response_headers)
+                request.headers["X_REQUEST_ID"] = sent.get("X-Request-Id", "")  # which was logged
+                its_task = ErrorTask(self, request)
+                its_task.service()
         except Exception:
             log.exception("a fault while answering")
             if not its_task.wrote_header:
@@ -281,10 +296,9 @@ class Channel(Dispatcher):
         if not self.connected:  # any more: the server has stopped
             raise ClientDisconnected
         try:
-            self.answer.append(data)
+            self.outgoing.add(data)
         except OSError as error:
             raise NoTemporaryFile(str(error)) from error
-        self.unsent += len(data)
         return len(data)
 
     def has_sent_more(self) -> bool:
@@ -413,7 +427,7 @@ class Connections:
     def longest_idle(self) -> Channel | None:
         idle = [it for it in self.channels if it.in_flight is None and not it.is_new()]
         for channel in sorted(idle, key=lambda channel: channel.idle_since):
-            if channel.unsent or not channel.has_sent_more():  # else it was not looked at yet
+            if channel.outgoing or not channel.has_sent_more():  # else it was not looked at yet
                 return channel
         return None
 
@@ -447,7 +461,7 @@ class Connections:
 
     def are_busy(self) -> bool:
         """Return whether any has a request, or a part of one, or an answer to send."""
-        return any(it.in_flight or it.reading or it.unsent or it.is_new() for it in self.channels)
+        return any(it.in_flight or it.reading or it.outgoing or it.is_new() for it in self.channels)
 
     def close(self) -> None:
         for channel in list(self.channels):

@@ -17,12 +17,12 @@ These names have no types: the stubs that there are describe them wrongly.
 #   check_client_disconnected; and of its
 #   server: application, adj,
 #   server_name, effective_port
-# OverflowableBuffer: append, get, skip,   Answers that wait for the client: none is sent. Where no
-#   close, buf; its OSErrors               temporary file can be written: half of one, not 503.
+# WSGITask: content_length, version,       Answers of unknown length: each closes its connection,
+#   chunked_response, close_on_finish      or a HEAD gets a body.
 
 from typing import Any
 
-from waitress import adjustments, buffers, channel, parser, task, utilities, wasyncore
+from waitress import adjustments, channel, parser, task, utilities, wasyncore
 
 loop: Any = wasyncore.loop
 close_all: Any = wasyncore.close_all
@@ -35,4 +35,3 @@ ErrorTask: Any = task.ErrorTask
 WSGITask: Any = task.WSGITask
 ClientDisconnected: Any = channel.ClientDisconnected
 Adjustments: Any = adjustments.Adjustments
-OverflowableBuffer: Any = buffers.OverflowableBuffer

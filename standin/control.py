@@ -19,7 +19,7 @@ from bottle import request, response
 
 from fense_admin import Application, __version__, create_app, models, rules
 from fense_admin.databases import Database
-from fense_admin.exchange import NOT_FOUND, RECEIVED, ApiError
+from fense_admin.exchange import NOT_FOUND, RECEIVED, ApiError, Stream, when_over
 from fense_admin.masking import SharedKeys, digest
 from fense_admin.reading import read_fields, read_json
 from fense_admin.realtime import monotonic
@@ -29,7 +29,14 @@ from fense_admin.standin.clock import CLOCK_RULES, Clock
 from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard, control_key
 from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
-from fense_admin.standin.journal import JOURNAL_LENGTH, Entry, add_response, journal_entry, report
+from fense_admin.standin.journal import (
+    JOURNAL_LENGTH,
+    SEEN,
+    Entry,
+    add_response,
+    journal_entry,
+    report,
+)
 from fense_admin.standin.state import Seed
 
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
@@ -295,28 +302,40 @@ class ControlPlane:
         received = environ.get(RECEIVED) or monotonic()
         begun = object()
         self._begun.add(begun)
+        body = None
         try:
             environ[faults.IS_STALE] = received < self._reset_at
-            return (self.app if environ[faults.IS_STALE] else self._with_entry)(environ, start)
+            body = (self.app if environ[faults.IS_STALE] else self._with_entry)(environ, start)
+            return body
         finally:
-            self._begun.discard(begun)
+            when_over(body, lambda _: self._begun.discard(begun))
 
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()
         entry = journal_entry(environ, self.app)
         self.journal.append(entry)
         answer: list[Any] = []
-        body = b"".join(self.app(environ, lambda *started: answer.extend(started), entry["id"]))
+        body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
         fault = environ.get(faults.FAULT, {})
         entry.fault, entry["fault"] = fault, fault.get("id")
         how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:
             entry["status"] = int(answer[0][:3])
-            add_response(entry, body, self.app, environ)
-        entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
+        sent = bytearray()  # the beginning of the body, if that is a stream
+        if isinstance(body, Stream):
+            body.seen.append(lambda piece: sent.extend(piece[: SEEN - len(sent)]))
+        else:
+            sent += b"".join(body)
+
+        def add_rest(_: Exception | None) -> None:
+            if how is None:
+                add_response(entry, bytes(sent), self.app, environ)
+            entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
+
+        when_over(body, add_rest)
         if how is None or how.part:
             start(*answer)
-        return faults.drop(how, environ, body) if how else [body] if body else []
+        return faults.drop(how, environ, bytes(sent)) if how else body
 
     def new_instance(self, seed: Seed) -> Instance:
         """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""

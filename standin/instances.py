@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fense_admin import Application
 from fense_admin.databases import Database
-from fense_admin.exchange import CONFLICT, ApiError
+from fense_admin.exchange import CONFLICT, ApiError, when_over
 from fense_admin.reading import mount_point, origin
 from fense_admin.realtime import monotonic
 from fense_admin.serving import application
@@ -76,10 +76,12 @@ class Instance:
                 return None
             self._in_flight += 1
         mount = environ.get("SCRIPT_NAME", "") + self.path
+        body = None
         try:
-            return self.plane(environ | {"SCRIPT_NAME": mount, "PATH_INFO": path}, start)
+            body = self.plane(environ | {"SCRIPT_NAME": mount, "PATH_INFO": path}, start)
+            return body
         finally:
-            self._leave()
+            when_over(body, lambda _: self._leave())
 
     def end(self) -> None:
         """End it: requests that wait for a delay are answered 503, others go on."""

@@ -17,6 +17,7 @@ from fense_admin.reading import read_input
 
 JOURNAL_LENGTH = 1_000  # entries
 MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
+SEEN = MAX_TEXT + MARGIN + 1  # bytes of a response that tell what an entry keeps of it
 # The values of these are shown; any other header may bring a key.
 SHOWN_HEADERS = frozenset(
     "accept accept-charset accept-encoding accept-language cache-control connection "

@@ -45,7 +45,11 @@ class State(NamedTuple):
 
 
 def check_state(
-    document: JsonObject, errors: ValidationErrors, today: str, root: str = ""
+    document: JsonObject,
+    errors: ValidationErrors,
+    today: str,
+    root: str = "",
+    report: Report = NO_REPORT,
 ) -> State:
     """The rows of a state document, without the times that are left out: see `with_times`.
 
@@ -88,6 +92,7 @@ def check_state(
         highest = max(highest, account_id)
         state.accounts.append(account)
         state.usage.extend(usage)
+        report(len(state.accounts), len(state.usage))
     return state
 
 
@@ -133,11 +138,13 @@ class Seed:
     for the file.
     """
 
-    def __init__(self, source: Any, now: str, state: State | None = None) -> None:
+    def __init__(
+        self, source: Any, now: str, state: State | None = None, report: Report = NO_REPORT
+    ) -> None:
         self._created_at = now
         self._is_demo = source == DEMO
         self._document = JsonObject() if self._is_demo else read_document(source)
-        self._checked = now[:10], state or self._check(now[:10])
+        self._checked = now[:10], state or self._check(now[:10], report)
         self._is_relative = self._is_demo or has_relative_days(self._document)
 
     def at(self, now: str) -> State:
@@ -154,8 +161,8 @@ class Seed:
         seed._created_at = now
         return seed
 
-    def _check(self, today: str) -> State:
-        return demo_state(today) if self._is_demo else checked(self._document, today)
+    def _check(self, today: str, report: Report = NO_REPORT) -> State:
+        return demo_state(today) if self._is_demo else checked(self._document, today, report)
 
 
 @functools.lru_cache(maxsize=2)  # for all that are seeded with it on a day
@@ -163,9 +170,9 @@ def demo_state(today: str) -> State:
     return checked(demo.document(today), today)
 
 
-def checked(document: JsonObject, today: str) -> State:
+def checked(document: JsonObject, today: str, report: Report = NO_REPORT) -> State:
     with ValidationErrors() as errors:
-        return check_state(document, errors, today)
+        return check_state(document, errors, today, report=report)
 
 
 def read_document(source: Any) -> JsonObject:

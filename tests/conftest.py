@@ -617,6 +617,11 @@ def in_threads(count, work):
     return results
 
 
+def all_usage(db, start=None, end=None) -> str:
+    """The usage of all accounts as JSON."""
+    return "".join(db.all_usage(start, end))
+
+
 def daily(db):
     """The lookups of the first account, by day."""
     days = json.loads(db.account_usage(1, None, None))["daily"]

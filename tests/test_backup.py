@@ -89,7 +89,7 @@ def test_a_database_of_another_version_has_a_backup(run_command, tmp_path, versi
         database.execute(f"PRAGMA user_version = {version}")
         if version == 1:
             database.execute("DROP TABLE usage_month")
-    assert run_command("backup", "copy") == (0, "", "")
+    assert run_command("backup", "--quiet", "copy") == (0, "", "")
 
 
 def test_a_damaged_database_has_no_backup(run_command, tmp_path):
@@ -136,7 +136,7 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
         for number in range(3):
             time.sleep(0.1)
             counts.append(len(acknowledged))
-            result = start("backup", f"copy-{number}", name="errors").end(None)
+            result = start("backup", "--quiet", f"copy-{number}", name="errors").end(None)
             assert result == (0, "", "")
     for number, count in enumerate(counts):
         copy = open_database(tmp_path / f"copy-{number}")

@@ -25,7 +25,7 @@ from fense_admin.standin import StandIn
 
 def test_closing_leaves_no_connection_and_no_file_beside_the_database(tmp_path, open_database):
     db = open_database(tmp_path / "fense.sqlite3")
-    in_threads(4, lambda: db.all_usage(None, None))
+    in_threads(4, lambda: "".join(db.all_usage(None, None)))
     db.engine.close_all()
     assert os.listdir(tmp_path) == ["fense.sqlite3"]
     assert not [name for name in open_files() if name.startswith(str(tmp_path))]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import FIELDS, account_fields, daily
+from conftest import FIELDS, account_fields, all_usage, daily
 from peewee import sqlite3
 
 from fense_admin import databases, models, sqlite
@@ -14,7 +14,7 @@ from fense_admin.sqlite import Unusable
 
 
 def totals(db, start, end):
-    answer = json.loads(db.all_usage(start, end))
+    answer = json.loads(all_usage(db, start, end))
     each = {row["fense_account_id"]: row["total_lookups"] for row in answer["accounts"]}
     return answer["total_lookups"], each
 

@@ -6,7 +6,7 @@ import random
 
 import peewee
 import pytest
-from conftest import FIELDS, daily
+from conftest import FIELDS, all_usage, daily
 
 from fense_admin import models
 from fense_admin.models import Account, ApiKeyTaken, NoSuchAccount, NotRecorded
@@ -108,7 +108,7 @@ def test_lookups_of_an_unknown_account_are_refused(db, number, lookups):
 
 
 def totals(db, start, end):
-    answer = json.loads(db.all_usage(start, end))
+    answer = json.loads(all_usage(db, start, end))
     each = {row["fense_account_id"]: row["total_lookups"] for row in answer["accounts"]}
     return answer["total_lookups"], each
 

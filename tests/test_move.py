@@ -39,7 +39,7 @@ def test_a_file_of_any_version_is_moved_and_stays_as_it_was(
     refused = run_command("move", str(source), "postgresql://fense@127.0.0.1:1/fense")
     assert "Connection refused" in sentence(refused)
     assert content(source.parent) == before
-    moved = run_command("move", str(source), "new.sqlite3")
+    moved = run_command("move", "--quiet", str(source), "new.sqlite3")
     assert moved == (0, "fense-admin moved accounts=1\n", "")
     assert content(source.parent) == before
     db = open_database(tmp_path / "new.sqlite3")
@@ -198,7 +198,7 @@ def old_url(postgresql, tmp_path, open_database):
 def test_the_tables_of_a_server_stay_as_older_nodes_need_them(
     run_command, tmp_path, postgresql, old_url, open_database
 ):
-    code, out, errors = run_command("move", old_url, "new.sqlite3")
+    code, out, errors = run_command("move", "--quiet", old_url, "new.sqlite3")
     assert (code, out, errors) == (0, "fense-admin moved accounts=1\n", "")
     assert open_database(tmp_path / "new.sqlite3").dump()["accounts"][0]["usage"] == {
         "2026-11-02": 5

@@ -16,13 +16,14 @@ from conftest import (
     MASTER_KEY,
     SEED_FILE,
     account_fields,
+    all_usage,
     in_threads,
     sentence,
     tools,
 )
 from postgresql_server import PostgreSQL
 
-from fense_admin import commands, databases, engines, libpq, postgres
+from fense_admin import databases, engines, libpq, postgres, progress
 from fense_admin.databases import copy
 
 PASSWORD = "pw-Zq81xK"
@@ -110,11 +111,11 @@ def test_a_database_of_an_earlier_version_gets_the_later_sections(schema, url, o
     db.create_account(FIELDS)
     db.record_lookups(1, 5, "2026-10-31..2026-11-02")
     look = "SELECT * FROM usage_month ORDER BY month"
-    before = db.all_usage(None, None), schema(look)
+    before = all_usage(db), schema(look)
     db.engine.close_all()
     schema("DROP TABLE usage_month", "UPDATE fense_admin SET version = 1")
     again = open_database(url)
-    assert (again.all_usage(None, None), schema(look)) == before
+    assert (all_usage(again), schema(look)) == before
     assert schema("SELECT version FROM fense_admin") == [(3,)]
 
 
@@ -330,7 +331,7 @@ def recorded(request, tmp_path, open_database):
 def test_record_adds_to_a_day(run_command, recorded):
     name, db = recorded
     assert run_command("record", "2", "5", "--date=2026-11-03", FENSE_ADMIN_DATABASE=name)[0] == 0
-    assert json.loads(db.all_usage(None, None))["total_lookups"] == 5
+    assert json.loads(all_usage(db))["total_lookups"] == 5
     line = sentence(run_command("record", "3", "5", FENSE_ADMIN_DATABASE=name))
     assert line == "fense-admin: no account has the fense_account_id 3"
 
@@ -362,7 +363,7 @@ def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recor
     ]
     give_stdin(monkeypatch, json.dumps(entries))
     assert run_command("record", "-", FENSE_ADMIN_DATABASE=name)[0] == 0
-    accounts = json.loads(db.all_usage(None, None))["accounts"]
+    accounts = json.loads(all_usage(db))["accounts"]
     assert [account["total_lookups"] for account in accounts] == [9, 3]
 
 
@@ -385,7 +386,7 @@ def test_a_list_with_a_fault_adds_nothing(run_command, monkeypatch, recorded, te
     give_stdin(monkeypatch, text)
     line = sentence(run_command("record", "-", FENSE_ADMIN_DATABASE=name))
     assert line.startswith(f"fense-admin: {told}")
-    assert json.loads(db.all_usage(None, None))["total_lookups"] == 0
+    assert json.loads(all_usage(db))["total_lookups"] == 0
 
 
 @pytest.mark.parametrize("arguments", [["-", "5"], ["-", "--date=-1"], ["5"]])
@@ -412,12 +413,12 @@ def test_a_move_there_and_back_keeps_everything_and_ids_go_on(
 ):
     here, back = str(tmp_path / "here.sqlite3"), str(tmp_path / "back.sqlite3")
     db = filled(open_database(here))
-    before = db.dump(), db.all_usage("2026-10-31", None)
+    before = db.dump(), all_usage(db, "2026-10-31", None)
     for source, target in ((here, url), (url, back)):
-        code, out, errors = run_command("move", source, target)
+        code, out, errors = run_command("move", "--quiet", source, target)
         assert (code, out, errors) == (0, "fense-admin moved accounts=2\n", "")
         moved = open_database(target)
-        assert (moved.dump(), moved.all_usage("2026-10-31", None)) == before
+        assert (moved.dump(), all_usage(moved, "2026-10-31", None)) == before
         assert moved.engine.last_id() == 3
     assert open_database(back).create_account(FIELDS)["fense_account_id"] == 4
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4
@@ -507,9 +508,12 @@ def test_a_signal_ends_a_move_cleanly(
 
     monkeypatch.setattr(f"{load.__module__}.Engine.load", interrupted)
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    before = signal.signal(signum, commands.stop_at_once)
+    before = signal.signal(signum, progress.stop_at_once)
     try:
-        assert run_command("move", source, target) == (128 + signum, "", "")
+        code, out, errors = run_command("move", source, target)
+        assert (code, out) == (128 + signum, "")
+        told = signal.Signals(signum).name
+        assert errors == f"fense-admin: stopped by {told}: nothing was moved\n"
         gc.collect()
     finally:
         signal.signal(signum, before)

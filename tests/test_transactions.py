@@ -13,6 +13,7 @@ from conftest import (
     FIELDS,
     TIMEOUT,
     account_fields,
+    all_usage,
     daily,
     in_background,
     in_threads,
@@ -36,7 +37,7 @@ def test_lookups_of_concurrent_callers_are_all_counted(db):
 
 
 def totals(db, start, end):
-    answer = json.loads(db.all_usage(start, end))
+    answer = json.loads(all_usage(db, start, end))
     each = {row["fense_account_id"]: row["total_lookups"] for row in answer["accounts"]}
     return answer["total_lookups"], each
 
@@ -56,7 +57,7 @@ def test_two_apps_in_one_process_never_see_each_others_rows(tmp_path, make_app):
     def fill(app, number):
         for i in range(20):
             app.db.create_account(FIELDS | {"api_key": f"{number}-{i}", "name": f"of {number}"})
-        return {account["name"] for account in json.loads(app.db.all_usage(None, None))["accounts"]}
+        return {account["name"] for account in json.loads(all_usage(app.db))["accounts"]}
 
     todo = list(enumerate(apps))
     results = in_threads(4, lambda: (lambda n, app: (n, fill(app, n)))(*todo.pop()))
