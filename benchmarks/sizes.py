@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import itertools
 import subprocess
 import sys
 import time
@@ -109,7 +110,7 @@ def measure_move(file: Path, server: PostgreSQL, folder: Path) -> Iterator[Figur
     url, back = new_schema(server, "moved"), folder / "back.sqlite3"
     for name, source, target in (("to PostgreSQL", file, url), ("back", url, back)):
         command = [WITH_DRIVER / "fense-admin", "move", source, target]
-        took = timed(subprocess.check_output, command)() / 1000
+        took = timed(subprocess.check_output, [*command, "--quiet"])() / 1000
         name = f"`move` of {LARGE:,} accounts, {LARGE * DAYS:,} days, {name}"
         yield amount(name, 30, [took], "s")
     with reading(file) as one, reading(back) as other:
@@ -119,18 +120,18 @@ def measure_move(file: Path, server: PostgreSQL, folder: Path) -> Iterator[Figur
 
 
 def judge(rows: list[Row]) -> Iterator[Figure]:
-    """The figures of both ranges, or of the one that is slower."""
+    """The figures, of the rows where they are worst."""
     found = {(it["engine"], it["range"], it["accounts"]): it for it in rows}
     engines = list(dict.fromkeys(it["engine"] for it in rows))
     sizes = sorted({it["accounts"] for it in rows})
-    few, many = sizes[-2:]
     for engine in engines:
-        figures = []
-        for name in RANGES:
-            times = {str(n): found[engine, name, n]["last"] for n in (many, few)}
-            name = f"usage of all on {engine}, {name}: {many:,} accounts over {few:,}"
-            figures.append(ratio(name, 12, times, most=True))
-        yield max(figures, key=lambda figure: figure.value)
+        linear = []
+        for name in RANGES if sizes[-1] > LARGE else ():
+            times = {str(n): found[engine, name, n]["last"] for n in (sizes[-1], LARGE)}
+            name = f"usage of all on {engine}, {name}: {sizes[-1]:,} accounts over {LARGE:,}"
+            linear.append(ratio(name, 12, times, most=True))
+        if linear:
+            yield max(linear, key=lambda figure: figure.value)
         firsts = found[engine, "all time", LARGE]["first"]
         yield amount(f"usage of all of {LARGE:,} on {engine}: first byte", 1_000, firsts, "ms")
         for name, key, goal, unit in (
@@ -141,10 +142,9 @@ def judge(rows: list[Row]) -> Iterator[Figure]:
             note = f"the most, with {worst['accounts']:,} accounts, {worst['range']}"
             yield amount(f"usage of all on {engine}: {name}", goal, [worst[key]], unit, note)
     if "PostgreSQL" in engines:
-        figures = []
-        for name in RANGES:
-            for n in sizes:
-                times = {it: found[it, name, n]["last"] for it in ("PostgreSQL", "SQLite")}
-                name_of_all = f"usage of all of {n:,}, {name}, PostgreSQL over SQLite"
-                figures.append(ratio(name_of_all, 3, times, most=True))
-        yield max(figures, key=lambda figure: figure.value)
+        ratios = []
+        for n, name in itertools.product(sizes, RANGES):
+            times = {it: found[it, name, n]["last"] for it in ("PostgreSQL", "SQLite")}
+            name = f"usage of all of {n:,}, {name}, PostgreSQL over SQLite"
+            ratios.append(ratio(name, 3, times, most=True))
+        yield max(ratios, key=lambda figure: figure.value)
