@@ -134,7 +134,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
         )
 
 
-def add_quiet(parser: argparse.ArgumentParser, help: str = "say nothing but errors") -> None:
+def add_quiet(parser: argparse.ArgumentParser, help: str = "print errors only") -> None:
     variable = settings.variable_of("quiet")
     help = f"{help} (${variable}: 1 or 0)"
     parser.add_argument("--quiet", action="store_true", default=None, help=help)
@@ -192,7 +192,7 @@ def build_parser() -> Parser:
         "arguments.",
     )
     add_settings(it, "prefix", "seed")
-    add_quiet(it, "don't say how far the seed is loaded")
+    add_quiet(it, "don't report progress")
 
     it = command("health", commands.health, "exit with 0 once a service answers, or 1")
     it.add_argument(

@@ -428,7 +428,7 @@ def backup(options: argparse.Namespace) -> int:
 
 
 def wants_quiet(options: argparse.Namespace) -> bool | None:
-    """Whether it is to say nothing but errors. Raises `WrongUsage`."""
+    """Return whether it should print errors only. Raises `WrongUsage`."""
     try:
         return settings.switch("quiet", options.quiet)
     except ValueError as error:

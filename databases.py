@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from peewee import OperationalError
 
 from fense_admin import engines, models, rules, sqlite
-from fense_admin.engines import Engine, Read, Row, Unusable
+from fense_admin.engines import Engine, Read, Row, Unusable, Values
 from fense_admin.masking import digest
 from fense_admin.models import Columns, Lookups
 
@@ -32,13 +32,13 @@ Item = TypeVar("Item")
 
 
 class Report:
-    """Follows a long write. This one does nothing."""
+    """Receives the progress of a long write. This one ignores it."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """So many accounts and days of lookups are written so far; at the end, that is all."""
+        """Take how many accounts and days are written so far, and at the end how many in all."""
 
     def before_commit(self) -> None:
-        """All is written: what comes next is the commit."""
+        """Called when everything is written, right before the commit."""
 
 
 NO_REPORT = Report()
@@ -216,15 +216,14 @@ class Database:
                 piece = {**values, "after": ends[-2], "last_id": ends[-1]}
                 ((high, low),) = read(queries.sum_of_piece, piece)
                 total += (high << 32) + low
-            before = f'{head}, "total_lookups": {total}, "accounts": ['
-            for after, last_id in itertools.pairwise(ends):
-                ((accounts,),) = read(queries.piece, {**values, "after": after, "last_id": last_id})
-                if not after:
-                    yield ""
-                if accounts:
-                    yield before + accounts
-                    before = ", "
-            yield "]}" if before == ", " else before + "]}"
+            head += f', "total_lookups": {total}, "accounts": ['
+            yield from in_pieces(
+                head,
+                (
+                    read(queries.piece, {**values, "after": after, "last_id": last_id})[0][0]
+                    for after, last_id in itertools.pairwise(ends)
+                ),
+            )
 
     @contextlib.contextmanager
     def _big_read(self) -> Iterator[Read]:
@@ -322,16 +321,44 @@ class Database:
 
     # All of it
 
+    def state(self) -> str | Iterator[str]:
+        """Every account with its usage by day, in order of id: a state document, as JSON.
+
+        For many accounts it is in pieces, as `all_usage` is.
+        """
+        if self._end_of_piece(self._read, 0, models.FEW_ACCOUNTS) == rules.MAX_ID:
+            accounts = self._accounts_as_json(self._read, 0, rules.MAX_ID)
+            return f'{{"accounts": [{accounts}]}}'
+        pieces = self._state_by_piece()
+        next(pieces)
+        return pieces
+
+    def _state_by_piece(self) -> Iterator[str]:
+        """The pieces of `state`, after an empty one that says that the first is ready."""
+        with self._big_read() as read:
+            yield from in_pieces('{"accounts": [', self._accounts_by_piece(read))
+
+    def _accounts_by_piece(self, read: Read) -> Iterator[str]:
+        last_id = 0
+        while last_id < rules.MAX_ID:
+            after, last_id = last_id, self._end_of_piece(read, last_id, models.FEW_ACCOUNTS)
+            yield self._accounts_as_json(read, after, last_id)
+
+    def _read(self, query: str, values: Values) -> list[Row]:
+        return self.engine.execute_sql(query, values).fetchall()
+
+    @staticmethod
+    def _accounts_as_json(read: Read, after: int, last_id: int) -> str:
+        """The accounts of a piece, as a state document has them."""
+        rows = read(models.SELECT_STATE_OF_PIECE, {"after": after, "last_id": last_id})
+        return ", ".join(
+            f'{json.dumps(models.as_account(account))[:-1]}, "usage": {{{days}}}}}'
+            for *account, days in rows
+        )
+
     def dump(self) -> shapes.State:
-        """Every account with its usage by day, in order of id: a state document."""
-        with self.engine.snapshot():
-            rows = self.engine.execute_sql(models.SELECT_STATE).fetchall()
-            days = self.engine.execute_sql(models.SELECT_DAYS).fetchall()
-        usage: dict[int, dict[str, int]] = {row[0]: {} for row in rows}
-        for fense_account_id, date, lookups in days:
-            usage[fense_account_id][date] = lookups
-        accounts = [models.as_account(row) | {"usage": usage[row[0]]} for row in rows]
-        return cast("shapes.State", {"accounts": accounts})
+        """The document that `state` returns, in Python's objects."""
+        return cast("shapes.State", json.loads("".join(self.state())))
 
     def replace(self, accounts: Sequence[Columns], usage: Sequence[Lookups]) -> None:
         """Replace everything by these accounts, by column, and their usage.
@@ -396,8 +423,23 @@ class Database:
         return self.engine.write(load, patient=True)
 
 
+def in_pieces(head: str, lists: Iterable[str | None]) -> Iterator[str]:
+    """Return a document that ends with a list, of which each of the `lists` is a part.
+
+    An empty piece comes first: it says that the second one is ready.
+    """
+    before = head
+    for number, items in enumerate(lists):
+        if not number:
+            yield ""
+        if items:
+            yield before + items
+            before = ", "
+    yield "]}" if before == ", " else head + "]}"
+
+
 def tell_each(items: Iterable[Item], tell: Callable[[int], None]) -> Iterator[Item]:
-    """Return these, and tell now and then how many of them were taken."""
+    """Return the items; after each `REPORTED` of them, and at the end, tell how many were taken."""
 
     def batches() -> Iterator[list[Item]]:
         left, taken = iter(items), 0

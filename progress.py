@@ -1,4 +1,4 @@
-"""How far a long command is, on standard error; and what a signal leaves of it."""
+"""Reports the progress of a long command on standard error, and stops it on a signal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def say(text: str) -> None:
 
 
 def write(text: str, patience: float = 0) -> None:
-    """Write to standard error, unless it is closed or full; wait so many seconds for a reader."""
+    """Write to standard error, unless it is closed or full. Wait `patience` seconds at most."""
     if not sys.stderr:
         return
     try:
@@ -63,11 +63,11 @@ def counted(number: int, noun: str) -> str:
 
 
 class Progress(Report):
-    """Says how far a command is, once it takes more than a second. A context, used once or more.
+    """Reports the progress of a command that takes more than a second. A context; reusable.
 
-    `unchanged` says what is so if a signal stops it, such as "nothing was moved". From
-    `before_commit` on it is too late for that: the signal then waits for the end of the context.
-    `tell` takes the lines, but for that of a terminal.
+    `unchanged` is the message if a signal stops it, such as "nothing was moved". From
+    `before_commit` on that would be wrong: a signal then waits for the end of the context.
+    `tell` writes a line, except on a terminal, where one line is redrawn.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Progress(Report):
         self._width = 0  # of the line on the terminal
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
-        self._late: list[int] = []  # signals that wait for the end
+        self._held: list[int] = []  # signals that have another handler until the end
+        self._late: list[int] = []  # signals that came since then
         self._is_done = False
 
-    # What it follows
+    # What the command reports
 
     def begin(self, doing: str, accounts: int = 0, days: int = 0) -> None:
-        """Begin a part of the work, which counts from these numbers on."""
+        """Begin a part of the work, whose counters start from these numbers."""
         self.accounts, self.days = accounts, days
         self._doing, self._detail = doing, ""
         self._began = self._began or monotonic()
@@ -97,7 +97,7 @@ class Progress(Report):
         self.accounts, self.days = accounts, days
 
     def detail(self, text: str) -> None:
-        """Say this in place of the numbers of accounts and days."""
+        """Report this instead of the numbers of accounts and days."""
         self._detail = text
 
     def before_commit(self) -> None:
@@ -108,10 +108,10 @@ class Progress(Report):
         for signum in STOP_SIGNALS:
             if signal.getsignal(signum) is stop_at_once:
                 signal.signal(signum, lambda signum, _: self._late.append(signum))
-                self._handlers[signum] = stop_at_once
+                self._held.append(signum)
 
     def end(self, done: str, amount: float = 0, unit: str = "") -> None:
-        """Say what was done, in which time, and how much of it that is in a second."""
+        """Print what was done, how long it took, and how much of it was done per second."""
         if self._is_quiet:
             return
         self._stop_reporting()
@@ -120,11 +120,11 @@ class Progress(Report):
         self._tell(rules.printable(f"{done} in {seconds:.1f} s{speed}"))
 
     def end_of_days(self, done: str) -> None:
-        """Say this of the accounts and days that were written last."""
+        """Print what was done to the accounts and days that were reported last."""
         what = f"{counted(self.accounts, 'account')} and {counted(self.days, 'day')} of lookups"
         self.end(f"{done} {what}", self.days, "days")
 
-    # The reports
+    # What is printed
 
     def __enter__(self) -> Progress:
         self._ended.clear()
@@ -185,8 +185,7 @@ class Progress(Report):
             say(f"stopped by {stopped.signal}, which came when all was done")
         elif stopped:
             say(f"stopped by {stopped.signal}: {self._unchanged}")
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers.clear()
+        while self._held:
+            signal.signal(self._held.pop(), stop_at_once)
         if late:
             raise late

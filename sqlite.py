@@ -56,6 +56,7 @@ START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python h
 LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
 TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
 COPIED = 4096  # pages that a backup copies at once
 SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
 
@@ -423,9 +424,17 @@ def _copy_pages(
 
 def _check_whole(path: str, copy: str) -> None:
     """Raise `Unusable` if this copy of the file at `path` is damaged."""
+    from concurrent.futures import ThreadPoolExecutor  # late: no other command needs it
+
     uri = f"file://{urllib.parse.quote(os.fsencode(copy))}?immutable=1"  # makes no -wal
-    with peewee_errors, contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    made = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    with peewee_errors, contextlib.closing(made) as connection, ThreadPoolExecutor(1) as worker:
+        # In another thread, as Python handles signals in this one between two statements only.
+        check = worker.submit(lambda: connection.execute(QUICK_CHECK).fetchone())
+        try:
+            (found,) = check.result()
+        finally:
+            connection.interrupt()
     if found != "ok":
         what = found.splitlines()[-1]
         raise Unusable(f"{path} is damaged ({what}): restore an earlier backup")

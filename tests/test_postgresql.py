@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from conftest import (
     account_fields,
     all_usage,
     in_threads,
+    join,
     sentence,
     tools,
 )
@@ -519,6 +521,39 @@ def test_a_signal_ends_a_move_cleanly(
         signal.signal(signum, before)
     assert unraisable == []
     assert open_database(target).count_accounts() == 0
+
+
+def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
+    run_command, schema, url, tmp_path, open_database, monkeypatch
+):
+    source = str(tmp_path / "here.sqlite3")
+    filled(open_database(source))
+    target = open_database(url)
+    schema(
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON account DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION slowly()",
+    )
+
+    def signal_soon(self):
+        before_commit(self)
+        timer.start()
+
+    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+    before_commit = progress.Progress.before_commit
+    monkeypatch.setattr(progress.Progress, "before_commit", signal_soon)
+    before = signal.signal(signal.SIGINT, progress.stop_at_once)
+    try:
+        code, _, errors = run_command("move", source, url)
+    finally:
+        join(timer)
+        signal.signal(signal.SIGINT, before)
+    assert code == 128 + signal.SIGINT
+    done, late = errors.splitlines()
+    assert done.startswith("fense-admin: moved 2 accounts and ")
+    assert late == "fense-admin: stopped by SIGINT, which came when all was done"
+    assert target.count_accounts() == 2
 
 
 def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, postgresql):

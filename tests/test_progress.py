@@ -93,6 +93,17 @@ def run(folder, run_command, monkeypatch):
     return run
 
 
+@contextlib.contextmanager
+def moving(folder, stderr):
+    """A slow move with this standard error, which is gone at the end."""
+    command = [sys.executable, "-c", SLOW, "0.3", *COMMANDS["move"][0]]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def start_slow(folder, start):
     """Starts a command that takes so many seconds for each step."""
@@ -131,6 +142,12 @@ def test_a_command_that_ends_within_a_second_says_in_one_line_what_it_did(run, n
     code, _, errors = run(name)
     assert code == 0
     assert re.fullmatch(f"fense-admin: {COMMANDS[name][2]} {SECONDS}\n", errors)
+
+
+def test_nothing_is_said_before_the_first_second(run, monkeypatch):
+    monkeypatch.setattr(progress.Progress, "detail", lambda self, text: time.sleep(0.7))
+    code, _, errors = run("backup")
+    assert (code, errors.count("\n")) == (0, 1)
 
 
 def test_a_seed_that_loads_within_a_second_adds_nothing_to_the_output_of_a_command(run):
@@ -172,9 +189,8 @@ def test_a_wrong_variable_for_quiet_is_named(run):
 @pytest.mark.slow
 def test_on_a_terminal_it_is_one_line_that_is_cleared_at_the_end(folder):
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", SLOW, "0.3", *COMMANDS["move"][0]]
     shown = b""
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=theirs) as process:
+    with moving(folder, theirs) as process:
         os.close(theirs)
         deadline = time.monotonic() + TIMEOUT
         with contextlib.suppress(OSError):  # it is closed
@@ -216,10 +232,9 @@ def test_a_pipe_that_nobody_reads_delays_no_command(folder):
         while True:
             os.write(pipe, b"x" * 4096)
     os.set_blocking(pipe, True)
-    command = [sys.executable, "-c", SLOW, "0.2", *COMMANDS["move"][0]]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=pipe) as process:
+    with moving(folder, pipe) as process:
         assert process.communicate(timeout=TIMEOUT)[0] == b"fense-admin moved accounts=1\n"
-    assert process.returncode == 0
+        assert process.returncode == 0
     os.close(unread)
     os.close(pipe)
 
