@@ -68,8 +68,7 @@ class Stream:
 
     def close(self) -> None:
         """End it, whether it is whole or not."""
-        if hasattr(self._pieces, "close"):
-            self._pieces.close()
+        getattr(self._pieces, "close", lambda: None)()
         while self.at_end:
             self.at_end.pop()(self._error)
 
