@@ -72,6 +72,8 @@ class Engine(SqliteDatabase):
     Each thread gets a connection of its own, which stays open. Raises `Unusable`.
     """
 
+    last_id = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'account'"
+
     def __init__(self, path: str, read_only: bool = False) -> None:
         in_memory = path == MEMORY
         self._path = "" if in_memory else os.path.realpath(path)  # -wal lies beside it
@@ -88,7 +90,7 @@ class Engine(SqliteDatabase):
         self._writer = threading.Lock()
         self.while_waiting: Waiting = contextlib.nullcontext
         self._files: dict[str, tuple[int, int]] = {}
-        self._folder_state = (0, 0)
+        self._folder, self._folder_state = os.path.dirname(self._path), (0, 0)
         super().__init__(
             name,
             uri=name != self._path,
@@ -217,7 +219,7 @@ class Engine(SqliteDatabase):
         if not self._files:
             return
         # While the folder's time stamp is the same, no file in it has moved: one stat for all.
-        folder = _stat(os.path.dirname(self._path))
+        folder = _stat(self._folder)
         state = folder.st_ino, folder.st_mtime_ns
         if state == self._folder_state:
             return
@@ -258,14 +260,18 @@ class Engine(SqliteDatabase):
         return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Read]:
+    def reading(self, patient: bool = False) -> Iterator[Read]:
         # In memory it keeps writers out until it ends, as one long query does: `memdb` has no
         # write-ahead log.
         connection = self._connect()
 
         def read(query: str, values: Values) -> list[Row]:
             with peewee_errors:
-                return connection.execute(query, values).fetchall()
+                found: list[Row] = connection.execute(query, values).fetchall()
+            if self._unwritten and self._file_state() != self._unwritten:
+                reason = "was written to while it was read: stop what serves it"
+                raise OperationalError(f"{self._path} {reason}")
+            return found
 
         try:
             read("BEGIN DEFERRED", {})
@@ -291,19 +297,8 @@ class Engine(SqliteDatabase):
             # An iterable: between its rows Python handles signals.
             self.connection().executemany(query, rows)
 
-    def rows(self, query: str) -> Iterator[Row]:
-        with peewee_errors:
-            # `yield from` would close the cursor when an unfinished iterator is collected, which
-            # fails once the database is closed.
-            for row in self.execute_sql(query):  # noqa: UP028
-                yield row
-        if self._unwritten and self._file_state() != self._unwritten:
-            reason = "was written to while it was read: stop what serves it"
-            raise OperationalError(f"{self._path} {reason}")
-
-    def last_id(self) -> int:
-        rows = self.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'account'")
-        return sum(number for (number,) in rows)  # there is one at most
+    def without_keys(self, tables: Sequence[str]) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def set_last_id(self, last_id: int) -> None:
         self.execute_sql("DELETE FROM sqlite_sequence WHERE name = 'account'")

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 
+import peewee
 import pytest
 from conftest import FIELDS, all_usage, in_threads
 from postgresql_server import PostgreSQL
@@ -272,3 +273,51 @@ def test_a_response_that_moves_on_is_not_cut_however_long_it_takes(
         found.append(piece)
         time.sleep(0.2)
     assert "".join(found) == expected(accounts, usage, None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_a_server_that_stops_answering_ends_a_move_within_seconds(
+    server, open_database, monkeypatch, way
+):
+    monkeypatch.setattr(postgres, "PACE", 1)
+    monkeypatch.setattr(databases, "REPORTED", 100)
+    monkeypatch.setattr(models, "MANY_DAYS", 100)
+    there, here = open_database(server.url), open_database(":memory:")
+    source, target = (here, there) if way == "there" else (there, here)
+    fill(source, 15)
+    before = source.dump()
+
+    class Frozen(databases.Report):
+        def __call__(self, accounts, days):
+            if days > 200:
+                server.signal(signal.SIGSTOP)
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(engines.DatabaseError, match="the server does not answer") as error:
+            databases.copy(source, target, Frozen())
+        assert time.monotonic() - began < 4
+    finally:
+        server.signal(signal.SIGCONT)
+    assert engines.is_unavailable(error.value)
+    time.sleep(postgres.AFTERWARDS)
+    assert target.dump() == {"accounts": []}
+    assert databases.copy(source, target)
+    assert target.dump() == before
+
+
+def test_a_long_load_checks_that_each_day_is_of_an_account(db, monkeypatch):
+    monkeypatch.setattr(models, "MANY_DAYS", 10)
+    accounts, usage = fill(db, 5)
+    db.engine.execute_sql("DELETE FROM usage_month")
+    db.engine.execute_sql("DELETE FROM usage")
+    db.engine.execute_sql("DELETE FROM account")
+    with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key"):
+        db.load(accounts, [*usage, (100, "2026-11-03", 1)], 100)
+    assert db.count_accounts() == 0
+    assert db.load(accounts, usage, 100)
+    with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key"):
+        db.engine.execute_sql("INSERT INTO usage VALUES (100, '2026-11-03', 1)")
+    with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key"):
+        db.engine.execute_sql("INSERT INTO usage_month VALUES (100, '2026-11', 1)")

@@ -421,7 +421,7 @@ def test_a_move_there_and_back_keeps_everything_and_ids_go_on(
         assert (code, out, errors) == (0, "fense-admin moved accounts=2\n", "")
         moved = open_database(target)
         assert (moved.dump(), all_usage(moved, "2026-10-31", None)) == before
-        assert moved.engine.last_id() == 3
+        assert moved.engine.execute_sql(moved.engine.last_id).fetchone() == (3,)
     assert open_database(back).create_account(FIELDS)["fense_account_id"] == 4
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4
 
@@ -471,18 +471,22 @@ def test_move_takes_a_password_from_the_environment(guarded, run_command, tmp_pa
     assert run_command("move", here, url, PGPASSWORD=f"{PASSWORD}@/?#%")[0] == 0
 
 
-def test_a_move_is_of_one_moment(url, tmp_path, open_database, monkeypatch):
+class AfterAccounts(databases.Report):
+    """Calls a function once the accounts are copied, and no days yet."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, accounts, days):
+        if not days:
+            self.call()
+
+
+def test_a_move_is_of_one_moment(url, tmp_path, open_database):
     source = filled(open_database(url))
     other, target = open_database(url), open_database(tmp_path / "target.sqlite3")
-    rows = source.engine.rows
     before = source.dump()
-
-    def written_meanwhile(query):
-        yield from rows(query)
-        other.record_lookups(1, 1, "2026-11-03")
-
-    monkeypatch.setattr(source.engine, "rows", written_meanwhile)
-    assert copy(source, target)
+    assert copy(source, target, AfterAccounts(lambda: other.record_lookups(1, 1, "2026-11-03")))
     assert target.dump() == before
     assert other.dump() != before
 
@@ -560,15 +564,12 @@ def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, pos
     source = filled(open_database(tmp_path / "here.sqlite3"))
     target = open_database(url)
 
-    def cut_off(query):
-        yield from ()
+    def cut_off():
         postgresql.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'fense-admin' AND state <> 'idle'"
         )
 
-    rows = source.engine.rows
-    source.engine.rows = lambda query: cut_off(query) if "usage" in query else rows(query)
     with pytest.raises(engines.DatabaseError):
-        copy(source, target)
+        copy(source, target, AfterAccounts(cut_off))
     assert target.count_accounts() == 0
