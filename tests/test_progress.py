@@ -59,8 +59,7 @@ def slowly(step):
         time.sleep(float(sys.argv[1]))
     return slow
 progress.SILENT, progress.REDRAWN, progress.REPEATED, progress.PATIENCE = 0.1, 0.02, 0.2, 0.2
-progress.Progress.__call__ = slowly(progress.Progress.__call__)
-progress.Progress.detail = slowly(progress.Progress.detail)
+progress.Progress.show = slowly(progress.Progress.show)
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -145,7 +144,7 @@ def test_a_command_that_ends_within_a_second_says_in_one_line_what_it_did(run, n
 
 
 def test_nothing_is_said_before_the_first_second(run, monkeypatch):
-    monkeypatch.setattr(progress.Progress, "detail", lambda self, text: time.sleep(0.7))
+    monkeypatch.setattr(progress.Progress, "show", lambda self, text: time.sleep(0.7))
     code, _, errors = run("backup")
     assert (code, errors.count("\n")) == (0, 1)
 
@@ -273,9 +272,6 @@ def signal_at_commit(monkeypatch):
 
     before_commit = progress.Progress.before_commit
     monkeypatch.setattr(progress.Progress, "before_commit", then_signal)
-    before = signal.signal(signal.SIGINT, progress.stop_at_once)
-    yield
-    assert signal.signal(signal.SIGINT, before) == progress.stop_at_once
 
 
 @pytest.mark.usefixtures("signal_at_commit")
@@ -310,6 +306,21 @@ def test_a_signal_that_comes_with_the_commit_of_a_seed_stops_before_it_serves(st
     assert re.search(f" loaded seed.json: {ACCOUNT} {SECONDS}$", done)
     assert late == "fense-admin: stopped by SIGTERM, which came when all was done"
     assert total_lookups(folder / "there") == 2
+
+
+STOPPED_AFTER_COMMIT = """
+import signal, sys
+from fense_admin import cli, commands
+commands.read_ahead = lambda has_control_plane: signal.raise_signal(signal.SIGTERM)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_that_comes_once_a_seed_is_loaded_stops_before_it_serves(start, folder):
+    command = (sys.executable, "-c", STOPPED_AFTER_COMMIT)
+    code, out, errors = start(*COMMANDS["serve"][0], command=command).end(None)
+    assert (code, out) == (128 + signal.SIGTERM, "")
+    assert re.search(f" loaded seed.json: {ACCOUNT} {SECONDS}$", errors)
 
 
 def test_a_list_with_a_fault_is_named_and_nothing_else_is_said(run, folder):
