@@ -34,6 +34,7 @@ def small_pieces(monkeypatch):
     """Pieces of three accounts."""
     monkeypatch.setattr(models, "AT_ONCE", 3)
     monkeypatch.setattr(models, "PIECE", 3)
+    monkeypatch.setattr(models, "SUMMED_UP", 4)
     monkeypatch.setattr(models, "FEW_ACCOUNTS", 3)
     models.totals.cache_clear()
     yield
