@@ -213,7 +213,7 @@ class Database:
         """The pieces of `all_usage`, after an empty one that says that the first is ready."""
         with self._big_read() as read:
             total = 0
-            for piece in pieces_of(read, models.SUMMED_UP):
+            for piece in pieces_of(read, queries.summed_up):
                 ((high, low),) = read(queries.sum_of_piece, {**values, **piece})
                 total += (high << 32) + low
             pieces = pieces_of(read, models.PIECE)
