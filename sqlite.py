@@ -241,7 +241,7 @@ class Engine(SqliteDatabase):
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         # One at a time in this process: SQLite's own waiting is slow and unfair.
-        with self._only_writer(), self.atomic():
+        with self._only_writer(), self.transaction():
             return work()
 
     @contextlib.contextmanager
