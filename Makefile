@@ -40,7 +40,7 @@ lint: .venv/dev             ## check the code, its format and its types with ruf
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/check_types.py
 
-bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside what one would use instead; FULL=1: ten minutes
+bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside what one would use instead; FULL=1: half an hour
 	@.venv-bench/bin/python benchmarks/bench.py \
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 

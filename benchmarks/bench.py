@@ -1,6 +1,6 @@
 """What fense-admin costs, side by side with what one would use instead, on one machine, in one run.
 
-`make bench` (a minute or two) or `make bench FULL=1` (ten or more) runs this. A ratio is one of
+`make bench` (six minutes) or `make bench FULL=1` (half an hour) runs this. A ratio is one of
 medians over rounds in which the contenders take turns, so that a slow moment meets them all.
 """
 
@@ -254,7 +254,7 @@ def measure_reset(size: Size) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="some ten minutes in place of one")
+    parser.add_argument("--full", action="store_true", help="half an hour, with a million accounts")
     parser.add_argument("--into", type=Path, required=True, help="folder for the results")
     options = parser.parse_args()
     if not shutil.which("wrk"):
