@@ -97,8 +97,10 @@ def make_ours_on(server: PostgreSQL, schema: str, accounts: int, days: int, fold
         f"""
         INSERT INTO usage (fense_account_id, date, lookups)
         SELECT account, CAST(DATE '{LAST_DAY}' - day AS TEXT), 1 + (account * 31 + day * 7) % 100
-        FROM generate_series(1, {accounts}) AS account
-            CROSS JOIN generate_series({days} - 1, 0, -1) AS day
+        FROM (
+            SELECT account, generate_series({days} - 1, 0, -1) AS day
+            FROM generate_series(1, {accounts}) AS account
+        ) AS days
         """,
         SUM_UP_MONTHS,
         "VACUUM ANALYZE",
