@@ -19,7 +19,7 @@ BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test
 
 def main(arguments: list[str] | None = None) -> int:
     """The command `fense-admin`. Returns the exit code: 0, 1 where it can't, 2 for wrong usage."""
-    commands.on_stop_signals(progress.stop_at_once)  # PID 1 ignores signals without a handler
+    progress.on_stop_signals(progress.stop_at_once)  # PID 1 ignores signals without a handler
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in WITHOUT_COMMAND):
         arguments = ["serve", *arguments]
@@ -42,7 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     options.command = command
     if options.run is not commands.serve:  # which has a log
         for line in settings.unknown_variables():
-            progress.say(rules.printable(line))
+            progress.say(line)
+    for name in settings.SWITCHES:
+        if name in options:
+            try:
+                setattr(options, name, settings.switch(name, getattr(options, name)))
+            except ValueError as error:
+                used.error(str(error))
     try:
         code: int = options.run(options)
         return code
@@ -134,7 +140,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
         )
 
 
-def add_quiet(parser: argparse.ArgumentParser, help: str = "say nothing but errors") -> None:
+def add_quiet(parser: argparse.ArgumentParser, help: str = "print errors only") -> None:
     variable = settings.variable_of("quiet")
     help = f"{help} (${variable}: 1 or 0)"
     parser.add_argument("--quiet", action="store_true", default=None, help=help)
@@ -192,7 +198,7 @@ def build_parser() -> Parser:
         "arguments.",
     )
     add_settings(it, "prefix", "seed")
-    add_quiet(it, "don't say how far the seed is loaded")
+    add_quiet(it, "don't report progress")
 
     it = command("health", commands.health, "exit with 0 once a service answers, or 1")
     it.add_argument(

@@ -14,14 +14,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import fense_admin
 from fense_admin import engines, files, models, rules, settings, sqlite
 from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError, log
-from fense_admin.progress import STOP_SIGNALS, Progress, say
+from fense_admin.progress import Progress, on_stop_signals, say
 from fense_admin.realtime import monotonic
 from fense_admin.settings import Limits
 
@@ -47,13 +47,6 @@ class WrongUsage(Exception):
 FAILURES = (CommandError, engines.Unusable, engines.DatabaseError)
 
 
-def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
-    """Handle the signals that stop a process, except a SIGHUP that nohup has ignored."""
-    for signum in STOP_SIGNALS:
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, handler)
-
-
 # --- serve -------------------------------------------------------------------------------------
 
 
@@ -65,9 +58,7 @@ def serve(options: argparse.Namespace) -> int:
     sockets: list[socket.socket] = []
     served: fense_admin.Application | ControlPlane
     try:
-        is_quiet = wants_quiet(options)
-        standin = settings.switch("standin", options.standin)
-        log_to_stderr(logging.WARNING if is_quiet else logging.INFO)
+        log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
         for line in (*settings.injected_variables(), *settings.unknown_variables()):
             log.warning(line)
         host, sockets = options.host, addresses.inherited()
@@ -77,8 +68,8 @@ def serve(options: argparse.Namespace) -> int:
         else:
             places = addresses.resolve(options.host, options.port)
         on_loopback = addresses.are_loopback(places)
-        keys, has_control_plane = choose_keys(options, standin, on_loopback)
-        loading = Progress("the seed was not loaded", is_quiet, log.info)
+        keys, has_control_plane = choose_keys(options, on_loopback)
+        loading = Progress("the seed was not loaded", options.quiet, log.info)
         with loading:
             seed = read_seed(options.seed, loading)
         sockets = sockets or addresses.listen(places)
@@ -162,16 +153,13 @@ def log_database(db: Database, database: str, found: int) -> None:
         log.info("accounts of earlier runs are kept: to start empty, name another --database")
 
 
-def choose_keys(
-    options: argparse.Namespace, standin: bool | None, on_loopback: bool
-) -> tuple[dict[str, Any], bool]:
+def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[str, Any], bool]:
     """Return the keys, as `create_app` takes them, and whether the control plane is on.
 
-    `standin` says whether it is wanted; None stands for the default. Raises `ValueError` where a
-    key is needed and none is set.
+    Raises `ValueError` where a key is needed and none is set.
     """
     master_key, service_keys = settings.keys_from_environment()
-    is_on = bool(standin)
+    is_on = bool(options.standin)  # None: by default
     is_server = engines.is_server(options.database)
     if is_on and is_server:
         raise ValueError(
@@ -186,9 +174,9 @@ def choose_keys(
             )
         master_key = fense_admin.DEVELOPMENT_KEY
         log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", master_key)
-        if is_server and standin is None:
+        if is_server and options.standin is None:
             log.warning("the control plane is off: it is for SQLite alone")
-        is_on = standin is not False and not is_server
+        is_on = options.standin is not False and not is_server
     if is_on and master_key is None:
         raise ValueError("--standin takes the master key alone: set DISPUTE_MASTER_KEY")
     return {"master_key": master_key, "service_keys": service_keys}, is_on
@@ -229,12 +217,12 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the command. Returns its exit code, or 128 + n if signal n ended it."""
     from fense_admin.standin import StandIn
 
-    loading = Progress("the command was not run", wants_quiet(options))
+    loading = Progress("the command was not run", options.quiet)
     try:
         with loading:
             seed = read_seed(options.seed, loading)
             if seed is not None:
-                loading.begin(f"loading {options.seed}", loading.accounts, loading.days)
+                loading.begin(f"loading {options.seed}")
             standin = StandIn(seed=seed, prefix=options.prefix)
             if loading.was_shown:  # else nothing stands beside the command's own output
                 loading.end_of_days(f"loaded {options.seed}:")
@@ -354,7 +342,7 @@ def record(options: argparse.Namespace) -> int:
     if not is_list and not has_lookups:
         raise WrongUsage("the following arguments are required: lookups")
     check_exists(options.database, "name it with --database")
-    recording = Progress("nothing was added", wants_quiet(options))
+    recording = Progress("nothing was added", options.quiet)
     with recording, opened(options.database) as db:
         if is_list:
             record_list(db, recording)
@@ -395,9 +383,9 @@ def move(options: argparse.Namespace) -> int:
     check_exists(options.source, "name one that is there")
     if options.target == engines.MEMORY:
         raise CommandError("what is moved into memory goes with the process: name a file")
-    moving = Progress("nothing was moved", wants_quiet(options))
-    moving.begin("moving")
+    moving = Progress("nothing was moved", options.quiet)
     with moving, opened(options.source, read_only=True) as source:
+        moving.begin("moving")
         if not has_accounts(options.target):  # else it isn't migrated either
             with opened(options.target) as target:
                 if copy(source, target, moving):
@@ -420,18 +408,18 @@ def backup(options: argparse.Namespace) -> int:
     check_exists(options.database, "name it with --database")
     if options.target == engines.MEMORY:
         raise CommandError("a backup goes into a file: name one that is not there yet")
-    copying = Progress("no backup was made", wants_quiet(options))
+    copying = Progress("no backup was made", options.quiet)
     size = 0.0
 
     def report(done: int, total: int) -> None:
         nonlocal size
         size = max(total / MIB, 0.1)
         part = f"{done * 100 // total}%" if done < total else "checking the copy"
-        copying.detail(f"{part} of {size:,.1f} MiB")
+        copying.show(f"{part} of {size:,.1f} MiB")
 
-    copying.begin("backing up")
     try:
         with copying:
+            copying.begin("backing up")
             sqlite.backup(options.database, options.target, report, copying.before_commit)
             copying.end(f"backed up {size:,.1f} MiB", size, "MiB")
     except OSError as error:
@@ -440,14 +428,6 @@ def backup(options: argparse.Namespace) -> int:
         where = f"{options.database} to {options.target}"
         raise CommandError(f"can't copy {where}: {error}") from error
     return 0
-
-
-def wants_quiet(options: argparse.Namespace) -> bool | None:
-    """Whether it is to say nothing but errors. Raises `WrongUsage`."""
-    try:
-        return settings.switch("quiet", options.quiet)
-    except ValueError as error:
-        raise WrongUsage(str(error)) from None
 
 
 def check_exists(database: str, hint: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from peewee import OperationalError
 
 from fense_admin import engines, models, rules, sqlite
-from fense_admin.engines import Engine, Read, Row, Unusable
+from fense_admin.engines import Engine, Read, Row, Unusable, Values
 from fense_admin.masking import digest
 from fense_admin.models import Columns, Lookups
 
@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
 BIG_READS = 16  # big responses produced at once: each has a connection and a thread
 PATIENCE = 2  # seconds that one more waits for its turn before it is rejected
+USAGE = ("usage", "usage_month")  # the tables
 REPORTED = 5_000  # rows from one report of a long write to the next
 
 Item = TypeVar("Item")
+Piece = dict[str, int]  # of the accounts: the id `after` which it begins, and its `last_id`
 
 
 class Report:
-    """Follows a long write. This one does nothing."""
+    """Receives the progress of a long write. This one ignores it."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """So many accounts and days of lookups are written so far; at the end, that is all."""
+        """Take how many accounts and days are written so far, and at the end how many in all."""
 
     def before_commit(self) -> None:
-        """All is written: what comes next is the commit."""
+        """Called when everything is written, right before the commit."""
 
 
 NO_REPORT = Report()
@@ -210,21 +212,13 @@ class Database:
     ) -> Iterator[str]:
         """The pieces of `all_usage`, after an empty one that says that the first is ready."""
         with self._big_read() as read:
-            total, ends = 0, [0]
-            while ends[-1] < rules.MAX_ID:
-                ends.append(self._end_of_piece(read, ends[-1], models.PIECE))
-                piece = {**values, "after": ends[-2], "last_id": ends[-1]}
-                ((high, low),) = read(queries.sum_of_piece, piece)
+            total, pieces = 0, list[Piece]()
+            for piece in pieces_of(read, models.PIECE):
+                ((high, low),) = read(queries.sum_of_piece, {**values, **piece})
                 total += (high << 32) + low
-            before = f'{head}, "total_lookups": {total}, "accounts": ['
-            for after, last_id in itertools.pairwise(ends):
-                ((accounts,),) = read(queries.piece, {**values, "after": after, "last_id": last_id})
-                if not after:
-                    yield ""
-                if accounts:
-                    yield before + accounts
-                    before = ", "
-            yield "]}" if before == ", " else before + "]}"
+                pieces.append(piece)
+            lists = (read(queries.piece, {**values, **piece})[0][0] for piece in pieces)
+            yield from in_pieces(f'{head}, "total_lookups": {total}, "accounts": [', lists)
 
     @contextlib.contextmanager
     def _big_read(self) -> Iterator[Read]:
@@ -240,11 +234,6 @@ class Database:
                     yield read
             finally:
                 self._big_reads.release()
-
-    def _end_of_piece(self, read: Read, after: int, size: int) -> int:
-        """The last id of the piece of so many accounts that comes after this id."""
-        rows = read(models.END_OF_PIECE, {"after": after, "size": size})
-        return rows[0][0] if rows else rules.MAX_ID
 
     def record_lookups(
         self, fense_account_id: int, lookups: int, date: Any = None, report: Report = NO_REPORT
@@ -322,16 +311,31 @@ class Database:
 
     # All of it
 
+    def state(self) -> str | Iterator[str]:
+        """Every account with its usage by day, in order of id: a state document, as JSON.
+
+        For many accounts it is in pieces, as `all_usage` is.
+        """
+        first = next(pieces_of(self._read, models.FEW_ACCOUNTS))
+        if first["last_id"] == rules.MAX_ID:
+            return f'{{"accounts": [{accounts_as_json(self._read, first)}]}}'
+        pieces = self._state_by_piece()
+        next(pieces)
+        return pieces
+
+    def _state_by_piece(self) -> Iterator[str]:
+        """The pieces of `state`, after an empty one that says that the first is ready."""
+        with self._big_read() as read:
+            pieces = pieces_of(read, models.FEW_ACCOUNTS)
+            lists = (accounts_as_json(read, piece) for piece in pieces)
+            yield from in_pieces('{"accounts": [', lists)
+
+    def _read(self, query: str, values: Values) -> list[Row]:
+        return self.engine.execute_sql(query, values).fetchall()
+
     def dump(self) -> shapes.State:
-        """Every account with its usage by day, in order of id: a state document."""
-        with self.engine.snapshot():
-            rows = self.engine.execute_sql(models.SELECT_STATE).fetchall()
-            days = self.engine.execute_sql(models.SELECT_DAYS).fetchall()
-        usage: dict[int, dict[str, int]] = {row[0]: {} for row in rows}
-        for fense_account_id, date, lookups in days:
-            usage[fense_account_id][date] = lookups
-        accounts = [models.as_account(row) | {"usage": usage[row[0]]} for row in rows]
-        return cast("shapes.State", {"accounts": accounts})
+        """The document that `state` returns, in Python's objects."""
+        return cast("shapes.State", json.loads("".join(self.state())))
 
     def replace(self, accounts: Sequence[Columns], usage: Collection[Lookups]) -> None:
         """Replace everything by these accounts, by column, and their usage.
@@ -387,8 +391,12 @@ class Database:
                 rows = (tuple(account.values()) for account in group)
                 self.engine.load("account", columns, rows)
             days = tell_each(usage, lambda count: report(loaded, count))
-            self.engine.load("usage", models.USAGE_KEYS, days)
-            self.engine.execute_sql(models.SUM_UP_MONTHS)
+            first = list(itertools.islice(days, models.MANY_DAYS))
+            is_long = len(first) == models.MANY_DAYS
+            with self.engine.without_keys(USAGE) if is_long else contextlib.nullcontext():
+                self.engine.load("usage", models.USAGE_KEYS, itertools.chain(first, days))
+                for piece in pieces_of(self._read, models.FEW_ACCOUNTS):
+                    self.engine.execute_sql(models.SUM_UP_MONTHS, piece)
             self.engine.set_last_id(last_id)
             report.before_commit()
             return True
@@ -396,8 +404,41 @@ class Database:
         return self.engine.write(load, patient=True)
 
 
+def pieces_of(read: Read, size: int) -> Iterator[Piece]:
+    """Return pieces of so many accounts each, in order of id, until there are no more."""
+    last_id = 0
+    while last_id < rules.MAX_ID:
+        after = last_id
+        rows = read(models.END_OF_PIECE, {"after": after, "size": size})
+        last_id = rows[0][0] if rows else rules.MAX_ID
+        yield {"after": after, "last_id": last_id}
+
+
+def accounts_as_json(read: Read, piece: Piece) -> str:
+    """The accounts of a piece, as a state document has them."""
+    return ", ".join(
+        f'{json.dumps(models.as_account(account))[:-1]}, "usage": {{{days}}}}}'
+        for *account, days in read(models.SELECT_STATE_OF_PIECE, piece)
+    )
+
+
+def in_pieces(head: str, lists: Iterable[str | None]) -> Iterator[str]:
+    """Return a document that ends with a list, of which each of the `lists` is a part.
+
+    An empty piece comes first: it says that the second one is ready.
+    """
+    before = head
+    for number, items in enumerate(lists):
+        if not number:
+            yield ""
+        if items:
+            yield before + items
+            before = ", "
+    yield "]}" if before == ", " else head + "]}"
+
+
 def tell_each(items: Iterable[Item], tell: Callable[[int], None]) -> Iterator[Item]:
-    """Return these, and tell now and then how many of them were taken."""
+    """Return the items; after each `REPORTED` of them, and at the end, tell how many were taken."""
 
     def batches() -> Iterator[list[Item]]:
         left, taken = iter(items), 0
@@ -415,11 +456,16 @@ def copy(source: Database, target: Database, report: Report = NO_REPORT) -> bool
 
     Returns whether it did. The next id is the same in both.
     """
-    engine = source.engine
-    with engine.snapshot():
-        accounts = map(models.as_account, engine.rows(models.SELECT_STATE))
-        usage = engine.rows(models.SELECT_DAYS)
-        last_id = engine.last_id()
+    with source.engine.reading(patient=True) as read:
+
+        def rows(query: str) -> Iterator[Row]:
+            return itertools.chain.from_iterable(
+                read(query, piece) for piece in pieces_of(read, models.FEW_ACCOUNTS)
+            )
+
+        accounts = map(models.as_account, rows(models.SELECT_ACCOUNTS_OF_PIECE))
+        ((last_id,),) = read(source.engine.last_id, {})
+        usage = cast("Iterator[Lookups]", rows(models.SELECT_DAYS_OF_PIECE))
         return target.load(accounts, usage, last_id, replace=False, report=report)
 
 

@@ -25,7 +25,7 @@ WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*
 PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
 
 Result = TypeVar("Result")
-Names = Sequence[str]  # of columns
+Names = Sequence[str]  # of columns, or tables
 Row = tuple[Any, ...]
 Values = Mapping[str, Any]  # of a query, by name
 Waiting = Callable[[], AbstractContextManager[None]]  # makes the context of a long wait
@@ -148,6 +148,8 @@ class Engine(Protocol):
     """
 
     info: Info
+    # The query for the highest id that an account has had; 0 if there was none yet.
+    last_id: str
     # The context in which a thread waits for others. A server sets one that spares a worker.
     while_waiting: Waiting
 
@@ -167,8 +169,11 @@ class Engine(Protocol):
         """Insert many rows, within a transaction."""
         ...
 
-    def rows(self, query: str) -> Iterator[Row]:
-        """Return what a query finds, row by row, within a `snapshot`."""
+    def without_keys(self, tables: Names) -> AbstractContextManager[None]:
+        """Return a context in which foreign keys of these tables may be checked at its end.
+
+        It is for long writes within a transaction: nobody else may read the tables until it ends.
+        """
         ...
 
     def peek(self, query: str, values: Values) -> list[Row]:
@@ -183,10 +188,6 @@ class Engine(Protocol):
         """Raise an error if the database's file was moved or replaced."""
         ...
 
-    def last_id(self) -> int:
-        """Return the highest id that an account has had, 0 if there was none yet."""
-        ...
-
     def set_last_id(self, last_id: int) -> None:
         """Let the next account's id follow this one."""
         ...
@@ -194,8 +195,8 @@ class Engine(Protocol):
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         """Run the function in a transaction and return what it returns.
 
-        It may be run several times, unless it is `patient`: then it has no deadline, either.
-        Raises `CommitUnknown`.
+        It may be run several times, unless it is `patient`: then each query has a deadline, a long
+        one, and all of it has none. Raises `CommitUnknown`.
         """
         ...
 
@@ -207,14 +208,14 @@ class Engine(Protocol):
         ...
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Return a context in which all that is read is of one moment. It has no deadline."""
+        """Return a context in which all that this thread reads is of one moment."""
         ...
 
-    def reading(self) -> AbstractContextManager[Read]:
+    def reading(self, patient: bool = False) -> AbstractContextManager[Read]:
         """Return the context of a function that reads what there is at one moment, query by query.
 
         It has a connection to itself: in between, the thread may do something else, and the context
-        may end in another one. Each query has a deadline.
+        may end in another one. Each query has a deadline, a long one if it is `patient`.
         """
         ...
 

@@ -32,7 +32,10 @@ def request_key(environ: Mapping[str, Any]) -> str:
 
 def log_request(what: str, status: object, seconds: float, request_id: str, why: str) -> None:
     """Log a request that was answered: `what` is its method and path, `why` the error's reason."""
-    log.info("%s %s %.1fms %s%s", what, status, seconds * 1000, request_id, why and f": {why}")
+    if log.isEnabledFor(logging.INFO):
+        line = f"{what} {status} {seconds * 1000:.1f}ms {request_id}{why and f': {why}'}"
+        # As `log.info` does, but for the search for its caller.
+        log.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
 
 
 # --- Responses that are sent while they are produced --------------------------------------------
@@ -68,8 +71,7 @@ class Stream:
 
     def close(self) -> None:
         """End it, whether it is whole or not."""
-        if hasattr(self._pieces, "close"):
-            self._pieces.close()
+        getattr(self._pieces, "close", lambda: None)()
         while self.at_end:
             self.at_end.pop()(self._error)
 

@@ -186,6 +186,11 @@ class Masker:
 
     def loggable(self, method: str, path: str, mount: str, sent: str) -> str:
         """Method and path (below `mount`) as two words of a line, the keys in them masked."""
+        is_plain = method in METHODS and self.plain.fullmatch(path) and not mount
+        if is_plain and len(path) <= MAX_PATH:
+            words = f"{method} {path}"
+            if hide_named(hide(words, [*self.own, *sent.split(", ")])) == words:
+                return words  # as nearly all are
         begin = beginning(path, MAX_PATH)
         keys = self.keys_in([method, begin], sent)
         shown = cut(hide_named(hide(begin, keys)), MAX_PATH, is_part=begin != path)

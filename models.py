@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import functools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import peewee
@@ -21,6 +21,7 @@ from fense_admin.masking import digest, last4
 
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
 FEW_ROWS = 1_000  # are written within milliseconds
+MANY_DAYS = 10_000  # of lookups that are loaded: to check the account of each one takes long
 
 Columns = dict[str, Any]  # of an account
 Lookups = tuple[int, str, int]  # of an account on a day: fense_account_id, YYYY-MM-DD, how many
@@ -111,8 +112,6 @@ SELECT fense_account_id, fense_account_id || ' ' || name || ' ' || email
     || COALESCE(' ' || dispute_account_id, '') || COALESCE(' ' || api_key_last4, '')
 FROM account ORDER BY fense_account_id DESC
 """
-SELECT_STATE = compiled(Account.select().order_by(Account.fense_account_id))
-SELECT_DAYS = f"SELECT {', '.join(USAGE_KEYS)} FROM usage ORDER BY fense_account_id, date"
 DELETE_ALL = [f"DELETE FROM {table}" for table in ("usage_month", "usage", "account")]
 
 
@@ -161,9 +160,26 @@ ADD_TO_DAY = adding("usage", "date", FITS)
 ADD_TO_MONTH = adding("usage_month", "month")
 SELECT_ID = compiled(Account.select(Account.fense_account_id).where(BY_ID))
 SELECT_DAYS_OF = "SELECT date, lookups FROM usage WHERE fense_account_id = :fense_account_id"
-SUM_UP_MONTHS = """
+
+# What grows with the data is read and written in pieces of accounts, by id.
+PIECE = 4_000  # accounts that one query lists or sums up: half a megabyte, and some 20 ms
+FEW_ACCOUNTS = 100  # whose whole usage is read at once: ten years of it are seven megabytes
+IN_PIECE = "fense_account_id > :after AND fense_account_id <= :last_id"
+# The last id of a piece that has `:size` accounts; there is none in the last piece.
+END_OF_PIECE = """
+SELECT fense_account_id FROM account WHERE fense_account_id > :after
+ORDER BY fense_account_id LIMIT 1 OFFSET :size - 1
+"""
+SELECT_ACCOUNTS_OF_PIECE = f"""
+SELECT {", ".join(STATE_KEYS)} FROM account WHERE {IN_PIECE} ORDER BY fense_account_id
+"""
+SELECT_DAYS_OF_PIECE = f"""
+SELECT {", ".join(USAGE_KEYS)} FROM usage WHERE {IN_PIECE} ORDER BY fense_account_id, date
+"""
+SUM_UP_MONTHS = f"""
 INSERT INTO usage_month (fense_account_id, month, lookups)
-SELECT fense_account_id, substr(date, 1, 7), SUM(lookups) FROM usage GROUP BY 1, 2
+SELECT fense_account_id, substr(date, 1, 7), SUM(lookups) FROM usage
+WHERE {IN_PIECE} GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 # The database itself writes usage as JSON, as the contract shows it. Python's sqlite3 releases the
@@ -192,14 +208,18 @@ group_concat(
     || ', "total_lookups": ' || total_lookups || '}',
 ', ')
 """
-PIECE = 10_000  # accounts that one query lists or sums up: a megabyte, and some 50 ms
-IN_PIECE = "fense_account_id > :after AND fense_account_id <= :last_id"
-# The last id of a piece that has `:size` accounts; there is none in the last piece.
-END_OF_PIECE = """
-SELECT fense_account_id FROM account WHERE fense_account_id > :after
-ORDER BY fense_account_id LIMIT 1 OFFSET :size - 1
-"""
 HAS_ONE_PIECE = f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {PIECE + 1}) AS s) <= {PIECE}"
+
+# Accounts by column, and their usage as the JSON of a state document.
+SELECT_STATE_OF_PIECE = f"""
+SELECT {", ".join(STATE_KEYS)}, COALESCE((
+    SELECT group_concat('"' || date || '": ' || lookups, ', ') FROM (
+        SELECT date, lookups FROM usage
+        WHERE usage.fense_account_id = account.fense_account_id ORDER BY date
+    ) AS days
+), '')
+FROM account WHERE {IN_PIECE} ORDER BY fense_account_id
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,7 +361,7 @@ def as_columns(fields: dict[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def as_account(row: tuple[Any, ...], keys: tuple[str, ...] = STATE_KEYS) -> dict[str, Any]:
+def as_account(row: Sequence[Any], keys: tuple[str, ...] = STATE_KEYS) -> dict[str, Any]:
     account = dict(zip(keys, row, strict=True))
     for flag in FLAGS:
         account[flag] = bool(account[flag])

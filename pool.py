@@ -63,13 +63,16 @@ class Connection(psycopg.Connection[TupleRow]):
     """A connection whose server has until a deadline to answer."""
 
     deadline = math.inf  # by the monotonic clock
+    pace = 0.0  # seconds that each operation has, if it isn't 0: then it sets the deadline
     while_waiting: Waiting = contextlib.nullcontext
     warned = False  # by the server, since it was last looked at
 
     def wait(
         self, gen: Generator[int, int, Any], interval: float = 0, timeout: float | None = None
     ) -> Any:
-        """Run a generator of psycopg's. Raises `NoAnswer`."""
+        """Run a generator of psycopg's, an operation. Raises `NoAnswer`."""
+        if self.pace:
+            self.deadline = monotonic() + self.pace
         try:
             wanted = next(gen)
             while True:
@@ -274,7 +277,7 @@ class Pool:
             if connection is None:
                 connection = self._wait_for_one(by)
             if connection is not None:
-                connection.deadline = deadline
+                connection.deadline, connection.pace = deadline, 0.0
                 self._local.connection = connection
                 return connection
             if monotonic() > by:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import math
 import os
 import random
@@ -37,6 +38,8 @@ CANCELLING = 0.3  # seconds to tell the server that nobody waits for the COMMIT 
 CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
 AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
 HURRIED = 0.3  # seconds for an operation that comes then
+COPIED = 10_000  # rows in one COPY
+CHECKING = 60  # seconds to check a foreign key of all rows: three million take one
 AT_ONCE = 1_000  # rows in one statement: between two of them Python handles signals
 RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
 
@@ -50,7 +53,13 @@ CHANGED = ("22001", "22003", "22P02", "23502")  # a column takes less than ours:
 UNAVAILABLE = ("08", "25006", *PAUSED, "40", *LOST, *CHANGED, "53", "54", "57", "58", "XX")
 OUR_BUGS = ("42601", "42P02")  # the text of a query is wrong
 
-PATIENT = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+UNHURRIED = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+# What is written and read patiently: its statements do little each, and other nodes may lock rows.
+PACE = 10  # seconds for each operation: then the server does not answer
+PATIENT = f"""
+SET LOCAL statement_timeout = '{PACE - 1}s'; SET LOCAL idle_in_transaction_session_timeout = 0
+"""
+READ_ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 NO_LOCKS = "BEGIN; SET LOCAL lock_timeout = 100"  # milliseconds to wait for one
 # The tables of the schema that comes first in search_path, but for those of extensions.
 TABLES = """
@@ -58,6 +67,14 @@ SELECT relname FROM pg_class
 WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
     AND oid NOT IN (
         SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e')
+"""
+# Those of some tables, if this role may drop and add them.
+FOREIGN_KEYS = """
+SELECT referring.oid::regclass, quote_ident(conname), pg_get_constraintdef(pg_constraint.oid)
+FROM pg_constraint JOIN pg_class AS referring ON referring.oid = conrelid
+    JOIN pg_class AS referred ON referred.oid = confrelid
+WHERE contype = 'f' AND referring.oid = ANY (%s::regclass[])
+    AND pg_has_role(referring.relowner, 'USAGE') AND pg_has_role(referred.relowner, 'USAGE')
 """
 ARRAYS = {int: "bigint[]", str: "text[]"}
 FAILURES = (psycopg.Error, DatabaseError, NoAnswer, ValueError, RuntimeError)  # of a start
@@ -144,6 +161,8 @@ class Engine(Pool):
     While the server does not answer, one thread at a time waits for it; others fail at once.
     """
 
+    last_id = LAST_ID
+
     def __init__(self, url: str, read_only: bool = False) -> None:
         self._server = Gate()
         self._commits = Gate()  # of its own: reads go on while a COMMIT waits for a standby
@@ -182,7 +201,7 @@ class Engine(Pool):
         encoding = value_of(connection, "SHOW server_encoding")
         if encoding != "UTF8":
             raise Unusable(f"{name} is encoded in {encoding}: name a database in UTF8")
-        connection.execute(f"BEGIN; {PATIENT}; SET LOCAL lock_timeout = '{START_TIMEOUT}s'")
+        connection.execute(f"BEGIN; {UNHURRIED}; SET LOCAL lock_timeout = '{START_TIMEOUT}s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))  # several may start
         tables, version = {table for (table,) in connection.execute(TABLES)}, 0
         if "fense_admin" in tables:
@@ -236,14 +255,24 @@ class Engine(Pool):
 
     def load(self, table: str, columns: Names, rows: Iterable[Row]) -> None:
         query = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-        with self._own.cursor() as cursor, cursor.copy(query) as copy:
-            for row in rows:
-                copy.write_row(row)
+        rows = iter(rows)
+        while some := list(itertools.islice(rows, COPIED)):
+            with self._own.cursor() as cursor, cursor.copy(query) as copy:
+                for row in some:
+                    copy.write_row(row)
 
-    def rows(self, query: str) -> Iterator[Row]:
-        with self._own.cursor("rows") as cursor:
-            cursor.itersize = 10_000
-            yield from cursor.execute(translated(query))
+    @contextlib.contextmanager
+    def without_keys(self, tables: Sequence[str]) -> Iterator[None]:
+        own = self._own
+        found = own.execute(FOREIGN_KEYS, (list(tables),)).fetchall()
+        for table, name, _ in found:
+            own.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        yield
+        own.execute(f"SET LOCAL statement_timeout = '{CHECKING - 1}s'")
+        own.pace = CHECKING
+        for table, name, definition in found:
+            own.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+        own.pace = PACE
 
     def peek(self, query: str, values: Values) -> list[Row]:
         def look(connection: Connection) -> list[Row]:
@@ -269,9 +298,6 @@ class Engine(Pool):
     def ensure_same_file(self) -> None:
         """Do nothing: there is no file."""
 
-    def last_id(self) -> int:
-        return int(self.execute_sql(LAST_ID).fetchone()[0])
-
     def set_last_id(self, last_id: int) -> None:
         self.execute_sql(f"ALTER SEQUENCE {SEQUENCE} RESTART WITH {last_id + 1}")
 
@@ -285,6 +311,7 @@ class Engine(Pool):
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         def transaction(connection: Connection) -> Result:
+            connection.pace = PACE if patient else 0
             connection.execute(f"BEGIN; {PATIENT}" if patient else "BEGIN")
             result = work()
             self._commit(connection)
@@ -296,11 +323,17 @@ class Engine(Pool):
             return self._run("write", transaction, patient)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Read]:
-        connection = self._run("reading", self._begin_to_read, keep=True)
+    def reading(self, patient: bool = False) -> Iterator[Read]:
+        def begin(connection: Connection) -> Connection:
+            connection.pace = PACE if patient else WORKING
+            connection.execute(f"{READ_ONE_MOMENT}; {PATIENT}" if patient else READ_ONE_MOMENT)
+            return connection
+
+        connection = self._run("reading", begin, patient, keep=True)
+        # Who reads for long has a worker in its place: its waits don't count as others' do.
+        connection.while_waiting = contextlib.nullcontext
 
         def read(query: str, values: Values) -> list[Row]:
-            connection.deadline = monotonic() + WORKING
             # Planned for these values: a plan for any would be slow for many accounts.
             found = connection.execute(translated(query), values, prepare=False).fetchall()
             self._server.is_shut = False
@@ -314,21 +347,14 @@ class Engine(Pool):
             raise self._translated(error) from None
         finally:
             connection.while_waiting = self._waiting
-            connection.deadline = monotonic() + WORKING
             self._recover(failure, connection)
-
-    def _begin_to_read(self, connection: Connection) -> Connection:
-        """Begin a transaction that reads, and let the thread go on without the connection."""
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        # Whoever reads for long has a worker in its place: its waits are not counted as others are.
-        connection.while_waiting = contextlib.nullcontext
-        return connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         try:
             connection = self._take(math.inf)
-            connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {PATIENT}")
+            connection.pace = WORKING
+            connection.execute(READ_ONE_MOMENT)
             yield
         except (psycopg.Error, NoAnswer) as error:
             raise self._translated(error) from None
@@ -346,9 +372,12 @@ class Engine(Pool):
             self.execute_sql("LOCK TABLE account IN EXCLUSIVE MODE")
 
     def _commit(self, connection: Connection) -> None:
-        connection.warned = False
-        # A patient one has no deadline yet; but the wait for a standby has no end.
-        connection.deadline = min(connection.deadline, monotonic() + START_TIMEOUT) + COMMITTING
+        is_patient = connection.pace > 0
+        connection.warned, connection.pace = False, 0.0
+        # A patient one had a deadline for each operation; the wait for a standby has no end.
+        if is_patient:
+            connection.deadline = monotonic() + START_TIMEOUT
+        connection.deadline += COMMITTING
         try:
             connection.execute("COMMIT")
         except NoAnswer:
@@ -378,7 +407,7 @@ class Engine(Pool):
         """Run it on a connection, which it may `keep`; again where that may help."""
         with self._server.passed():
             if patient:
-                return self._run_until(math.inf, work)
+                return self._run_until(math.inf, work, keep)
             deadline = monotonic() + (HURRIED if self._server.was_just_shut() else WORKING)
             with self._admitted(kind, deadline):
                 return self._run_until(deadline, work, keep)

@@ -1,4 +1,4 @@
-"""How far a long command is, on standard error; and what a signal leaves of it."""
+"""Reports the progress of a long command on standard error, and stops it on a signal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from typing import Any
 
 from fense_admin import rules
 from fense_admin.databases import Report
@@ -30,32 +30,32 @@ class Stopped(SystemExit):
         self.signal = signal.Signals(signum).name
 
 
-def stop_at_once(signum: int, _: FrameType | None) -> None:
+def stop_at_once(signum: int, _: object) -> None:
     """End the process while there is nothing to finish yet, cleaning up on the way."""
     raise Stopped(signum)
 
 
+def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
+    """Handle the signals that stop a process, except a SIGHUP that nohup has ignored."""
+    for signum in STOP_SIGNALS:
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, handler)
+
+
 def say(text: str) -> None:
-    """Write a message to standard error, as a line, unless it is closed or full."""
-    write(f"fense-admin: {text}\n", PATIENCE)
+    """Write a message to standard error, as a line: see `write`."""
+    write(f"fense-admin: {rules.printable(text)}\n")
 
 
-def write(text: str, patience: float = 0) -> None:
-    """Write to standard error, unless it is closed or full; wait so many seconds for a reader."""
+def write(text: str) -> None:
+    """Write to standard error, unless it is closed, or full for `PATIENCE` seconds."""
     if not sys.stderr:
         return
-    try:
-        descriptor = sys.stderr.fileno()
-    except (OSError, ValueError):  # not a file: a test reads it
-        sys.stderr.write(text)
-        return
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
     left = text.encode("utf-8", "backslashreplace")
     with contextlib.suppress(OSError):
-        while left and poll.poll(patience * 1000):
+        while left and select.select([], [sys.stderr], [], PATIENCE)[1]:
             # A pipe that is writable takes so many bytes without waiting.
-            left = left[os.write(descriptor, left[: select.PIPE_BUF]) :]
+            left = left[os.write(sys.stderr.fileno(), left[: select.PIPE_BUF]) :]
 
 
 def counted(number: int, noun: str) -> str:
@@ -63,11 +63,11 @@ def counted(number: int, noun: str) -> str:
 
 
 class Progress(Report):
-    """Says how far a command is, once it takes more than a second. A context, used once or more.
+    """Reports the progress of a command that takes more than a second. A context; reusable.
 
-    `unchanged` says what is so if a signal stops it, such as "nothing was moved". From
-    `before_commit` on it is too late for that: the signal then waits for the end of the context.
-    `tell` takes the lines, but for that of a terminal.
+    `unchanged` is the message if a signal stops it, such as "nothing was moved". From
+    `before_commit` on that would be wrong: a signal then waits for the end of the context.
+    `tell` writes a line, except on a terminal, where one line is redrawn.
     """
 
     def __init__(
@@ -76,117 +76,79 @@ class Progress(Report):
         self.accounts = self.days = 0
         self.was_shown = False
         self._unchanged, self._is_quiet, self._tell = unchanged, is_quiet, tell
-        self._doing = self._detail = ""
+        self._doing = self._shown = ""
         self._began = 0.0
-        self._width = 0  # of the line on the terminal
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
-        self._late: list[int] = []  # signals that wait for the end
-        self._is_done = False
+        self._late: list[int] = []  # signals that came since the commit
 
-    # What it follows
-
-    def begin(self, doing: str, accounts: int = 0, days: int = 0) -> None:
-        """Begin a part of the work, which counts from these numbers on."""
-        self.accounts, self.days = accounts, days
-        self._doing, self._detail = doing, ""
+    def begin(self, doing: str) -> None:
+        """Begin a part of the work."""
+        self._doing = self._shown = doing
         self._began = self._began or monotonic()
+        if not (self._thread or self._is_quiet) and sys.stderr:
+            self._ended.clear()
+            # In a thread, because a single statement may take long, or the reading of a file.
+            self._thread = threading.Thread(target=self._report, daemon=True)
+            self._thread.start()
 
     def __call__(self, accounts: int, days: int) -> None:
         self.accounts, self.days = accounts, days
+        self.show(f"{counted(accounts, 'account')}, {counted(days, 'day')}")
 
-    def detail(self, text: str) -> None:
-        """Say this in place of the numbers of accounts and days."""
-        self._detail = text
+    def show(self, detail: str) -> None:
+        """Report this, after what was begun."""
+        self._shown = f"{self._doing}: {detail}"
 
     def before_commit(self) -> None:
-        self._is_done = True
-        self._hold_signals()
+        on_stop_signals(lambda signum, _: self._late.append(signum))
 
-    def _hold_signals(self) -> None:
-        for signum in STOP_SIGNALS:
-            if signal.getsignal(signum) is stop_at_once:
-                signal.signal(signum, lambda signum, _: self._late.append(signum))
-                self._handlers[signum] = stop_at_once
-
-    def end(self, done: str, amount: float = 0, unit: str = "") -> None:
-        """Say what was done, in which time, and how much of it that is in a second."""
-        if self._is_quiet:
-            return
+    def end(self, done: str, amount: float, unit: str) -> None:
+        """Print what was done, how long it took, and how much of it was done per second."""
         self._stop_reporting()
-        seconds = monotonic() - self._began
-        speed = f" ({amount / seconds:,.0f} {unit} a second)" if amount and seconds >= 0.1 else ""
-        self._tell(rules.printable(f"{done} in {seconds:.1f} s{speed}"))
+        if not self._is_quiet:
+            seconds = monotonic() - self._began
+            text = f"{done} in {seconds:.1f} s"
+            if amount and seconds >= 0.1:
+                text += f" ({amount / seconds:,.0f} {unit} a second)"
+            self._tell(text)
 
     def end_of_days(self, done: str) -> None:
-        """Say this of the accounts and days that were written last."""
+        """Print what was done to the accounts and days that were reported last."""
         what = f"{counted(self.accounts, 'account')} and {counted(self.days, 'day')} of lookups"
         self.end(f"{done} {what}", self.days, "days")
 
-    # The reports
-
-    def __enter__(self) -> Progress:
-        self._ended.clear()
-        if not self._is_quiet and sys.stderr:
-            self._thread = threading.Thread(target=self._report, daemon=True)
-            self._thread.start()
-        return self
-
     def _report(self) -> None:
-        told = 0.0
         is_terminal = sys.stderr.isatty()
-        while not self._ended.wait(REDRAWN):
-            now = monotonic()
-            if not self._began or now - self._began < SILENT:
-                continue
-            if is_terminal:
-                self._draw(f"fense-admin: {rules.printable(self._line(now))}")
-            elif now - told >= REPEATED:
-                told = now
-                self._tell(rules.printable(self._line(now)))
+        wait, width = SILENT, 0
+        while not self._ended.wait(wait):
+            line = f"{self._shown}, {monotonic() - self._began:.0f} s"
+            if is_terminal:  # not every one knows escape codes
+                wait = REDRAWN
+                width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+                write("\r" + f"fense-admin: {rules.printable(line)}"[:width].ljust(width))
+            else:
+                wait = REPEATED
+                self._tell(line)
             self.was_shown = True
-
-    def _line(self, now: float) -> str:
-        detail = self._detail
-        if self.accounts and not detail:
-            detail = f"{counted(self.accounts, 'account')}, {counted(self.days, 'day')}"
-        return f"{self._doing}{': ' if detail else ''}{detail}, {now - self._began:.0f} s"
-
-    def _draw(self, line: str) -> None:
-        """Write the line over the one before. Not every terminal knows escape codes."""
-        columns = 80
-        with contextlib.suppress(OSError, ValueError):
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns or columns
-        line = line[: columns - 1]
-        write("\r" + line.ljust(self._width))
-        self._width = len(line)
+        if width:
+            write("\r" + " " * width + "\r")
 
     def _stop_reporting(self) -> None:
         self._ended.set()
         if self._thread:
             self._thread.join()
             self._thread = None
-        if self._width:
-            write("\r" + " " * self._width + "\r")
-            self._width = 0
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hold_signals()
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._stop_reporting()
-        late = Stopped(self._late[0]) if self._late and error is None else None
-        stopped = error if isinstance(error, Stopped) else late
-        if stopped and self._is_done:
-            say(f"stopped by {stopped.signal}, which came when all was done")
-        elif stopped:
-            say(f"stopped by {stopped.signal}: {self._unchanged}")
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers.clear()
-        if late:
+        on_stop_signals(stop_at_once)
+        if isinstance(error, Stopped):
+            say(f"stopped by {error.signal}: {self._unchanged}")
+        elif self._late and not error:
+            late = Stopped(self._late[0])
+            say(f"stopped by {late.signal}, which came when all was done")
             raise late

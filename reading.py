@@ -78,6 +78,8 @@ def read_query(
     if not query.isascii():
         query = query.encode("latin-1").decode(errors="replace")
     sent: dict[str, str | None] = {}
+    if not query:
+        return sent
     found: dict[tuple[str, str], None] = {}  # each error once, in order
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in documented:

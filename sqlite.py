@@ -56,6 +56,7 @@ START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python h
 LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
 TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
 COPIED = 4096  # pages that a backup copies at once
 SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
 
@@ -70,6 +71,8 @@ class Engine(SqliteDatabase):
     With `read_only`, a file of an earlier version is read as it is, and nothing is written.
     Each thread gets a connection of its own, which stays open. Raises `Unusable`.
     """
+
+    last_id = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'account'"
 
     def __init__(self, path: str, read_only: bool = False) -> None:
         in_memory = path == MEMORY
@@ -87,7 +90,7 @@ class Engine(SqliteDatabase):
         self._writer = threading.Lock()
         self.while_waiting: Waiting = contextlib.nullcontext
         self._files: dict[str, tuple[int, int]] = {}
-        self._folder_state = (0, 0)
+        self._folder, self._folder_state = os.path.dirname(self._path), (0, 0)
         super().__init__(
             name,
             uri=name != self._path,
@@ -216,7 +219,7 @@ class Engine(SqliteDatabase):
         if not self._files:
             return
         # While the folder's time stamp is the same, no file in it has moved: one stat for all.
-        folder = _stat(os.path.dirname(self._path))
+        folder = _stat(self._folder)
         state = folder.st_ino, folder.st_mtime_ns
         if state == self._folder_state:
             return
@@ -257,14 +260,18 @@ class Engine(SqliteDatabase):
         return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Read]:
+    def reading(self, patient: bool = False) -> Iterator[Read]:
         # In memory it keeps writers out until it ends, as one long query does: `memdb` has no
         # write-ahead log.
         connection = self._connect()
 
         def read(query: str, values: Values) -> list[Row]:
             with peewee_errors:
-                return connection.execute(query, values).fetchall()
+                found: list[Row] = connection.execute(query, values).fetchall()
+            if self._unwritten and self._file_state() != self._unwritten:
+                reason = "was written to while it was read: stop what serves it"
+                raise OperationalError(f"{self._path} {reason}")
+            return found
 
         try:
             read("BEGIN DEFERRED", {})
@@ -290,19 +297,8 @@ class Engine(SqliteDatabase):
             # An iterable: between its rows Python handles signals.
             self.connection().executemany(query, rows)
 
-    def rows(self, query: str) -> Iterator[Row]:
-        with peewee_errors:
-            # `yield from` would close the cursor when an unfinished iterator is collected, which
-            # fails once the database is closed.
-            for row in self.execute_sql(query):  # noqa: UP028
-                yield row
-        if self._unwritten and self._file_state() != self._unwritten:
-            reason = "was written to while it was read: stop what serves it"
-            raise OperationalError(f"{self._path} {reason}")
-
-    def last_id(self) -> int:
-        rows = self.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'account'")
-        return sum(number for (number,) in rows)  # there is one at most
+    def without_keys(self, tables: Sequence[str]) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def set_last_id(self, last_id: int) -> None:
         self.execute_sql("DELETE FROM sqlite_sequence WHERE name = 'account'")
@@ -423,9 +419,17 @@ def _copy_pages(
 
 def _check_whole(path: str, copy: str) -> None:
     """Raise `Unusable` if this copy of the file at `path` is damaged."""
+    from concurrent.futures import ThreadPoolExecutor  # late: no other command needs it
+
     uri = f"file://{urllib.parse.quote(os.fsencode(copy))}?immutable=1"  # makes no -wal
-    with peewee_errors, contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    made = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    with peewee_errors, contextlib.closing(made) as connection, ThreadPoolExecutor(1) as worker:
+        # In another thread, as Python handles signals in this one between two statements only.
+        check = worker.submit(lambda: connection.execute(QUICK_CHECK).fetchone())
+        try:
+            (found,) = check.result()
+        finally:
+            connection.interrupt()
     if found != "ok":
         what = found.splitlines()[-1]
         raise Unusable(f"{path} is damaged ({what}): restore an earlier backup")

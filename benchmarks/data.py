@@ -12,13 +12,17 @@ from pathlib import Path
 
 from contenders import Contender, PostgreSQL, find_program
 
-from fense_admin import databases, models
+from fense_admin import databases
 
 LAST_DAY = datetime.date(2026, 11, 22)
 MONTH = ("2026-10-24", "2026-11-22")  # 30 days
 # Each table as its project made it: names of the account's id, there and in the usage.
 NAMES = {"ours": ("fense_account_id", "fense_account_id"), "fastapi": ("id", "account_id")}
 NAMES["naive"] = NAMES["fastapi"]
+SUM_UP_MONTHS = """
+INSERT INTO usage_month (fense_account_id, month, lookups)
+SELECT fense_account_id, substr(date, 1, 7), SUM(lookups) FROM usage GROUP BY 1, 2
+"""
 
 
 @contextlib.contextmanager
@@ -65,7 +69,7 @@ def add_usage(path: Path, name: str, days: range) -> None:
         )
         if name == "ours":
             db.execute("DELETE FROM usage_month")
-            db.execute(models.SUM_UP_MONTHS)
+            db.execute(SUM_UP_MONTHS)
 
 
 def make_ours(path: Path, accounts: int, days: int) -> Path:
@@ -96,7 +100,7 @@ def make_ours_on(server: PostgreSQL, schema: str, accounts: int, days: int, fold
         FROM generate_series(1, {accounts}) AS account
             CROSS JOIN generate_series({days} - 1, 0, -1) AS day
         """,
-        models.SUM_UP_MONTHS,
+        SUM_UP_MONTHS,
         "VACUUM ANALYZE",
         "CHECKPOINT",  # now, and not while something is measured
     )

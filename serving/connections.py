@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import functools
 import select
 import socket
 import struct
@@ -69,6 +70,9 @@ class ErrorTask(internals.ErrorTask):
         log_request("- -", status, 0, request_id, message)
 
 
+http_date = functools.lru_cache(maxsize=1)(internals.build_http_date)
+
+
 class WSGITask(internals.WSGITask):
     """Leaves the path as it was sent, and closes a connection after its last answer.
 
@@ -92,6 +96,7 @@ class WSGITask(internals.WSGITask):
         is_last = server.draining and not self.channel.has_sent_more()
         if is_last or server.is_full() or self.request.connection_close:
             self.set_close_on_finish()
+        self.response_headers.append(("Date", http_date(int(self.start_time))))
         was_to_close = self.close_on_finish
         head: bytes = super().build_response_header()
         if (

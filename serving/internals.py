@@ -6,7 +6,10 @@ These names have no types: the stubs that there are describe them wrongly.
 
 # wasyncore: loop, dispatcher, close_all   The loop and its connections: nothing starts.
 # HTTPRequestParser: received,             A request and how far it is read: none is understood, or
-#   parse_header, and its attributes       one that is ambiguous is let through.
+#   which calls parse_header, and its      one that is ambiguous is let through.
+#   attributes; the two errors of that
+# ChunkedReceiver, FixedStreamReceiver,    Bodies: none is read.
+#   OverflowableBuffer; adj.inbuf_overflow
 #   adj.max_request_body_size, read        Large bodies for the master key: each is 413.
 #     at each piece of a body
 #   body_rcv.control_line, .trailer        The end of endless chunks: each chunked request fails.
@@ -22,14 +25,19 @@ These names have no types: the stubs that there are describe them wrongly.
 
 from typing import Any
 
-from waitress import adjustments, channel, parser, task, utilities, wasyncore
+from waitress import adjustments, buffers, channel, parser, receiver, task, utilities, wasyncore
 
 loop: Any = wasyncore.loop
 close_all: Any = wasyncore.close_all
 Dispatcher: Any = wasyncore.dispatcher
 HTTPRequestParser: Any = parser.HTTPRequestParser
 ParsingError: Any = parser.ParsingError
+TransferEncodingNotImplemented: Any = parser.TransferEncodingNotImplemented
+ChunkedReceiver: Any = receiver.ChunkedReceiver
+FixedStreamReceiver: Any = receiver.FixedStreamReceiver
+OverflowableBuffer: Any = buffers.OverflowableBuffer
 BadRequest: Any = utilities.BadRequest
+build_http_date: Any = utilities.build_http_date
 InternalServerError: Any = utilities.InternalServerError
 ErrorTask: Any = task.ErrorTask
 WSGITask: Any = task.WSGITask

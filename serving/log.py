@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import select
@@ -16,9 +17,8 @@ from fense_admin.exchange import log
 class LogFormatter(logging.Formatter):
     """One line for each record, whatever is in it. A traceback's lines are indented below it."""
 
-    converter = staticmethod(time.gmtime)
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return f"{_date_and_time(int(record.created))}.{int(record.msecs):03d}Z"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
@@ -32,6 +32,11 @@ class LogFormatter(logging.Formatter):
             places = [f"{code.co_filename}:{line} {code.co_name}" for code, line in codes]
             text = "\n".join([*places, f"{ei[0].__name__}: {ei[1]}"])
         return "\n".join("    " + line for line in text.splitlines())
+
+
+@functools.lru_cache(maxsize=1)
+def _date_and_time(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 class LogHandler(logging.Handler):
@@ -76,3 +81,5 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(level)
+    # No line has these, and to find them takes time.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

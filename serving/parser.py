@@ -6,14 +6,26 @@ import contextlib
 import copy
 import re
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from fense_admin.exchange import REASONS, UNAVAILABLE
 from fense_admin.serving.application import Application
-from fense_admin.serving.internals import BadRequest, HTTPRequestParser, ParsingError
+from fense_admin.serving.internals import (
+    BadRequest,
+    ChunkedReceiver,
+    FixedStreamReceiver,
+    HTTPRequestParser,
+    OverflowableBuffer,
+    ParsingError,
+    TransferEncodingNotImplemented,
+)
 
 MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
-FIRST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Z]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
-CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Z]+) ([^ \t]+)(?: HTTP/([0-9]\.[0-9]))?")
+NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# Control characters, the end of a line that is not CR LF, a header of several lines.
+MALFORMED = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
+LENGTH = re.compile("[0-9]{1,4300}")  # Python makes no number of more digits
 HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
 
 
@@ -24,7 +36,10 @@ class NoTemporaryFile(Exception):
 
 
 class RequestParser(HTTPRequestParser):
-    """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers."""
+    """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers.
+
+    It reads the head itself: waitress accepts too much, and its patterns take seconds for some.
+    """
 
     adj: Any
     body_rcv: Any
@@ -36,36 +51,53 @@ class RequestParser(HTTPRequestParser):
         self.received_at = 0.0  # by the monotonic clock, once it is whole
 
     def parse_header(self, header_plus: bytes) -> None:
-        # First what would take waitress's own patterns seconds.
         line, *lines = header_plus.split(b"\r\n")
-        if (
-            not FIRST_LINE.fullmatch(line)
-            or CONTROLS.search(header_plus)
-            or any(line.startswith((b" ", b"\t")) for line in lines)  # a header of several lines
-        ):
+        found = REQUEST_LINE.fullmatch(line)
+        if found is None or MALFORMED.search(header_plus):
             raise ParsingError("malformed")
+        method, target, version = found.groups(b"")
+        headers = self.headers
+        for line in filter(None, lines):
+            name, colon, value = line.partition(b":")
+            if not colon or not NAME.fullmatch(name):
+                raise ParsingError("malformed")
+            if b"_" not in name:  # else x_api_key would be x-api-key
+                key = name.decode().upper().replace("-", "_")
+                text = value.strip(b" \t").decode("latin-1")
+                headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        self.command, self.version = method.decode(), version.decode()
+        self.url_scheme = self.adj.url_scheme
         try:
-            super().parse_header(header_plus)
+            self.request_uri = target.decode("ascii")
+            self.path, self.query = split_target(self.request_uri)
         except ValueError as error:  # of `GET http://[`, say
             raise ParsingError("malformed") from error
-        headers, host, version = self.headers, self.headers.get("HOST"), self.version
-        codings = [
-            line.partition(b":")[2].strip(b" \t").lower()
-            for line in lines
-            if line[:18].lower() == b"transfer-encoding:"
-        ]
-        has_length = "CONTENT_LENGTH" in headers
+        connection = headers.get("CONNECTION", "").lower()
+        self.connection_close = "close" in [option.strip() for option in connection.split(",")]
+        self.connection_close |= self.version == "1.0" and connection != "keep-alive"
+        is_current = self.version == "1.1"
+        self.expect_continue = is_current and headers.get("EXPECT", "").lower() == "100-continue"
+        host, length = headers.get("HOST"), headers.get("CONTENT_LENGTH")
+        # The application sees the body as if it had come with its length.
+        coding = headers.pop("TRANSFER_ENCODING", None)
+        codings = {one.strip(" \t").lower() for one in (coding or "").split(",") if one}
+        if is_current and codings - {"chunked"}:
+            raise TransferEncodingNotImplemented("only chunked is known")
         if (
-            version not in ("1.0", "1.1", "")
+            self.version not in ("1.0", "1.1", "")
             or "#" in self.request_uri  # which is a fragment
-            or (host is None and version == "1.1")
+            or (host is None and is_current)
             or not HOST.fullmatch(host or "")
-            or (codings and (codings != [b"chunked"] or version != "1.1" or has_length))
+            or (length is not None and (coding is not None or not LENGTH.fullmatch(length)))
+            or (coding is not None and (coding.lower() != "chunked" or not is_current))
         ):
             raise ParsingError("malformed")
-        if "CONNECTION" in headers:
-            options = headers["CONNECTION"].lower().split(",")
-            self.connection_close |= "close" in [option.strip() for option in options]
+        self.chunked, self.content_length = coding is not None, int(length or 0)
+        if self.chunked:
+            self.body_rcv = ChunkedReceiver(OverflowableBuffer(self.adj.inbuf_overflow))
+        elif self.content_length:
+            buffer = OverflowableBuffer(self.adj.inbuf_overflow)
+            self.body_rcv = FixedStreamReceiver(self.content_length, buffer)
         if self.body_rcv is not None:
             limit = self._application.body_limit(asked_environ(self))
             if limit is not None:
@@ -93,6 +125,14 @@ class RequestParser(HTTPRequestParser):
     def close(self) -> None:
         with contextlib.suppress(OSError):  # closing a file writes what a full disk did not take
             super().close()
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the path, decoded as WSGI has it, and the query of a request's target."""
+    path, _, query = target.partition("?")
+    if not target.startswith("/"):  # http://host/path, as proxies get it
+        _, _, path, query, _ = urlsplit(target)
+    return unquote_to_bytes(path).decode("latin-1"), query
 
 
 def asked_environ(request: RequestParser) -> dict[str, str]:

@@ -198,10 +198,11 @@ class ControlPlane:
 
     # Handlers
 
-    def get_state(self, db: Database) -> str:
-        return json_object("accounts", db.dump()["accounts"])
+    def get_state(self, db: Database) -> str | Iterator[str]:
+        response.content_type = "application/json"
+        return db.state()
 
-    def put_state(self, db: Database) -> str:
+    def put_state(self, db: Database) -> str | Iterator[str]:
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body, parse=state.parse_document)
             rows = state.check_state(sent, errors, db.today())

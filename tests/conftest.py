@@ -33,7 +33,7 @@ from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
-from fense_admin import __version__, cli, commands, create_app, databases
+from fense_admin import __version__, cli, create_app, databases, progress
 from fense_admin.serving import addresses, log, server
 from fense_admin.standin import StandIn
 
@@ -638,7 +638,7 @@ def start(tmp_path):
 
 
 @pytest.fixture
-def run_command(tmp_path, monkeypatch, capsys):
+def run_command(tmp_path, monkeypatch, capfd):
     """Runs the command in this process, for what it does before it serves: a refusal, or a copy.
 
     Gives what `Process.end` gives, but for the log.
@@ -646,18 +646,21 @@ def run_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(commands, "on_stop_signals", lambda handler: None)
     monkeypatch.setattr(log, "log_to_stderr", lambda level: None)
 
     def run_command(*arguments, **environment):
         with monkeypatch.context() as settings:
             for name, value in environment.items():
                 settings.setenv(name, value)
+            handlers = {signum: signal.getsignal(signum) for signum in progress.STOP_SIGNALS}
             try:
                 code = cli.main(list(arguments))
             except SystemExit as end:
                 code = end.code
-        out, errors = capsys.readouterr()
+            finally:
+                for signum, handler in handlers.items():
+                    signal.signal(signum, handler)
+        out, errors = capfd.readouterr()
         OUTPUT.append(out + errors)
         return code, out, errors
 

@@ -2,16 +2,17 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from conftest import FIELDS, TIMEOUT, account_fields, in_background, sentence
+from conftest import FIELDS, TIMEOUT, account_fields, daily, in_background, join, sentence
 from peewee import sqlite3
 
-from fense_admin import databases, sqlite
+from fense_admin import databases, progress, sqlite
 
 
 def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, monkeypatch):
@@ -30,7 +31,7 @@ def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, mon
 
 KILLED = """
 import os, sys, time
-from fense_admin import databases, sqlite
+from fense_admin import databases, progress, sqlite
 sync = sqlite._sync
 def killed(path):
     os.kill(os.getpid(), 9)
@@ -144,6 +145,44 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
             assert copy.get_account(account["fense_account_id"]) == account
     assert counts[0]
     assert (tmp_path / "copy-0").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_backup_is_of_one_moment_and_ends_though_others_write_between_its_steps(
+    tmp_path, open_database, monkeypatch
+):
+    source = open_database(tmp_path / "fense.sqlite3")
+    source.create_account(FIELDS)
+    steps = []
+
+    def write(done, total):
+        steps.append((done, total))
+        assert len(steps) <= total // 4096, "it began again"
+        source.record_lookups(1, 1)
+
+    monkeypatch.setattr(sqlite, "COPIED", 1)
+    sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"), write)
+    assert len(steps) > 5
+    assert steps[-1][0] == steps[-1][1] == (tmp_path / "copy").stat().st_size
+    assert daily(open_database(tmp_path / "copy")) == {}
+    assert sum(daily(source).values()) == len(steps)
+
+
+def test_a_signal_ends_the_check_of_a_copy(tmp_path, open_database, monkeypatch):
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    endless = (
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
+    monkeypatch.setattr(sqlite, "QUICK_CHECK", endless)
+    before = signal.signal(signal.SIGINT, progress.stop_at_once)
+    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    try:
+        with pytest.raises(progress.Stopped):
+            sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+    finally:
+        join(timer)
+        signal.signal(signal.SIGINT, before)
+    assert [name for name in os.listdir(tmp_path) if "fense.sqlite3" not in name] == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from peewee import sqlite3
 from postgresql_server import PostgreSQL
 from test_migrations import SECTIONS, make_version
 
-from fense_admin import databases, models, sqlite
+from fense_admin import databases, sqlite
 
 
 def content(folder):
@@ -141,21 +141,20 @@ def test_a_file_that_is_written_to_during_the_move_is_not_moved(
     make_version(source, len(SECTIONS))
     target = open_database(":memory:")
     read = databases.open_database(str(source), read_only=True)
-    rows = read.engine.execute_sql
+    state = read.engine._file_state
 
-    def written_meanwhile(query, *values):
-        found = rows(query, *values)
-        if query == models.SELECT_DAYS:
+    def written_meanwhile():
+        if not keep:
             with contextlib.closing(sqlite3.connect(source)) as other:
                 other.execute("UPDATE account SET name = 'other'")
                 other.commit()
+                keep.append(sqlite3.connect(source))
                 if how == "written":
-                    keep.append(sqlite3.connect(source))
                     keep[0].execute("SELECT * FROM account").fetchall()
-        return found
+        return state()
 
     keep = []
-    monkeypatch.setattr(read.engine, "execute_sql", written_meanwhile)
+    monkeypatch.setattr(read.engine, "_file_state", written_meanwhile)
     with (
         contextlib.closing(read.engine),
         pytest.raises(sqlite.OperationalError, match="written to"),

@@ -1,11 +1,13 @@
 """Large responses come in pieces: the same bytes, of one moment, whatever becomes of the reader."""
 
 import datetime
+import functools
 import json
 import random
 import signal
 import time
 
+import peewee
 import pytest
 from conftest import FIELDS, all_usage, in_threads
 from postgresql_server import PostgreSQL
@@ -30,9 +32,10 @@ RANGES = [
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Pieces of three accounts."""
+    query = models.HAS_ONE_PIECE.replace(str(models.PIECE + 1), "4")
+    monkeypatch.setattr(models, "HAS_ONE_PIECE", query.replace(str(models.PIECE), "3"))
     monkeypatch.setattr(models, "PIECE", 3)
-    monkeypatch.setattr(models, "HAS_ONE_PIECE", models.HAS_ONE_PIECE.replace("10001", "4"))
-    monkeypatch.setattr(models, "HAS_ONE_PIECE", models.HAS_ONE_PIECE.replace("10000", "3"))
+    monkeypatch.setattr(models, "FEW_ACCOUNTS", 3)
     models.totals.cache_clear()
     yield
     models.totals.cache_clear()
@@ -86,6 +89,24 @@ def test_the_usage_of_all_is_the_same_in_pieces(db, count):
         assert all_usage(db, start, end) == expected(accounts, usage, start, end), (start, end)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 7, 10])
+def test_a_state_is_the_same_in_pieces(db, count):
+    accounts, usage = fill(db, count, seed=count, highest=[rules.MAX_ID] * (count > 4))
+    defaults = {"api_key_last4": None, "suppress_notifications": False, "suppress_billing": False}
+    defaults |= {"is_active": True}
+    days = {account["fense_account_id"]: {} for account in accounts}
+    for account_id, date, lookups in usage:
+        days[account_id][date] = lookups
+    listed = [
+        {name: (defaults | account)[name] for name in models.STATE_KEYS}
+        | {"usage": days[account["fense_account_id"]]}
+        for account in accounts
+    ]
+    assert isinstance(db.state(), str) == (count < models.FEW_ACCOUNTS)
+    assert "".join(db.state()) == json.dumps({"accounts": listed})
+    assert db.dump() == {"accounts": listed}
+
+
 def test_a_sum_of_all_in_pieces_may_exceed_64_bits(db):
     fill(db, 5)
     db.engine.execute_sql("DELETE FROM usage_month")
@@ -103,16 +124,19 @@ def shared(request, tmp_path, open_database):
     return open_database(name), open_database(name)
 
 
-def test_a_writer_between_two_pieces_changes_nothing(shared):
+@pytest.mark.parametrize("what", ["usage", "state"])
+def test_a_writer_between_two_pieces_changes_nothing(shared, what):
     db, other = shared
-    accounts, usage = fill(db, 10)
-    pieces = db.all_usage(None, None)
+    accounts, _ = fill(db, 10)
+    read = db.state if what == "state" else functools.partial(db.all_usage, None, None)
+    before = "".join(read())
+    pieces = read()
     found = [next(pieces), next(pieces)]
     other.create_account(FIELDS)
     other.record_all([(account["fense_account_id"], "2027-11-05", 5) for account in accounts])
     db.update_account(accounts[-1]["fense_account_id"], {"name": "changed"})  # in this thread, too
-    assert "".join([*found, *pieces]) == expected(accounts, usage, None, None)
-    assert all_usage(db) != "".join(found)
+    assert "".join([*found, *pieces]) == before
+    assert "".join(read()) != before
 
 
 def open_transactions(db):
@@ -249,3 +273,51 @@ def test_a_response_that_moves_on_is_not_cut_however_long_it_takes(
         found.append(piece)
         time.sleep(0.2)
     assert "".join(found) == expected(accounts, usage, None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_a_server_that_stops_answering_ends_a_move_within_seconds(
+    server, open_database, monkeypatch, way
+):
+    monkeypatch.setattr(postgres, "PACE", 1)
+    monkeypatch.setattr(databases, "REPORTED", 100)
+    monkeypatch.setattr(models, "MANY_DAYS", 100)
+    there, here = open_database(server.url), open_database(":memory:")
+    source, target = (here, there) if way == "there" else (there, here)
+    fill(source, 15)
+    before = source.dump()
+
+    class Frozen(databases.Report):
+        def __call__(self, accounts, days):
+            if days > 200:
+                server.signal(signal.SIGSTOP)
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(engines.DatabaseError, match="the server does not answer") as error:
+            databases.copy(source, target, Frozen())
+        assert time.monotonic() - began < 4
+    finally:
+        server.signal(signal.SIGCONT)
+    assert engines.is_unavailable(error.value)
+    time.sleep(postgres.AFTERWARDS)
+    assert target.dump() == {"accounts": []}
+    assert databases.copy(source, target)
+    assert target.dump() == before
+
+
+def test_a_long_load_checks_that_each_day_is_of_an_account(db, monkeypatch):
+    monkeypatch.setattr(models, "MANY_DAYS", 10)
+    accounts, usage = fill(db, 5)
+    db.engine.execute_sql("DELETE FROM usage_month")
+    db.engine.execute_sql("DELETE FROM usage")
+    db.engine.execute_sql("DELETE FROM account")
+    with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key"):
+        db.load(accounts, [*usage, (100, "2026-11-03", 1)], 100)
+    assert db.count_accounts() == 0
+    assert db.load(accounts, usage, 100)
+    with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key"):
+        db.engine.execute_sql("INSERT INTO usage VALUES (100, '2026-11-03', 1)")
+    with pytest.raises(peewee.IntegrityError, match=r"(?i)foreign key"):
+        db.engine.execute_sql("INSERT INTO usage_month VALUES (100, '2026-11', 1)")

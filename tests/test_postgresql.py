@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from conftest import (
     account_fields,
     all_usage,
     in_threads,
+    join,
     sentence,
     tools,
 )
@@ -419,7 +421,7 @@ def test_a_move_there_and_back_keeps_everything_and_ids_go_on(
         assert (code, out, errors) == (0, "fense-admin moved accounts=2\n", "")
         moved = open_database(target)
         assert (moved.dump(), all_usage(moved, "2026-10-31", None)) == before
-        assert moved.engine.last_id() == 3
+        assert moved.engine.execute_sql(moved.engine.last_id).fetchone() == (3,)
     assert open_database(back).create_account(FIELDS)["fense_account_id"] == 4
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4
 
@@ -469,18 +471,22 @@ def test_move_takes_a_password_from_the_environment(guarded, run_command, tmp_pa
     assert run_command("move", here, url, PGPASSWORD=f"{PASSWORD}@/?#%")[0] == 0
 
 
-def test_a_move_is_of_one_moment(url, tmp_path, open_database, monkeypatch):
+class AfterAccounts(databases.Report):
+    """Calls a function once the accounts are copied, and no days yet."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, accounts, days):
+        if not days:
+            self.call()
+
+
+def test_a_move_is_of_one_moment(url, tmp_path, open_database):
     source = filled(open_database(url))
     other, target = open_database(url), open_database(tmp_path / "target.sqlite3")
-    rows = source.engine.rows
     before = source.dump()
-
-    def written_meanwhile(query):
-        yield from rows(query)
-        other.record_lookups(1, 1, "2026-11-03")
-
-    monkeypatch.setattr(source.engine, "rows", written_meanwhile)
-    assert copy(source, target)
+    assert copy(source, target, AfterAccounts(lambda: other.record_lookups(1, 1, "2026-11-03")))
     assert target.dump() == before
     assert other.dump() != before
 
@@ -508,32 +514,56 @@ def test_a_signal_ends_a_move_cleanly(
 
     monkeypatch.setattr(f"{load.__module__}.Engine.load", interrupted)
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    before = signal.signal(signum, progress.stop_at_once)
-    try:
-        code, out, errors = run_command("move", source, target)
-        assert (code, out) == (128 + signum, "")
-        told = signal.Signals(signum).name
-        assert errors == f"fense-admin: stopped by {told}: nothing was moved\n"
-        gc.collect()
-    finally:
-        signal.signal(signum, before)
+    code, out, errors = run_command("move", source, target)
+    assert (code, out) == (128 + signum, "")
+    told = signal.Signals(signum).name
+    assert errors == f"fense-admin: stopped by {told}: nothing was moved\n"
+    gc.collect()
     assert unraisable == []
     assert open_database(target).count_accounts() == 0
+
+
+def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
+    run_command, schema, url, tmp_path, open_database, monkeypatch
+):
+    source = str(tmp_path / "here.sqlite3")
+    filled(open_database(source))
+    target = open_database(url)
+    schema(
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON account DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION slowly()",
+    )
+
+    def signal_soon(self):
+        before_commit(self)
+        timer.start()
+
+    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+    before_commit = progress.Progress.before_commit
+    monkeypatch.setattr(progress.Progress, "before_commit", signal_soon)
+    try:
+        code, _, errors = run_command("move", source, url)
+    finally:
+        join(timer)
+    assert code == 128 + signal.SIGINT
+    done, late = errors.splitlines()
+    assert done.startswith("fense-admin: moved 2 accounts and ")
+    assert late == "fense-admin: stopped by SIGINT, which came when all was done"
+    assert target.count_accounts() == 2
 
 
 def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, postgresql):
     source = filled(open_database(tmp_path / "here.sqlite3"))
     target = open_database(url)
 
-    def cut_off(query):
-        yield from ()
+    def cut_off():
         postgresql.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'fense-admin' AND state <> 'idle'"
         )
 
-    rows = source.engine.rows
-    source.engine.rows = lambda query: cut_off(query) if "usage" in query else rows(query)
     with pytest.raises(engines.DatabaseError):
-        copy(source, target)
+        copy(source, target, AfterAccounts(cut_off))
     assert target.count_accounts() == 0

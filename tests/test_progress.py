@@ -59,8 +59,7 @@ def slowly(step):
         time.sleep(float(sys.argv[1]))
     return slow
 progress.SILENT, progress.REDRAWN, progress.REPEATED, progress.PATIENCE = 0.1, 0.02, 0.2, 0.2
-progress.Progress.__call__ = slowly(progress.Progress.__call__)
-progress.Progress.detail = slowly(progress.Progress.detail)
+progress.Progress.show = slowly(progress.Progress.show)
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -91,6 +90,17 @@ def run(folder, run_command, monkeypatch):
             return run_command(*COMMANDS[name][0], **environment)
 
     return run
+
+
+@contextlib.contextmanager
+def moving(folder, stderr):
+    """A slow move with this standard error, which is gone at the end."""
+    command = [sys.executable, "-c", SLOW, "0.3", *COMMANDS["move"][0]]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -133,6 +143,12 @@ def test_a_command_that_ends_within_a_second_says_in_one_line_what_it_did(run, n
     assert re.fullmatch(f"fense-admin: {COMMANDS[name][2]} {SECONDS}\n", errors)
 
 
+def test_nothing_is_said_before_the_first_second(run, monkeypatch):
+    monkeypatch.setattr(progress.Progress, "show", lambda self, text: time.sleep(0.7))
+    code, _, errors = run("backup")
+    assert (code, errors.count("\n")) == (0, 1)
+
+
 def test_a_seed_that_loads_within_a_second_adds_nothing_to_the_output_of_a_command(run):
     assert run("exec") == (0, "", "")
 
@@ -172,9 +188,8 @@ def test_a_wrong_variable_for_quiet_is_named(run):
 @pytest.mark.slow
 def test_on_a_terminal_it_is_one_line_that_is_cleared_at_the_end(folder):
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", SLOW, "0.3", *COMMANDS["move"][0]]
     shown = b""
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=theirs) as process:
+    with moving(folder, theirs) as process:
         os.close(theirs)
         deadline = time.monotonic() + TIMEOUT
         with contextlib.suppress(OSError):  # it is closed
@@ -216,10 +231,9 @@ def test_a_pipe_that_nobody_reads_delays_no_command(folder):
         while True:
             os.write(pipe, b"x" * 4096)
     os.set_blocking(pipe, True)
-    command = [sys.executable, "-c", SLOW, "0.2", *COMMANDS["move"][0]]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=pipe) as process:
+    with moving(folder, pipe) as process:
         assert process.communicate(timeout=TIMEOUT)[0] == b"fense-admin moved accounts=1\n"
-    assert process.returncode == 0
+        assert process.returncode == 0
     os.close(unread)
     os.close(pipe)
 
@@ -258,9 +272,6 @@ def signal_at_commit(monkeypatch):
 
     before_commit = progress.Progress.before_commit
     monkeypatch.setattr(progress.Progress, "before_commit", then_signal)
-    before = signal.signal(signal.SIGINT, progress.stop_at_once)
-    yield
-    assert signal.signal(signal.SIGINT, before) == progress.stop_at_once
 
 
 @pytest.mark.usefixtures("signal_at_commit")
@@ -295,6 +306,21 @@ def test_a_signal_that_comes_with_the_commit_of_a_seed_stops_before_it_serves(st
     assert re.search(f" loaded seed.json: {ACCOUNT} {SECONDS}$", done)
     assert late == "fense-admin: stopped by SIGTERM, which came when all was done"
     assert total_lookups(folder / "there") == 2
+
+
+STOPPED_AFTER_COMMIT = """
+import signal, sys
+from fense_admin import cli, commands
+commands.read_ahead = lambda has_control_plane: signal.raise_signal(signal.SIGTERM)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_that_comes_once_a_seed_is_loaded_stops_before_it_serves(start, folder):
+    command = (sys.executable, "-c", STOPPED_AFTER_COMMIT)
+    code, out, errors = start(*COMMANDS["serve"][0], command=command).end(None)
+    assert (code, out) == (128 + signal.SIGTERM, "")
+    assert re.search(f" loaded seed.json: {ACCOUNT} {SECONDS}$", errors)
 
 
 def test_a_list_with_a_fault_is_named_and_nothing_else_is_said(run, folder):

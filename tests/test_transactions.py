@@ -21,7 +21,7 @@ from conftest import (
     locked,
 )
 
-from fense_admin import databases, engines, models, sqlite
+from fense_admin import databases, engines, sqlite
 from fense_admin.engines import Unusable
 
 
@@ -121,21 +121,6 @@ def test_a_writer_waits_for_another_writer(tmp_path, open_database):
     with in_background(lambda: db.engine.write(hold)):
         assert inside.wait(TIMEOUT)
         assert db.create_account(FIELDS)["fense_account_id"] == 1
-
-
-def test_a_dump_is_of_one_moment(tmp_path, open_database, monkeypatch):
-    db = open_database(tmp_path / "fense.sqlite3")
-    other = open_database(tmp_path / "fense.sqlite3")
-    execute = sqlite.Engine.execute_sql
-
-    def written_meanwhile(self, sql, *values):
-        if self is db.engine and sql == models.SELECT_DAYS:
-            other.create_account(FIELDS)
-            other.record_lookups(1, 1, "2026-11-01")
-        return execute(self, sql, *values)
-
-    monkeypatch.setattr(sqlite.Engine, "execute_sql", written_meanwhile)
-    assert db.dump() == {"accounts": []}
 
 
 @pytest.mark.slow
