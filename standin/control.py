@@ -206,7 +206,7 @@ class ControlPlane:
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body, parse=state.parse_document)
             rows = state.check_state(sent, errors, db.today())
-        del sent
+        del sent  # its text takes memory
         db.replace(*state.with_times(rows, db.now()))
         return self.get_state(db)
 

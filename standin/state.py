@@ -37,9 +37,9 @@ class Accounts:
 
     def __iter__(self) -> Iterator[Any]:
         decode = json.JSONDecoder(object_pairs_hook=JsonObject).raw_decode
-        between, place = re.compile(r"[\s,]*"), self._start
-        while self._text[place := between.match(self._text, place).end()] != "]":
-            account, place = decode(self._text, place)
+        next_value, place = re.compile(r"[^\s,]"), self._start
+        while (found := next_value.search(self._text, place)) and found[0] != "]":
+            account, place = decode(self._text, found.start())
             yield account
 
 
@@ -92,7 +92,7 @@ class Days(Collection[models.Lookups]):
         return zip(self._ids, self._dates, self._lookups, strict=True)
 
     def __contains__(self, row: object) -> bool:
-        return row in iter(self)
+        return any(row == own for own in self)
 
 
 class State(NamedTuple):
