@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except commands.WrongUsage as error:
         used.error(str(error))
-    except commands.FAILURES as error:
+    except (commands.CommandError, engines.Unusable, engines.DatabaseError) as error:
         progress.say(str(error))
         return 1
 

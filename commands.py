@@ -43,10 +43,6 @@ class WrongUsage(Exception):
     """A flag, a variable or an argument can't be as it is. The message names it."""
 
 
-# What ends a command with a message. A database's errors have one, too.
-FAILURES = (CommandError, engines.Unusable, engines.DatabaseError)
-
-
 # --- serve -------------------------------------------------------------------------------------
 
 

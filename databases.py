@@ -212,11 +212,11 @@ class Database:
     ) -> Iterator[str]:
         """The pieces of `all_usage`, after an empty one that says that the first is ready."""
         with self._big_read() as read:
-            total, pieces = 0, list[Piece]()
-            for piece in pieces_of(read, models.PIECE):
+            total = 0
+            for piece in pieces_of(read, queries.summed_up):
                 ((high, low),) = read(queries.sum_of_piece, {**values, **piece})
                 total += (high << 32) + low
-                pieces.append(piece)
+            pieces = pieces_of(read, models.PIECE)
             lists = (read(queries.piece, {**values, **piece})[0][0] for piece in pieces)
             yield from in_pieces(f'{head}, "total_lookups": {total}, "accounts": [', lists)
 

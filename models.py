@@ -162,7 +162,8 @@ SELECT_ID = compiled(Account.select(Account.fense_account_id).where(BY_ID))
 SELECT_DAYS_OF = "SELECT date, lookups FROM usage WHERE fense_account_id = :fense_account_id"
 
 # What grows with the data is read and written in pieces of accounts, by id.
-PIECE = 4_000  # accounts that one query lists or sums up: half a megabyte, and some 20 ms
+PIECE = 2_000  # accounts that one query lists or sums up by day: 200 KB, and some 10 ms
+SUMMED_UP = 20_000  # accounts that one query sums up by month: more at once take less time each
 FEW_ACCOUNTS = 100  # whose whole usage is read at once: ten years of it are seven megabytes
 IN_PIECE = "fense_account_id > :after AND fense_account_id <= :last_id"
 # The last id of a piece that has `:size` accounts; there is none in the last piece.
@@ -208,7 +209,7 @@ group_concat(
     || ', "total_lookups": ' || total_lookups || '}',
 ', ')
 """
-HAS_ONE_PIECE = f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {PIECE + 1}) AS s) <= {PIECE}"
+AT_ONCE = 10_000  # accounts that SQLite sums up and lists at once: in pieces it reads days twice
 
 # Accounts by column, and their usage as the JSON of a state document.
 SELECT_STATE_OF_PIECE = f"""
@@ -229,6 +230,7 @@ class TotalsQueries:
     of_all: str  # both halves of the sum, and the accounts as JSON: null if there are many
     sum_of_piece: str  # both halves
     piece: str  # the accounts as JSON
+    summed_up: int  # accounts of a piece for `sum_of_piece`
 
 
 @functools.cache
@@ -244,18 +246,25 @@ def totals(parts: tuple[tuple[str, str], ...], is_joined: bool) -> TotalsQueries
         return f"""(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}
             WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"""
 
-    def rows(limits: str) -> str:
-        return " UNION ALL ".join(
-            f"SELECT fense_account_id, lookups FROM {table} WHERE {condition}{limits}"
-            for table, condition in parts
-        )
+    few = PIECE if is_joined else AT_ONCE
+    are_few = f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {few} + 1) AS s) <= {few}"
 
-    def accounts(chosen: str, limits: str) -> str:
+    def rows_of(part: tuple[str, str], chosen: str) -> str:
+        table, condition = part
+        if table == "usage" and not is_joined:  # not all days of a long history
+            days = of_account(part)
+            return f"SELECT fense_account_id, {days} AS lookups FROM account WHERE {chosen}"
+        return f"SELECT fense_account_id, lookups FROM {table} WHERE {condition} AND {chosen}"
+
+    def rows(chosen: str) -> str:
+        return " UNION ALL ".join(rows_of(part, chosen) for part in parts)
+
+    def accounts(chosen: str) -> str:
         if is_joined:
             total = "COALESCE(total, 0)"
             joined = f"""LEFT JOIN (
                 SELECT fense_account_id, CAST(SUM(lookups) AS BIGINT) AS total
-                FROM ({rows(limits)}) AS r GROUP BY fense_account_id
+                FROM ({rows(chosen)}) AS r GROUP BY fense_account_id
             ) AS sums USING (fense_account_id)"""
         else:
             total, joined = " + ".join(map(of_account, parts)), ""
@@ -266,10 +275,12 @@ def totals(parts: tuple[tuple[str, str], ...], is_joined: bool) -> TotalsQueries
 
     return TotalsQueries(
         f"SELECT {HALVES.format('total_lookups')},"
-        f" CASE WHEN {HAS_ONE_PIECE} THEN COALESCE({ACCOUNT_TOTALS}, '') END"
-        f" FROM {accounts(HAS_ONE_PIECE, '')}",
-        f"SELECT {HALVES.format('lookups')} FROM ({rows(f' AND {IN_PIECE}')}) AS r",
-        f"SELECT {ACCOUNT_TOTALS} FROM {accounts(IN_PIECE, f' AND {IN_PIECE}')}",
+        f" CASE WHEN {are_few} THEN COALESCE({ACCOUNT_TOTALS}, '') END"
+        f" FROM {accounts(are_few)}",
+        f"SELECT {HALVES.format('lookups')} FROM ({rows(IN_PIECE)}) AS r",
+        f"SELECT {ACCOUNT_TOTALS} FROM {accounts(IN_PIECE)}",
+        # By day PostgreSQL looks at the whole history of these accounts.
+        SUMMED_UP if all(table == "usage_month" for table, _ in parts) else PIECE,
     )
 
 

@@ -63,14 +63,14 @@ class Connection(psycopg.Connection[TupleRow]):
     """A connection whose server has until a deadline to answer."""
 
     deadline = math.inf  # by the monotonic clock
-    pace = 0.0  # seconds that each operation has, if it isn't 0: then it sets the deadline
+    pace = 0.0  # seconds for each operation, which set its deadline; 0: the deadline is for all
     while_waiting: Waiting = contextlib.nullcontext
     warned = False  # by the server, since it was last looked at
 
     def wait(
         self, gen: Generator[int, int, Any], interval: float = 0, timeout: float | None = None
     ) -> Any:
-        """Run a generator of psycopg's, an operation. Raises `NoAnswer`."""
+        """Run an operation, which is a generator of psycopg's. Raises `NoAnswer`."""
         if self.pace:
             self.deadline = monotonic() + self.pace
         try:

@@ -54,8 +54,8 @@ UNAVAILABLE = ("08", "25006", *PAUSED, "40", *LOST, *CHANGED, "53", "54", "57", 
 OUR_BUGS = ("42601", "42P02")  # the text of a query is wrong
 
 UNHURRIED = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
-# What is written and read patiently: its statements do little each, and other nodes may lock rows.
-PACE = 10  # seconds for each operation: then the server does not answer
+# Long reads and writes have many statements, each of which does little.
+PACE = 10  # seconds for each operation of these: after that the server does not answer
 PATIENT = f"""
 SET LOCAL statement_timeout = '{PACE - 1}s'; SET LOCAL idle_in_transaction_session_timeout = 0
 """
@@ -68,7 +68,7 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v
     AND oid NOT IN (
         SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e')
 """
-# Those of some tables, if this role may drop and add them.
+# The foreign keys of some tables, if this role may drop and add them.
 FOREIGN_KEYS = """
 SELECT referring.oid::regclass, quote_ident(conname), pg_get_constraintdef(pg_constraint.oid)
 FROM pg_constraint JOIN pg_class AS referring ON referring.oid = conrelid
@@ -262,7 +262,8 @@ class Engine(Pool):
                     copy.write_row(row)
 
     @contextlib.contextmanager
-    def without_keys(self, tables: Sequence[str]) -> Iterator[None]:
+    def without_keys(self, tables: Names) -> Iterator[None]:
+        # To look for the account of each row takes as long as all else; for all of them, a second.
         own = self._own
         found = own.execute(FOREIGN_KEYS, (list(tables),)).fetchall()
         for table, name, _ in found:
@@ -330,11 +331,11 @@ class Engine(Pool):
             return connection
 
         connection = self._run("reading", begin, patient, keep=True)
-        # Who reads for long has a worker in its place: its waits don't count as others' do.
+        # Its worker is spared already, so its waits don't count among those of `_waiting`.
         connection.while_waiting = contextlib.nullcontext
 
         def read(query: str, values: Values) -> list[Row]:
-            # Planned for these values: a plan for any would be slow for many accounts.
+            # Not prepared: a generic plan doesn't know how many accounts a piece has.
             found = connection.execute(translated(query), values, prepare=False).fetchall()
             self._server.is_shut = False
             return found

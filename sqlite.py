@@ -241,7 +241,7 @@ class Engine(SqliteDatabase):
 
     def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
         # One at a time in this process: SQLite's own waiting is slow and unfair.
-        with self._only_writer(), self.atomic():
+        with self._only_writer(), self.transaction():
             return work()
 
     @contextlib.contextmanager
@@ -261,8 +261,8 @@ class Engine(SqliteDatabase):
 
     @contextlib.contextmanager
     def reading(self, patient: bool = False) -> Iterator[Read]:
-        # In memory it keeps writers out until it ends, as one long query does: `memdb` has no
-        # write-ahead log.
+        # A database in memory has no write-ahead log: there this blocks writers until it ends, as
+        # one long query would.
         connection = self._connect()
 
         def read(query: str, values: Values) -> list[Row]:
@@ -297,7 +297,8 @@ class Engine(SqliteDatabase):
             # An iterable: between its rows Python handles signals.
             self.connection().executemany(query, rows)
 
-    def without_keys(self, tables: Sequence[str]) -> AbstractContextManager[None]:
+    def without_keys(self, tables: Names) -> AbstractContextManager[None]:
+        """Do nothing: to check each row is cheap here."""
         return contextlib.nullcontext()
 
     def set_last_id(self, last_id: int) -> None:

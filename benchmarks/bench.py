@@ -88,7 +88,7 @@ def measure_engines(size: Size, folder: Path) -> dict[str, Any]:
         return {}
     file = make_ours(folder / "ours-engines.sqlite3", 10_000, 30)
     with contextlib.closing(PostgreSQL("fsync=on")) as server:
-        move = [WITH_DRIVER / "fense-admin", "move", file, server.url]
+        move = [WITH_DRIVER / "fense-admin", "move", "--quiet", file, server.url]
         moving = timed(subprocess.check_output, move)()
         names = {"SQLite": ("ours", file), "PostgreSQL": ("postgresql", server.url)}
 

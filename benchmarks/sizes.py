@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import itertools
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from figures import Figure, Size, amount, in_turn, ratio, timed
 
 DAYS = 30
 LARGE = 100_000  # accounts
+ROUNDS = 3
 RANGES = {"all time": "", "30 days": f"?start_date={MONTH[0]}&end_date={MONTH[1]}"}
 PIECE = 1 << 16
 
@@ -92,7 +94,7 @@ def measure_size(accounts: int, running: dict[str, Contender]) -> Iterator[Row]:
         for server in running.values():
             server.forget_peak()
         asks = {it: functools.partial(transfer, running[it], path) for it in running}
-        transfers = in_turn(1 if accounts > LARGE else 3, asks)
+        transfers = in_turn(ROUNDS, asks)
         if len({(it.length, it.checksum) for each in transfers.values() for it in each}) > 1:
             raise SystemExit("the engines answer differently")
         for engine, each in transfers.items():
@@ -108,7 +110,7 @@ def measure_move(file: Path, server: PostgreSQL, folder: Path) -> Iterator[Figur
     url, back = new_schema(server, "moved"), folder / "back.sqlite3"
     for name, source, target in (("to PostgreSQL", file, url), ("back", url, back)):
         command = [WITH_DRIVER / "fense-admin", "move", source, target]
-        took = timed(subprocess.check_output, command)() / 1000
+        took = timed(subprocess.check_output, [*command, "--quiet"])() / 1000
         name = f"`move` of {LARGE:,} accounts, {LARGE * DAYS:,} days, {name}"
         yield amount(name, 30, [took], "s")
     with reading(file) as one, reading(back) as other:
@@ -118,33 +120,31 @@ def measure_move(file: Path, server: PostgreSQL, folder: Path) -> Iterator[Figur
 
 
 def judge(rows: list[Row]) -> Iterator[Figure]:
-    """The figures of both ranges, or of the one that is slower."""
+    """The figures, of the rows where they are worst."""
     found = {(it["engine"], it["range"], it["accounts"]): it for it in rows}
     engines = list(dict.fromkeys(it["engine"] for it in rows))
     sizes = sorted({it["accounts"] for it in rows})
-    few, many = sizes[-2:]
     for engine in engines:
-        figures = []
-        for name in RANGES:
-            times = {str(n): found[engine, name, n]["last"] for n in (many, few)}
-            name = f"usage of all on {engine}, {name}: {many:,} accounts over {few:,}"
-            figures.append(ratio(name, 12, times, most=True))
-        yield max(figures, key=lambda figure: figure.value)
+        linear = []
+        for name in RANGES if sizes[-1] > LARGE else ():
+            times = {str(n): found[engine, name, n]["last"] for n in (sizes[-1], LARGE)}
+            name = f"usage of all on {engine}, {name}: {sizes[-1]:,} accounts over {LARGE:,}"
+            linear.append(ratio(name, 12, times, most=True))
+        if linear:
+            yield max(linear, key=lambda figure: figure.value)
         firsts = found[engine, "all time", LARGE]["first"]
         yield amount(f"usage of all of {LARGE:,} on {engine}: first byte", 1_000, firsts, "ms")
         for name, key, goal, unit in (
-            ("memory over idle", "peak", 32, "MiB"),
+            ("peak memory over idle", "peak", 32, "MiB"),
             ("others' p99 meanwhile", "p99", 20, "ms"),
         ):
             worst = max((it for it in rows if it["engine"] == engine), key=lambda it: it[key])
-            note = f"{worst['accounts']:,} accounts, {worst['range']}"
-            name = f"usage of all on {engine}, at most: {name}"
-            yield amount(name, goal, [worst[key]], unit, note)
+            note = f"the most, with {worst['accounts']:,} accounts, {worst['range']}"
+            yield amount(f"usage of all on {engine}: {name}", goal, [worst[key]], unit, note)
     if "PostgreSQL" in engines:
-        figures = []
-        for name in RANGES:
-            for n in sizes:
-                times = {it: found[it, name, n]["last"] for it in ("PostgreSQL", "SQLite")}
-                name_of_all = f"usage of all of {n:,}, {name}, PostgreSQL over SQLite"
-                figures.append(ratio(name_of_all, 3, times, most=True))
-        yield max(figures, key=lambda figure: figure.value)
+        ratios = []
+        for n, name in itertools.product(sizes, RANGES):
+            times = {it: found[it, name, n]["last"] for it in ("PostgreSQL", "SQLite")}
+            name = f"usage of all of {n:,}, {name}, PostgreSQL over SQLite"
+            ratios.append(ratio(name, 3, times, most=True))
+        yield max(ratios, key=lambda figure: figure.value)

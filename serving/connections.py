@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from fense_admin.exchange import RECEIVED, RESET, error_body, log, log_request
@@ -70,6 +71,11 @@ class ErrorTask(internals.ErrorTask):
         log_request("- -", status, 0, request_id, message)
 
 
+@functools.lru_cache
+def capitalized(name: str) -> str:
+    return "-".join(word.capitalize() for word in name.split("-"))
+
+
 http_date = functools.lru_cache(maxsize=1)(internals.build_http_date)
 
 
@@ -92,20 +98,31 @@ class WSGITask(internals.WSGITask):
         return environ
 
     def build_response_header(self) -> bytes:
-        server = self.channel.server
-        is_last = server.draining and not self.channel.has_sent_more()
-        if is_last or server.is_full() or self.request.connection_close:
-            self.set_close_on_finish()
-        self.response_headers.append(("Date", http_date(int(self.start_time))))
-        was_to_close = self.close_on_finish
-        head: bytes = super().build_response_header()
+        server, is_current, has_body = self.channel.server, self.version == "1.1", self.has_body
+        is_stream = has_body and self.content_length is None
         if (
-            self.chunked_response and not was_to_close
-        ):  # waitress would close the connection after it
-            self.close_on_finish = False
-            head = head.replace(b"\r\nConnection: close", b"", 1)
-        self.chunked_response = self.chunked_response and not self.request.is_head
-        return head
+            self.request.connection_close
+            or server.is_full()
+            or (server.draining and not self.channel.has_sent_more())
+            or (is_stream and not is_current)
+            or not has_body
+        ):
+            self.close_on_finish = True
+        headers = [pair for pair in self.response_headers if pair[0] != "Content-Length"]
+        headers.append(("Date", http_date(int(self.start_time))))
+        if self.close_on_finish or not is_current:
+            headers.append(("Connection", "close" if self.close_on_finish else "Keep-Alive"))
+        if has_body and not is_stream:
+            headers.append(("Content-Length", str(self.content_length)))
+        elif has_body and is_current:
+            headers.append(("Transfer-Encoding", "chunked"))
+            self.chunked_response = not self.request.is_head
+        named = sorted([(capitalized(name), value) for name, value in headers], key=itemgetter(0))
+        lines = [
+            f"HTTP/{self.version} {self.status}",
+            *[f"{name}: {value}" for name, value in named],
+        ]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def write(self, data: bytes) -> None:
         super().write(data)

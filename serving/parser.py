@@ -74,8 +74,8 @@ class RequestParser(HTTPRequestParser):
             raise ParsingError("malformed") from error
         connection = headers.get("CONNECTION", "").lower()
         self.connection_close = "close" in [option.strip() for option in connection.split(",")]
-        self.connection_close |= self.version == "1.0" and connection != "keep-alive"
         is_current = self.version == "1.1"
+        self.connection_close |= not is_current and connection != "keep-alive"
         self.expect_continue = is_current and headers.get("EXPECT", "").lower() == "100-continue"
         host, length = headers.get("HOST"), headers.get("CONTENT_LENGTH")
         # The application sees the body as if it had come with its length.

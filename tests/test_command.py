@@ -160,6 +160,11 @@ def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start
     assert "a day's most" in sentence(full)
     nowhere = run_command("record", "1", "5", "--database=nowhere")
     assert "there is no database file nowhere" in sentence(nowhere)
+    strange = run_command("record", "1", "5", "--database=no\x1b\nwhere")
+    assert (
+        "there is no database file no\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}where"
+        in (sentence(strange))
+    )
     assert "there is no database" in sentence(
         run_command("record", "1", "5", "--database=:memory:")
     )

@@ -9,6 +9,7 @@ from conftest import CHECKOUT
 
 import fense_admin
 from fense_admin import libpq, pool, postgres, rules, settings, sqlite
+from fense_admin.exchange import INVALID
 from fense_admin.serving.connections import ERRORS
 from fense_admin.settings import Limits
 from fense_admin.standin import faults, instances, journal
@@ -51,6 +52,8 @@ STATEMENTS = [
             ),
             f"http://{ADDRESS}, key: {fense_admin.DEVELOPMENT_KEY}",
             f"listens on {default('host')} by default",
+            f"POST /accounts/1 {INVALID}: supress_billing is not accepted here",
+            f"POST /accounts {INVALID} 0.4ms",
             f"Accounts are kept in `{default('database')}`",
             *(
                 f"| `--{name}` | `{settings.variable_of(name)}` | {f'`{value}`' if value else 'none'} |"
@@ -80,6 +83,12 @@ STATEMENTS = [
             f"1 to {REQUEST_ID} visible ASCII characters, and no key",
             "A day's total is at most 10^12",
             "After the id 2^53 - 1 a creation is 503",
+            f"{INVALID}, 401, 403, 404 and 500, in one shape",
+            f"what is no integer is {INVALID}",
+            f"One that another account has is {INVALID}",
+            f"two different ids: {INVALID}",
+            f"other than `identity` is {INVALID}",
+            f"more than 4,300 digits are {INVALID}",
             f"With `{fense_admin.DEVELOPMENT_KEY}` a request with a foreign `Origin`",
         ],
         "openapi.json": [
@@ -152,8 +161,12 @@ def test_what_stands_in_front_gives_the_service_time():
     slowest = max(WRITE_TIMEOUT, postgres.WORKING + postgres.COMMITTING + postgres.CANCELLING)
     assert slowest + 0.5 < read
     assert 2 * connect + read < 5
-    unit = (CHECKOUT / "deploy/fense-admin.service").read_text("utf-8")
-    assert int(re.search(r"TimeoutStopSec=([0-9]+)", unit)[1]) > float(default("drain"))
+    for file, pattern in (
+        ("deploy/fense-admin.service", "TimeoutStopSec=([0-9]+)"),
+        ("compose.yaml", "stop_grace_period: ([0-9]+)s"),
+    ):
+        unit = (CHECKOUT / file).read_text("utf-8")
+        assert int(re.search(pattern, unit)[1]) > float(default("drain")), file
     # Of a length of six digits nginx says 413 itself: the service takes no body that long.
     digits = int(re.search(r'"\\d\{([0-9])\}"', nginx)[1])
     assert len(str(LIMITS.read_body)) == digits

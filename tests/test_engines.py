@@ -92,6 +92,13 @@ VALUES = {
 }
 
 
+def test_each_column_is_tried():
+    tables = {"usage": models.USAGE_KEYS, "usage_month": models.MONTH_KEYS}
+    columns = {f"{table}.{name}" for table, names in tables.items() for name in names}
+    columns |= {f"account.{name}" for name in models.STATE_KEYS if name != "fense_account_id"}
+    assert VALUES.keys() == columns
+
+
 @pytest.mark.parametrize("column", VALUES)
 def test_the_schemas_refuse_the_same(both, column):
     table, name = column.split(".")

@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import CHECKOUT
 from openapi_document import DOCUMENTS, nodes
 
 import fense_admin
 from fense_admin import exchange
+from fense_admin.standin.journal import Entry
+from fense_admin.standin.page import curl
 
 ROOT = Path(fense_admin.__file__).parent
 MODULES = sorted(
@@ -110,6 +113,24 @@ def test_openapi_has_the_statuses_and_codes_of_the_service(document):
             assert int(word) in STATUSES, at
 
 
+def test_a_code_is_the_same_in_every_python():
+    """Python 3.13 changed the reason phrases of these statuses."""
+    assert STATUSES & {413, 414, 416, 422} <= exchange.CODES.keys(), "add its code to CODES"
+
+
+def test_the_description_of_a_code_names_those_of_the_contract():
+    contract = DOCUMENTS["contract"]
+    operations = [operation for _, _, operation in contract.operations]
+    statuses = {int(status) for operation in operations for status in operation["responses"]}
+    statuses.add(exchange.METHOD_NOT_ALLOWED)  # of a method that no operation has
+    codes = {
+        json.loads(exchange.error_body(status, "x"))["error"]["code"]
+        for status in statuses & set(ERRORS)
+    }
+    described = contract.components["schemas"]["ErrorBody"]["properties"]["code"]["description"]
+    assert set(re.findall("`(.*?)`", described)) == codes
+
+
 def test_each_status_is_documented():
     whole = "".join(json.dumps(document.whole) for document in DOCUMENTS.values())
     assert [status for status in sorted(STATUSES) if not re.search(rf"\b{status}\b", whole)] == []
@@ -118,3 +139,26 @@ def test_each_status_is_documented():
 def test_one_function_reads_the_key_of_a_request():
     reading = [path.name for path in MODULES if "X_API_KEY" in path.read_text("utf-8")]
     assert reading == ["exchange.py"], "call exchange.request_key"
+
+
+def test_the_documents_and_the_page_name_each_header_that_may_have_the_key():
+    asked = []
+
+    class Environ(dict):
+        def get(self, name, default=None):
+            asked.append(name.removeprefix("HTTP_").lower().replace("_", "-"))
+            return default
+
+    exchange.request_key(Environ())
+    assert len(fense_admin.CHALLENGE.split(", ")) == len(asked), "one challenge for each"
+    for name, document in DOCUMENTS.items():
+        schemes = document.components["securitySchemes"]
+        named = [scheme.get("name", "authorization") for scheme in schemes.values()]
+        basic = ["authorization"] if name == "control" else []  # see guard.control_key
+        assert sorted(named) == sorted({*asked, *basic}), "securitySchemes in openapi.json"
+    for header in asked:
+        for file in ("README.md", "FIDELITY.md"):
+            assert f"`{header}`" in (CHECKOUT / file).read_text("utf-8"), file
+        entry = Entry(method="GET", headers={header: "…1a2b"})
+        entry.sent_target = "/"
+        assert "$FENSE_API_KEY" in curl.repeating(entry, "http://localhost", ""), "curl.py"

@@ -32,9 +32,9 @@ RANGES = [
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Pieces of three accounts."""
-    query = models.HAS_ONE_PIECE.replace(str(models.PIECE + 1), "4")
-    monkeypatch.setattr(models, "HAS_ONE_PIECE", query.replace(str(models.PIECE), "3"))
+    monkeypatch.setattr(models, "AT_ONCE", 3)
     monkeypatch.setattr(models, "PIECE", 3)
+    monkeypatch.setattr(models, "SUMMED_UP", 4)
     monkeypatch.setattr(models, "FEW_ACCOUNTS", 3)
     models.totals.cache_clear()
     yield
@@ -87,6 +87,17 @@ def test_the_usage_of_all_is_the_same_in_pieces(db, count):
     assert isinstance(db.all_usage(None, None), str) == (count <= models.PIECE)
     for start, end in RANGES:
         assert all_usage(db, start, end) == expected(accounts, usage, start, end), (start, end)
+
+
+def test_days_out_of_range_are_not_read():
+    db = databases.open_database(":memory:")
+    queries, values = models.totals_between("2026-01-15", "2026-12-14", is_joined=False)
+    for query in (queries.of_all, queries.sum_of_piece, queries.piece):
+        values |= {"after": 0, "last_id": 9}
+        plan = [row[3] for row in db.engine.execute_sql(f"EXPLAIN QUERY PLAN {query}", values)]
+        reads = [step for step in plan if " usage " in step]
+        assert len(reads) == 2
+        assert all("(fense_account_id=? AND date>? AND date<?)" in step for step in reads)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 7, 10])

@@ -19,7 +19,7 @@ from fense_admin.settings import Limits
 from fense_admin.standin import faults, journal, page
 from fense_admin.standin.state import STATE_ACCOUNT_RULES
 
-README = (CHECKOUT / "README.md").read_text("utf-8")
+README, FIDELITY = ((CHECKOUT / name).read_text("utf-8") for name in ("README.md", "FIDELITY.md"))
 
 
 def text_of(pattern):
@@ -27,7 +27,7 @@ def text_of(pattern):
 
 
 def listed(*names):
-    """The names, as README lists them."""
+    """The names, as the documents list them."""
     return {f"`{name}`" for name in names}
 
 
@@ -80,6 +80,18 @@ def test_readme_shows_an_account_with_all_fields():
         assert set(re.findall(r'"(\w+)":', line)) == COLUMNS - {"api_key_sha256"}
 
 
+@pytest.mark.parametrize(
+    ("operation", "fields"),
+    [
+        ("POST /accounts`", rules.CREATE_RULES),
+        ("POST /accounts/{fense_account_id}`", rules.UPDATE_RULES),
+    ],
+)
+def test_fidelity_lists_the_fields_that_an_operation_takes(operation, fields):
+    (line,) = re.findall(rf"^- `{re.escape(operation)}(.*?)(?=^- )", FIDELITY, re.S | re.M)
+    assert listed(*fields) == set(re.findall("`.*?`", line))
+
+
 # --- An endpoint -------------------------------------------------------------------------------
 
 PATHS = sorted({path for _, path, _ in CONTRACT.operations})
@@ -104,6 +116,20 @@ def test_an_endpoint_is_tested_and_shown():
         pattern = re.escape(path).replace(r"\{fense_account_id\}", r"(?:\d|\{)")
         assert re.search(pattern, tests), f"tests/contract lacks {path}"
         assert re.search(pattern, README), f"README.md lacks {path}"
+
+
+def test_readme_shows_a_request_to_each_operation():
+    shown = {
+        ("post" if " -d " in line else "get", path)
+        for line, path in re.findall(
+            r"^(?:\$ )?(curl .*?http://[^/ ]+(/[^?\s']*).*)$", README, re.M
+        )
+    }
+    for method, path, _ in CONTRACT.operations:
+        pattern = re.sub(r"\\{.*?\\}", "[0-9]+", re.escape(path))
+        assert any(how == method and re.fullmatch(pattern, where) for how, where in shown), (
+            f"README.md lacks {method.upper()} {path}"
+        )
 
 
 # --- A limit -----------------------------------------------------------------------------------

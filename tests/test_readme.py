@@ -11,6 +11,8 @@ from check_types import MY_APP
 from conftest import CHECKOUT, TIMEOUT, Process, account_fields, run_pytest, tools
 from test_examples import PARALLEL
 
+from fense_admin import cli, settings
+
 README = (CHECKOUT / "README.md").read_text()
 URL = "http://127.0.0.1:8642"
 
@@ -109,6 +111,17 @@ def test_the_table_of_settings_is_the_commands(start):
     assert [name for name, _, _ in rows] == re.findall(r" --([\w-]+) [A-Z_]+ ", output)
     for _, variable, default in rows:
         assert f"(${variable}; default: {default.strip('`')})" in output
+
+
+def test_the_table_has_the_switches_of_the_command():
+    rows = re.findall(r"^\| `--([\w-]+)`.* \| `(\w+)` \(1 or 0\) \|", README, re.M)
+    assert rows == [(name, settings.variable_of(name)) for name in settings.SWITCHES]
+    actions = cli.build_parser().commands["serve"]._actions
+    flags = {action.dest for action in actions if action.nargs == 0 and action.dest != "help"}
+    assert flags == set(settings.SWITCHES)
+    tests = (CHECKOUT / "tests" / "test_settings.py").read_text()
+    for _, variable in rows:
+        assert f'"{variable}": "1"' in tests, f"test_settings.py does not show {variable}"
 
 
 def test_every_file_it_names_is_there():

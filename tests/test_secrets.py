@@ -1,5 +1,6 @@
 """No key is in a log, an answer or the journal: looked for here, and at the end of every run (conftest)."""
 
+import contextlib
 import json
 import logging
 import re
@@ -20,7 +21,7 @@ from conftest import (
     talk,
 )
 
-from fense_admin import masking
+from fense_admin import create_app, masking
 from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.journal import MAX_TEXT
 
@@ -125,6 +126,27 @@ def test_a_merchants_key_is_masked_wherever_it_is_a_whole_token(
         assert not plane.journal[-1].sent_body.count(key.encode())
     for form in (key, quoted, json.dumps(key)[1:-1]):
         assert not re.search(rf"(?<![\w]){re.escape(form)}(?![\w])", shown)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key", "shown"),
+    [
+        ("", "master-key-0001", "GET /accounts/2026112601 "),
+        ("", "2026112601", "GET /accounts/… "),  # like an id
+        ("/token", "master-key-0001", "GET /token… "),  # named like a key
+        ("", "accounts", "GET /…/2026112601 "),
+    ],
+)
+def test_a_key_in_a_path_of_the_contract_is_masked(caplog, prefix, key, shown):
+    caplog.set_level("INFO", "fense_admin")
+    with contextlib.closing(create_app(master_key=key, prefix=prefix)) as app:
+        Api(app, key, None).get(f"{prefix}/accounts/2026112601")
+        Api(app, "not-a-key", None).get(f"{prefix}/accounts/2026112601")
+        Api(app, "2026112601", None).get(f"{prefix}/accounts/2026112601")
+    own, unknown, sent = caplog.messages
+    assert own.startswith(shown)
+    assert unknown.startswith(shown)
+    assert "2026112601" not in sent
 
 
 def test_a_key_that_is_no_longer_valid_or_a_part_of_a_word_is_shown(seeded_api):

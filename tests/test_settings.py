@@ -1,5 +1,6 @@
 """Settings come from flags, then from the environment; each has its effect, and a wrong one is named."""
 
+import json
 import os
 import re
 import socket
@@ -7,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, MASTER_KEY, TIMEOUT, Served, account_fields
+from conftest import CHECKOUT, MASTER_KEY, TIMEOUT, Api, Served, account_fields
 
 from fense_admin import create_app, settings
 from fense_admin.settings import Limits
+from fense_admin.standin.control import ControlPlane
 
 
 def test_settings_come_from_the_environment_and_the_flag_wins(start, tmp_path):
@@ -206,6 +208,15 @@ def test_the_limit_of_a_body_reaches_the_server_and_the_application(make_app):
             answer = served.talk(sent.encode())
             assert answer.startswith(b"HTTP/1.1 413 ")
             assert f'"the body is over {limit} bytes"'.encode() in answer
+
+
+def test_the_limit_of_a_body_reaches_the_stand_in(make_app):
+    """Its journal keeps the beginning of a body, and hands all of it to the handler."""
+    app = make_app(master_key=MASTER_KEY, limits=Limits(body=100_000))
+    api = Api(ControlPlane(app, MASTER_KEY), MASTER_KEY, None)
+    long = json.dumps(account_fields()).encode().ljust(100_000)
+    assert api.post("/accounts", long).status == 201
+    assert api.post("/accounts", long + b" ").status == 413
 
 
 # --- Switches ----------------------------------------------------------------------------------

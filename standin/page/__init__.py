@@ -331,6 +331,7 @@ def one_account(shown: Shown, sent: Sent, number: str) -> View:
     return account["name"], {
         "account": account,
         "usage": usage,
+        "periods": MOST_BARS,
         "touched": touched[: filters.PAGE_LENGTH],
         "count": len(touched),
         "updates": updates[: filters.PAGE_LENGTH],

@@ -12,6 +12,7 @@ from fense_admin.reading import read_query
 from fense_admin.rules import ValidationErrors
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.page import entries
+from fense_admin.standin.page.usage import MOST_BARS
 
 PAGE_LENGTH = 50  # rows of a list
 MOST_FILTERED = 1_000  # characters of a filter, and of a path that it looks into
@@ -54,7 +55,7 @@ OF_ACCOUNTS: Checks = {"find": any_text, "page": check_page}
 OF_USAGE: Checks = {
     "start_date": rules.check_date,
     "end_date": rules.check_date,
-    "by": rules.one_of("day", "month"),
+    "by": rules.one_of(*MOST_BARS),
 }
 
 

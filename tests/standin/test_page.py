@@ -31,7 +31,12 @@ def see(seeded_api):
             f"/_standin/{path}", headers=KEY | {"Accept": "text/html"}, status=status
         )
         assert answer.content_type == "text/html"
-        return answer.html.main
+        main = answer.html.main
+        for table in main.select("table:has(thead)"):
+            heads = len(table.select("thead th"))
+            cells = {len(row.select("th, td")) for row in table.select("tbody tr")}
+            assert cells <= {heads}, "a column lacks its head, or its cells"
+        return main
 
     return see
 
