@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import http.client
 import logging
 import os
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from fense_admin.standin.state import Seed
 
 MIB = 1024 * 1024  # bytes
+M_MMAP_THRESHOLD = -3  # as in glibc's malloc.h
+LARGE_BLOCK = 128 * 1024  # bytes
 SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait for it
 
 
@@ -76,10 +79,12 @@ def serve(options: argparse.Namespace) -> int:
         if has_control_plane:
             from fense_admin.standin.control import ControlPlane
 
+            give_back_memory()
             served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
         found = app.db.count_accounts()
         if seed is not None:
             load_seed(app.db, seed, options.seed, loading)
+        del seed  # only a control plane needs it again
         read_ahead(has_control_plane)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
@@ -103,6 +108,16 @@ def serve(options: argparse.Namespace) -> int:
     running.run(options.drain)
     served.close()
     return 0
+
+
+def give_back_memory() -> None:
+    """Let the C library return large blocks to the system as soon as they are freed.
+
+    glibc does so until the first of them is freed. From then on it keeps up to 64 MiB for each
+    thread: several times a large state, after a few of them.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # it isn't glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def read_ahead(has_control_plane: bool) -> None:

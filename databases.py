@@ -337,7 +337,7 @@ class Database:
         """The document that `state` returns, in Python's objects."""
         return cast("shapes.State", json.loads("".join(self.state())))
 
-    def replace(self, accounts: Sequence[Columns], usage: Sequence[Lookups]) -> None:
+    def replace(self, accounts: Sequence[Columns], usage: Collection[Lookups]) -> None:
         """Replace everything by these accounts, by column, and their usage.
 
         The next id follows the highest.
@@ -349,7 +349,7 @@ class Database:
         self.on_keys((account["api_key_sha256"] for account in accounts), None)
 
     def seed(
-        self, accounts: Sequence[Columns], usage: Sequence[Lookups], report: Report = NO_REPORT
+        self, accounts: Sequence[Columns], usage: Collection[Lookups], report: Report = NO_REPORT
     ) -> bool:
         """Load these, as `replace` would, unless there are accounts; whether it did."""
         last_id = models.highest_id(accounts)

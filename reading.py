@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -38,6 +38,7 @@ def read_json(
     kind: type = JsonObject,
     limit: int | None = None,
     may_be_empty: bool = False,
+    parse: Callable[[bytes], Any] = rules.parse_json,
 ) -> Any:
     """The body, which has to be a `JsonObject` or a `list`; None if it isn't.
 
@@ -57,7 +58,7 @@ def read_json(
     try:
         if coding not in ("", "identity"):
             raise ValueError("must be sent as it is, without Content-Encoding")
-        body = rules.parse_json(raw)
+        body = parse(raw)
         if isinstance(body, kind):
             return body
         raise ValueError(f"must be a JSON {'object' if kind is JsonObject else 'array'}")

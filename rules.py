@@ -11,7 +11,7 @@ import contextlib
 import datetime
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_ERRORS = 100  # of one request; of those beyond only the number is given
@@ -89,22 +89,23 @@ def printable(text: str) -> str:
 class JsonObject(dict[str, Any]):
     """A JSON object. `doubled` has the names that were given more than once, sorted."""
 
+    doubled: Sequence[str] = ()  # for all of them: a list for each takes memory
+
     def __init__(self, pairs: list[tuple[str, Any]] | tuple[()] = ()) -> None:
         super().__init__(pairs)
-        self.doubled: list[str] = []
         if len(self) < len(pairs):
             counts = collections.Counter(name for name, _ in pairs)
             self.doubled = sorted(name for name, count in counts.items() if count > 1)
 
 
-def parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes, make_object: Callable[[list[tuple[str, Any]]], Any] = JsonObject) -> Any:
     """The value of a JSON text, its objects as `JsonObject`. Raises `ValueError`: "is not ..."."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no number there")
 
     try:
-        return json.loads(raw.decode(), object_pairs_hook=JsonObject, parse_constant=refuse)
+        return json.loads(raw.decode(), object_pairs_hook=make_object, parse_constant=refuse)
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
     except RecursionError:
@@ -192,7 +193,7 @@ def one_of(*values: str) -> Rule:
     return check
 
 
-def instance(kind: type, name: str) -> Rule:
+def instance(kind: type | tuple[type, ...], name: str) -> Rule:
     """The rule for a value of this type, which the message calls by this name."""
 
     def check(value: object) -> Any:

@@ -204,9 +204,9 @@ class ControlPlane:
 
     def put_state(self, db: Database) -> str | Iterator[str]:
         with ValidationErrors() as errors:
-            sent = read_json(errors, limit=self.limits.state_body)
-            empty = state.State([], [])
-            rows = empty if sent is None else state.check_state(sent, errors, db.today())
+            sent = read_json(errors, limit=self.limits.state_body, parse=state.parse_document)
+            rows = state.check_state(sent, errors, db.today())
+        del sent  # its text takes memory
         db.replace(*state.with_times(rows, db.now()))
         return self.get_state(db)
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import os
+import re
+from array import array
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from fense_admin import models, rules
@@ -17,10 +21,39 @@ from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import demo
 
 DEMO = "demo"  # names the built-in state
+CHECKED_DAYS = 4096  # that a check remembers: most accounts have usage on the same days
 
 # --- State: the document that is seeded, put in, and read back ------------------------------------
 
-STATE_RULES = {"accounts": rules.instance(list, "an array")}
+
+class Accounts:
+    """The accounts of a state document, each parsed when its turn comes.
+
+    All at once they would take several times the memory of their text, which is valid JSON.
+    """
+
+    def __init__(self, text: str, start: int) -> None:
+        self._text, self._start = text, start
+
+    def __iter__(self) -> Iterator[Any]:
+        decode = json.JSONDecoder(object_pairs_hook=JsonObject).raw_decode
+        next_value, place = re.compile(r"[^\s,]"), self._start
+        while (found := next_value.search(self._text, place)) and found[0] != "]":
+            account, place = decode(self._text, found.start())
+            yield account
+
+
+def parse_document(raw: bytes) -> Any:
+    """As `rules.parse_json`, with `Accounts` in a state document."""
+    number_of_fields = rules.parse_json(raw, len)  # to find out whether it is valid
+    text = raw.decode()
+    start = re.match(r'\s*\{\s*"accounts"\s*:\s*\[', text)
+    if start is None or number_of_fields > 1:
+        return rules.parse_json(raw)
+    return JsonObject([("accounts", Accounts(text, start.end()))])
+
+
+STATE_RULES = {"accounts": rules.instance((list, Accounts), "an array")}
 STATE_ACCOUNT_RULES = rules.CREATE_RULES | {
     # In place of api_key, as in a state that was read back.
     "api_key_sha256": rules.matching(
@@ -37,15 +70,40 @@ STATE_ACCOUNT_RULES = rules.CREATE_RULES | {
 }
 
 
+class Days(Collection[models.Lookups]):
+    """Rows of usage, (id, date, lookups), in a quarter of the memory that tuples take."""
+
+    def __init__(self) -> None:
+        self._ids, self._dates, self._lookups = array("q"), list[str](), array("q")
+        self.are_relative = False  # whether a day was written as so many days before today
+
+    def add(self, fense_account_id: int, usage: dict[str, int]) -> None:
+        """Add the usage of an account by day; a day of 0 is left out."""
+        for date, lookups in usage.items():
+            if lookups:
+                self._ids.append(fense_account_id)
+                self._dates.append(date)
+                self._lookups.append(lookups)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[models.Lookups]:
+        return zip(self._ids, self._dates, self._lookups, strict=True)
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == own for own in self)
+
+
 class State(NamedTuple):
     """A state document as checked rows: accounts by column, usage as (id, date, lookups)."""
 
     accounts: list[dict[str, Any]]
-    usage: list[tuple[int, str, int]]
+    usage: Days
 
 
 def check_state(
-    document: JsonObject,
+    document: JsonObject | None,
     errors: ValidationErrors,
     today: str,
     root: str = "",
@@ -53,12 +111,16 @@ def check_state(
 ) -> State:
     """The rows of a state document, without the times that are left out: see `with_times`.
 
-    What is wrong with it goes to `errors`; `root` stands before each path there.
+    What is wrong with it goes to `errors`; `root` stands before each path there. There are none
+    without a document.
     """
-    state = State([], [])
-    paths: dict[object, str] = {}  # of each id and each key
+    state = State([], Days())
+    check_day = functools.lru_cache(CHECKED_DAYS)(rules.day_or_before(today))
+    places: dict[object, int] = {}  # of each id and each key
     highest = 0
-    fields = rules.validate(document, STATE_RULES, errors, root, required=("accounts",))
+    fields = {}
+    if document is not None:
+        fields = rules.validate(document, STATE_RULES, errors, root, required=("accounts",))
     for number, sent in enumerate(fields.get("accounts") or []):
         path = f"{root}accounts[{number}]"
         if not isinstance(sent, JsonObject):
@@ -80,18 +142,20 @@ def check_state(
         if account_id is not None and account_id > rules.MAX_ID:
             message = f"is required: the id after {highest} would exceed the maximum"
             errors.add(f"{path}.fense_account_id", message)
-        usage = check_usage_by_day(days, account_id, today, path + ".usage", errors)
+        usage = check_usage_by_day(days, check_day, path + ".usage", errors)
         if len(errors) > known:
             continue
         account = models.as_columns(account)
         key_digest = account["api_key_sha256"]
         for name, value in (("fense_account_id", account_id), (key_name, key_digest)):
-            if value in paths:
-                errors.add(f"{path}.{name}", f"is that of {paths[value]} too")
-            paths[value] = path
+            if value in places:
+                message = f"is that of {root}accounts[{places[value]}] too"
+                errors.add(f"{path}.{name}", message)
+            places[value] = number
         highest = max(highest, account_id)
         state.accounts.append(account)
-        state.usage.extend(usage)
+        state.usage.add(account_id, usage)
+        state.usage.are_relative |= usage.keys() != days.keys()
         report(len(state.accounts), len(state.usage))
     return state
 
@@ -107,32 +171,31 @@ def with_times(state: State, now: str) -> State:
 
 
 def check_usage_by_day(
-    days: JsonObject, account_id: int, today: str, path: str, errors: ValidationErrors
-) -> list[tuple[int, str, int]]:
-    """The days of an account's usage as rows; a day of 0 is left out."""
-    check_day = rules.day_or_before(today)
-    rows = []
+    days: JsonObject, check_day: rules.Rule, path: str, errors: ValidationErrors
+) -> dict[str, int]:
+    """The lookups of each day of an account's usage."""
+    usage = {}
     names: dict[str, str] = {}  # of each day
-    for name, lookups in days.items():
+    for name, sent in days.items():
         try:
             date = check_day(name)
-            row = (account_id, date, rules.check_lookups(lookups))
+            lookups = rules.check_lookups(sent)
             if date in names:
                 raise ValueError(f"is the day of {names[date]}, too")
         except ValueError as error:
             errors.add(f"{path}.{name}", str(error))
         else:
-            names[date] = name
-            rows += [row] if lookups else []
+            names[date], usage[date] = name, lookups
     for name in days.doubled:
         errors.add(f"{path}.{name}", "is given twice")
-    return rows
+    return usage
 
 
 class Seed:
     """A state to load again and again. Relative days count from the day on which it is loaded.
 
     `source` is a state document as a dict, "demo", the path of a JSON file, or None for nothing.
+    It is kept only where it has relative days: rows take less memory.
     `now` is the `created_at` of accounts without one; `state` has the document's rows where it was
     checked today already. Raises `ValueError` in the contract's words, naming each path; `OSError`
     for the file.
@@ -145,7 +208,9 @@ class Seed:
         self._is_demo = source == DEMO
         self._document = JsonObject() if self._is_demo else read_document(source)
         self._checked = now[:10], state or self._check(now[:10], report)
-        self._is_relative = self._is_demo or has_relative_days(self._document)
+        self._is_relative = self._is_demo or self._checked[1].usage.are_relative
+        if not self._is_relative:
+            self._document = JsonObject()
 
     def at(self, now: str) -> State:
         """Its rows, to be loaded now. Raises `ValueError` where two names are one day now."""
@@ -180,16 +245,11 @@ def read_document(source: Any) -> JsonObject:
         return JsonObject([("accounts", [])])
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            source = rules.check_object(rules.parse_json(file.read()))
+            source = rules.check_object(parse_document(file.read()))
     if not isinstance(source, dict):
         raise ValueError("a state is a dict, or the path of a file")
     document: JsonObject = source if isinstance(source, JsonObject) else rules.as_json(source)
     return document
-
-
-def has_relative_days(document: JsonObject) -> bool:
-    usages = [account.get("usage", ()) for account in document["accounts"]]
-    return any(not day[:1].isdigit() or day == "0" for days in usages for day in days)
 
 
 # --- Usage -------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """A state is put and read back whole, lookups are recorded, a reset goes back to the seed, and a bad one changes nothing."""
 
+import contextlib
+import http.client
 import json
 import re
 import time
@@ -58,6 +60,53 @@ def test_a_state_of_two_thousand_accounts_comes_back_the_same():
         assert api.client.get("/_standin/state", headers={"x-api-key": MASTER_KEY}).body == first
         assert time.process_time() - began < 6
         assert fense.state()["accounts"][-1]["usage"] == days
+
+
+def kibibytes(pid, name):
+    """What /proc says of the memory of a process: VmRSS (now) or VmHWM (at most so far)."""
+    with open(f"/proc/{pid}/status") as status:
+        return int(next(line for line in status if line.startswith(name)).split()[1])
+
+
+@pytest.mark.slow
+def test_a_state_takes_a_few_times_its_size_in_memory(start):
+    """However often it is put, in whatever thread."""
+    days = {f"2026-11-{day:02}": 1000 + day for day in range(1, 31)}
+    names = [f"merchant-{number}" for number in range(8_000)]
+    accounts = [
+        {"name": name, "email": f"{name}@x.example", "api_key": name, "usage": days}
+        for name in names
+    ]
+    body = json.dumps({"accounts": accounts}).encode()
+    service = start("--port=0", "--database=:memory:")
+    address = service.ready().removeprefix("http://")
+    idle = kibibytes(service.process.pid, "VmRSS")
+    for _ in range(3):
+        connection = http.client.HTTPConnection(address, timeout=60)
+        with contextlib.closing(connection):
+            headers = {"x-api-key": "local-dev-key", "Content-Type": "application/json"}
+            connection.request("PUT", "/_standin/state", body, headers)
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert answer.read().count(b'"usage"') == len(names)
+    grown = (kibibytes(service.process.pid, "VmHWM") - idle) * 1024
+    assert grown < 13 * len(body)  # of a large one 8: the rest is the same for all
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b' \n{ "accounts" :\t[ {"api_key":"k1","name":"1","email":"a@b"} ,\r\n{"api_key":"k2",'
+        b'"name":"2","email":"a@b","usage":{"2026-11-01":1e3}}\n] } \n',
+        b'{"\\u0061ccounts": [{"api_key": "k1", "name": "1", "email": "a@b"}, {"api_key": "k2", '
+        b'"name": "2", "email": "a@b", "usage": {"2026-11-01": 1000.0}}]}',
+    ],
+)
+def test_a_state_may_be_written_in_any_way(seeded_api, raw):
+    answer = seeded_api.call("PUT", "/_standin/state", raw)
+    assert answer.status == 200
+    assert [account["name"] for account in answer.body["accounts"]] == ["1", "2"]
+    assert [account["usage"] for account in answer.body["accounts"]] == [{}, {"2026-11-01": 1000}]
 
 
 def test_ids_that_are_left_out_follow_the_highest_so_far(seeded_api):
