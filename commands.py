@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import http.client
 import logging
 import os
@@ -116,6 +115,8 @@ def give_back_memory() -> None:
     glibc does so until the first of them is freed. From then on it keeps up to 64 MiB for each
     thread: several times a large state, after a few of them.
     """
+    import ctypes  # late: the other commands do without it
+
     with contextlib.suppress(AttributeError, OSError, TypeError):  # it isn't glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
