@@ -297,7 +297,7 @@ def main() -> None:
         "figures": [figure._asdict() for figure in figures],
         "threads": threads,
         "engines": engines,
-        "sizes": sizes,
+        "sizes": {"date": str(datetime.date.today()), "rows": sizes},
         "history": points,
     }
     options.into.mkdir(parents=True, exist_ok=True)

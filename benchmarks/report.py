@@ -56,13 +56,14 @@ def report(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "The usage of all accounts, each with lookups on 30 days: median times to the first byte",
-        "and to the last, the service's peak memory over idle, and another client's p99 meanwhile.",
+        f"The usage of all accounts, each with lookups on 30 days, {results['sizes']['date']}:",
+        "median times to the first byte and to the last, the service's peak memory over idle, and",
+        "another client's p99 meanwhile.",
         "",
         "| accounts | usage | engine | response | first byte | last | memory | other's p99 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in results["sizes"]:
+    for row in results["sizes"]["rows"]:
         lines.append(
             f"| {row['accounts']:,} | {row['range']} | {row['engine']} "
             f"| {row['length'] / 1e6:,.1f} MB | {median(row['first']):,.0f} ms "
