@@ -131,7 +131,6 @@ REPEATED = {
     "dots": request("GET /accounts/../accounts/./1", "Host: localhost", KEY),
     "slashes": request("GET //accounts//1/", "Host: localhost", KEY),
     "globs": request("GET /accounts/[1-3]{a,b}", "Host: localhost", KEY),
-    "bytes in a path": request("GET //\xff\xc3\xa9?\xe9", "Host: localhost", KEY),
     "escapes in a path": request("GET /accounts/%00%2F%e9?%zz", "Host: localhost", KEY),
     "HEAD": request("HEAD /accounts/1", "Host: localhost", KEY),
     "DELETE": request("DELETE /accounts/1", "Host: localhost", KEY),
