@@ -221,7 +221,7 @@ def run_command(options: argparse.Namespace) -> int:
             if seed is not None:
                 loading.begin(f"loading {options.seed}")
             standin = StandIn(seed=seed, prefix=options.prefix)
-            if loading.was_shown:  # else nothing stands beside the command's own output
+            if seed is not None:
                 loading.end_of_days(f"loaded {options.seed}:")
     except ValueError as error:
         raise WrongUsage(str(error)) from None

@@ -74,7 +74,6 @@ class Progress(Report):
         self, unchanged: str, is_quiet: bool | None, tell: Callable[[str], None] = say
     ) -> None:
         self.accounts = self.days = 0
-        self.was_shown = False
         self._unchanged, self._is_quiet, self._tell = unchanged, is_quiet, tell
         self._doing = self._shown = ""
         self._began = 0.0
@@ -104,14 +103,14 @@ class Progress(Report):
         on_stop_signals(lambda signum, _: self._late.append(signum))
 
     def end(self, done: str, amount: float, unit: str) -> None:
-        """Print what was done, how long it took, and how much of it was done per second."""
+        """Print what was done, how long it took, and how much of it was done per second.
+
+        Print nothing if it took less than a second.
+        """
         self._stop_reporting()
-        if not self._is_quiet:
-            seconds = monotonic() - self._began
-            text = f"{done} in {seconds:.1f} s"
-            if amount and seconds >= 0.1:
-                text += f" ({amount / seconds:,.0f} {unit} a second)"
-            self._tell(text)
+        seconds = monotonic() - self._began
+        if not self._is_quiet and seconds >= SILENT:
+            self._tell(f"{done} in {seconds:.1f} s ({amount / seconds:,.0f} {unit} a second)")
 
     def end_of_days(self, done: str) -> None:
         """Print what was done to the accounts and days that were reported last."""
@@ -130,7 +129,6 @@ class Progress(Report):
             else:
                 wait = REPEATED
                 self._tell(line)
-            self.was_shown = True
         if width:
             write("\r" + " " * width + "\r")
 

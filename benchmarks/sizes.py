@@ -87,7 +87,7 @@ def measure_sizes(size: Size, folder: Path) -> Iterator[Figure | list[Row]]:
 
 def measure_size(accounts: int, running: dict[str, Contender]) -> Iterator[Row]:
     for server in running.values():
-        server.load("account", 1, accounts)
+        server.load("account", 5, accounts)  # a second may be too short on a cold disk
     idle = {engine: server.resident() for engine, server in running.items()}
     for name, query in RANGES.items():
         path = f"/accounts/usage{query}"
