@@ -165,7 +165,7 @@ class Greedy:
 def p99_beside(server: Contender, path: str, times: int = ENDLESS, seconds: float = 1) -> float:
     """The milliseconds for which a client waits, but for one request in a hundred.
 
-    Another one asks for `path` meanwhile, so many times, or for so many seconds.
+    Another one asks for `path` at the same time, so many times, or for so many seconds.
     """
     took, until = [], time.monotonic() + seconds
     with Greedy(server, path, times) as greedy:

@@ -58,7 +58,7 @@ def report(results: dict[str, Any]) -> str:
         "",
         f"The usage of all accounts, each with lookups on 30 days, {results['sizes']['date']}:",
         "median times to the first byte and to the last, the service's peak memory over idle, and",
-        "another client's p99 meanwhile.",
+        "another client's p99 during it.",
         "",
         "| accounts | usage | engine | response | first byte | last | memory | other's p99 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -136,7 +136,7 @@ def judge(rows: list[Row]) -> Iterator[Figure]:
         yield amount(f"usage of all of {LARGE:,} on {engine}: first byte", 1_000, firsts, "ms")
         for name, key, goal, unit in (
             ("peak memory over idle", "peak", 32, "MiB"),
-            ("others' p99 meanwhile", "p99", 20, "ms"),
+            ("others' p99 during it", "p99", 20, "ms"),
         ):
             worst = max((it for it in rows if it["engine"] == engine), key=lambda it: it[key])
             note = f"the most, with {worst['accounts']:,} accounts, {worst['range']}"
