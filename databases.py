@@ -405,7 +405,7 @@ class Database:
 
 
 def pieces_of(read: Read, size: int) -> Iterator[Piece]:
-    """Return pieces of so many accounts each, in order of id, until there are no more."""
+    """Return the pieces that have `size` accounts each, in order of id; the last has the rest."""
     last_id = 0
     while last_id < rules.MAX_ID:
         after = last_id

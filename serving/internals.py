@@ -8,11 +8,11 @@ These names have no types: the stubs that there are describe them wrongly.
 # HTTPRequestParser: received,             A request and how far it is read: none is understood, or
 #   which calls parse_header, and its      one that is ambiguous is let through.
 #   attributes; the two errors of that
-# ChunkedReceiver, FixedStreamReceiver,    Bodies: none is read.
-#   OverflowableBuffer; adj.inbuf_overflow
 #   adj.max_request_body_size, read        Large bodies for the master key: each is 413.
 #     at each piece of a body
 #   body_rcv.control_line, .trailer        The end of endless chunks: each chunked request fails.
+# ChunkedReceiver, FixedStreamReceiver,    Bodies: none is read.
+#   OverflowableBuffer; adj.inbuf_overflow
 # WSGITask, ErrorTask: execute, write,     Answers: none is sent, or the last one of a connection
 #   set_close_on_finish,                   does not say that it is.
 #   build_response_header, ...

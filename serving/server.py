@@ -78,7 +78,7 @@ class Server:
             timeout = 0
         elif self._workers.queue:
             timeout = WAKE_AFTER
-        elif self.connections.is_full():  # until one of them is no longer new
+        elif self.connections.is_full():  # one that was new may give way then
             timeout = min(timeout, ON_ITS_WAY)
         loop(timeout, use_poll=True, map=self.connections.map, count=1)
         self.connections.accept()

@@ -126,7 +126,7 @@ def test_a_client_that_asks_to_close_is_closed_after_the_last_chunk(file_app):
     assert b"Connection: close\r\n" in answer
 
 
-def test_what_is_produced_is_sent_at_once(file_app):
+def test_each_piece_is_sent_at_once(file_app):
     go_on = threading.Event()
 
     def pieces(*_):
@@ -251,7 +251,7 @@ def test_without_room_for_a_temporary_file_it_breaks_off(file_app, version, monk
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_is_outgoing_comes_out_in_order_whatever_the_sizes(seed, monkeypatch, temporary_files):
+def test_bytes_are_sent_in_order_whatever_their_sizes(seed, monkeypatch, temporary_files):
     monkeypatch.setattr(outgoing, "MOST_IN_MEMORY", 300)
     monkeypatch.setattr(outgoing, "SMALL", 20)
     chance, sent, got = random.Random(seed), b"", b""
