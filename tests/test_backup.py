@@ -12,7 +12,7 @@ import pytest
 from conftest import FIELDS, TIMEOUT, account_fields, daily, in_background, join, sentence
 from peewee import sqlite3
 
-from fense_admin import databases, progress, sqlite
+from fense_admin import databases, disk, progress, sqlite
 
 
 def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, monkeypatch):
@@ -23,7 +23,7 @@ def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, mon
     def fails(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sqlite, "_rename_to_new", fails)
+    monkeypatch.setattr(disk, "rename_to_new", fails)
     with pytest.raises(OSError, match="No space"):
         sqlite.backup(str(tmp_path / "fense.sqlite3"), str(folder / "copy"))
     assert list(folder.iterdir()) == []
@@ -31,11 +31,10 @@ def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, mon
 
 KILLED = """
 import os, sys, time
-from fense_admin import databases, progress, sqlite
-sync = sqlite._sync
+from fense_admin import disk, sqlite
 def killed(path):
     os.kill(os.getpid(), 9)
-sqlite._sync = killed
+disk.sync = killed
 sqlite.backup(sys.argv[1], sys.argv[2])
 """
 

@@ -1,5 +1,6 @@
 """A file is opened only if it is ours, is for its owner alone, and is never written once it is gone."""
 
+import errno
 import os
 import sys
 import time
@@ -68,6 +69,7 @@ def make_newer(path):
         (make_one_without_tables, "has lost its tables"),
         (make_newer, "was written by a newer version of fense-admin"),
         (lambda path: path.mkdir(), "is a directory"),
+        (lambda path: path.symlink_to(os.devnull), "is a device"),
         (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
     ],
 )
@@ -81,6 +83,54 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_device_is_no_database(run_command):
+    for command in (("record", "1", "1"), ("backup", "copy")):
+        line = sentence(run_command(*command, f"--database={os.devnull}"))
+        assert line == f"fense-admin: {os.devnull} is a device: name a file with --database"
+
+
+@pytest.mark.parametrize(
+    ("sep", "path", "uri"),
+    [
+        ("/", "/var/lib/a b%.db", "file:///var/lib/a%20b%25.db"),
+        ("\\", r"C:\Users\me@corp\a#.db", "file:///C%3A/Users/me%40corp/a%23.db"),
+        ("\\", r"\\server\share\a.db", "file:////server/share/a.db"),
+    ],
+)
+def test_a_uri_of_sqlite_is_a_path_with_slashes(monkeypatch, sep, path, uri):
+    monkeypatch.setattr(os, "sep", sep)
+    assert sqlite._uri(path) == uri
+
+
+def no_links(*_):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_file_system_without_links_will_do(tmp_path, open_database, monkeypatch):
+    monkeypatch.setattr(os, "link", no_links)
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+    assert modes(tmp_path)["copy"] == 0o600
+    assert open_database(tmp_path / "copy").count_accounts() == 1
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_another_program_made_meanwhile_is_kept(tmp_path, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
+    copy = tmp_path / "copy"
+
+    def make_it():
+        copy.write_text("precious")
+
+    with pytest.raises(FileExistsError):
+        sqlite.backup(str(tmp_path / "fense.sqlite3"), str(copy), before_end=make_it)
+    assert copy.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["copy", "fense.sqlite3"]
 
 
 def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
