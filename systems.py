@@ -1,0 +1,200 @@
+"""What differs between operating systems, each difference with its reason.
+
+No other module names a system, or asks whether one has something.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+# --- Time --------------------------------------------------------------------------------------
+
+# See realtime.py. Windows has no clock_gettime.
+if sys.platform == "win32":
+    clock: Callable[[], float] = functools.partial(time.perf_counter)
+else:
+    clock = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+
+# --- Processes ---------------------------------------------------------------------------------
+
+# Windows has no SIGHUP, and SIGTERM only within a process: there SIGBREAK is what a parent process
+# can send (as CTRL_BREAK_EVENT).
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
+STOP_SIGNALS: tuple[int, ...] = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+)
+# Seconds that a loop may wait for sockets. On Windows a signal doesn't end that wait.
+LONGEST_WAIT = 0.2 if sys.platform == "win32" else 1
+
+
+def end_process(signum: int) -> None:
+    """End this process at once, as this signal does. (On Windows `os.kill` takes no signal.)"""
+    if sys.platform != "win32":
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+    os._exit(128 + signum)  # the kernel spares PID 1 of a container the signal
+
+
+def after_fork_in_child(function: Callable[[], object]) -> None:
+    """Have a forked process call this first. Nothing forks on Windows."""
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=function)
+
+
+def give_back_memory() -> None:
+    """Let the C library return large blocks to the system as soon as they are freed.
+
+    glibc does so until the first of them is freed. From then on it keeps up to 64 MiB for each
+    thread: several times a large state, after a few of them. Other C libraries have no such rule.
+    """
+    if sys.platform == "linux":
+        import ctypes  # late: most commands do without it
+
+        m_mmap_threshold, large_block = -3, 128 * 1024  # as in glibc's malloc.h; bytes
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(m_mmap_threshold, large_block)
+
+
+# --- Sockets -----------------------------------------------------------------------------------
+
+# Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
+# one that has gone, and Windows has none: there it uses `select`.
+USE_POLL = sys.platform == "linux"
+# `select` takes 512 sockets on Windows: connections, the listening ones and the one that wakes it.
+MOST_SOCKETS = 512 if sys.platform == "win32" else None
+# The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
+# and without SO_EXCLUSIVEADDRUSE another one could take it. Elsewhere a restart needs SO_REUSEADDR.
+LISTEN_OPTION: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+# C's struct linger: two shorts on Windows.
+LINGER_FORMAT = "hh" if sys.platform == "win32" else "ii"
+
+READ, WRITE = 1, 2  # as psycopg has them
+
+
+def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
+    """Wait until sockets can be read or written, or have failed. Return these, with READ or WRITE.
+
+    `wanted` says by descriptor what is waited for: READ, WRITE or both.
+    """
+    if sys.platform == "win32":  # which has only `select`
+        reading = [number for number, events in wanted.items() if events & READ]
+        writing = [number for number, events in wanted.items() if events & WRITE]
+        timeout = None if seconds == math.inf else seconds
+        # A connection that failed is reported among the last ones alone.
+        readable, writable, failed = select.select(reading, writing, writing, timeout)
+        found = dict.fromkeys(readable, READ)
+        for number in {*writable, *failed}:
+            found[number] = found.get(number, 0) | WRITE
+        return found
+    poll = select.poll()
+    for number, events in wanted.items():
+        poll.register(
+            number, select.POLLIN * bool(events & READ) | select.POLLOUT * bool(events & WRITE)
+        )
+    found = {}
+    for number, events in poll.poll(None if seconds == math.inf else math.ceil(seconds * 1000)):
+        is_readable, is_writable = events & ~select.POLLOUT, events & select.POLLOUT
+        found[number] = READ * bool(is_readable) | WRITE * bool(is_writable)
+    return found
+
+
+def has_gone(sock: socket.socket) -> bool:
+    """Return whether the other end of a non-blocking socket has closed it.
+
+    Linux says so whatever it sent before. Elsewhere that is seen once all it sent has been read.
+    """
+    try:
+        if sys.platform == "linux":
+            poll = select.poll()
+            poll.register(sock, select.POLLRDHUP)
+            return bool(poll.poll(0))
+        return peek(sock) == b""
+    except ValueError:  # closed on this side
+        return True
+
+
+def peek(sock: socket.socket) -> bytes | None:
+    """Return the next byte of a non-blocking socket; b"" at its end, None if none has come yet."""
+    try:
+        return sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    except OSError:  # reset, or closed on this side
+        return b""
+
+
+# --- Output ------------------------------------------------------------------------------------
+
+if sys.platform == "win32":
+
+    class Output:
+        """A descriptor to write to: a file, a console, or a pipe that may not be read.
+
+        Windows can't say whether there is room in a pipe, so a thread writes.
+        """
+
+        MOST = 1000  # pieces that wait to be written
+
+        def __init__(self, descriptor: int) -> None:
+            # A console takes text; `open` makes UTF-8 of it, whatever its code page.
+            self._file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
+            self._pieces: queue.Queue[bytes] = queue.Queue(self.MOST)
+            threading.Thread(target=self._run, name="fense-admin log", daemon=True).start()
+
+        def write(self, data: bytes, seconds: float = 0) -> int:
+            """Write as soon as possible, and return how much; 0 if there is no room."""
+            try:
+                self._pieces.put(data, timeout=seconds)
+            except queue.Full:
+                return 0
+            return len(data)
+
+        def flush(self, seconds: float) -> None:
+            """Wait until everything is written, but not longer than this."""
+            deadline = clock() + seconds
+            while self._pieces.unfinished_tasks and clock() < deadline:
+                time.sleep(0.005)
+
+        def _run(self) -> None:
+            while True:
+                data = self._pieces.get()
+                try:
+                    while data:
+                        data = data[self._file.write(data) or 0 :]
+                except OSError:  # nobody can read it any more
+                    pass
+                self._pieces.task_done()
+
+else:
+
+    class Output:
+        """A descriptor to write to: a file, a terminal, or a pipe that may not be read."""
+
+        def __init__(self, descriptor: int) -> None:
+            self._descriptor = descriptor
+
+        def write(self, data: bytes, seconds: float = 0) -> int:
+            """Write what there is room for, waiting for each part this long. Return how much."""
+            # A pipe that is writable takes PIPE_BUF bytes without waiting. (`poll` would do on
+            # Linux alone: to macOS's a terminal is none.)
+            for start in range(0, len(data), select.PIPE_BUF):
+                if not select.select([], [self._descriptor], [], seconds)[1]:
+                    return start
+                os.write(self._descriptor, data[start : start + select.PIPE_BUF])
+            return len(data)
+
+        def flush(self, seconds: float) -> None:
+            """Wait for nothing: all is written."""
