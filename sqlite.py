@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import peewee
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
-from fense_admin import disk, engines
+from fense_admin import disk, engines, systems
 from fense_admin.engines import (
     MEMORY,
     Cursor,
@@ -51,6 +51,8 @@ WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, because another process may be migrating the file
 START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python handles signals
+DURABLE = {"synchronous": "FULL", **systems.SYNC_PRAGMAS}  # survives a power cut
+NOT_DURABLE = {"synchronous": "OFF"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
 COPIED = 4096  # pages that a backup copies at once
@@ -91,8 +93,7 @@ class Engine(SqliteDatabase):
         super().__init__(
             name,
             uri=name != self._path,
-            # FULL: what was acknowledged survives a power cut.
-            pragmas={"foreign_keys": 1, "synchronous": "FULL" if self._path else "OFF"},
+            pragmas={"foreign_keys": 1, **(DURABLE if self._path else NOT_DURABLE)},
             lock_type="IMMEDIATE",  # else a transaction that reads first can't wait to write
             timeout=START_STEP,
             check_same_thread=False,  # for close_all
@@ -108,7 +109,7 @@ class Engine(SqliteDatabase):
                 connection.execute("SELECT * FROM account LIMIT 1").fetchone()
             if not read_only:
                 self._files = self._find_files()
-            if self._path and os.stat(self._path).st_mode & 0o044:
+            if systems.HAS_MODES and self._path and os.stat(self._path).st_mode & 0o044:
                 log.warning("%s can be read by others: run chmod 600 on it", path)
             self.timeout = BUSY_TIMEOUT
         except Unusable:
@@ -405,10 +406,10 @@ def backup(
                 copy.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 _copy_pages(source.connection(), copy, report)
             _check_whole(path, made)
-            disk.sync(made)
+            systems.sync(made)
             before_end()
             disk.rename_to_new(made, target)
-            disk.sync(os.path.dirname(target))
+            systems.sync(os.path.dirname(target))
 
 
 def _copy_pages(

@@ -31,10 +31,10 @@ def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, mon
 
 KILLED = """
 import os, sys, time
-from fense_admin import disk, sqlite
+from fense_admin import sqlite, systems
 def killed(path):
     os.kill(os.getpid(), 9)
-disk.sync = killed
+systems.sync = killed
 sqlite.backup(sys.argv[1], sys.argv[2])
 """
 
