@@ -9,7 +9,7 @@ import pytest
 from conftest import AS_SOMEBODY_ELSE, FIELDS, account_fields, in_threads, sentence
 from peewee import sqlite3
 
-from fense_admin import databases, engines, sqlite
+from fense_admin import databases, engines, sqlite, systems
 from fense_admin.engines import Unusable
 
 
@@ -177,6 +177,15 @@ def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, cap
     databases.open_database(str(path)).engine.close_all()
     assert modes(tmp_path) == {"fense.sqlite3": 0o644}
     assert caplog.messages == [f"{path} can be read by others: run chmod 600 on it"]
+
+
+def test_where_modes_mean_nothing_they_are_not_told_of(tmp_path, caplog, monkeypatch):
+    path = tmp_path / "fense.sqlite3"
+    databases.open_database(str(path)).engine.close_all()
+    path.chmod(0o644)
+    monkeypatch.setattr(systems, "HAS_MODES", False)
+    databases.open_database(str(path)).engine.close_all()
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("end", ["", "-wal", "-shm"])
