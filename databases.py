@@ -196,8 +196,7 @@ class Database:
         Errors before the first piece are raised here, later ones by the iterator.
         """
         first, last = start or models.FIRST_DAY, end or models.LAST_DAY
-        is_joined = self.engine.info.is_server
-        queries, values = models.totals_between(first, last, is_joined)
+        queries, values = models.totals_between(first, last)
         head = f'{{"start_date": {json.dumps(start)}, "end_date": {json.dumps(end)}'
         high, low, accounts = self.engine.execute_sql(queries.of_all, values).fetchone()
         if accounts is not None:

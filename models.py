@@ -209,7 +209,7 @@ group_concat(
     || ', "total_lookups": ' || total_lookups || '}',
 ', ')
 """
-AT_ONCE = 10_000  # accounts that SQLite sums up and lists at once: in pieces it reads days twice
+AT_ONCE = 10_000  # accounts summed up and listed by one query: in pieces days are read twice
 
 # Accounts by column, and their usage as the JSON of a state document.
 SELECT_STATE_OF_PIECE = f"""
@@ -234,11 +234,10 @@ class TotalsQueries:
 
 
 @functools.cache
-def totals(parts: tuple[tuple[str, str], ...], is_joined: bool) -> TotalsQueries:
+def totals(parts: tuple[tuple[str, str], ...]) -> TotalsQueries:
     """The queries that sum up lookups from these tables, each under a condition.
 
-    With `is_joined` they group and join, which is faster on PostgreSQL. On SQLite a subquery for
-    each account is.
+    Days are read by a subquery for each account: a join would read all days of a long history.
     """
 
     def of_account(part: tuple[str, str]) -> str:
@@ -246,45 +245,35 @@ def totals(parts: tuple[tuple[str, str], ...], is_joined: bool) -> TotalsQueries
         return f"""(SELECT CAST(COALESCE(SUM(lookups), 0) AS BIGINT) FROM {table}
             WHERE {table}.fense_account_id = account.fense_account_id AND {condition})"""
 
-    few = PIECE if is_joined else AT_ONCE
-    are_few = f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {few} + 1) AS s) <= {few}"
-
-    def rows_of(part: tuple[str, str], chosen: str) -> str:
+    def rows(part: tuple[str, str]) -> str:
         table, condition = part
-        if table == "usage" and not is_joined:  # not all days of a long history
-            days = of_account(part)
-            return f"SELECT fense_account_id, {days} AS lookups FROM account WHERE {chosen}"
-        return f"SELECT fense_account_id, lookups FROM {table} WHERE {condition} AND {chosen}"
-
-    def rows(chosen: str) -> str:
-        return " UNION ALL ".join(rows_of(part, chosen) for part in parts)
+        if table == "usage":
+            return f"SELECT {of_account(part)} AS lookups FROM account WHERE {IN_PIECE}"
+        return f"SELECT lookups FROM {table} WHERE {condition} AND {IN_PIECE}"
 
     def accounts(chosen: str) -> str:
-        if is_joined:
-            total = "COALESCE(total, 0)"
-            joined = f"""LEFT JOIN (
-                SELECT fense_account_id, CAST(SUM(lookups) AS BIGINT) AS total
-                FROM ({rows(chosen)}) AS r GROUP BY fense_account_id
-            ) AS sums USING (fense_account_id)"""
-        else:
-            total, joined = " + ".join(map(of_account, parts)), ""
         return f"""(
-            SELECT fense_account_id, name, dispute_account_id, {total} AS total_lookups
-            FROM account {joined} WHERE {chosen} ORDER BY fense_account_id
+            SELECT fense_account_id, name, dispute_account_id,
+                {" + ".join(map(of_account, parts))} AS total_lookups
+            FROM account WHERE {chosen} ORDER BY fense_account_id
         ) AS totals"""
 
+    are_few = (
+        f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {AT_ONCE} + 1) AS s) <= {AT_ONCE}"
+    )
+    # The limit is never reached: it keeps the databases from running the subquery for both halves.
+    summands = f"({' UNION ALL '.join(map(rows, parts))} LIMIT {rules.MAX_ID}) AS summands"
     return TotalsQueries(
         f"SELECT {HALVES.format('total_lookups')},"
         f" CASE WHEN {are_few} THEN COALESCE({ACCOUNT_TOTALS}, '') END"
         f" FROM {accounts(are_few)}",
-        f"SELECT {HALVES.format('lookups')} FROM ({rows(IN_PIECE)}) AS r",
+        f"SELECT {HALVES.format('lookups')} FROM {summands}",
         f"SELECT {ACCOUNT_TOTALS} FROM {accounts(IN_PIECE)}",
-        # By day PostgreSQL looks at the whole history of these accounts.
         SUMMED_UP if all(table == "usage_month" for table, _ in parts) else PIECE,
     )
 
 
-def totals_between(first: str, last: str, is_joined: bool) -> tuple[TotalsQueries, dict[str, Any]]:
+def totals_between(first: str, last: str) -> tuple[TotalsQueries, dict[str, Any]]:
     """The queries for this range of days, and their values.
 
     Whole months are read by month, unless there are few days; what is before and after them by day.
@@ -293,7 +282,7 @@ def totals_between(first: str, last: str, is_joined: bool) -> tuple[TotalsQuerie
     starts_whole = first[8:] == "01"
     ends_whole = int(last[8:]) == calendar.monthrange(int(last[:4]), int(last[5:7]))[1]
     if not (starts_whole and ends_whole) and count_months(first[:7], last[:7]) <= 2:
-        return totals((("usage", "date BETWEEN :first AND :last"),), is_joined), values
+        return totals((("usage", "date BETWEEN :first AND :last"),)), values
     after, before = ">=" if starts_whole else ">", "<=" if ends_whole else "<"
     parts = [("usage_month", f"month {after} :first_month AND month {before} :last_month")]
     if not starts_whole:
@@ -302,7 +291,7 @@ def totals_between(first: str, last: str, is_joined: bool) -> tuple[TotalsQuerie
     if not ends_whole:
         values["start_of_last"] = last[:7] + "-01"
         parts.append(("usage", "date BETWEEN :start_of_last AND :last"))
-    return totals(tuple(parts), is_joined), values
+    return totals(tuple(parts)), values
 
 
 # Whether all that these need is there: each table with its columns, and functions.

@@ -136,6 +136,7 @@ def is_out_of_resources(error: BaseException) -> bool:
 def translated(query: str) -> str:
     """A query of `models`, as psycopg and PostgreSQL take it."""
     query = query.replace("%", "%%").replace("group_concat(", "string_agg(")
+    query = re.sub(r"json_quote\((\w+)\)", r"COALESCE(to_json(\1)::text, 'null')", query)
     return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", query)
 
 

@@ -91,7 +91,7 @@ def test_the_usage_of_all_is_the_same_in_pieces(db, count):
 
 def test_days_out_of_range_are_not_read():
     db = databases.open_database(":memory:")
-    queries, values = models.totals_between("2026-01-15", "2026-12-14", is_joined=False)
+    queries, values = models.totals_between("2026-01-15", "2026-12-14")
     for query in (queries.of_all, queries.sum_of_piece, queries.piece):
         values |= {"after": 0, "last_id": 9}
         plan = [row[3] for row in db.engine.execute_sql(f"EXPLAIN QUERY PLAN {query}", values)]

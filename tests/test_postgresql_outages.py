@@ -408,7 +408,6 @@ EVERYTHING = (*READS, MONTHS, WRITE, UPDATE, ("GET", "/accounts/usage/1"))
         ("ALTER TABLE usage_month RENAME lookups TO other", MONTHS),
         ("ALTER TABLE account DROP COLUMN dispute_account_id", READS[0]),
         ("ALTER TABLE account RENAME name TO other", WRITE),
-        ("DROP FUNCTION json_quote", USAGE),
         ("DO $$ BEGIN EXECUTE 'DROP SCHEMA ' || current_schema() || ' CASCADE'; END $$", WRITE),
     ],
 )
