@@ -78,14 +78,14 @@ unless_whole = $(shell sh environment.sh $(1) || echo anew)
 # package that they become. Pyright reads this folder by default.
 typings: $(wildcard *.py)
 	@rm -rf $@ && mkdir -p $@/fense_admin
-	@cd $@/fense_admin && ln -s ../../*.py $(addprefix ../../,$(wildcard serving standin)) . && mv fense_admin.py __init__.py
+	@cd $@/fense_admin && ln -s ../../*.py $(addprefix ../../,$(wildcard comparing serving standin)) . && mv fense_admin.py __init__.py
 
 .venv-sqlite/dev: pyproject.toml setup.py $(call unless_whole,.venv-sqlite)
 	@sh environment.sh .venv-sqlite -e '.[test,sqlite]'
 	@touch $@
 
 # Installed as a user would: an editable install is slower to start.
-.venv-bench/run: $(wildcard *.py *.sql serving/*.py standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
+.venv-bench/run: $(wildcard *.py *.sql comparing/*.py serving/*.py standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
 	@touch $@
 

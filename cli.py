@@ -14,6 +14,7 @@ from typing import Any
 from fense_admin import __version__, commands, engines, models, progress, rules, settings
 
 WITHOUT_COMMAND = ("-h", "--help", "--version")
+KEYS_FROM = "The key comes from DISPUTE_MASTER_KEY or DISPUTE_SERVICE_KEYS"
 BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test"
 
 
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     used: argparse.ArgumentParser = options.parser  # of the command
     if options.run is commands.run_command and not command:
         used.error(BEFORE_COMMAND)
+    if unknown and options.run is commands.compare:  # one of them may be a key
+        used.error(f"it takes one URL or file. {KEYS_FROM}")
     if unknown:
         used.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = command
@@ -66,6 +69,8 @@ def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> N
         message = "a password belongs in PGPASSWORD or ~/.pgpass: arguments show in ps"
     if arguments[0] == "health":
         message = "a check of health needs no password: leave it out of the URL"
+    if arguments[0] == "compare":
+        message = f"its URL takes no password. {KEYS_FROM}"
     for before, text in itertools.pairwise(["", *arguments]):
         parts = text.split("=", 1) if text.startswith("--") else [text]
         is_database = "--database" in (before, parts[0])
@@ -115,18 +120,38 @@ def check_id_or_dash(text: str) -> str:
     return text
 
 
-def typed(rule: rules.Rule, variable: str = "") -> Callable[[str], Any]:
-    """A rule as a type for argparse, whose message names what was given and the variable."""
+def typed(
+    rule: rules.Rule, variable: str = "", may_be_secret: bool = False
+) -> Callable[[str], Any]:
+    """A rule as a type for argparse, whose message names what was given and the variable.
+
+    What `may_be_secret` is never named.
+    """
 
     def convert(text: str) -> Any:
         try:
             return rule(text)
         except ValueError as error:
             where = f" (or set in {variable})" if variable else ""
-            given = "" if engines.may_hold_password(text) else f", not {text!r}"
+            is_secret = may_be_secret or engines.may_hold_password(text)
+            given = "" if is_secret else f", not {text!r}"
             raise argparse.ArgumentTypeError(f"{error}{given}{where}") from None
 
     return convert
+
+
+def check_target(text: str) -> str:
+    """A URL with a prefix or without, or else the path of a file."""
+    if not re.match("https?://", text, re.IGNORECASE):
+        return text
+    return rules.check_public_url(text)
+
+
+def check_asked_id(text: str) -> int:
+    number = rules.check_id(text)
+    if not 0 < number <= rules.MAX_ID:
+        raise ValueError("must be the fense_account_id of an account")
+    return number
 
 
 def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -242,6 +267,50 @@ def build_parser() -> Parser:
     it = command("backup", commands.backup, "copy the database file, while it is served or not")
     it.add_argument("target", help="the copy, a file that is not there yet")
     add_settings(it, "database")
+    add_quiet(it)
+
+    count = settings.number(rules.whole_number(1, settings.MOST_COMPARED))
+    it = command(
+        "compare",
+        commands.compare,
+        "ask a real Fense and a stand-in the same, and print where they differ",
+        "Ask a service and a stand-in the same, and print where they differ. It only reads: GET "
+        f"and HEAD, one request at a time, {settings.MOST_REQUESTS} at most. {KEYS_FROM}.",
+    )
+    it.add_argument(
+        "target",
+        metavar="URL",
+        type=typed(check_target, may_be_secret=True),
+        help="the service, with its prefix; or a file that --record wrote",
+    )
+    it.add_argument(
+        "--accounts",
+        type=typed(count, may_be_secret=True),
+        default=5,
+        help="how many accounts to read, the first ones (default: 5)",
+    )
+    it.add_argument(
+        "--account",
+        action="append",
+        default=[],
+        metavar="ID",
+        type=typed(check_asked_id, may_be_secret=True),
+        help="an account to read in place of the first ones; may be repeated",
+    )
+    it.add_argument(
+        "--timeout",
+        type=typed(settings.check_seconds, may_be_secret=True),
+        default=10,
+        help="seconds that a request may take (default: 10)",
+    )
+    it.add_argument("--ca-file", metavar="FILE", help="certificates to trust, in PEM")
+    it.add_argument("--dry-run", action="store_true", help="list the requests, and send none")
+    it.add_argument("--json", action="store_true", help="print the result as JSON")
+    it.add_argument(
+        "--record",
+        metavar="FILE",
+        help="write the responses to a new file, with everything personal replaced",
+    )
     add_quiet(it)
     return parser
 

@@ -193,7 +193,7 @@ def load_seed(db: Database, seed: Seed, path: str, loading: Progress) -> None:
             )
 
 
-# --- exec, health, record, move, backup --------------------------------------------------------
+# --- exec, health, record, move, backup, compare -------------------------------------------------
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -411,6 +411,24 @@ def backup(options: argparse.Namespace) -> int:
         where = f"{options.database} to {options.target}"
         raise CommandError(f"can't copy {where}: {error}") from error
     return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Compare a service with a stand-in. Returns 0 if all is the same, 1 if not, 3 if it can't.
+
+    No message repeats an argument: one may be a key by mistake.
+    """
+    from fense_admin import comparing
+
+    if options.dry_run:
+        return comparing.list_requests(options)
+    try:
+        return comparing.run(options, lambda text: None if options.quiet else say(text))
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+    except comparing.CouldNotAsk as error:
+        say(str(error))
+        return 3
 
 
 def check_exists(database: str, hint: str) -> None:

@@ -37,6 +37,10 @@ class Limits:
         return 2 * self.body
 
 
+MOST_COMPARED = 20  # accounts that one comparison reads
+MOST_REQUESTS = 200  # that it sends
+
+
 # --- Flags with a variable ---------------------------------------------------------------------
 
 

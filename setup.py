@@ -14,7 +14,8 @@ PACKAGE = "fense_admin"
 PLUGIN = "pytest_fense_admin"  # beside the package, so that loading it loads nothing else
 ALONE = {PACKAGE, PLUGIN, "setup"}
 DATA = {
-    PACKAGE: ["openapi.json", "py.typed", "*.sql"],
+    PACKAGE: ["openapi.json", "FIDELITY.md", "py.typed", "*.sql"],
+    f"{PACKAGE}.comparing": [],
     f"{PACKAGE}.serving": [],
     f"{PACKAGE}.standin": ["*.json"],
     f"{PACKAGE}.standin.page": ["*.html", "*.css", "*.js"],

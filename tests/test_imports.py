@@ -8,7 +8,7 @@ from conftest import CHECKOUT
 
 FILES = [
     file.relative_to(CHECKOUT).as_posix()
-    for pattern in ("*.py", "serving/**/*.py", "standin/**/*.py")
+    for pattern in ("*.py", "comparing/*.py", "serving/**/*.py", "standin/**/*.py")
     for file in sorted(CHECKOUT.glob(pattern))
     if file.name != "setup.py"
 ]

@@ -33,7 +33,7 @@ PACKAGE |= {
 }
 PACKAGE |= {
     f"fense_admin/{file.relative_to(CHECKOUT)}"
-    for folder in ("serving", "standin")
+    for folder in ("comparing", "serving", "standin")
     for file in (CHECKOUT / folder).rglob("*.*")
     if file.suffix != ".pyc"
 }

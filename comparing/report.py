@@ -1,0 +1,67 @@
+"""What a comparison prints: each line of FIDELITY.md, and where it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fense_admin.comparing.differences import MOST_SHOWN, Differences
+from fense_admin.comparing.lines import Line, read_lines
+from fense_admin.comparing.questions import WRITES
+
+SAME, DIFFERS, NOT_TRIED = "same", "differs", "not tried"
+WIDTH = 88  # characters of a line's text that are printed
+
+
+def results(differences: Differences, total: int) -> list[dict[str, Any]]:
+    """The result for each line of FIDELITY.md, as --json prints it; `total` is of all responses."""
+    return [result_of(line, differences, total) for line in read_lines()]
+
+
+def result_of(line: Line, differences: Differences, total: int) -> dict[str, Any]:
+    found = differences.of(line.name)
+    tried = line.name in differences.tried
+    result: dict[str, Any] = {
+        "line": line.name,
+        "text": line.text,
+        "documented": line.is_documented,
+        "result": DIFFERS if found else SAME if tried else NOT_TRIED,
+    }
+    if found:
+        result["differences"] = [
+            {"ours": it.ours, "theirs": it.theirs, "responses": len(it.seen)} for it in found
+        ]
+        result["decided_in"] = line.places
+    elif not tried:
+        is_write = line.name in WRITES
+        result["why"] = "only a write shows it" if is_write else "a comparison can't see it there"
+    return result
+
+
+def printed(results: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the report."""
+    for is_documented, title in ((True, "Documented by Fense:"), (False, "Assumed here:")):
+        yield title
+        for result in results:
+            if result["documented"] is is_documented:
+                yield from printed_line(result)
+    counts = {it: sum(result["result"] == it for result in results) for it in (SAME, DIFFERS)}
+    not_tried = len(results) - sum(counts.values())
+    yield f"{counts[SAME]} same, {counts[DIFFERS]} differ, {not_tried} not tried"
+
+
+def printed_line(result: dict[str, Any]) -> Iterator[str]:
+    text = result["text"]
+    short = text if len(text) <= WIDTH else text[: WIDTH - 1].rstrip() + "…"
+    yield f"  {result['result']:9}  {result['line']}: {short}"
+    for it in result.get("differences", ()):
+        theirs = "; ".join(it["theirs"][:MOST_SHOWN])
+        more = len(it["theirs"]) - MOST_SHOWN
+        theirs += f"; and {more} more" if more > 0 else ""
+        count = it["responses"]
+        yield f"             ours: {it['ours']}"
+        yield f"             theirs: {theirs} (in {count} response{'s' * (count != 1)})"
+    if result.get("decided_in"):
+        yield f"             decided in {', '.join(result['decided_in'])}"
+    if "why" in result:
+        yield f"             {result['why']}"

@@ -1,0 +1,85 @@
+"""compare finds where another service differs, once each, and says nothing of one that is the same."""
+
+import json
+
+import pytest
+from other_fense import CHANGES, MASTER_KEY, PERSONAL, SEED, SERVICE_KEY, OtherFense
+
+from fense_admin import settings
+from fense_admin.comparing import asking, recording, report
+from fense_admin.comparing.judging import Comparison
+from fense_admin.comparing.lines import read_lines
+
+
+def compared(asked):
+    return report.results(Comparison(asked).differences, len(asked))
+
+
+def that_differ(results):
+    return [it["line"] for it in results if it["result"] == report.DIFFERS]
+
+
+def ask(other, accounts=5, numbers=()):
+    return asking.ask_all(other.ask, numbers, accounts, has_other_key=True)
+
+
+def unchanged(request, respond):
+    return respond(request)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_service_like_ours_is_the_same(count):
+    other = OtherFense(unchanged, {"accounts": SEED["accounts"][:count]})
+    results = compared(ask(other))
+    assert that_differ(results) == []
+    assert {request.method for request in other.requests} == {"GET", "HEAD"}
+    assert len(other.requests) <= asking.most_requests(max(1, count))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_difference_is_found_once_with_its_line(name):
+    line, change = CHANGES[name]
+    asked = ask(OtherFense(change))
+    results = compared(asked)
+    found = [it for it in results if it["result"] == report.DIFFERS]
+    assert [it["line"] for it in found] == [line]
+    assert len(found[0]["differences"]) == 1, found
+    text = json.dumps(found) + "\n".join(report.printed(results))
+    assert not [it for it in (*PERSONAL, MASTER_KEY, SERVICE_KEY) if it in text]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_recording_shows_the_same_and_nothing_personal(name):
+    asked = ask(OtherFense(CHANGES[name][1]))
+    recorded = recording.record(asked, "1.0")
+    assert not [it for it in (*PERSONAL, MASTER_KEY, SERVICE_KEY) if it in recorded]
+    assert compared(recording.read(recorded.encode())) == compared(asked)
+
+
+def test_no_comparison_sends_more_requests_than_it_may():
+    assert asking.most_requests(settings.MOST_COMPARED) <= settings.MOST_REQUESTS
+
+
+def test_each_line_is_tried_by_a_read_or_a_write_or_by_neither_for_a_reason():
+    results = compared(ask(OtherFense(unchanged)))
+    assert all(("why" in it) == (it["result"] == report.NOT_TRIED) for it in results)
+    assert {CHANGES[name][0] for name in CHANGES} <= {
+        it["line"] for it in results if it["result"] == report.SAME
+    }
+
+
+def test_each_assumption_names_a_place_that_exists():
+    import importlib
+    import pkgutil
+    from pathlib import Path
+
+    import fense_admin
+
+    for line in read_lines():
+        assert line.places or line.is_documented, line.name
+        for place in line.places:
+            if "/" in place:
+                assert (Path(fense_admin.__path__[0]) / place).exists(), place
+                continue
+            name = place if place.startswith("fense_admin") else f"fense_admin.{place}"
+            pkgutil.resolve_name(name) if "." in name else importlib.import_module(name)
