@@ -311,6 +311,12 @@ def build_parser() -> Parser:
         metavar="FILE",
         help="write the responses to a new file, with everything personal replaced",
     )
+    it.add_argument(
+        "--write",
+        action="store_true",
+        help="write as well: create an account, change and deactivate it; it can't be removed",
+    )
+    it.add_argument("--yes", action="store_true", help="don't ask before --write")
     add_quiet(it)
     return parser
 

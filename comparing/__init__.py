@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
+import sys
 from collections.abc import Callable
 
 import fense_admin
 from fense_admin import rules, settings
-from fense_admin.comparing import asking, recording, report
+from fense_admin.comparing import asking, recording, report, writing
 from fense_admin.comparing.asking import Asked
 from fense_admin.comparing.judging import Comparison
 from fense_admin.comparing.service import CouldNotAsk, Service
@@ -53,10 +55,29 @@ def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:
     if not keys:
         raise ValueError(NO_KEY)
     origin, prefix = rules.split_url(options.target)
-    service = Service(origin, prefix, keys, options.timeout, options.ca_file)
+    if options.write:
+        confirm(options.yes, say)
+    service = Service(
+        origin, prefix, keys, options.timeout, options.ca_file, may_write=options.write
+    )
     most = len(options.account) or options.accounts
-    say(f"at most {asking.most_requests(most)} requests, by GET and HEAD alone")
-    return asking.ask_all(service.ask, options.account, most, len(keys) > 1)
+    more = "; then --write" if options.write else ""
+    say(f"at most {asking.most_requests(most)} requests, by GET and HEAD alone{more}")
+    asked = asking.ask_all(service.ask, options.account, most, len(keys) > 1)
+    return asked + writing.put_all(service.ask) if options.write else asked
+
+
+def confirm(is_confirmed: bool, say: Callable[[str], None]) -> None:
+    """Say what `--write` leaves behind, and ask. Raises `ValueError` where it is not wanted."""
+    say(writing.WARNING)
+    if is_confirmed:
+        return
+    if not sys.stdin or not sys.stdin.isatty():
+        raise ValueError("--write needs --yes, or a terminal to ask at")
+    with contextlib.suppress(EOFError):
+        if input("Go on? [y/N] ").strip().lower() in ("y", "yes"):
+            return
+    raise ValueError("nothing was written")
 
 
 def read_recording(path: str) -> Asked:

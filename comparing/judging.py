@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fense_admin import exchange, rules
 from fense_admin.comparing.differences import Differences, kind, shown_name, shown_value
-from fense_admin.comparing.questions import ALL, Question
+from fense_admin.comparing.questions import ALL, READS, Question
 from fense_admin.comparing.service import Answer, Service
 from fense_admin.comparing.shape import Json, Shapes, plain, shape_of
 from fense_admin.standin import StandIn
 
 Asked = tuple[Question, Answer]
-OK = 200
+OK, CREATED = 200, 201
+# The lines about the time of an update, and what they say.
+TIMED = {"updated-at": "`updated_at` moves", "empty-update": "`updated_at` stays"}
 # Where all errors of a status have another one there, that is one difference, of this line.
 COMMON_STATUS = {exchange.INVALID: "bad-request", exchange.UNKNOWN_KEY: "unknown-key"}
 ERROR: Json = {"code": "", "message": "", "details": [{"field": "", "message": ""}]}
-HEADERS = {"www-authenticate": "unknown-key", "allow": "wrong-method"}
+HEADERS = {"www-authenticate": "unknown-key", "allow": "wrong-method", "location": "location"}
 
 
 class Comparison:
@@ -29,27 +33,29 @@ class Comparison:
     def __init__(self, asked: Sequence[Asked]) -> None:
         self.differences = Differences()
         self.asked = asked
+        self._updated_at: tuple[Json, Json] = None, None  # there and here, in the last response
         shapes = Shapes(self.differences)
         self._bodies: list[Json] = []  # of those that are not errors, in our shape
         for number, (question, answer) in enumerate(asked):
             self.differences.question = number
-            is_read = answer.status == OK and question.method == "GET"
-            is_read = is_read and question.schema != "ErrorResponse"
-            self._bodies.append(shapes.read(question.schema, answer.body) if is_read else None)
-        self._accounts = self._read_accounts()
-        seed: Any = {"accounts": [*map(self._as_seed, self._accounts)]}
-        with StandIn(seed=seed) as standin:
-            keys = [standin.master_key, standin.service_key]
-            service = Service(standin.url, "", keys, timeout=10, ca_file=None)
-            self._ours = [service.ask(question) for question, _ in asked]
+            is_shown = answer.status in (OK, CREATED) and question.method != "HEAD"
+            is_shown = is_shown and question.schema != "ErrorResponse"
+            self._bodies.append(shapes.read(question.schema, answer.body) if is_shown else None)
+        questions = [question for question, _ in asked]
+        is_write = [question.method not in READS for question in questions]
+        writes = is_write.index(True) if True in is_write else len(asked)  # from there on
+        self._accounts = self._read_accounts(writes)
+        self._ours = ask_ourselves(questions[:writes], [*map(self._as_seed, self._accounts)])
+        if writes < len(asked):
+            self._ours += ask_ourselves(questions[writes:], before(questions[writes].account))
         self._compare()
 
     # What the answers show
 
-    def _read_accounts(self) -> dict[int, Json]:
-        """The accounts that were read, by id, each with its whole usage by day."""
+    def _read_accounts(self, count: int) -> dict[int, Json]:
+        """The accounts that these first questions read, by id, each with its whole usage by day."""
         accounts: dict[int, Json] = {}
-        for (question, _), body in zip(self.asked, self._bodies, strict=True):
+        for (question, _), body in zip(self.asked[:count], self._bodies, strict=False):
             if body is None or "?" in question.target or question.line not in ("account", "usage"):
                 continue
             if question.schema == "Account":
@@ -76,11 +82,7 @@ class Comparison:
         """An account of a state document that is like the one with this id, but for its names."""
         read = self._accounts[number]
         flags = ("suppress_notifications", "suppress_billing", "is_active")
-        return {
-            "fense_account_id": number,
-            "api_key": f"merchant-key-{number}",
-            "name": f"Account {number}",
-            "email": f"owner@account-{number}.example",
+        return nameless(number) | {
             "dispute_account_id": read.get("dispute_account_id"),
             "usage": read.get("usage", {}),
             **{name: bool(read.get(name, name == "is_active")) for name in flags},
@@ -108,8 +110,8 @@ class Comparison:
                 self._compare_usage(question, body, expected)
             elif body is not None and question.schema == "AllUsage":
                 self._compare_all(question, body, expected)
-            elif body is not None and body.get("fense_account_id") != question.account:
-                self._note(question.line, "the account that was asked for", "another one")
+            elif body is not None:
+                self._compare_account(question, body, expected)
 
     def _note(self, line: str, ours: str, theirs: str) -> None:
         self.differences.note(line, ours, theirs)
@@ -150,6 +152,8 @@ class Comparison:
                 self._note(line, f"a header {name.title()}", "none")
             elif name == "allow" and sent != known:
                 self._note(line, f"Allow: {ours.headers[name]}", "other methods")
+            elif name == "location" and theirs.headers[name] != ours.headers[name]:
+                self._note(line, ours.headers[name], shown_value(theirs.headers[name]))
 
     def _compare_error(self, question: Question, theirs: Answer, ours: Answer) -> bool:
         """Compare the body of an error; whether it has our shape."""
@@ -221,6 +225,22 @@ class Comparison:
         else:
             self._note(question.line, "the lookups of the range", "others")
 
+    def _compare_account(self, question: Question, theirs: Json, ours: Json) -> None:
+        if theirs.get("fense_account_id") != question.account:
+            self._note(question.line, "the account that was asked for", "another one")
+        if question.body is None:  # its values are somebody's
+            return
+        for name in ours.keys() & json.loads(question.body).keys():
+            value = theirs.get(name)
+            is_known = type(value) is type(ours[name]) or name == "dispute_account_id"
+            if is_known and value != ours[name]:
+                self._note(question.line, f"`{name}` as it was sent", "another value")
+        times = theirs.get("updated_at"), ours["updated_at"]
+        moved, expected = (now != then for now, then in zip(times, self._updated_at, strict=True))
+        if question.line in TIMED and moved != expected:
+            self._note(question.line, TIMED[question.line], "the other way round")
+        self._updated_at = times
+
     def _compare_filter(self, theirs: Json, ours: Json) -> None:
         for name in ("start_date", "end_date"):
             if name in theirs and theirs[name] != ours[name]:
@@ -276,6 +296,36 @@ class Comparison:
             self._note("range", "with both its ends", f"without `{gone[-1]}`")
         else:
             self._note(question.line, "the lookups of the range", "others")
+
+
+def ask_ourselves(questions: Sequence[Question], accounts: list[dict[str, Any]]) -> list[Answer]:
+    """What a stand-in with these accounts answers."""
+    seed: Any = {"accounts": accounts}
+    with StandIn(seed=seed) as standin:
+        keys = [standin.master_key, standin.service_key]
+        service = Service(standin.url, "", keys, timeout=10, may_write=True)
+        answers = []
+        for question in questions:
+            if question.line in TIMED:
+                standin.set_clock(datetime.datetime.now(datetime.timezone.utc))
+                standin.advance(len(answers))
+            answers.append(service.ask(question))
+        return answers
+
+
+def nameless(number: int) -> dict[str, Any]:
+    """An account of a state document without anything that is somebody's."""
+    return {
+        "fense_account_id": number,
+        "api_key": f"merchant-key-{number}",
+        "name": f"Account {number}",
+        "email": f"owner@account-{number}.example",
+    }
+
+
+def before(number: int) -> list[dict[str, Any]]:
+    """The accounts of a state in which the next one gets this id."""
+    return [nameless(number - 1)] if number > 1 else []
 
 
 def error_of(body: Json) -> Json:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fense_admin import rules
 
+READS = ("GET", "HEAD")
 NO_ACCOUNT = rules.MAX_ID  # an id that no account has
 # Before any account: a range without lookups.
 EMPTY = ("1999-01-01", "1999-01-31")
@@ -19,7 +20,8 @@ WRITES = frozenset(
     "updated-at location last-id encoding json".split()
 )
 
-KNOWN, OTHER, UNKNOWN, NONE = "known", "other", "unknown", "none"  # the key that it is sent with
+# The key that a request is sent with; "merchant": that of the account that was created
+KNOWN, OTHER, UNKNOWN, NONE, MERCHANT = "known", "other", "unknown", "none", "merchant"
 
 
 class Question(NamedTuple):
@@ -31,6 +33,9 @@ class Question(NamedTuple):
     account: int = 1
     method: str = "GET"
     key: str = KNOWN
+    body: str | None = None  # {key} and {other_key} are keys made up for a merchant
+    content_type: str = "application/json"
+    encoding: str = ""  # its Content-Encoding
 
     @property
     def path(self) -> str:
@@ -38,7 +43,8 @@ class Question(NamedTuple):
 
     def __str__(self) -> str:
         with_key = {KNOWN: "", NONE: ", without a key", UNKNOWN: ", with an unknown key"}
-        return f"{self.method} {self.path}{with_key.get(self.key, ', with another key')}"
+        sent = f" {self.body}" if self.body is not None else ""
+        return f"{self.method} {self.path}{sent}{with_key.get(self.key, ', with another key')}"
 
 
 ALL = Question("usage", "/accounts/usage", "AllUsage")

@@ -13,6 +13,7 @@ from fense_admin.comparing.differences import NAME
 from fense_admin.comparing.questions import Question
 from fense_admin.comparing.service import Answer, CouldNotAsk
 from fense_admin.comparing.shape import Json, plain
+from fense_admin.comparing.writing import WRITTEN
 
 FORMAT = 1
 UUID = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -65,7 +66,8 @@ class Replacer:
         return name if re.fullmatch(NAME, name) else self._text(name, "name")
 
     def _text(self, text: str, name: str) -> str:
-        if name in CODES | COUNTS and PLAIN_TEXT.fullmatch(text):
+        is_plain = name in CODES | COUNTS and PLAIN_TEXT.fullmatch(text)
+        if is_plain or text.strip() in WRITTEN:  # which the comparison wrote itself
             return text
         kind = "uuid" if UUID.fullmatch(text) else name
         known = self._texts.get((kind, text.lower()))

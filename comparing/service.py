@@ -14,11 +14,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import fense_admin
-from fense_admin.comparing.questions import KNOWN, NONE, OTHER, UNKNOWN, Question
+from fense_admin.comparing.questions import (
+    KNOWN,
+    MERCHANT,
+    NONE,
+    OTHER,
+    READS,
+    UNKNOWN,
+    Question,
+)
 from fense_admin.exchange import KEY_HEADER
 
 MOST_BYTES = 32 * 1024 * 1024  # of a response
-COMPARED = ("content-type", "www-authenticate", "allow")  # headers that are kept
+COMPARED = ("content-type", "www-authenticate", "allow", "location")  # headers that are kept
 
 
 class CouldNotAsk(Exception):
@@ -42,12 +50,21 @@ class Service:
     """
 
     def __init__(
-        self, origin: str, prefix: str, keys: Sequence[str], timeout: float, ca_file: str | None
+        self,
+        origin: str,
+        prefix: str,
+        keys: Sequence[str],
+        timeout: float,
+        ca_file: str | None = None,
+        may_write: bool = False,
     ) -> None:
         self._scheme, _, self._host = origin.partition("://")
         self._prefix = prefix
         self._timeout = timeout
-        self._keys = {KNOWN: keys[0], OTHER: keys[-1], UNKNOWN: f"no-key-{secrets.token_hex(8)}"}
+        self.may_write = may_write
+        made_up = [f"fense-admin-compare-{secrets.token_hex(8)}" for _ in range(3)]
+        self._keys = {KNOWN: keys[0], OTHER: keys[-1], UNKNOWN: made_up[0], MERCHANT: made_up[1]}
+        self._other_key = made_up[2]
         self._context: ssl.SSLContext | None = None
         if self._scheme == "https":
             try:
@@ -57,7 +74,16 @@ class Service:
 
     def ask(self, question: Question) -> Answer:
         """Send a request and read the response. Raises `CouldNotAsk`."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if question.method not in READS and not self.may_write:
+            raise CouldNotAsk(f"{question.method} writes, which was not asked for")
+        headers = {"Content-Type": question.content_type, "Accept": "application/json"}
+        if question.encoding:
+            headers["Content-Encoding"] = question.encoding
+        body = question.body
+        if body is not None:
+            body = body.replace("{key}", self._keys[MERCHANT]).replace(
+                "{other_key}", self._other_key
+            )
         headers["User-Agent"] = f"fense-admin/{fense_admin.__version__} compare"
         if question.key != NONE:
             headers[KEY_HEADER] = self._keys[question.key]
@@ -66,7 +92,8 @@ class Service:
             with contextlib.closing(self._connection()) as connection:
                 connection.connect()
                 with ended_after(self._timeout, connection.sock, late):
-                    connection.request(question.method, self._prefix + question.path, None, headers)
+                    path = self._prefix + question.path
+                    connection.request(question.method, path, body, headers)
                     response = connection.getresponse()
                     raw = response.read(MOST_BYTES + 1)
             if late.is_set() or (response.length and len(raw) <= MOST_BYTES):
@@ -77,6 +104,8 @@ class Service:
         if len(raw) > MOST_BYTES:
             raise CouldNotAsk(f"{self._host} responds with more than {MOST_BYTES} bytes")
         kept = {name: response.headers[name] for name in COMPARED if name in response.headers}
+        if "location" in kept:  # it has an id
+            kept["location"] = "a path" if kept["location"].startswith("/") else "a URL"
         try:
             return Answer(response.status, kept, json.loads(raw), True)
         except (ValueError, RecursionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import http.server
+import io
 import json
 import re
 import threading
@@ -15,7 +16,8 @@ from urllib.parse import parse_qs, urlencode
 
 from webtest import TestApp
 
-from fense_admin.comparing.questions import KNOWN, NONE, OTHER, Question
+from fense_admin.comparing.judging import TIMED
+from fense_admin.comparing.questions import KNOWN, MERCHANT, NONE, OTHER, Question
 from fense_admin.comparing.service import COMPARED, Answer
 from fense_admin.standin import StandIn
 
@@ -46,6 +48,9 @@ class Request:
     path: str
     query: str
     key: str | None
+    body: str | None = None
+    content_type: str = "application/json"
+    encoding: str = ""
 
     @property
     def target(self) -> str:
@@ -85,17 +90,38 @@ class OtherFense:
     def respond(self, request: Request) -> Response:
         """Respond as this service does."""
         headers = {} if request.key is None else {"x-api-key": request.key}
+        headers |= {"Content-Encoding": request.encoding} if request.encoding else {}
         environ = {"PATH_INFO": request.path, "QUERY_STRING": request.query}
+        if request.body is not None:
+            raw = request.body.encode()
+            environ |= {"CONTENT_TYPE": request.content_type, "CONTENT_LENGTH": str(len(raw))}
+            environ["wsgi.input"] = io.BytesIO(raw)
         given = self.app.request(
             "/", method=request.method, headers=headers, environ=environ, expect_errors=True
         )
         kept = {name: given.headers[name] for name in COMPARED if name in given.headers}
+        if "location" in kept:
+            kept["location"] = "a path"
         return Response(given.status_int, json.loads(given.body) if given.body else None, kept)
 
     def ask(self, question: Question) -> Answer:
-        keys = {KNOWN: MASTER_KEY, OTHER: SERVICE_KEY, NONE: None}
+        keys = {KNOWN: MASTER_KEY, OTHER: SERVICE_KEY, NONE: None, MERCHANT: "merchant-key-1"}
         path, _, query = question.path.partition("?")
-        request = Request(question.method, path, query, keys.get(question.key, "no-key"))
+        body = question.body
+        for place, key in (("{key}", "merchant-key-1"), ("{other_key}", "merchant-key-2")):
+            body = body and body.replace(place, key)
+        request = Request(
+            question.method,
+            path,
+            query,
+            keys.get(question.key, "no-key"),
+            body,
+            question.content_type,
+            question.encoding,
+        )
+        if question.line in TIMED:
+            self.standin.set_clock("2030-01-01T00:00:00Z")
+            self.standin.advance(len(self.requests))
         self.requests.append(request)
         response = self.change(request, self.respond)
         is_json = not isinstance(response.body, str) and question.method != "HEAD"
@@ -136,6 +162,7 @@ def serving(respond: Callable[[http.server.BaseHTTPRequestHandler], None]) -> An
 # --- Ways to differ ----------------------------------------------------------------------------
 
 CHANGES: dict[str, tuple[str, Change]] = {}  # by name: the line of FIDELITY.md, and how
+WRITTEN: dict[str, tuple[str, Change]] = {}  # that only a write shows
 
 
 def differs(line: str) -> Callable[[Change], Change]:
@@ -568,3 +595,97 @@ listed(
     "accounts_with_lookups_alone",
     lambda accounts: [it for it in accounts if it["total_lookups"]],
 )
+
+
+# --- Ways to differ that only a write shows ------------------------------------------------------
+
+
+def writes_differ(line: str) -> Callable[[Change], Change]:
+    def register(change: Change) -> Change:
+        WRITTEN[change.__name__] = line, change
+        return change
+
+    return register
+
+
+def accepting(line: str, name: str, sent: str, accepted: str) -> None:
+    """Register a service that takes one text in a body, a pattern, as if it were another."""
+
+    def change(request: Request, respond: Respond) -> Response:
+        body = request.body and re.sub(sent, accepted, request.body)
+        return respond(replace(request, body=body))
+
+    WRITTEN[name] = line, change
+
+
+accepting("email", "any_email", '"no address"', '"a@b"')
+accepting("unknown-field", "unknown_fields_ignored", ', "plan": "gold"|"plan": "gold"', "")
+accepting("is-active", "is_active_on_creation", ', "is_active": true', "")
+accepting("dispute-account-id", "any_text_for_a_uuid", '"no UUID"', "null")
+accepting("name", "long_names", '"name": "x{256}"', '"name": "fense-admin compare"')
+accepting("api-key", "keys_with_spaces", "with a space", "without-a-space")
+accepting("update", "text_for_flags", '"true"', "true")
+accepting("json", "lists_for_objects", r"^\[\]$", "{}")
+
+
+@writes_differ("json")
+def any_content_type(request, respond):
+    return respond(replace(request, content_type="application/json"))
+
+
+@writes_differ("encoding")
+def any_encoding(request, respond):
+    return respond(replace(request, encoding=""))
+
+
+@writes_differ("location")
+def no_location(request, respond):
+    response = respond(request)
+    response.headers.pop("location", None)
+    return response
+
+
+@writes_differ("location")
+def a_location_with_the_host(request, respond):
+    response = respond(request)
+    if "location" in response.headers:
+        response.headers["location"] = "a URL"
+    return response
+
+
+@writes_differ("name")
+def names_with_white_space(request, respond):
+    response = respond(request)
+    if request.body and '"name": "  ' in request.body:
+        response.body["name"] = f" {response.body['name']}"
+    return response
+
+
+@writes_differ("updated-at")
+def updated_at_stays_for_the_same_value(request, respond):
+    if request.body == '{"name": "fense-admin compare"}':
+        before = respond(replace(request, method="GET", body=None))
+        if before.body.get("name") == "fense-admin compare":
+            return before
+    return respond(request)
+
+
+@writes_differ("empty-update")
+def an_empty_update_is_refused(request, respond):
+    is_plain = request.content_type == "application/json" and not request.encoding
+    if request.body == "{}" and is_plain and re.search("/[0-9]+$", request.path):
+        return respond(replace(request, body='{"name": ""}'))
+    return respond(request)
+
+
+@writes_differ("merchant-key")
+def a_merchants_key_is_unknown(request, respond):
+    return respond(replace(request, key="no" if request.key == "merchant-key-1" else request.key))
+
+
+@writes_differ("api-key-taken")
+def conflict_for_a_key_that_is_taken(request, respond):
+    response = respond(request)
+    if response.status == 400 and "another account" in json.dumps(response.body):
+        response.status = 409
+    return response

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from other_fense import CHANGES, MASTER_KEY, PERSONAL, SEED, SERVICE_KEY, OtherFense
+from other_fense import CHANGES, MASTER_KEY, PERSONAL, SEED, SERVICE_KEY, WRITTEN, OtherFense
 
 from fense_admin import settings
-from fense_admin.comparing import asking, recording, report
+from fense_admin.comparing import asking, recording, report, writing
 from fense_admin.comparing.judging import Comparison
 from fense_admin.comparing.lines import read_lines
 
@@ -46,6 +46,23 @@ def test_a_difference_is_found_once_with_its_line(name):
     assert len(found[0]["differences"]) == 1, found
     text = json.dumps(found) + "\n".join(report.printed(results))
     assert not [it for it in (*PERSONAL, MASTER_KEY, SERVICE_KEY) if it in text]
+
+
+@pytest.mark.parametrize("name", ["", *WRITTEN])
+def test_a_difference_that_a_write_shows_is_found_once_with_its_line(name, monkeypatch):
+    monkeypatch.setattr(writing, "SECOND", 0)
+    line, change = WRITTEN.get(name, ("", unchanged))
+    other = OtherFense(change)
+    asked = ask(other) + writing.put_all(other.ask)
+    results = compared(asked)
+    found = [it for it in results if it["result"] == report.DIFFERS]
+    assert [it["line"] for it in found] == [line] * bool(name)
+    assert all(len(it["differences"]) == 1 for it in found), found
+    assert compared(recording.read(recording.record(asked, "1.0").encode())) == results
+    made = other.standin.state()["accounts"][len(SEED["accounts"]) :]
+    assert {it["name"] for it in made} == {writing.NAME}
+    assert not any(it["is_active"] for it in made)
+    assert 1 <= len(made) <= 1 + len(writing.REFUSED)
 
 
 @pytest.mark.parametrize("name", CHANGES)

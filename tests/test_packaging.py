@@ -29,7 +29,10 @@ PACKAGE = {
 }
 PACKAGE |= {
     f"fense_admin/{file.name}"
-    for file in [*CHECKOUT.glob("*.sql"), CHECKOUT / "openapi.json", CHECKOUT / "py.typed"]
+    for file in [
+        *CHECKOUT.glob("*.sql"),
+        *map(CHECKOUT.joinpath, ("openapi.json", "FIDELITY.md", "py.typed")),
+    ]
 }
 PACKAGE |= {
     f"fense_admin/{file.relative_to(CHECKOUT)}"

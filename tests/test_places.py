@@ -88,7 +88,7 @@ def test_readme_shows_an_account_with_all_fields():
     ],
 )
 def test_fidelity_lists_the_fields_that_an_operation_takes(operation, fields):
-    (line,) = re.findall(rf"^- `{re.escape(operation)}(.*?)(?=^- )", FIDELITY, re.S | re.M)
+    (line,) = re.findall(rf"^- .*?: `{re.escape(operation)}(.*?)(?=^- )", FIDELITY, re.S | re.M)
     assert listed(*fields) == set(re.findall("`.*?`", line))
 
 

@@ -1,0 +1,114 @@
+"""What a comparison writes, if it may: one account, which is changed, and refused in many ways."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from fense_admin.comparing.asking import Ask, Asked
+from fense_admin.comparing.questions import MERCHANT, Question
+from fense_admin.comparing.service import CouldNotAsk
+
+NAME, EMAIL = "fense-admin compare", "compare@fense-admin.example"
+UUID = "3C2B1A00-1111-4222-8333-444455556666"
+OTHER_NAME = f"{NAME} \N{LATIN SMALL LETTER E WITH ACUTE}"
+WRITTEN = {NAME, OTHER_NAME, EMAIL, UUID, UUID.lower()}
+SECOND = 1.1  # seconds after which a time to the second is another
+CREATED = 201
+NEW = {"api_key": "{key}", "name": NAME, "email": EMAIL}
+# Accounts that a creation should not make; the service may.
+REFUSED = [
+    ("api-key-taken", {**NEW}),
+    ("email", {**NEW, "api_key": "{other_key}", "email": "no address"}),
+    ("unknown-field", {**NEW, "api_key": "{other_key}", "plan": "gold"}),
+    ("is-active", {**NEW, "api_key": "{other_key}", "is_active": True}),
+]
+WARNING = (
+    f'--write creates one account, named "{NAME}", changes it and deactivates it: it stays there. '
+    f"So do up to {len(REFUSED)} more that this service would refuse, if the other accepts them"
+)
+
+
+def creation(line: str, fields: dict[str, Any]) -> Question:
+    return Question(line, "/accounts", "Account", method="POST", body=json.dumps(fields))
+
+
+def update(line: str, number: int, fields: dict[str, Any]) -> Question:
+    body = json.dumps(fields)
+    return Question(line, "/accounts/{id}", "Account", number, method="POST", body=body)
+
+
+def about_created(number: int) -> Iterator[Question]:
+    """The questions about the account that was created."""
+    yield Question("account", "/accounts/{id}", "Account", number)
+    yield Question("merchant-key", "/accounts/{id}", "Account", number, key=MERCHANT)
+    for name in ("suppress_notifications", "suppress_billing"):
+        yield update("update", number, {name: True})
+        yield update("update", number, {name: False})
+    yield update("name", number, {"name": f"  {OTHER_NAME} "})
+    yield update("name", number, {"name": NAME})
+    yield update("dispute-account-id", number, {"dispute_account_id": UUID})
+    yield update("dispute-account-id", number, {"dispute_account_id": None})
+    yield update("updated-at", number, {"name": NAME})
+    yield update("empty-update", number, {})
+    for required in ("api_key", "name", "email"):
+        yield creation("create", {it: value for it, value in NEW.items() if it != required})
+    yield creation("create", {})
+    for line, fields in REFUSED:
+        yield creation(line, fields)
+    for line, fields in (
+        ("api-key", {"api_key": ""}),
+        ("api-key", {"api_key": "with a space"}),
+        ("api-key", {"api_key": "x" * 256}),
+        ("name", {"name": " "}),
+        ("name", {"name": "x" * 256}),
+        ("name", {"name": "line\nbreak"}),
+        ("email", {"email": EMAIL}),
+        ("dispute-account-id", {"dispute_account_id": "no UUID"}),
+        ("update", {"suppress_billing": "true"}),
+        ("update", {"is_active": None}),
+        ("unknown-field", {"plan": "gold"}),
+        ("unknown-field", {"fense_account_id": number}),
+    ):
+        yield update(line, number, fields)
+    empty = update("json", number, {})
+    for body in ("", "[]", "{", '{"name": "a", "name": "b"}', '{"suppress_billing": NaN}'):
+        yield empty._replace(body=body)
+    yield empty._replace(line="json", content_type="text/plain")
+    yield empty._replace(line="encoding", encoding="gzip")
+    yield update("bad-id", number, {})._replace(target="/accounts/x")
+
+
+def put_all(ask: Ask) -> Asked:
+    """Write what `WARNING` says. Raises `CouldNotAsk`."""
+    first = creation("create", NEW)
+    answer = ask(first)
+    number = id_in(answer.body)
+    if answer.status != CREATED or number is None:
+        raise CouldNotAsk(f"it creates no account ({answer.status}): nothing else was written")
+    asked = [(first._replace(account=number), answer)]
+    try:
+        for question in about_created(number):
+            if question.line in ("updated-at", "empty-update"):
+                time.sleep(SECOND)
+            answer = ask(question)
+            asked.append((question, answer))
+            made = id_in(answer.body) if answer.status == CREATED else None
+            if made is not None and made != number:
+                ask(update("update", made, {"is_active": False}))
+    finally:
+        last = update("update", number, {"is_active": False})
+        asked.append((last, ask(last)))
+    return asked
+
+
+def id_in(body: Any) -> int | None:
+    """The id of the account in a body, in whatever shape."""
+    if isinstance(body, dict):
+        for name, value in body.items():
+            if name.lower().replace("_", "") in ("fenseaccountid", "id") and str(value).isdecimal():
+                return int(value)
+        return next(filter(None, map(id_in, body.values())), None)
+    return None
