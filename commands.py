@@ -361,7 +361,7 @@ def record_list(db: Database, recording: Progress) -> None:
     raw = sys.stdin.buffer.read()
     recording.begin("checking the list")
     try:
-        entries = rules.instance(list, "a JSON array")(rules.parse_json(raw))
+        entries = rules.instance(list, "a JSON array")(rules.parse_json(rules.without_mark(raw)))
     except ValueError as error:
         raise CommandError(f"standard input {error}") from None
     try:
