@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import fense_admin
-from fense_admin import engines, files, models, rules, settings, sqlite
+from fense_admin import engines, files, models, rules, settings, sqlite, systems
 from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError, log
 from fense_admin.progress import Progress, on_stop_signals, say
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from fense_admin.standin.state import Seed
 
 MIB = 1024 * 1024  # bytes
-M_MMAP_THRESHOLD = -3  # as in glibc's malloc.h
-LARGE_BLOCK = 128 * 1024  # bytes
 SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait for it
 
 
@@ -78,7 +76,7 @@ def serve(options: argparse.Namespace) -> int:
         if has_control_plane:
             from fense_admin.standin.control import ControlPlane
 
-            give_back_memory()
+            systems.give_back_memory()
             served = ControlPlane(app, **keys, seed=seed, on_loopback=on_loopback)
         found = app.db.count_accounts()
         if seed is not None:
@@ -107,18 +105,6 @@ def serve(options: argparse.Namespace) -> int:
     running.run(options.drain)
     served.close()
     return 0
-
-
-def give_back_memory() -> None:
-    """Let the C library return large blocks to the system as soon as they are freed.
-
-    glibc does so until the first of them is freed. From then on it keeps up to 64 MiB for each
-    thread: several times a large state, after a few of them.
-    """
-    import ctypes  # late: the other commands do without it
-
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # it isn't glibc
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def read_ahead(has_control_plane: bool) -> None:

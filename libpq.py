@@ -10,7 +10,6 @@ import math
 import os
 import random
 import re
-import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import psycopg
 from psycopg import conninfo, pq
 from psycopg.pq.abc import PGconn
 
+from fense_admin import systems
 from fense_admin.engines import HOST, Waiting, wait_long
 from fense_admin.realtime import monotonic
 from fense_admin.rules import HIDDEN
@@ -39,7 +39,7 @@ ENCODE = "in a password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 a
 
 # What is waited for while a connection is being made.
 READING, WRITING = pq.PollingStatus.READING, pq.PollingStatus.WRITING
-EVENTS: dict[int, int] = {READING: select.POLLIN, WRITING: select.POLLOUT}
+EVENTS: dict[int, int] = {READING: systems.READ, WRITING: systems.WRITE}
 
 Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
 
@@ -353,16 +353,15 @@ class Race:
 
     def _poll(self, until: float) -> None:
         """Go on with those whose server has responded, which are waited for."""
-        poll, waiting = select.poll(), dict[int, Attempt]()
+        wanted, waiting = dict[int, int](), dict[int, Attempt]()
         for attempt in self._running:
             if attempt.status in EVENTS:
-                poll.register(attempt.connection.socket, EVENTS[attempt.status])
+                wanted[attempt.connection.socket] = EVENTS[attempt.status]
                 waiting[attempt.connection.socket] = attempt
         if len(waiting) < len(self._running):
             until = 0  # one has failed already
-        left = max(0, until - monotonic())
-        for descriptor, _ in poll.poll(math.ceil(left * 1000)):
-            waiting[descriptor].status = waiting[descriptor].connection.connect_poll()
+        for number in systems.wait_for(wanted, max(0, until - monotonic())):
+            waiting[number].status = waiting[number].connection.connect_poll()
 
     def close(self) -> None:
         """Give up those that have not succeeded."""

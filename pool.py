@@ -6,10 +6,10 @@ from __future__ import annotations
 # psycopg's types want each query to be a literal: then nothing of a client's is put into it.
 import collections
 import contextlib
+import functools
 import ipaddress
 import math
 import queue
-import select
 import threading
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -18,6 +18,7 @@ import psycopg
 from peewee import OperationalError
 from psycopg.rows import TupleRow
 
+from fense_admin import systems
 from fense_admin.engines import BRIEFLY, Info, Unusable, Waiting, wait_long
 from fense_admin.libpq import URL, Address, Connector, NoAnswer, first_line
 from fense_admin.realtime import monotonic
@@ -81,17 +82,12 @@ class Connection(psycopg.Connection[TupleRow]):
             return end.value
 
     def _ready_for(self, wanted: int) -> int:
-        poll = select.poll()
-        events = select.POLLIN * bool(wanted & 1) | select.POLLOUT * bool(wanted & 2)
-        poll.register(self.pgconn.socket, events)
-
-        def wait(seconds: float) -> list[tuple[int, int]]:
-            return poll.poll(None if seconds == math.inf else seconds * 1000)
-
+        number = self.pgconn.socket
+        wait = functools.partial(systems.wait_for, {number: wanted})
         found = wait_long(wait, self.deadline, self.while_waiting)
         if not found:
             raise NoAnswer
-        return bool(found[0][1] & ~select.POLLOUT) | 2 * bool(found[0][1] & select.POLLOUT)
+        return found[number]
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         self.warned = self.warned or diagnostic.severity_nonlocalized == "WARNING"

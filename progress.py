@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from fense_admin import rules
+from fense_admin import rules, systems
 from fense_admin.databases import Report
 from fense_admin.realtime import monotonic
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SILENT = 1.0  # seconds before the first report: most commands have ended by then
 REDRAWN = 0.2  # seconds from one report to the next on a terminal, where it is one line
 REPEATED = 2.0  # seconds elsewhere, where each is another line
@@ -37,8 +35,8 @@ def stop_at_once(signum: int, _: object) -> None:
 
 def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
     """Handle the signals that stop a process, except a SIGHUP that nohup has ignored."""
-    for signum in STOP_SIGNALS:
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+    for signum in systems.STOP_SIGNALS:
+        if signum != systems.HANGUP or signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, handler)
 
 
@@ -51,11 +49,10 @@ def write(text: str) -> None:
     """Write to standard error, unless it is closed, or full for `PATIENCE` seconds."""
     if not sys.stderr:
         return
-    left = text.encode("utf-8", "backslashreplace")
     with contextlib.suppress(OSError):
-        while left and select.select([], [sys.stderr], [], PATIENCE)[1]:
-            # A pipe that is writable takes so many bytes without waiting.
-            left = left[os.write(sys.stderr.fileno(), left[: select.PIPE_BUF]) :]
+        output = systems.Output(sys.stderr.fileno())
+        output.write(text.encode("utf-8", "backslashreplace"), PATIENCE)
+        output.flush(PATIENCE)
 
 
 def counted(number: int, noun: str) -> str:

@@ -123,6 +123,8 @@ def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
         reading = [number for number, events in wanted.items() if events & READ]
         writing = [number for number, events in wanted.items() if events & WRITE]
         timeout = None if seconds == math.inf else seconds
+        if not wanted:
+            return {}  # `select` raises
         # A connection that failed is reported among the last ones alone.
         readable, writable, failed = select.select(reading, writing, writing, timeout)
         found = dict.fromkeys(readable, READ)

@@ -6,13 +6,13 @@ import collections
 import contextlib
 import errno
 import functools
-import select
 import socket
 import struct
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
+from fense_admin import systems
 from fense_admin.exchange import RECEIVED, RESET, error_body, log, log_request
 from fense_admin.realtime import monotonic
 from fense_admin.serving import internals
@@ -27,7 +27,6 @@ TLS_HANDSHAKE = b"\x16"  # first byte of a TLS handshake; never the start of an 
 LINGER = 5  # seconds to drain input from a rejected client before closing
 ON_ITS_WAY = 0.25  # seconds that the first request of a new connection may take to come
 MAKE_ROOM = "make room in /tmp, or set TMPDIR"
-POLLRDHUP = getattr(select, "POLLRDHUP", None)  # Linux's
 
 
 # --- Answering ---------------------------------------------------------------------------------
@@ -236,8 +235,8 @@ class Channel(Dispatcher):
 
     def reset(self) -> None:
         """Make closing this connection a TCP reset."""
-        with contextlib.suppress(OSError, AttributeError):  # closed by the loop
-            linger = struct.pack("ii", 1, 0)
+        with contextlib.suppress(OSError):  # closed by the loop
+            linger = struct.pack(systems.LINGER_FORMAT, 1, 0)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def answered(self) -> None:
@@ -325,25 +324,11 @@ class Channel(Dispatcher):
 
     def has_sent_more(self) -> bool:
         """Whether the client has sent anything beyond the request that is being answered."""
-        return bool(self.unread or self._peek())
+        return bool(self.unread or systems.peek(self.socket))
 
     def check_client_disconnected(self) -> bool:
         """Whether the client has closed the connection. (The name is waitress's.)"""
-        if not self.connected or POLLRDHUP is None:
-            return not self.connected or self._peek() == b""
-        poll = select.poll()
-        poll.register(self.socket, POLLRDHUP)  # whatever it sent before it went
-        return bool(poll.poll(0))
-
-    def _peek(self) -> bytes | None:
-        """The next byte; b"" at the end of the connection, None where nothing has come yet."""
-        try:
-            byte: bytes = self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            return byte
-        except BlockingIOError:
-            return None
-        except (OSError, AttributeError):  # reset; closed by the loop
-            return b""
+        return not self.connected or systems.has_gone(self.socket)
 
 
 # --- All of them -------------------------------------------------------------------------------

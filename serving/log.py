@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import select
 import sys
 import time
 import traceback
 from typing import Any
 
+from fense_admin import systems
 from fense_admin.exchange import log
 
 
@@ -44,9 +43,7 @@ class LogHandler(logging.Handler):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._descriptor = descriptor
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
+        self._output = systems.Output(descriptor)
         self._lost = 0
         self._is_cut = False  # the last line, which was long
 
@@ -66,13 +63,14 @@ class LogHandler(logging.Handler):
             self._lost += 1
 
     def _write(self, line: bytes) -> bool:
-        """Write it if there is room: a writable pipe takes PIPE_BUF bytes without waiting."""
-        for start in range(0, len(line), select.PIPE_BUF):
-            if not self._poll.poll(0):
-                return False
-            os.write(self._descriptor, line[start : start + select.PIPE_BUF])
-            self._is_cut = start + select.PIPE_BUF < len(line)
-        return True
+        """Write it if there is room."""
+        written = self._output.write(line)
+        self._is_cut = 0 < written < len(line)
+        return written == len(line)
+
+    def flush(self) -> None:
+        """Wait for what is being written. `logging` calls this when Python ends."""
+        self._output.flush(seconds=1)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

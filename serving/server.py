@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
 import socket
 import weakref
 
+from fense_admin import systems
 from fense_admin.exchange import log
 from fense_admin.realtime import monotonic
 from fense_admin.serving.application import Application
@@ -37,7 +36,7 @@ class Server:
         """
         try:
             while not self._stopping:
-                self._turn(timeout=1)
+                self._turn(systems.LONGEST_WAIT)
             self._drain(monotonic() + drain)
         finally:
             self._workers.stop()
@@ -51,11 +50,9 @@ class Server:
     def stop_on_signal(self, signum: int, _: object) -> None:
         """The signal handler that stops it; a second signal ends the process at once."""
         if self._stopping:
-            if signum == signal.SIGHUP:  # a terminal that closes may send two
+            if signum == systems.HANGUP:  # a terminal that closes may send two
                 return
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-            os._exit(128 + signum)  # the kernel spares PID 1 of a container the signal
+            systems.end_process(signum)
         self.stop()
 
     def _dispatch(self, channel: Channel, request: RequestParser) -> None:
@@ -80,7 +77,7 @@ class Server:
             timeout = WAKE_AFTER
         elif self.connections.is_full():  # one that was new may give way then
             timeout = min(timeout, ON_ITS_WAY)
-        loop(timeout, use_poll=True, map=self.connections.map, count=1)
+        loop(timeout, use_poll=systems.USE_POLL, map=self.connections.map, count=1)
         self.connections.accept()
         answered = self.connections.answered
         while answered:
@@ -122,4 +119,4 @@ def _close_inherited() -> None:
             handler.socket.close()
 
 
-os.register_at_fork(after_in_child=_close_inherited)
+systems.after_fork_in_child(_close_inherited)

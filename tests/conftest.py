@@ -33,7 +33,7 @@ from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import PostgreSQL, find_program
 from webtest import TestApp
 
-from fense_admin import __version__, cli, create_app, databases, progress
+from fense_admin import __version__, cli, create_app, databases, systems
 from fense_admin.serving import addresses, log, server
 from fense_admin.standin import StandIn
 
@@ -652,7 +652,7 @@ def run_command(tmp_path, monkeypatch, capfd):
         with monkeypatch.context() as settings:
             for name, value in environment.items():
                 settings.setenv(name, value)
-            handlers = {signum: signal.getsignal(signum) for signum in progress.STOP_SIGNALS}
+            handlers = {signum: signal.getsignal(signum) for signum in systems.STOP_SIGNALS}
             try:
                 code = cli.main(list(arguments))
             except SystemExit as end:

@@ -84,3 +84,18 @@ def test_every_kind_of_import_is_seen():
 def test_no_module_is_longer_than_one_can_read():
     lengths = {file: (CHECKOUT / file).read_text("utf-8").count("\n") for file in FILES}
     assert {file for file, length in lengths.items() if length > MAX_LINES} == LONGER.keys()
+
+
+# What a system may lack, or is called. `systems.py` alone may ask.
+OF_A_SYSTEM = re.compile(
+    r"sys\.platform|os\.(?:name|uname)\b|\bplatform\.system|^import (?:select|fcntl|msvcrt)\b"
+    r"|(?:has|get)attr\((?:os|select|signal|socket|sys|time)\b|signal\.SIG(?!INT|TERM|_|nals)"
+    r"|MSG_DONTWAIT|register_at_fork|clock_gettime",
+    re.MULTILINE,
+)
+
+
+def test_no_module_but_systems_names_a_system():
+    found = {file: OF_A_SYSTEM.findall((CHECKOUT / file).read_text("utf-8")) for file in FILES}
+    assert found.pop("systems.py")
+    assert {file: names for file, names in found.items() if names} == {}
