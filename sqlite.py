@@ -56,7 +56,7 @@ NOT_DURABLE = {"synchronous": "OFF"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
 COPIED = 4096  # pages that a backup copies at once
-SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
+SETTLED = 2_100_000_000  # nanoseconds: a later change gives the folder another mtime, on FAT too
 
 
 # --- The database ------------------------------------------------------------------------------

@@ -206,6 +206,20 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
     assert engines.is_unavailable(e.value)
 
 
+def test_a_file_replaced_within_one_tick_of_the_folders_time_stamp_is_noticed(
+    tmp_path, open_database
+):
+    """A FAT file system keeps the even second, HFS+ the second."""
+    db = open_database(tmp_path / "fense.sqlite3")
+    ticked = time.time_ns() - 10**9
+    os.utime(tmp_path, ns=(ticked, ticked))
+    db.create_account(FIELDS)
+    (tmp_path / "fense.sqlite3").rename(tmp_path / "away")
+    os.utime(tmp_path, ns=(ticked, ticked))
+    with pytest.raises(engines.DatabaseError, match="is gone"):
+        db.create_account(FIELDS | {"api_key": "another"})
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_database_may_be_named_by_a_link(tmp_path, open_database, is_there):
     (tmp_path / "data").mkdir()
