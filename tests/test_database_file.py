@@ -91,6 +91,15 @@ def test_a_device_is_no_database(run_command):
         assert line == f"fense-admin: {os.devnull} is a device: name a file with --database"
 
 
+def test_a_device_of_windows_that_is_not_there_is_no_database(monkeypatch):
+    def fails(path):
+        raise OSError(errno.EBADF, "Invalid handle", path)
+
+    monkeypatch.setattr(os.path, "realpath", fails)
+    with pytest.raises(Unusable, match=r"can't open CON \(Invalid handle\): name a file"):
+        databases.open_database("CON")
+
+
 @pytest.mark.parametrize(
     ("sep", "path", "uri"),
     [
