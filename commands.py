@@ -270,8 +270,8 @@ def flags_of_process_1() -> dict[str, str | None]:
 
     A container's health check has the service's variables, but not its flags.
     """
-    with contextlib.suppress(OSError, UnicodeDecodeError), open("/proc/1/cmdline") as file:
-        words = file.read().split("\0")
+    with contextlib.suppress(OSError), open("/proc/1/cmdline", "rb") as file:
+        words = os.fsdecode(file.read()).split("\0")
         names = [os.path.basename(word) for word in words]
         if "fense-admin" in names:
             parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -347,7 +347,7 @@ def record_list(db: Database, recording: Progress) -> None:
     raw = sys.stdin.buffer.read()
     recording.begin("checking the list")
     try:
-        entries = rules.instance(list, "a JSON array")(rules.parse_json(raw))
+        entries = rules.instance(list, "a JSON array")(rules.parse_json(rules.without_mark(raw)))
     except ValueError as error:
         raise CommandError(f"standard input {error}") from None
     try:

@@ -56,7 +56,7 @@ NOT_DURABLE = {"synchronous": "OFF"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
 COPIED = 4096  # pages that a backup copies at once
-SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
+SETTLED = 2_100_000_000  # nanoseconds: a later change gives the folder another mtime, on FAT too
 
 
 # --- The database ------------------------------------------------------------------------------
@@ -74,8 +74,7 @@ class Engine(SqliteDatabase):
 
     def __init__(self, path: str, read_only: bool = False) -> None:
         in_memory = path == MEMORY
-        _check_is_file(path)
-        self._path = "" if in_memory else os.path.realpath(path)  # -wal lies beside it
+        self._path = "" if in_memory else _real_path(path)  # -wal lies beside it
         self.info = Info(self._path or MEMORY, f"SQLite {VERSION}", in_memory)
         # A plain ":memory:" would be a new empty database in each thread.
         name = self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb"
@@ -335,11 +334,15 @@ def _stat(path: str) -> os.stat_result:
         raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
 
 
-def _check_is_file(path: str) -> None:
-    """Raise `Unusable` for a directory, or a device such as /dev/null, or NUL on Windows."""
+def _real_path(path: str) -> str:
+    """The file's path without links. Raises `Unusable` for a directory or a device (NUL, CON)."""
     if os.path.exists(path) and not os.path.isfile(path):
         what = "directory" if os.path.isdir(path) else "device"
         raise Unusable(f"{path} is a {what}: name a file with --database")
+    try:
+        return os.path.realpath(path)
+    except OSError as error:  # a device of Windows that isn't there
+        raise Unusable(_why_unusable(path, error, read_only=False)) from error
 
 
 def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> None:
@@ -393,8 +396,7 @@ def backup(
     all of them, `before_end` before the copy gets its name. Raises `OSError` for the target,
     `DatabaseError`, and `Unusable` for a file that is not ours, lacks a table or is damaged.
     """
-    _check_is_file(path)
-    source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
+    source = SqliteDatabase(_real_path(path), timeout=START_TIMEOUT)
     target = os.path.abspath(target)  # SQLite would read a name like file:x as a URI
     with contextlib.closing(source):
         _check_ours(path, source, or_newer=True)

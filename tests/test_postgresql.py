@@ -356,14 +356,15 @@ def test_a_range_of_days_takes_few_statements(run_command, url, open_database, m
     assert db.engine.execute_sql("SELECT sum(lookups)::int FROM usage").fetchone() == (18_305,)
 
 
-def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded):
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded, mark):
     name, db = recorded
     entries = [
         {"fense_account_id": 2, "lookups": 3, "date": "2026-11-03"},
         {"fense_account_id": 1, "lookups": 4, "date": "2026-11-03"},
         {"fense_account_id": 1, "lookups": 5},
     ]
-    give_stdin(monkeypatch, json.dumps(entries))
+    give_stdin(monkeypatch, mark + json.dumps(entries))
     assert run_command("record", "-", FENSE_ADMIN_DATABASE=name)[0] == 0
     accounts = json.loads(all_usage(db))["accounts"]
     assert [account["total_lookups"] for account in accounts] == [9, 3]

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import MASTER_KEY, TIMEOUT, account_fields, call_standin, connect
+from conftest import MASTER_KEY, SEED_FILE, TIMEOUT, account_fields, call_standin, connect
 
 from fense_admin import __version__, standin
 from fense_admin.standin import StandIn
@@ -236,6 +236,13 @@ def test_a_bad_seed_key_or_prefix_is_refused(tmp_path):
             StandIn(**arguments)
     with pytest.raises(FileNotFoundError):
         StandIn(seed=tmp_path / "nowhere.json")
+
+
+def test_a_seed_may_begin_with_a_byte_order_mark(tmp_path):
+    seed = tmp_path / "seed.json"
+    seed.write_bytes(b"\xef\xbb\xbf" + SEED_FILE.read_bytes().replace(b"\n", b"\r\n"))
+    with StandIn(seed=seed, serve=False) as fense, StandIn(seed=SEED_FILE, serve=False) as other:
+        assert fense.state()["accounts"][0]["usage"] == other.state()["accounts"][0]["usage"] != {}
 
 
 def test_two_of_them_never_see_each_others_data():
