@@ -433,7 +433,7 @@ def _copy_pages(
 
 def _check_whole(path: str, copy: str) -> None:
     """Raise `Unusable` if this copy of the file at `path` is damaged."""
-    from concurrent.futures import ThreadPoolExecutor  # late: no other command needs it
+    from concurrent.futures import ThreadPoolExecutor, wait  # late: no other command needs them
 
     uri = f"{_uri(copy)}?immutable=1"  # makes no -wal
     made = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -441,6 +441,8 @@ def _check_whole(path: str, copy: str) -> None:
         # In another thread, as Python handles signals in this one between two statements only.
         check = worker.submit(lambda: connection.execute(QUICK_CHECK).fetchone())
         try:
+            while not check.done():
+                wait([check], systems.LONGEST_WAIT)
             (found,) = check.result()
         finally:
             connection.interrupt()

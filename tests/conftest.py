@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import pytest
 import this_system
 from peewee import sqlite3  # the library that the service itself uses
-from postgresql_server import PostgreSQL, find_program
+from postgresql_server import find_program, start_server
 from webtest import TestApp
 
 from fense_admin import __version__, cli, create_app, databases, systems
@@ -699,7 +699,7 @@ def make_app():
 def postgresql():
     """A PostgreSQL server. Skips the test on a machine without one."""
     tools("pg_ctl")
-    with contextlib.closing(PostgreSQL()) as server:
+    with contextlib.closing(start_server()) as server:
         yield server
 
 

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:
+    import pytest  # otherwise late: the benchmarks do without it
 
 SIMULATED = os.environ.get("SIMULATED_SYSTEM")  # see tests/systems
 MOST_LEFT_OUT = 130  # tests that one system may leave out: beyond that, somebody skips too easily
@@ -19,10 +20,13 @@ MOST_LEFT_OUT = 130  # tests that one system may leave out: beyond that, somebod
 # that is printed for leaving it out.
 NEEDS = {
     "a POSIX shell": sys.platform != "win32",
+    "a terminal": hasattr(os, "openpty"),
     "fork": hasattr(os, "fork"),
     "SIGHUP": hasattr(signal, "SIGHUP"),
     "SIGSTOP": hasattr(signal, "SIGSTOP"),
     "signals of POSIX": sys.platform != "win32",
+    "pipes that don't block": hasattr(os, "set_blocking"),
+    "a colon in the name of a file": sys.platform != "win32",
     "modes of files": sys.platform != "win32",
     "/proc": sys.platform == "linux",
     "systemd": sys.platform == "linux",
@@ -41,10 +45,18 @@ else:
     STOP, STOPS, STOPPED_BY = signal.SIGTERM, (signal.SIGTERM, signal.SIGINT), {}
     APART, KILL, KILLED = {}, 9, -9
 
+# What ends a process, gracefully where it serves.
+ENDS: tuple[int, ...] = (*STOPS, signal.SIGHUP) if NEEDS["SIGHUP"] else STOPS
+
+
+def comes_as(signum: int) -> int:
+    """The signal that arrives where this is sent."""
+    return STOPPED_BY.get(signum, signum)
+
 
 def exit_code(signum: int) -> int:
     """The exit code of a command that this ended while it was not serving."""
-    return 128 + STOPPED_BY.get(signum, signum)
+    return 128 + comes_as(signum)
 
 
 def read_line(stream: Any, seconds: float) -> Any:
@@ -57,11 +69,28 @@ def read_line(stream: Any, seconds: float) -> Any:
         return ""
 
 
+def ended_at_once_by(signum: int) -> int:
+    """The exit code of a process that the second of these signals ended."""
+    return 128 + comes_as(signum) if sys.platform == "win32" else -signum
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far, in KiB. On Windows nobody asks."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
 # --- Tests that need more than is here -----------------------------------------------------------
 
 
 def lacking(item: pytest.Item) -> list[str]:
     """What the test needs and this system does not have."""
+    import pytest
+
     needed: list[str] = []
     for marker in item.iter_markers("needs"):
         if not marker.args or marker.kwargs or not set(marker.args) <= NEEDS.keys():
@@ -72,6 +101,8 @@ def lacking(item: pytest.Item) -> list[str]:
 
 def sort_out(items: list[pytest.Item]) -> tuple[list[pytest.Item], dict[str, str]]:
     """The tests to run, and why the others can't: by their names, without parameters."""
+    import pytest
+
     kept, left_out = [], {}
     for item in items:
         if reason := ", ".join(lacking(item)):
