@@ -173,7 +173,7 @@ def test_a_signal_ends_the_check_of_a_copy(tmp_path, open_database, monkeypatch)
     )
     monkeypatch.setattr(sqlite, "QUICK_CHECK", endless)
     before = signal.signal(signal.SIGINT, progress.stop_at_once)
-    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
     timer.start()
     try:
         with pytest.raises(progress.Stopped):
