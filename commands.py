@@ -368,9 +368,7 @@ def move(options: argparse.Namespace) -> int:
         raise CommandError("what is moved into memory goes with the process: name a file")
     with contextlib.suppress(OSError):  # one is a server, or not there yet
         if os.path.samefile(options.source, options.target):  # A.sqlite3 may be a.sqlite3, too
-            raise CommandError(
-                f"{options.target} is {options.source} itself: name an empty database"
-            )
+            raise CommandError(f"{options.target} is {options.source} itself: name a new database")
     moving = Progress("nothing was moved", options.quiet)
     with moving, opened(options.source, read_only=True) as source:
         moving.begin("moving")

@@ -183,7 +183,7 @@ def test_a_file_is_not_moved_to_itself(run_command, tmp_path, has_accounts):
     db.engine.close_all()
     (tmp_path / "other").hardlink_to(tmp_path / "A")
     line = sentence(run_command("move", "A", "other"))
-    assert line == "fense-admin: other is A itself: name an empty database"
+    assert line == "fense-admin: other is A itself: name a new database"
 
 
 # --- From a server -----------------------------------------------------------------------------
