@@ -366,6 +366,9 @@ def move(options: argparse.Namespace) -> int:
     check_exists(options.source, "name one that is there")
     if options.target == engines.MEMORY:
         raise CommandError("what is moved into memory goes with the process: name a file")
+    with contextlib.suppress(OSError):  # one is a server, or not there yet
+        if os.path.samefile(options.source, options.target):  # A.sqlite3 may be a.sqlite3, too
+            raise CommandError(f"{options.target} is {options.source} itself: name a new database")
     moving = Progress("nothing was moved", options.quiet)
     with moving, opened(options.source, read_only=True) as source:
         moving.begin("moving")

@@ -164,7 +164,7 @@ def test_a_signal_is_heard_while_much_is_written(db):
     account = {"fense_account_id": 1, "name": "n", "email": "a@b", "api_key_sha256": "0" * 64}
     usage = ((1, str(datetime.date.fromordinal(n)), 1) for n in range(1, 3_000_000))
     before = signal.signal(signal.SIGINT, on_signal)
-    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    timer = threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,))
     timer.start()
     try:
         began = time.monotonic()
