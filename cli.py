@@ -80,8 +80,9 @@ def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> N
     if arguments[0] == "health":
         message = "a check of health needs no password: leave it out of the URL"
     for before, text in itertools.pairwise(["", *arguments]):
-        is_database = before == "--database" or text.startswith("--database=")
-        if engines.may_hold_password(text) and not is_database:
+        parts = text.split("=", 1) if text.startswith("--") else [text]
+        is_database = "--database" in (before, parts[0])
+        if any(map(engines.may_hold_password, parts)) and not is_database:
             parser.error(message)
 
 

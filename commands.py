@@ -271,8 +271,8 @@ def flags_of_process_1() -> dict[str, str | None]:
 
     A container's health check has the service's variables, but not its flags.
     """
-    with contextlib.suppress(OSError, UnicodeDecodeError), open("/proc/1/cmdline") as file:
-        words = file.read().split("\0")
+    with contextlib.suppress(OSError), open("/proc/1/cmdline", "rb") as file:
+        words = os.fsdecode(file.read()).split("\0")
         names = [os.path.basename(word) for word in words]
         if "fense-admin" in names:
             parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -348,7 +348,7 @@ def record_list(db: Database, recording: Progress) -> None:
     raw = sys.stdin.buffer.read()
     recording.begin("checking the list")
     try:
-        entries = rules.instance(list, "a JSON array")(rules.parse_json(raw))
+        entries = rules.instance(list, "a JSON array")(rules.parse_json(rules.without_mark(raw)))
     except ValueError as error:
         raise CommandError(f"standard input {error}") from None
     try:
@@ -367,6 +367,9 @@ def move(options: argparse.Namespace) -> int:
     check_exists(options.source, "name one that is there")
     if options.target == engines.MEMORY:
         raise CommandError("what is moved into memory goes with the process: name a file")
+    with contextlib.suppress(OSError):  # one is a server, or not there yet
+        if os.path.samefile(options.source, options.target):  # A.sqlite3 may be a.sqlite3, too
+            raise CommandError(f"{options.target} is {options.source} itself: name a new database")
     moving = Progress("nothing was moved", options.quiet)
     with moving, opened(options.source, read_only=True) as source:
         moving.begin("moving")

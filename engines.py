@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,13 +56,19 @@ def is_unavailable(error: DatabaseError) -> bool:
 # --- Names -------------------------------------------------------------------------------------
 
 
+def _without_drive(text: str) -> str:
+    """A name without the drive of a Windows path, whose colon looks like that of a password."""
+    drive, path = os.path.splitdrive(text)  # no other system has drives
+    return path if drive.endswith(":") and path.startswith((os.sep, "/")) else text
+
+
 def may_hold_password(text: str) -> bool:
     """Whether it may be a URL with a password, or libpq's "host=... password=..."."""
     if PARAMETER.search(text) or PARAMETER.search(urllib.parse.unquote(text)):
         return True
     if is_server(text):
         return not WITHOUT_PASSWORD.match(text)
-    return re.search(r":(?!//).*@", text, re.DOTALL) is not None
+    return re.search(r":(?!//).*@", _without_drive(text), re.DOTALL) is not None
 
 
 def check_name(text: str) -> str:
@@ -69,7 +76,7 @@ def check_name(text: str) -> str:
 
     Raises `ValueError` for another URL, without its text: there may be a password in it.
     """
-    like_a_url = "://" in text or may_hold_password(text)
+    like_a_url = "://" in _without_drive(text) or may_hold_password(text)
     if is_server(text) or (text and not like_a_url):
         return text
     other = re.match(r"\s*(?!postgres)(\w[\w+.-]*://)", text, re.IGNORECASE)

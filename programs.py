@@ -42,7 +42,7 @@ def wait(process: subprocess.Popen[bytes]) -> int:
 def find(name: str) -> str | None:
     """Return the path of a program by the endings in PATHEXT: `npm` is `npm.cmd`."""
     endings = os.environ.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").split(os.pathsep)
-    if os.path.splitext(name)[1].lower() in map(str.lower, endings):
+    if name.lower().endswith(tuple(ending.lower() for ending in endings if ending)):
         endings = [""]
     folders = [""]  # the working directory, which cmd.exe looks at first
     if not os.path.dirname(name):

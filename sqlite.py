@@ -6,8 +6,6 @@ import contextlib
 import errno
 import logging
 import os
-import re
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import peewee
 from peewee import DatabaseError, OperationalError, SqliteDatabase
 
-from fense_admin import engines
+from fense_admin import disk, engines, systems
 from fense_admin.engines import (
     MEMORY,
     Cursor,
@@ -52,13 +50,13 @@ SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, because another process may be migrating the file
-START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python handles signals
-LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
-TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
+STEP = 0.2  # seconds of a long wait at once: in between Python handles signals
+DURABLE = {"synchronous": "FULL", **systems.SYNC_PRAGMAS}  # survives a power cut
+NOT_DURABLE = {"synchronous": "OFF"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
 COPIED = 4096  # pages that a backup copies at once
-SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
+SETTLED = 2_100_000_000  # nanoseconds: a later change gives the folder another mtime, on FAT too
 
 
 # --- The database ------------------------------------------------------------------------------
@@ -76,13 +74,13 @@ class Engine(SqliteDatabase):
 
     def __init__(self, path: str, read_only: bool = False) -> None:
         in_memory = path == MEMORY
-        self._path = "" if in_memory else os.path.realpath(path)  # -wal lies beside it
+        self._path = "" if in_memory else _real_path(path)  # -wal lies beside it
         self.info = Info(self._path or MEMORY, f"SQLite {VERSION}", in_memory)
         # A plain ":memory:" would be a new empty database in each thread.
         name = self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb"
         self._unwritten: list[tuple[int, ...]] = []  # how the file was, if nobody may write it
         if read_only:
-            name = f"file://{urllib.parse.quote(os.fsencode(self._path))}?mode=ro"
+            name = f"{_uri(self._path)}?mode=ro"
             if len(state := self._file_state()) == 1:
                 name += "&immutable=1"  # else SQLite would make a -wal and a -shm
                 self._unwritten = state
@@ -94,10 +92,9 @@ class Engine(SqliteDatabase):
         super().__init__(
             name,
             uri=name != self._path,
-            # FULL: what was acknowledged survives a power cut.
-            pragmas={"foreign_keys": 1, "synchronous": "FULL" if self._path else "OFF"},
+            pragmas={"foreign_keys": 1, **(DURABLE if self._path else NOT_DURABLE)},
             lock_type="IMMEDIATE",  # else a transaction that reads first can't wait to write
-            timeout=START_STEP,
+            timeout=STEP,
             check_same_thread=False,  # for close_all
         )
         try:
@@ -111,7 +108,7 @@ class Engine(SqliteDatabase):
                 connection.execute("SELECT * FROM account LIMIT 1").fetchone()
             if not read_only:
                 self._files = self._find_files()
-            if self._path and os.stat(self._path).st_mode & 0o044:
+            if systems.HAS_MODES and self._path and os.stat(self._path).st_mode & 0o044:
                 log.warning("%s can be read by others: run chmod 600 on it", path)
             self.timeout = BUSY_TIMEOUT
         except Unusable:
@@ -130,15 +127,15 @@ class Engine(SqliteDatabase):
         """
         if not self._path:
             return
-        _remove_left_behind(os.path.dirname(self._path))
+        disk.remove_left_behind(os.path.dirname(self._path))
         if os.path.exists(self._path):
             return
-        with _temporary_beside(self._path) as made:
+        with disk.temporary_beside(self._path) as made:
             with peewee_errors, contextlib.closing(sqlite3.connect(made)) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             with contextlib.suppress(FileExistsError):  # another process was faster
-                _rename_to_new(made, self._path)
+                disk.rename_to_new(made, self._path)
 
     def _when_free(self, work: Callable[[], None]) -> None:
         """Run this first use of the database, again and again while another process locks it."""
@@ -323,11 +320,29 @@ class Engine(SqliteDatabase):
             made.close_all()
 
 
+def _uri(path: str) -> str:
+    """An absolute path as SQLite's URI. It takes /C:/x for C:/x."""
+    slashed = path.replace(os.sep, "/")
+    rooted = slashed if slashed.startswith("/") else f"/{slashed}"
+    return f"file://{urllib.parse.quote(os.fsencode(rooted))}"
+
+
 def _stat(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
         raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
+
+
+def _real_path(path: str) -> str:
+    """The file's path without links. Raises `Unusable` for a directory or a device (NUL, CON)."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "directory" if os.path.isdir(path) else "device"
+        raise Unusable(f"{path} is a {what}: name a file with --database")
+    try:
+        return os.path.realpath(path)
+    except OSError as error:  # a device of Windows that isn't there
+        raise Unusable(_why_unusable(path, error, read_only=False)) from error
 
 
 def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> None:
@@ -348,8 +363,6 @@ def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> 
 
 
 def _why_unusable(path: str, error: Exception, read_only: bool) -> str:
-    if os.path.isdir(path):
-        return f"{path} is a directory: name a file with --database"
     text = getattr(error, "strerror", None) or str(error)
     if "not a database" in text:
         return f"{path} is no SQLite database: name another file with --database"
@@ -383,22 +396,22 @@ def backup(
     all of them, `before_end` before the copy gets its name. Raises `OSError` for the target,
     `DatabaseError`, and `Unusable` for a file that is not ours, lacks a table or is damaged.
     """
-    source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
+    source = SqliteDatabase(_real_path(path), timeout=START_TIMEOUT)
     target = os.path.abspath(target)  # SQLite would read a name like file:x as a URI
     with contextlib.closing(source):
         _check_ours(path, source, or_newer=True)
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
-        _remove_left_behind(os.path.dirname(target))
-        with _temporary_beside(target) as made:
+        disk.remove_left_behind(os.path.dirname(target))
+        with disk.temporary_beside(target) as made:
             with peewee_errors, contextlib.closing(sqlite3.connect(made)) as copy:
                 copy.execute("PRAGMA journal_mode = OFF")  # a journal would be one more file
                 _copy_pages(source.connection(), copy, report)
             _check_whole(path, made)
-            _sync(made)
+            systems.sync(made)
             before_end()
-            _rename_to_new(made, target)
-            _sync(os.path.dirname(target))
+            disk.rename_to_new(made, target)
+            systems.sync(os.path.dirname(target))
 
 
 def _copy_pages(
@@ -420,64 +433,19 @@ def _copy_pages(
 
 def _check_whole(path: str, copy: str) -> None:
     """Raise `Unusable` if this copy of the file at `path` is damaged."""
-    from concurrent.futures import ThreadPoolExecutor  # late: no other command needs it
+    from concurrent.futures import ThreadPoolExecutor, wait  # late: no other command needs it
 
-    uri = f"file://{urllib.parse.quote(os.fsencode(copy))}?immutable=1"  # makes no -wal
+    uri = f"{_uri(copy)}?immutable=1"  # makes no -wal
     made = sqlite3.connect(uri, uri=True, check_same_thread=False)
     with peewee_errors, contextlib.closing(made) as connection, ThreadPoolExecutor(1) as worker:
         # In another thread, as Python handles signals in this one between two statements only.
         check = worker.submit(lambda: connection.execute(QUICK_CHECK).fetchone())
         try:
+            while not wait([check], STEP).done:  # in steps: Windows can't end a wait early
+                pass
             (found,) = check.result()
         finally:
             connection.interrupt()
     if found != "ok":
         what = found.splitlines()[-1]
         raise Unusable(f"{path} is damaged ({what}): restore an earlier backup")
-
-
-# A temporary file whose process was killed is removed by the next start or backup in its folder
-# that is an hour later. One that is in use is younger: it was written just now. (If one is removed
-# all the same, of a process that was frozen say, that backup fails.)
-
-
-@contextlib.contextmanager
-def _temporary_beside(path: str) -> Iterator[str]:
-    """A new file in the folder of this one, which no other user may read, until the block ends."""
-    folder = os.path.dirname(path)
-    descriptor, made = tempfile.mkstemp(dir=folder, prefix=".fense-admin-", suffix=".tmp")
-    os.close(descriptor)
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # it was renamed
-            os.unlink(made)
-
-
-def _remove_left_behind(folder: str) -> None:
-    """Remove the temporary files of processes that were killed."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if TEMPORARY.fullmatch(entry.name):
-                with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - LEFT_BEHIND:
-                        os.unlink(entry.path)
-
-
-def _rename_to_new(path: str, name: str) -> None:
-    """Give the file this name. Raises `FileExistsError` if another file has it."""
-    try:
-        os.link(path, name)
-    except OSError:  # another file has it, or the file system knows no links
-        if os.path.lexists(name):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
-        os.rename(path, name)
-
-
-def _sync(path: str) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ No other module names a system, or asks whether one has something.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import functools
 import math
 import os
@@ -45,7 +46,7 @@ STOP_SIGNALS: tuple[int, ...] = tuple(
 FINDS_BY_PATHEXT = sys.platform == "win32"
 # On Windows a console's events reach all its processes, and `Popen.send_signal` ends one.
 PROCESSES_SHARE_SIGNALS = sys.platform == "win32"
-# Seconds that a loop may wait for sockets. On Windows a signal doesn't end that wait.
+# Seconds that the main thread may wait at a time. On Windows a signal doesn't end a wait.
 LONGEST_WAIT = 0.2 if sys.platform == "win32" else 1
 
 
@@ -146,6 +147,35 @@ def give_back_memory() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
             mallopt(m_mmap_threshold, large_block)
+
+
+# --- Files -------------------------------------------------------------------------------------
+
+# Whether a file's mode says who may read it. On Windows that is up to the folder's access control.
+HAS_MODES = sys.platform != "win32"
+# Whether `os.rename` refuses a name that is taken, as on Windows. Elsewhere it replaces that file.
+RENAME_REFUSES = sys.platform == "win32"
+# SQLite's settings to have it sync as `sync` does. Each takes time whenever a connection is opened.
+SYNC_PRAGMAS = {"fullfsync": 1, "checkpoint_fullfsync": 1} if sys.platform == "darwin" else {}
+
+
+def sync(path: str) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    is_folder = os.path.isdir(path)
+    if is_folder and sys.platform == "win32":  # which can't, and has a journal for names
+        return
+    # Windows syncs only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        if sys.platform == "darwin":  # where fsync leaves the data in the disk's own cache
+            import fcntl
+
+            with contextlib.suppress(OSError):  # a disk on the network may not know it
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- Sockets -----------------------------------------------------------------------------------

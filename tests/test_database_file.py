@@ -1,5 +1,6 @@
 """A file is opened only if it is ours, is for its owner alone, and is never written once it is gone."""
 
+import errno
 import os
 import sys
 import time
@@ -8,7 +9,7 @@ import pytest
 from conftest import AS_SOMEBODY_ELSE, FIELDS, account_fields, in_threads, sentence
 from peewee import sqlite3
 
-from fense_admin import databases, engines, sqlite
+from fense_admin import databases, engines, sqlite, systems
 from fense_admin.engines import Unusable
 
 
@@ -68,6 +69,7 @@ def make_newer(path):
         (make_one_without_tables, "has lost its tables"),
         (make_newer, "was written by a newer version of fense-admin"),
         (lambda path: path.mkdir(), "is a directory"),
+        (lambda path: path.symlink_to(os.devnull), "is a device"),
         (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
     ],
 )
@@ -81,6 +83,63 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_device_is_no_database(run_command):
+    for command in (("record", "1", "1"), ("backup", "copy")):
+        line = sentence(run_command(*command, f"--database={os.devnull}"))
+        assert line == f"fense-admin: {os.devnull} is a device: name a file with --database"
+
+
+def test_a_device_of_windows_that_is_not_there_is_no_database(monkeypatch):
+    def fails(path):
+        raise OSError(errno.EBADF, "Invalid handle", path)
+
+    monkeypatch.setattr(os.path, "realpath", fails)
+    with pytest.raises(Unusable, match=r"can't open CON \(Invalid handle\): name a file"):
+        databases.open_database("CON")
+
+
+@pytest.mark.parametrize(
+    ("sep", "path", "uri"),
+    [
+        ("/", "/var/lib/a b%.db", "file:///var/lib/a%20b%25.db"),
+        ("\\", r"C:\Users\me@corp\a#.db", "file:///C%3A/Users/me%40corp/a%23.db"),
+        ("\\", r"\\server\share\a.db", "file:////server/share/a.db"),
+    ],
+)
+def test_a_uri_of_sqlite_is_a_path_with_slashes(monkeypatch, sep, path, uri):
+    monkeypatch.setattr(os, "sep", sep)
+    assert sqlite._uri(path) == uri
+
+
+def no_links(*_):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_file_system_without_links_will_do(tmp_path, open_database, monkeypatch):
+    monkeypatch.setattr(os, "link", no_links)
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+    assert modes(tmp_path)["copy"] == 0o600
+    assert open_database(tmp_path / "copy").count_accounts() == 1
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_another_program_made_meanwhile_is_kept(tmp_path, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
+    copy = tmp_path / "copy"
+
+    def make_it():
+        copy.write_text("precious")
+
+    with pytest.raises(FileExistsError):
+        sqlite.backup(str(tmp_path / "fense.sqlite3"), str(copy), before_end=make_it)
+    assert copy.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["copy", "fense.sqlite3"]
 
 
 def test_several_may_open_a_new_file_at_once(tmp_path, open_database):
@@ -129,6 +188,15 @@ def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, cap
     assert caplog.messages == [f"{path} can be read by others: run chmod 600 on it"]
 
 
+def test_where_modes_mean_nothing_they_are_not_told_of(tmp_path, caplog, monkeypatch):
+    path = tmp_path / "fense.sqlite3"
+    databases.open_database(str(path)).engine.close_all()
+    path.chmod(0o644)
+    monkeypatch.setattr(systems, "HAS_MODES", False)
+    databases.open_database(str(path)).engine.close_all()
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("end", ["", "-wal", "-shm"])
 @pytest.mark.parametrize("made_anew", [False, True])
 def test_nothing_is_written_into_a_file_that_is_no_longer_there(
@@ -145,6 +213,20 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
     ) as e:
         db.create_account(FIELDS | {"api_key": "another"})
     assert engines.is_unavailable(e.value)
+
+
+def test_a_file_replaced_within_one_tick_of_the_folders_time_stamp_is_noticed(
+    tmp_path, open_database
+):
+    """A FAT file system keeps the even second, HFS+ the second."""
+    db = open_database(tmp_path / "fense.sqlite3")
+    ticked = time.time_ns() - 10**9
+    os.utime(tmp_path, ns=(ticked, ticked))
+    db.create_account(FIELDS)
+    (tmp_path / "fense.sqlite3").rename(tmp_path / "away")
+    os.utime(tmp_path, ns=(ticked, ticked))
+    with pytest.raises(engines.DatabaseError, match="is gone"):
+        db.create_account(FIELDS | {"api_key": "another"})
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -1,11 +1,13 @@
 """A URL in place of a file's name: which are refused, and that no password is shown."""
 
+import ntpath
 import random
 import socket
+import types
 
 import pytest
 
-from fense_admin import databases, engines
+from fense_admin import cli, databases, engines
 
 PASSWORD = "pw-Zq81xK"
 TRIED = (
@@ -70,6 +72,47 @@ def test_a_url_with_a_password_is_refused_where_none_belongs(run_command, argume
 @pytest.mark.parametrize("name", ["fense.sqlite3", "a folder/fense:1", "user@host.sqlite3"])
 def test_a_file_may_have_any_other_name(name):
     assert engines.check_name(name) == name
+
+
+@pytest.fixture
+def windows_paths(monkeypatch):
+    """`os.path` as on Windows, for the names of files."""
+    monkeypatch.setattr(engines, "os", types.SimpleNamespace(path=ntpath, sep="\\"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        r"C:\Users\me@corp\fense.sqlite3",
+        "c:/Users/me@corp/fense.sqlite3",
+        "C://fense.sqlite3",
+        "C:fense.sqlite3",
+        r"\\server\share\me@corp\fense.sqlite3",
+        r"\\?\C:\Users\me@corp\fense.sqlite3",
+        "NUL",
+    ],
+)
+def test_a_windows_path_is_no_url(windows_paths, name):
+    assert engines.check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", [f"u:{PASSWORD}@db.example/fense", f"//fense:{PASSWORD}@db.example/a/fense"]
+)
+def test_a_url_is_no_windows_path(windows_paths, name):
+    with pytest.raises(ValueError, match=NONE):
+        engines.check_name(name)
+
+
+def test_each_argument_may_be_a_windows_path(windows_paths, capsys):
+    path = r"C:\Users\me@corp\missing.json"
+    parser = cli.build_parser()
+    for arguments in (["backup", path], ["serve", "--seed", path], ["serve", f"--seed={path}"]):
+        cli.refuse_passwords(arguments, parser)
+    for word in (f"--seed=u:{PASSWORD}@x", f"--u:{PASSWORD}@x", f"--u:{PASSWORD}@x=1"):
+        with pytest.raises(SystemExit):
+            cli.refuse_passwords(["serve", word], parser)
+    assert PASSWORD not in capsys.readouterr().err
 
 
 # Where a password may be written, on ports where nothing listens

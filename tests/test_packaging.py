@@ -1,6 +1,7 @@
 """What is installed: the wheel looked into, put into an environment of its own, and called."""
 
 import fnmatch
+import io
 import re
 import shutil
 import subprocess
@@ -211,3 +212,13 @@ def test_all_files_of_the_page_are_read_before_an_update_replaces_them(monkeypat
     assert sorted(read) == sorted(
         path.name for path in (CHECKOUT / "standin/page").glob("*.*") if path.suffix != ".py"
     )
+
+
+def test_git_for_windows_keeps_the_line_ends():
+    tools("git")
+    command = ["git", "-c", "core.autocrlf=true", "archive", "--worktree-attributes", "HEAD"]
+    archive = subprocess.run(
+        [*command, "schema.sql"], cwd=CHECKOUT, capture_output=True, check=True
+    )
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        assert b"\r" not in files.extractfile("schema.sql").read()

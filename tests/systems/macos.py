@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import platform
@@ -10,12 +11,14 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 import time
 from typing import Any
 
 import names
 
-_poll, _accept = select.poll, socket.socket.accept
+_poll, _accept, _fcntl = select.poll, socket.socket.accept, fcntl.fcntl
+F_FULLFSYNC = 51
 
 
 def simulate() -> None:
@@ -29,7 +32,9 @@ def simulate() -> None:
     names.remove(signal, "SIGRTM.*", "SIGPWR", "SIGSTKFLT", "SIGCLD", "SIGPOLL", "sigtimedwait")
     names.remove(signal, "sigwaitinfo", "pidfd_send_signal")
     names.remove(time, "CLOCK_BOOTTIME", "CLOCK_TAI")
+    tempfile._O_TMPFILE_WORKS = False  # type: ignore[attr-defined]
     select.poll = Poll
+    fcntl.F_FULLFSYNC, fcntl.fcntl = F_FULLFSYNC, control
     os.uname = lambda: os.uname_result(("Darwin", "mac", "22.6.0", "Darwin Kernel", "arm64"))
     socket.socket.accept = accept  # type: ignore[method-assign]
     names.localhost_is_ipv6_first()
@@ -38,6 +43,10 @@ def simulate() -> None:
     sys.modules.pop("selectors", None)
     importlib.import_module("selectors")  # chooses among what there is now
     platform.uname()  # and keeps the answer
+
+
+def control(file: Any, command: int, *argument: Any) -> Any:
+    return os.fsync(file) if command == F_FULLFSYNC else _fcntl(file, command, *argument)
 
 
 class Poll:
