@@ -36,7 +36,7 @@ STOP_SIGNALS: tuple[int, ...] = tuple(
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 )
-# Seconds that a loop may wait for sockets. On Windows a signal doesn't end that wait.
+# Seconds that the main thread may wait at a time. On Windows a signal doesn't end a wait.
 LONGEST_WAIT = 0.2 if sys.platform == "win32" else 1
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 
@@ -54,7 +53,7 @@ def kill_in_use(path, ends):
         "db = databases.open_database(sys.argv[1]); db.create_account(eval(sys.argv[2])); os.kill(os.getpid(), 9)"
     )
     command = [sys.executable, "-c", code, path, repr(FIELDS)]
-    assert subprocess.run(command, timeout=TIMEOUT).returncode == -signal.SIGKILL
+    assert subprocess.run(command, timeout=TIMEOUT).returncode in (-9, 9)
     for end in {"-wal", "-shm"} - set(ends):
         os.unlink(f"{path}{end}")
 

@@ -225,6 +225,7 @@ def repeat(fense, recorder, raw, shell="sh", key=MASTER_KEY):
     return recorder.raw, f"{line}\n{said}"
 
 
+@pytest.mark.needs("a POSIX shell")
 @pytest.mark.parametrize(
     "shell", ["sh", *(pytest.param(shell, marks=pytest.mark.slow) for shell in ("bash", "zsh"))]
 )
@@ -254,6 +255,7 @@ FIELD = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_categ
 VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"))
 
 
+@pytest.mark.needs("a POSIX shell")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     method=st.sampled_from(["GET", "POST", "HEAD", "PUT"]),
@@ -276,6 +278,7 @@ def test_a_line_repeats_any_request(fense, recorder, method, start, rest, agent,
     assert parsed(came) == parsed(raw), line
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_a_line_is_answered_as_the_request_was(fense):
     tools("curl")
     for name in ("a read", "no key", "another host", "HEAD", "a body", "multipart"):
@@ -286,6 +289,7 @@ def test_a_line_is_answered_as_the_request_was(fense):
         assert (sent(fense), status) == (first, str(first[0]["status"])), line + said
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_keys_stay_masked_in_the_line(fense):
     tools("curl")
     secret = "sk_page_curl_000001"
@@ -300,6 +304,7 @@ def test_keys_stay_masked_in_the_line(fense):
     assert line.endswith(f"--data-raw {shlex.quote(fields.decode().replace(secret, '…0001'))}")
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_what_is_no_text_is_repeated_up_to_the_name_of_a_key(fense):
     tools("curl")
     talk(port_of(fense), with_body(b"\xffa\x00b api_key=sk_page_curl_000002", JSON))
@@ -308,6 +313,7 @@ def test_what_is_no_text_is_repeated_up_to_the_name_of_a_key(fense):
     assert fense.app.journal[-1].sent_body == b"\xffab api_key" + "…".encode()
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_a_long_body_is_repeated_as_far_as_it_is_kept(fense):
     tools("curl")
     talk(port_of(fense), with_body(b'{"name": "' + b"\xc3\xa9" * 5000 + b'"}', JSON))
@@ -330,6 +336,7 @@ def test_the_development_key_stands_in_the_line(start):
     assert '-H "x-api-key: $FENSE_API_KEY"' in lines_of(process.page("page/requests/2"))[0]
 
 
+@pytest.mark.needs("a POSIX shell")
 @pytest.mark.slow
 def test_every_line_by_hand_does_what_it_says(start):
     """Each as a person would run it, after a reset: all of them are taken."""
