@@ -50,7 +50,7 @@ SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, because another process may be migrating the file
-START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python handles signals
+STEP = 0.2  # seconds of a long wait at once: in between Python handles signals
 DURABLE = {"synchronous": "FULL", **systems.SYNC_PRAGMAS}  # survives a power cut
 NOT_DURABLE = {"synchronous": "OFF"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -94,7 +94,7 @@ class Engine(SqliteDatabase):
             uri=name != self._path,
             pragmas={"foreign_keys": 1, **(DURABLE if self._path else NOT_DURABLE)},
             lock_type="IMMEDIATE",  # else a transaction that reads first can't wait to write
-            timeout=START_STEP,
+            timeout=STEP,
             check_same_thread=False,  # for close_all
         )
         try:
@@ -433,7 +433,7 @@ def _copy_pages(
 
 def _check_whole(path: str, copy: str) -> None:
     """Raise `Unusable` if this copy of the file at `path` is damaged."""
-    from concurrent.futures import ThreadPoolExecutor  # late: no other command needs it
+    from concurrent.futures import ThreadPoolExecutor, wait  # late: no other command needs it
 
     uri = f"{_uri(copy)}?immutable=1"  # makes no -wal
     made = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -441,6 +441,8 @@ def _check_whole(path: str, copy: str) -> None:
         # In another thread, as Python handles signals in this one between two statements only.
         check = worker.submit(lambda: connection.execute(QUICK_CHECK).fetchone())
         try:
+            while not wait([check], STEP).done:  # in steps: Windows can't end a wait early
+                pass
             (found,) = check.result()
         finally:
             connection.interrupt()

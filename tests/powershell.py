@@ -8,7 +8,6 @@ the few statements that the page has; `COMMAND_LINES` follows NativeCommandParam
 import base64
 import re
 import subprocess
-from pathlib import Path
 
 SINGLE_QUOTES, DOUBLE_QUOTES = "'\u2018\u2019\u201a\u201b", '"\u201c\u201d\u201e'
 ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "0": "\0"}
@@ -86,20 +85,6 @@ def double_quoted(text, at, environment):
 
 
 # --- Running -----------------------------------------------------------------------------------
-
-
-def run(text, environment, folder, *more):
-    """Run it in this folder; gives the command lines that its last statement may become, by name.
-
-    `more` is appended to curl's arguments.
-    """
-    *writing, (program, *arguments) = statements(text, environment)
-    for tokens in writing:
-        write(tokens, folder)
-    assert program == ("word", "curl.exe")
-    assert {kind for kind, _ in arguments} <= {"text", "word"}
-    values = [value for _, value in arguments]
-    return {name: build([*values, *more]) for name, build in COMMAND_LINES.items()}
 
 
 def write(tokens, folder):
@@ -189,15 +174,14 @@ def argv_of(line):
     return argv if word is None else [*argv, word]
 
 
-def curl(text, environment, folder, *more, timeout=20):
-    """Run the text, with this machine's curl; its arguments must be the same whoever passes them."""
-    lines = run(text, environment, Path(folder), *more)
-    passed = {name: argv_of(line) for name, line in lines.items()}
-    assert passed["Windows PowerShell 5.1"] == passed["PowerShell 7.2"] == passed["PowerShell 7.3"]
-    return subprocess.run(
-        ["curl", *passed["PowerShell 7.3"]],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def arguments(text, environment, folder):
+    """Run the text but for curl.exe; gives its arguments, which don't depend on who passes them."""
+    *writing, (program, *words) = statements(text, environment)
+    for tokens in writing:
+        write(tokens, folder)
+    assert program == ("word", "curl.exe")
+    assert {kind for kind, _ in words} <= {"text", "word"}
+    values = [value for _, value in words]
+    for name, build in COMMAND_LINES.items():
+        assert argv_of(build(values)) == values, name
+    return values

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import COMMAND, SEED_FILE, tools
+from this_system import ENDS, comes_as, exit_code
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,13 @@ def test_exec_of_no_command_and_of_none_that_runs(start, tmp_path):
     assert start("exec").end(None)[0] == 2
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum", ENDS)
 def test_exec_passes_a_signal_on(start, signum):
     # Naps: a signal that comes as a long sleep begins would be handled at its end.
     script = "import signal, time; print('up', flush=True); [time.sleep(0.1) for _ in range(300)]"
-    trap = f"import signal; signal.signal({int(signum)}, lambda *_: exit(9)); " + script
-    for code, source in ((9, trap), (128 + signum, script)):
-        if signum == signal.SIGINT and source == script:
+    trap = f"import signal; signal.signal({int(comes_as(signum))}, lambda *_: exit(9)); " + script
+    for code, source in ((9, trap), (exit_code(signum), script)):
+        if comes_as(signum) == signal.SIGINT and source == script:
             continue  # Python makes it a KeyboardInterrupt
         service = start("exec", "--", sys.executable, "-c", source)
         assert service.process.stdout.readline() == "up\n"

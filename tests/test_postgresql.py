@@ -23,7 +23,7 @@ from conftest import (
     sentence,
     tools,
 )
-from postgresql_server import PostgreSQL
+from postgresql_server import start_server
 
 from fense_admin import databases, engines, libpq, postgres, progress
 from fense_admin.databases import copy
@@ -160,7 +160,7 @@ def test_the_first_of_several_hosts_that_answers_is_taken(postgresql, open_datab
 def guarded():
     """A server that asks for a password, which is a hard one."""
     tools("pg_ctl")
-    server = PostgreSQL()
+    server = start_server()
     try:
         server.execute(f"ALTER ROLE fense PASSWORD '{PASSWORD}@/?#%'")
         (server.data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
@@ -541,7 +541,7 @@ def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
         before_commit(self)
         timer.start()
 
-    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
     before_commit = progress.Progress.before_commit
     monkeypatch.setattr(progress.Progress, "before_commit", signal_soon)
     try:

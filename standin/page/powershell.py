@@ -15,13 +15,10 @@ from fense_admin.standin.page.command import Command, Option, is_plain, raw
 
 FOLDER = r"$env:TEMP"
 BODY, CONFIG = rf"{FOLDER}\fense-body", rf"{FOLDER}\fense-curl"
-LONG_NAMES = {
-    "": "url",
-    "-H": "header",
-    "-X": "request",
-}  # a file has neither short ones nor dashes
+# In a file that curl reads, options are written in full and without dashes.
+LONG_NAMES = {"": "url", "-H": "header", "-X": "request"}
 
-BARE = re.compile(r"[A-Za-z][A-Za-z0-9/_.:=-]*")
+BARE = re.compile(r"[A-Za-z](?:[A-Za-z0-9/_.:=-]*[A-Za-z0-9/])?")
 QUOTES = re.compile("['\u2018-\u201b]")  # each of them ends a text in single quotes
 
 
@@ -62,9 +59,7 @@ def quoted(text: str) -> str:
 
 def configured(option: Option) -> str:
     """The option as a line of a file that curl reads; a character stands for a byte."""
-    value = raw(option.value).decode("latin-1")
-    for character, escaped in ("\\", r"\\"), ('"', r"\""), ("\t", r"\t"):
-        value = value.replace(character, escaped)
+    value = raw(option.value).decode("latin-1").replace("\\", r"\\").replace('"', r"\"")
     return f'{LONG_NAMES.get(option.name) or option.name.lstrip("-")} = "{value}"'
 
 

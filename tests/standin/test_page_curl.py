@@ -1,16 +1,19 @@
 """The curl lines of the page, run as they stand: those that repeat a request, and those by hand.
 
-Those for PowerShell run in what `powershell.py` makes of PowerShell's rules.
+Those for PowerShell run in what `powershell.py` makes of its rules, and on Windows in PowerShell too.
 """
 
 import html
 import json
+import os
 import re
 import shlex
 import socket
 import subprocess
 import tempfile
 import threading
+import urllib.request
+from pathlib import Path
 
 import powershell
 import pytest
@@ -35,19 +38,27 @@ def lines_of(page, shell="sh"):
 
 def run(line, shell="sh", key=MASTER_KEY):
     """Run it with this FENSE_API_KEY; gives the status and what curl said."""
-    if shell == "powershell":
-        with tempfile.TemporaryDirectory() as folder:
-            environment = {"FENSE_API_KEY": key, "TEMP": "a folder"}
-            more = ["-sS", "-o", "/dev/null", "-w", "%{http_code}"]
-            ended = powershell.curl(line, environment, folder, *more)
-            return ended.stdout, ended.stderr
-    ended = subprocess.run(
-        [shell, "-c", line + " -sS -o /dev/null -w '%{http_code}'"],
-        env={"PATH": "/usr/bin:/bin", "FENSE_API_KEY": key, "LC_ALL": "C"},
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    line += f" -sS -o {os.devnull} -w '%{{http_code}}'"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a folder").mkdir()
+        environment = {"FENSE_API_KEY": key, "TEMP": str(Path(folder, "a folder"))}
+        if shell == "powershell":
+            words = ["curl", *powershell.arguments(line, environment, Path(folder))]
+        elif shell.endswith(".exe"):
+            Path(folder, "line.ps1").write_text(line, "utf-8-sig")  # 5.1 takes other files for ANSI
+            words = [shell, "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", "line.ps1"]
+            environment = os.environ | environment
+        else:
+            words = [shell, "-c", line]
+            environment |= {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+        ended = subprocess.run(
+            words,
+            env=None if shell == "powershell" else environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     return ended.stdout, ended.stderr
 
 
@@ -242,13 +253,20 @@ def repeat(fense, recorder, raw, shell="sh", key=MASTER_KEY):
     return recorder.raw, f"{line}\n{said}"
 
 
-OTHERS = [pytest.param(shell, marks=pytest.mark.slow) for shell in ("bash", "zsh", "powershell")]
+SLOW = pytest.mark.slow
+POSIX, POWERSHELL = pytest.mark.needs("a POSIX shell"), pytest.mark.needs("PowerShell")
+SHELLS = [
+    pytest.param("sh", marks=POSIX),
+    *(pytest.param(shell, marks=[SLOW, POSIX]) for shell in ("bash", "zsh")),
+    pytest.param("powershell", marks=SLOW),
+    *(pytest.param(shell, marks=[SLOW, POWERSHELL]) for shell in ("powershell.exe", "pwsh.exe")),
+]
 
 
-@pytest.mark.parametrize("shell", ["sh", *OTHERS])
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_line_repeats_a_request_byte_for_byte(fense, recorder, name, shell):
-    tools("curl", *({shell} - {"powershell"}))
+    tools("curl", *(() if shell.startswith(("powershell", "pwsh")) else (shell,)))
     raw = REPEATED[name].replace(b"RECORDER", recorder.host.encode())
     raw = raw.replace(b"PORT", recorder.host.rpartition(":")[2].encode())
     came, line = repeat(fense, recorder, raw, shell, KEYS.get(name, MASTER_KEY))
@@ -272,7 +290,7 @@ FIELD = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_categ
 VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"))
 
 
-@pytest.mark.parametrize("shell", ["sh", "powershell"])
+@pytest.mark.parametrize("shell", [SHELLS[0], "powershell"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     method=st.sampled_from(["GET", "POST", "HEAD", "PUT"]),
@@ -296,6 +314,7 @@ def test_a_line_repeats_any_request(fense, recorder, shell, method, start, rest,
     assert parsed(came) == parsed(raw), line
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_a_line_is_answered_as_the_request_was(fense):
     tools("curl")
     for name in ("a read", "no key", "another host", "HEAD", "a body", "multipart"):
@@ -306,6 +325,7 @@ def test_a_line_is_answered_as_the_request_was(fense):
         assert (sent(fense), status) == (first, str(first[0]["status"])), line + said
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_keys_stay_masked_in_the_line(fense):
     tools("curl")
     secret = "sk_page_curl_000001"
@@ -320,6 +340,7 @@ def test_keys_stay_masked_in_the_line(fense):
     assert line.endswith(f"--data-raw {shlex.quote(fields.decode().replace(secret, '…0001'))}")
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_what_is_no_text_is_repeated_up_to_the_name_of_a_key(fense):
     tools("curl")
     talk(port_of(fense), with_body(b"\xffa\x00b api_key=sk_page_curl_000002", JSON))
@@ -328,6 +349,7 @@ def test_what_is_no_text_is_repeated_up_to_the_name_of_a_key(fense):
     assert fense.app.journal[-1].sent_body == b"\xffab api_key" + "…".encode()
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_a_long_body_is_repeated_as_far_as_it_is_kept(fense):
     tools("curl")
     talk(port_of(fense), with_body(b'{"name": "' + b"\xc3\xa9" * 5000 + b'"}', JSON))
@@ -353,21 +375,27 @@ def test_the_development_key_stands_in_the_line(start):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["sh", "powershell"])
+@pytest.mark.parametrize(
+    "shell", [shell for shell in SHELLS if shell.values[0] not in ("bash", "zsh")]
+)
 def test_every_line_by_hand_does_what_it_says(start, shell):
     """Each as a person would run it, after a reset: all of them are taken."""
     tools("curl")
     process = start("--port", "0", "--seed", "demo")
     process.ready()
-    reset, clock = f"{process.url}/_standin/reset", f"{process.url}/_standin/clock"
-    before = f"curl -sX POST {reset} -H 'x-api-key: local-dev-key'; curl -X PUT {clock} "
-    before += "-H 'x-api-key: local-dev-key' -H 'Content-Type: application/json' "
-    before += """-d '{"now": "2026-11-30T00:00:00Z"}'"""
     lines = {line for view in VIEWS for line in lines_of(process.page(view), shell)}
     assert len(lines) > 30
     for line in sorted(lines):
         assert "x-api-key: local-dev-key" in line
-        run(before)
+        send(process, "POST", "reset", {})
+        send(process, "PUT", "clock", {"now": "2026-11-30T00:00:00Z"})
         status, said = run(line, shell)
         there_is_none = "DELETE" in line and "/instances/" in line
         assert (status[:1], said) == ("4" if there_is_none else "2", ""), line
+
+
+def send(process, method, path, body):
+    headers = {"x-api-key": "local-dev-key", "Content-Type": "application/json"}
+    url = f"{process.url}/_standin/{path}"
+    asked = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
+    urllib.request.urlopen(asked, timeout=10).close()

@@ -323,7 +323,9 @@ print("fine")
 
 
 @pytest.mark.parametrize(
-    "script", [FORK, NEVER_LEFT, NESTED, RANDOM], ids=["fork", "left", "nested", "random"]
+    "script",
+    [pytest.param(FORK, marks=pytest.mark.needs("fork")), NEVER_LEFT, NESTED, RANDOM],
+    ids=["fork", "left", "nested", "random"],
 )
 def test_a_stand_in_minds_its_own_business(script):
     result = subprocess.run(
