@@ -59,7 +59,7 @@ clean:                      ## remove the environments, and all that was built
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { print "make " $$1 "\t" $$2 }' Makefile
 
 # --- Environments: environment.sh makes them ---------------------------------------------------
 

@@ -26,13 +26,17 @@ is_whole() {
 
 if ! is_whole; then
   python=${PYTHON:-python3}
+  case $(uname) in
+    Darwin) get="brew install python"; with_pip=$get; newer="$get, or " ;; # macOS has 3.9
+    *) get="apt install python3"; with_pip=$get-venv; newer="" ;;
+  esac
   can() { "$python" -c "$1" >/dev/null 2>&1; }
   [ -w . ] || fail "this folder can't be written: copy the checkout to one that can be"
-  command -v "$python" >/dev/null || fail "$python is missing: apt install python3"
+  command -v "$python" >/dev/null || fail "$python is missing: $get"
   can 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    fail "$python is too old: name a Python 3.10 or later, as in make PYTHON=python3.12"
-  can 'import venv' || fail "$python has no venv module: apt install python3-venv"
-  can 'import ensurepip' || can 'import pip' || fail "$python has no pip: apt install python3-venv"
+    fail "$python is too old: ${newer}name a Python 3.10 or later, as in make PYTHON=python3.12"
+  can 'import venv' || fail "$python has no venv module: $with_pip"
+  can 'import ensurepip' || can 'import pip' || fail "$python has no pip: $with_pip"
   rm -rf "$folder"
   if can 'import ensurepip'; then
     "$python" -m venv "$folder"

@@ -6,6 +6,7 @@ message that reads on from the field's name: "must be true or false".
 
 from __future__ import annotations
 
+import codecs
 import collections
 import contextlib
 import datetime
@@ -113,6 +114,16 @@ def parse_json(raw: bytes, make_object: Callable[[list[tuple[str, Any]]], Any] =
     except ValueError as error:
         reason = str(error).partition(";")[0]  # what follows is advice to a programmer
         raise ValueError(f"is not valid JSON: {reason}") from None
+
+
+def without_mark(raw: bytes) -> bytes:
+    """A file's text without the byte-order mark that Windows programs put before UTF-8.
+
+    Raises `ValueError` for UTF-16.
+    """
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("is UTF-16, as PowerShell 5 writes files: save it as UTF-8")
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def as_json(value: object) -> Any:

@@ -50,13 +50,13 @@ SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
 BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
 START_TIMEOUT = 30  # seconds, because another process may be migrating the file
-START_STEP = 0.2  # seconds of it that SQLite waits at once: in between Python handles signals
+STEP = 0.2  # seconds of a long wait at once: in between Python handles signals
 DURABLE = {"synchronous": "FULL", **systems.SYNC_PRAGMAS}  # survives a power cut
 NOT_DURABLE = {"synchronous": "OFF"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
 COPIED = 4096  # pages that a backup copies at once
-SETTLED = 100_000_000  # nanoseconds; a folder that is written to later has another time stamp
+SETTLED = 2_100_000_000  # nanoseconds: a later change gives the folder another mtime, on FAT too
 
 
 # --- The database ------------------------------------------------------------------------------
@@ -74,8 +74,7 @@ class Engine(SqliteDatabase):
 
     def __init__(self, path: str, read_only: bool = False) -> None:
         in_memory = path == MEMORY
-        _check_is_file(path)
-        self._path = "" if in_memory else os.path.realpath(path)  # -wal lies beside it
+        self._path = "" if in_memory else _real_path(path)  # -wal lies beside it
         self.info = Info(self._path or MEMORY, f"SQLite {VERSION}", in_memory)
         # A plain ":memory:" would be a new empty database in each thread.
         name = self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb"
@@ -95,7 +94,7 @@ class Engine(SqliteDatabase):
             uri=name != self._path,
             pragmas={"foreign_keys": 1, **(DURABLE if self._path else NOT_DURABLE)},
             lock_type="IMMEDIATE",  # else a transaction that reads first can't wait to write
-            timeout=START_STEP,
+            timeout=STEP,
             check_same_thread=False,  # for close_all
         )
         try:
@@ -335,11 +334,15 @@ def _stat(path: str) -> os.stat_result:
         raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
 
 
-def _check_is_file(path: str) -> None:
-    """Raise `Unusable` for a directory, or a device such as /dev/null, or NUL on Windows."""
+def _real_path(path: str) -> str:
+    """The file's path without links. Raises `Unusable` for a directory or a device (NUL, CON)."""
     if os.path.exists(path) and not os.path.isfile(path):
         what = "directory" if os.path.isdir(path) else "device"
         raise Unusable(f"{path} is a {what}: name a file with --database")
+    try:
+        return os.path.realpath(path)
+    except OSError as error:  # a device of Windows that isn't there
+        raise Unusable(_why_unusable(path, error, read_only=False)) from error
 
 
 def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> None:
@@ -393,8 +396,7 @@ def backup(
     all of them, `before_end` before the copy gets its name. Raises `OSError` for the target,
     `DatabaseError`, and `Unusable` for a file that is not ours, lacks a table or is damaged.
     """
-    _check_is_file(path)
-    source = SqliteDatabase(os.path.realpath(path), timeout=START_TIMEOUT)
+    source = SqliteDatabase(_real_path(path), timeout=START_TIMEOUT)
     target = os.path.abspath(target)  # SQLite would read a name like file:x as a URI
     with contextlib.closing(source):
         _check_ours(path, source, or_newer=True)
@@ -431,7 +433,7 @@ def _copy_pages(
 
 def _check_whole(path: str, copy: str) -> None:
     """Raise `Unusable` if this copy of the file at `path` is damaged."""
-    from concurrent.futures import ThreadPoolExecutor  # late: no other command needs it
+    from concurrent.futures import ThreadPoolExecutor, wait  # late: no other command needs it
 
     uri = f"{_uri(copy)}?immutable=1"  # makes no -wal
     made = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -439,6 +441,8 @@ def _check_whole(path: str, copy: str) -> None:
         # In another thread, as Python handles signals in this one between two statements only.
         check = worker.submit(lambda: connection.execute(QUICK_CHECK).fetchone())
         try:
+            while not wait([check], STEP).done:  # in steps: Windows can't end a wait early
+                pass
             (found,) = check.result()
         finally:
             connection.interrupt()

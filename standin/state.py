@@ -245,7 +245,7 @@ def read_document(source: Any) -> JsonObject:
         return JsonObject([("accounts", [])])
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            source = rules.check_object(parse_document(file.read()))
+            source = rules.check_object(parse_document(rules.without_mark(file.read())))
     if not isinstance(source, dict):
         raise ValueError("a state is a dict, or the path of a file")
     document: JsonObject = source if isinstance(source, JsonObject) else rules.as_json(source)

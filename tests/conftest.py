@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import glob
 import http.client
@@ -12,7 +11,6 @@ import json
 import logging
 import os
 import re
-import select
 import signal
 import socket
 import ssl
@@ -29,8 +27,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import this_system
 from peewee import sqlite3  # the library that the service itself uses
-from postgresql_server import PostgreSQL, find_program
+from postgresql_server import find_program, start_server
 from webtest import TestApp
 
 from fense_admin import __version__, cli, create_app, databases, systems
@@ -41,7 +40,10 @@ MASTER_KEY = "test-master-key-1a2b"
 SERVICE_KEY = "test-service-key-3c4d"
 COMMAND = Path(sys.executable).with_name("fense-admin")
 CHECKOUT = Path(__file__).parent.parent
-WITHOUT_DRIVER = str(CHECKOUT / "tests" / "without_driver")  # as most users are: it starts faster
+# For processes that do without PostgreSQL's driver, as most users: they start faster.
+WITHOUT_DRIVER = os.pathsep.join(
+    [str(CHECKOUT / "tests" / "without_driver"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 OURS = ("FENSE_ADMIN_", "DISPUTE_")
 # What some tests run, and the Debian package that brings it.
 TOOLS = dict(
@@ -77,6 +79,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 LEFT_OUT = pytest.StashKey[int]()  # how many slow tests this run left out
+NOT_HERE = pytest.StashKey[dict[str, str]]()  # the tests that can't run on this system, and why
 KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
 OUTPUT: list[str] = []  # whatever a service told meanwhile: answers, logs, the journal
 
@@ -131,6 +134,10 @@ def pytest_configure_node(node):
 
 
 def pytest_collection_modifyitems(config, items):
+    kept, config.stash[NOT_HERE] = this_system.sort_out(items)
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
     slow = [] if config.option.all else [item for item in items if item.get_closest_marker("slow")]
     if slow:
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
@@ -140,13 +147,16 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["left out"] = session.config.stash[LEFT_OUT]
+        for key, name in ((LEFT_OUT, "left out"), (NOT_HERE, "not here")):
+            session.config.workeroutput[name] = session.config.stash[key]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
     """Note what a process of xdist left out: each of them collects all tests."""
-    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", 0)
+    output = getattr(node, "workeroutput", {})
+    node.config.stash[LEFT_OUT] = output.get("left out", 0)
+    node.config.stash[NOT_HERE] = output.get("not here", {})
 
 
 def pytest_generate_tests(metafunc):
@@ -193,6 +203,8 @@ def npm_install(folder: str) -> Path:
     """The node_modules of this folder, installed once in a checkout. Skips without a registry."""
     modules = CHECKOUT / folder / "node_modules"
     whole = modules / "whole"  # is written last, and says what was installed
+    import fcntl  # late: Windows has none
+
     with open(CHECKOUT / folder / "package.json") as wanted:
         fcntl.flock(wanted, fcntl.LOCK_EX)  # the suite runs in several processes
         text = wanted.read()
@@ -214,6 +226,13 @@ def pytest_terminal_summary(terminalreporter, config):
     if left_out:
         terminalreporter.section("left out")
         terminalreporter.write_line(f"{left_out} slow tests were left out: make test-all")
+    not_here = config.stash.get(NOT_HERE, {})
+    if not_here:
+        terminalreporter.section(f"{len(not_here)} tests can't run on {sys.platform}")
+        for reason in sorted(set(not_here.values())):
+            terminalreporter.write_line(f"for want of {reason}:")
+            for name in [name for name, why in not_here.items() if why == reason]:
+                terminalreporter.write_line(f"    {name}")
     reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
     needed = {word for reason in reasons for word in re.findall(r"[^\s,]+", reason)}
     packages = sorted({package for name, package in TOOLS.items() if name in needed})
@@ -354,6 +373,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                **this_system.APART,
             )
 
     def __enter__(self):
@@ -365,8 +385,7 @@ class Process:
 
     def ready(self):
         """Wait for the ready line; gives its url."""
-        assert select.select([self.process.stdout], [], [], TIMEOUT)[0], self.errors.read_text()
-        self.line = self.process.stdout.readline()
+        self.line = this_system.read_line(self.process.stdout, TIMEOUT)
         matched = re.fullmatch(r"fense-admin ready url=(\S+) version=(\S+)\n", self.line)
         assert matched, self.errors.read_text()
         assert matched[2] == __version__
@@ -390,7 +409,7 @@ class Process:
         with urllib.request.urlopen(f"{self.url}/_standin/{path}", timeout=10) as answer:
             return answer.read().decode()
 
-    def end(self, signum=signal.SIGTERM):
+    def end(self, signum=this_system.STOP):
         """Stop it; gives exit code, what else it printed, and its log."""
         if signum is not None:
             self.process.send_signal(signum)
@@ -680,7 +699,7 @@ def make_app():
 def postgresql():
     """A PostgreSQL server. Skips the test on a machine without one."""
     tools("pg_ctl")
-    with contextlib.closing(PostgreSQL()) as server:
+    with contextlib.closing(start_server()) as server:
         yield server
 
 

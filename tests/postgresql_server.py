@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
+
+from this_system import SIMULATED, read_line
 
 TIMEOUT = 30  # seconds for anything that its own programs do
 # Quicker than TRUNCATE, which makes new files.
@@ -101,6 +105,13 @@ class PostgreSQL:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
+    def freeze(self) -> None:
+        """Have it answer nothing until `thaw`."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
     def execute(self, *statements: str) -> list[Any]:
         """Run these as its owner; gives the rows of the last one."""
         import psycopg  # late: who starts it may do without
@@ -142,6 +153,68 @@ class PostgreSQL:
     def close(self) -> None:
         self._disconnect()
         with contextlib.suppress(FileNotFoundError):  # where it was stopped or killed
-            self.signal(signal.SIGCONT)
+            self.thaw()
             self.stop()
         shutil.rmtree(self.folder)
+
+
+class Elsewhere(PostgreSQL):
+    """One that another process has started: a real Linux, where this one simulates another system."""
+
+    def __init__(self, *settings: str, primary: PostgreSQL | None = None) -> None:
+        assert primary is None
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SIMULATED_")}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *settings],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self.url = self._read()
+        self.port = int(self.url.split(":")[2].partition("/")[0])
+
+    def _read(self) -> str:
+        line: str = read_line(self._process.stdout, TIMEOUT)
+        assert line, "no answer from the process that runs PostgreSQL"
+        return line.strip()
+
+    def _ask(self, name: str, *arguments: Any) -> None:
+        assert self._process.stdin
+        print(json.dumps([name, *arguments]), file=self._process.stdin, flush=True)
+        assert self._read() == "done"
+
+    def start(self) -> None:
+        self._ask("start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._ask("stop", mode)
+
+    def kill(self) -> None:
+        self._ask("kill")
+
+    def freeze(self) -> None:
+        self._ask("freeze")
+
+    def thaw(self) -> None:
+        self._ask("thaw")
+
+    def close(self) -> None:
+        self._disconnect()
+        self._process.communicate(timeout=TIMEOUT)
+
+
+def serve_elsewhere() -> None:
+    """Run a server until standard input ends, and do with it what is asked there."""
+    with contextlib.closing(PostgreSQL(*sys.argv[1:])) as server:
+        print(server.url, flush=True)
+        for line in sys.stdin:
+            name, *arguments = json.loads(line)
+            getattr(server, name)(*arguments)
+            print("done", flush=True)
+
+
+def start_server(*settings: str) -> PostgreSQL:
+    """A new server. (One is started as another user, which Windows can't.)"""
+    return (Elsewhere if SIMULATED else PostgreSQL)(*settings)
+
+
+if __name__ == "__main__":
+    serve_elsewhere()

@@ -19,7 +19,6 @@ import json
 import os
 import random
 import re
-import select
 import signal
 import socket
 import sqlite3
@@ -35,6 +34,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from this_system import APART, KILL, KILLED, NEEDS, STOPS, read_line
 
 COMMAND = Path(sys.executable).with_name("fense-admin")
 KEYS = ("soak-master-key-1a2b", "soak-service-key-3c4d", "soak-service-key-5e6f")
@@ -167,10 +168,9 @@ class Service:
         began = time.monotonic()
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=subprocess.PIPE, stderr=log, env=environment()
+                self.command, stdout=subprocess.PIPE, stderr=log, env=environment(), **APART
             )
-        ready, _, _ = select.select([self.process.stdout], [], [], TIMEOUT)
-        line = self.process.stdout.readline() if ready else b""
+        line = read_line(self.process.stdout, TIMEOUT) or b""
         if not line.startswith(b"fense-admin ready"):
             self.process.kill()
             self.wait()
@@ -190,6 +190,8 @@ class Service:
 
     def measure(self) -> dict[str, int]:
         """What it holds just now, by the names of `FLAT`."""
+        if not NEEDS["/proc"]:
+            return {}
         process = Path("/proc") / str(self.process.pid)
         lines = (line.split() for line in (process / "status").read_text().splitlines())
         status = {words[0]: words[1] for words in lines if len(words) > 1}
@@ -204,7 +206,8 @@ def environment() -> dict[str, str]:
     """This process's own, with our keys and no other setting of the service."""
     ours = ("FENSE_ADMIN_", "DISPUTE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    kept["PYTHONPATH"] = str(Path(__file__).with_name("without_driver"))  # it starts faster
+    folders = [str(Path(__file__).with_name("without_driver")), kept.get("PYTHONPATH", "")]
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, folders))  # it starts faster
     return kept | {"DISPUTE_MASTER_KEY": KEYS[0], "DISPUTE_SERVICE_KEYS": ",".join(KEYS[1:])}
 
 
@@ -293,7 +296,7 @@ class Client:
         self.run.over.set()
 
     def was_sent_before_a_stop(self) -> bool:
-        is_stop = self.run.ended_by in (signal.SIGTERM, signal.SIGINT)
+        is_stop = self.run.ended_by in STOPS
         return is_stop and self.sent_at is not None and self.sent_at < self.run.ended_at
 
     def send(
@@ -537,7 +540,7 @@ class Neighbour:
         self.counts[f"records that ended with {code}"] += 1
         if code == 0:
             self.recorded[place] += lookups
-        elif code == -signal.SIGKILL:
+        elif code == KILLED:
             self.pending[place] += lookups
         elif code != 1 or not (amid_fault or self.run.amid_fault):
             self.run.tell(f"fense-admin record ended with {code}: {errors}")
@@ -666,7 +669,7 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ended_by = signal.SIGKILL
+        self.ended_by = KILL
         self.service.process.kill()
         self.service.wait()
         self.join()
@@ -722,8 +725,12 @@ class Run:
             self.service.process.send_signal(signal.SIGSTOP)
         sent = self.probe.send_burst(burst)
         self.ended_at, self.ended_by = time.monotonic(), signum
-        self.service.process.send_signal(signum)
-        self.service.process.send_signal(signal.SIGCONT)
+        if signum == KILL:
+            self.service.process.kill()
+        else:
+            self.service.process.send_signal(signum)
+        if frozen:
+            self.service.process.send_signal(signal.SIGCONT)
         self.probe.read_burst(sent)
         code = self.service.wait()
         seconds = time.monotonic() - self.ended_at
@@ -732,7 +739,7 @@ class Run:
             self.tell(f"it took {seconds:.1f} s to stop")
         self.probe.connection.close()
         self.join()
-        if code != (-signum if signum == signal.SIGKILL else 0):
+        if code != (KILLED if signum == KILL else 0):
             self.tell(f"signal {signum} ended it with {code}")
         self.note_serving(self.service.start())
         self.audit()
@@ -752,10 +759,10 @@ class Run:
     # Rounds
 
     def kill(self) -> None:
-        self.end(signal.SIGKILL)
+        self.end(KILL)
 
     def stop(self) -> None:
-        signum = random.choice((signal.SIGTERM, signal.SIGINT))
+        signum = random.choice(STOPS)
         self.end(signum, burst=90, frozen=random.choice((True, False)))
 
     def lock(self) -> None:

@@ -45,7 +45,7 @@ def test_the_file_of_a_killed_backup_is_removed_an_hour_later(tmp_path, open_dat
     folder = tmp_path / "backups"
     folder.mkdir()
     command = [sys.executable, "-c", KILLED, source, folder / "copy"]
-    assert subprocess.run(command, timeout=TIMEOUT).returncode == -9
+    assert subprocess.run(command, timeout=TIMEOUT).returncode in (-9, 9)
     (left,) = folder.iterdir()
     kept = [".fense-admin-notes.tmp", ".another.tmp", left.name[1:]]
     for name in kept:
@@ -63,7 +63,7 @@ def test_no_other_program_is_run(tmp_path, open_database, monkeypatch):
         raise FileNotFoundError(2, "No such file or directory", "/bin/sh")
 
     monkeypatch.setattr(subprocess, "Popen", missing)
-    monkeypatch.setattr(os, "fork", missing)
+    monkeypatch.setattr(os, "fork", missing, raising=False)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
     sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
     assert open_database(tmp_path / "copy").count_accounts() == 1
@@ -109,6 +109,7 @@ def test_a_damaged_database_has_no_backup(run_command, tmp_path):
     assert os.listdir(tmp_path) == ["fense-admin.sqlite3"]
 
 
+@pytest.mark.needs("a colon in the name of a file")
 def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
@@ -173,7 +174,7 @@ def test_a_signal_ends_the_check_of_a_copy(tmp_path, open_database, monkeypatch)
     )
     monkeypatch.setattr(sqlite, "QUICK_CHECK", endless)
     before = signal.signal(signal.SIGINT, progress.stop_at_once)
-    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
     timer.start()
     try:
         with pytest.raises(progress.Stopped):

@@ -2,17 +2,17 @@
 
 import os
 import re
-import signal
 import sys
 
 import pytest
 from conftest import CHECKOUT, account_fields, sentence
+from this_system import STOPS
 
 from fense_admin import __version__
 from fense_admin.cli import BEFORE_COMMAND
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", STOPS)
 def test_it_serves_until_a_signal_and_keeps_what_was_written(start, tmp_path, signum):
     service = start("--port", "0")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", service.ready())

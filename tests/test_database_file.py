@@ -91,6 +91,15 @@ def test_a_device_is_no_database(run_command):
         assert line == f"fense-admin: {os.devnull} is a device: name a file with --database"
 
 
+def test_a_device_of_windows_that_is_not_there_is_no_database(monkeypatch):
+    def fails(path):
+        raise OSError(errno.EBADF, "Invalid handle", path)
+
+    monkeypatch.setattr(os.path, "realpath", fails)
+    with pytest.raises(Unusable, match=r"can't open CON \(Invalid handle\): name a file"):
+        databases.open_database("CON")
+
+
 @pytest.mark.parametrize(
     ("sep", "path", "uri"),
     [
@@ -204,6 +213,20 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
     ) as e:
         db.create_account(FIELDS | {"api_key": "another"})
     assert engines.is_unavailable(e.value)
+
+
+def test_a_file_replaced_within_one_tick_of_the_folders_time_stamp_is_noticed(
+    tmp_path, open_database
+):
+    """A FAT file system keeps the even second, HFS+ the second."""
+    db = open_database(tmp_path / "fense.sqlite3")
+    ticked = time.time_ns() - 10**9
+    os.utime(tmp_path, ns=(ticked, ticked))
+    db.create_account(FIELDS)
+    (tmp_path / "fense.sqlite3").rename(tmp_path / "away")
+    os.utime(tmp_path, ns=(ticked, ticked))
+    with pytest.raises(engines.DatabaseError, match="is gone"):
+        db.create_account(FIELDS | {"api_key": "another"})
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pip
 import pytest
-from conftest import CHECKOUT
+from conftest import CHECKOUT, run_program
 
 FAILS = """#!/bin/sh
 case "$*" in *{word}*) exit 1 ;; esac
@@ -97,3 +97,26 @@ def test_a_python_without_any_pip_is_named_in_a_line(tmp_path):
 def test_a_python_that_is_not_there_is_named_in_a_line(tmp_path):
     expected = "no-such-python is missing: apt install python3\n"
     assert environment(tmp_path, "--help", PYTHON="no-such-python") == (1, expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("version_info", "is too old: brew install python, or name a Python 3.10"),
+     ("venv", "has no venv module: brew install python")],
+)  # fmt: skip
+def test_on_macos_homebrew_has_what_is_missing(tmp_path, word, message):
+    for name, text in (
+        ("python3", FAILS.format(word=word, python=sys.executable)),
+        ("uname", "#!/bin/sh\necho Darwin\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    code, output = environment(tmp_path, "--help", PATH=path, PYTHON="python3")
+    assert code == 1
+    assert output.startswith(f"python3 {message}")
+
+
+def test_make_help_names_each_target_in_a_line():
+    output = run_program("make", "help", cwd=CHECKOUT)
+    assert "make test-all\tthe whole suite\n" in output

@@ -64,7 +64,8 @@ def test_a_column_can_be_added_after_every_version(tmp_path, monkeypatch, open_d
     days = make_version(tmp_path / "old", version)
     schema = Path(sqlite.SCHEMA_FILE).read_text("utf-8")
     added = "ALTER TABLE account ADD COLUMN phone TEXT CHECK (length(phone) BETWEEN 1 AND 40);\n"
-    (tmp_path / "schema.sql").write_text(f"{schema}\n-- version {len(SECTIONS) + 1}\n\n{added}")
+    added = f"\n-- version {len(SECTIONS) + 1}\n\n{added}"
+    (tmp_path / "schema.sql").write_bytes((schema + added).encode())
     monkeypatch.setattr(sqlite, "SCHEMA_FILE", str(tmp_path / "schema.sql"))
     db = open_database(tmp_path / "old")
     assert db.engine.user_version == len(SECTIONS) + 1

@@ -4,13 +4,12 @@ import datetime
 import functools
 import json
 import random
-import signal
 import time
 
 import peewee
 import pytest
 from conftest import FIELDS, all_usage, in_threads
-from postgresql_server import PostgreSQL
+from postgresql_server import start_server
 
 from fense_admin import databases, engines, models, postgres, rules
 
@@ -219,7 +218,7 @@ def test_one_big_response_too_many_is_rejected_and_the_next_is_not(shared, monke
 
 @pytest.fixture
 def server():
-    server = PostgreSQL()
+    server = start_server()
     yield server
     server.close()
 
@@ -257,7 +256,7 @@ def test_a_server_that_is_cut_frozen_or_restarted_in_the_middle_ends_the_respons
     assert unavailable(pieces) < 1
     assert all_usage(db)
     pieces, other = started(), started()
-    server.signal(signal.SIGSTOP)
+    server.freeze()
     try:
         assert postgres.WORKING - 0.1 < unavailable(pieces) < 4
         began = time.monotonic()
@@ -266,7 +265,7 @@ def test_a_server_that_is_cut_frozen_or_restarted_in_the_middle_ends_the_respons
         other.close()
         assert time.monotonic() - began < 4
     finally:
-        server.signal(signal.SIGCONT)
+        server.thaw()
     time.sleep(postgres.AFTERWARDS)
     assert all_usage(db)
     assert open_transactions(db) == 0
@@ -302,7 +301,7 @@ def test_a_server_that_stops_answering_ends_a_move_within_seconds(
     class Frozen(databases.Report):
         def __call__(self, accounts, days):
             if days > 200:
-                server.signal(signal.SIGSTOP)
+                server.freeze()
 
     began = time.monotonic()
     try:
@@ -310,7 +309,7 @@ def test_a_server_that_stops_answering_ends_a_move_within_seconds(
             databases.copy(source, target, Frozen())
         assert time.monotonic() - began < 4
     finally:
-        server.signal(signal.SIGCONT)
+        server.thaw()
     assert engines.is_unavailable(error.value)
     time.sleep(postgres.AFTERWARDS)
     assert target.dump() == {"accounts": []}

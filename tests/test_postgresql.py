@@ -23,7 +23,7 @@ from conftest import (
     sentence,
     tools,
 )
-from postgresql_server import PostgreSQL
+from postgresql_server import start_server
 
 from fense_admin import databases, engines, libpq, postgres, progress
 from fense_admin.databases import copy
@@ -160,7 +160,7 @@ def test_the_first_of_several_hosts_that_answers_is_taken(postgresql, open_datab
 def guarded():
     """A server that asks for a password, which is a hard one."""
     tools("pg_ctl")
-    server = PostgreSQL()
+    server = start_server()
     try:
         server.execute(f"ALTER ROLE fense PASSWORD '{PASSWORD}@/?#%'")
         (server.data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
@@ -356,14 +356,15 @@ def test_a_range_of_days_takes_few_statements(run_command, url, open_database, m
     assert db.engine.execute_sql("SELECT sum(lookups)::int FROM usage").fetchone() == (18_305,)
 
 
-def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded):
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recorded, mark):
     name, db = recorded
     entries = [
         {"fense_account_id": 2, "lookups": 3, "date": "2026-11-03"},
         {"fense_account_id": 1, "lookups": 4, "date": "2026-11-03"},
         {"fense_account_id": 1, "lookups": 5},
     ]
-    give_stdin(monkeypatch, json.dumps(entries))
+    give_stdin(monkeypatch, mark + json.dumps(entries))
     assert run_command("record", "-", FENSE_ADMIN_DATABASE=name)[0] == 0
     accounts = json.loads(all_usage(db))["accounts"]
     assert [account["total_lookups"] for account in accounts] == [9, 3]
@@ -540,7 +541,7 @@ def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
         before_commit(self)
         timer.start()
 
-    timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT])
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
     before_commit = progress.Progress.before_commit
     monkeypatch.setattr(progress.Progress, "before_commit", signal_soon)
     try:

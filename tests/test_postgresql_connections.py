@@ -18,7 +18,7 @@ from conftest import (
     tools,
     wait_until,
 )
-from postgresql_server import PostgreSQL
+from postgresql_server import start_server
 
 from fense_admin import databases, engines
 
@@ -79,7 +79,7 @@ def test_a_password_goes_to_no_host_behind_a_later_at_sign(postgresql, open_data
 @pytest.mark.slow
 def test_a_server_at_an_ipv6_address_needs_no_user_in_its_url(monkeypatch, open_database):
     tools("pg_ctl")
-    with contextlib.closing(PostgreSQL("listen_addresses=127.0.0.1,::1")) as server:
+    with contextlib.closing(start_server("listen_addresses=127.0.0.1,::1")) as server:
         monkeypatch.setenv("PGUSER", "fense")
         for user in ("", "fense@", "fense:secret@"):
             db = open_database(f"postgresql://{user}[::1]:{server.port}/postgres")
@@ -304,7 +304,7 @@ def test_of_the_addresses_of_a_name_the_live_one_is_used(
 def test_a_server_that_takes_writes_is_preferred(open_database, postgresql):
     """As in a planned switch-over, where the old primary is made read-only."""
     tools("pg_ctl")
-    with contextlib.closing(PostgreSQL()) as other:
+    with contextlib.closing(start_server()) as other:
         db = open_database(with_hosts(postgresql, other.port, postgresql.port))
         assert setting(db, "port") == str(other.port)
         other.execute("ALTER SYSTEM SET default_transaction_read_only = on")
@@ -524,7 +524,7 @@ def reachable(tmp_path_factory):
     tools("pg_ctl")
     [openssl] = tools("openssl")
     certificate = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    with contextlib.closing(PostgreSQL("listen_addresses=*")) as server:
+    with contextlib.closing(start_server("listen_addresses=*")) as server:
         key, own = server.data / "server.key", server.data / "server.crt"
         run_program(
             *[openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"],

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import functools
 import logging
-import signal
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from conftest import (
     tools,
     wait_until,
 )
-from postgresql_server import PostgreSQL
+from postgresql_server import start_server
 from webtest import TestApp
 
 from fense_admin import create_app, databases, engines, pool, postgres
@@ -45,7 +44,7 @@ READS = (("GET", "/accounts/1"), ("GET", "/healthz"), ("GET", "/accounts/usage")
 @pytest.fixture(scope="module")
 def server():
     tools("pg_ctl")
-    with contextlib.closing(PostgreSQL()) as server:
+    with contextlib.closing(start_server()) as server:
         yield server
 
 
@@ -61,8 +60,8 @@ def served(server):
 @pytest.fixture
 def frozen(server):
     """A function that freezes the server, which is woken at the end."""
-    yield lambda: server.signal(signal.SIGSTOP)
-    server.signal(signal.SIGCONT)
+    yield lambda: server.freeze()
+    server.thaw()
 
 
 @pytest.fixture
@@ -207,7 +206,7 @@ def test_a_frozen_server_costs_a_request_4_s_at_most_and_the_others_nothing(
     health = timed(served, "GET", "/healthz")
     assert health[0] == 503
     assert health[2] < 5
-    server.signal(signal.SIGCONT)
+    server.thaw()
     time.sleep(postgres.AFTERWARDS)
     assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
     assert "Traceback" not in caplog.text
@@ -594,7 +593,7 @@ def test_threads_and_connections_do_not_pile_up(server, served, frozen):
         many(served, *[*READS, WRITE] * 4)
     frozen()
     many(served, *[*READS, WRITE] * 8)
-    server.signal(signal.SIGCONT)
+    server.thaw()
     time.sleep(postgres.AFTERWARDS)
     many(served, *[*READS, WRITE] * 4)
 

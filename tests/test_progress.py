@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -13,6 +12,7 @@ import time
 
 import pytest
 from conftest import FIELDS, TIMEOUT, account_fields, sentence, wait_until
+from this_system import ENDS, STOP, STOPS, comes_as, exit_code
 
 from fense_admin import databases, progress
 
@@ -32,7 +32,7 @@ COMMANDS = {
         "backed up 0.1 MiB",
     ),
     "exec": (
-        ["exec", "--seed=seed.json", "--", "true"],
+        ["exec", "--seed=seed.json", "--", sys.executable, "-c", ""],
         "checking seed.json: 1 account, 2 days",
         f"loaded seed.json: {ACCOUNT}",
     ),
@@ -156,7 +156,7 @@ def test_a_slow_command_says_again_and_again_how_far_it_is(start_slow, name):
     process = start_slow(name, 0.5)
     if name == "serve":
         process.ready()
-    code, _, errors = process.end(signal.SIGTERM if name == "serve" else None)
+    code, _, errors = process.end(STOP if name == "serve" else None)
     assert code == 0, errors
     _, begins, ends = COMMANDS[name]
     lines = [line.partition(" ")[2] for line in errors.splitlines()]
@@ -171,7 +171,7 @@ def test_a_quiet_command_says_nothing(start_slow, name, more):
     process = start_slow(name, 0.2, *more, **({} if more else {"FENSE_ADMIN_QUIET": "1"}))
     if name == "serve":
         process.ready()
-    code, _, errors = process.end(signal.SIGTERM if name == "serve" else None)
+    code, _, errors = process.end(STOP if name == "serve" else None)
     assert code == 0
     assert [line for line in errors.splitlines() if "the x-api-key is" not in line] == []
 
@@ -182,9 +182,10 @@ def test_a_wrong_variable_for_quiet_is_named(run):
     assert errors.endswith("error: FENSE_ADMIN_QUIET must be 1 or 0\n")
 
 
+@pytest.mark.needs("a terminal")
 @pytest.mark.slow
 def test_on_a_terminal_it_is_one_line_that_is_cleared_at_the_end(folder):
-    ours, theirs = pty.openpty()
+    ours, theirs = os.openpty()
     shown = b""
     with moving(folder, theirs) as process:
         os.close(theirs)
@@ -206,6 +207,7 @@ def test_on_a_terminal_it_is_one_line_that_is_cleared_at_the_end(folder):
 # --- Standard error that takes nothing ---------------------------------------------------------
 
 
+@pytest.mark.needs("a POSIX shell")
 @pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
 @pytest.mark.parametrize("name", ["move", "record", "backup", "exec"])
@@ -220,6 +222,7 @@ def test_standard_error_that_is_full_or_closed_fails_no_command(
     assert wrong.end(None)[:2] == (1, "")
 
 
+@pytest.mark.needs("pipes that don't block")
 @pytest.mark.slow
 def test_a_pipe_that_nobody_reads_delays_no_command(folder):
     unread, pipe = os.pipe()
@@ -241,16 +244,16 @@ def test_a_pipe_that_nobody_reads_delays_no_command(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "signum"),
-    [("move", signal.SIGTERM), ("move", signal.SIGHUP)]
-    + [(name, signal.SIGINT) for name in COMMANDS],
+    [("move", signum) for signum in ENDS if signum != STOPS[-1]]
+    + [(name, STOPS[-1]) for name in COMMANDS],
 )
 def test_a_signal_leaves_nothing_half_done(start_slow, folder, name, signum):
     before = content(folder)
     process = start_slow(name, 60)
     wait_until(lambda: COMMANDS[name][1] in process.errors.read_text())
     code, out, errors = process.end(signum)
-    assert (code, out) == (128 + signum, "")
-    told = f"fense-admin: stopped by {signum.name}: {UNCHANGED[name]}"
+    assert (code, out) == (exit_code(signum), "")
+    told = f"fense-admin: stopped by {signal.Signals(comes_as(signum)).name}: {UNCHANGED[name]}"
     assert errors.splitlines()[-1] == told
     assert "Traceback" not in errors
     if name == "move":  # its target was opened

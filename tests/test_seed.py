@@ -27,13 +27,14 @@ def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
         ("{", "is not valid JSON"),
         ("[" * 50_000, "is n"),  # nested too deeply, or no JSON from Python 3.14 on
         ("[]", "must be an object"),
+        ("\ufeff[]".encode("utf-16-le"), "is UTF-16, as PowerShell 5 writes files"),
         (None, "No such file or directory"),
     ],
 )
 @pytest.mark.parametrize("command", [["--port=0"], ["exec", "--", "true"]])
 def test_a_bad_seed_is_named_by_file_and_place(run_command, tmp_path, command, text, message):
     if text is not None:
-        (tmp_path / "bad.json").write_text(text)
+        (tmp_path / "bad.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     at = -2 if "--" in command else len(command)
     arguments = [*command[:at], "--seed=bad.json", *command[at:]]
     line = sentence(run_command(*arguments))

@@ -23,6 +23,7 @@ from conftest import (
     statuses,
     wait_until,
 )
+from this_system import ENDS, STOP, STOPS, ended_at_once_by, exit_code
 
 from fense_admin import databases
 
@@ -148,9 +149,9 @@ def start_soak(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "signum", [STOPS[0], *(pytest.param(signum, marks=pytest.mark.slow) for signum in STOPS[1:])]
 )
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.needs("SIGSTOP"))])
 def test_a_stop_of_the_process_answers_every_request_that_was_sent(tmp_path, signum, frozen):
     count = 600  # more than are let in at the same time
     with soak.Run(tmp_path, tmp_path / "fense.sqlite3", soak.WRITES) as run:
@@ -180,7 +181,7 @@ def wait_until_it_listens_no_more(service):
     pytest.fail("it still listens")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", STOPS)
 def test_a_second_signal_ends_it_at_once(start_soak, signum):
     service = start_soak()
     with send_half_a_request(service):
@@ -188,14 +189,14 @@ def test_a_second_signal_ends_it_at_once(start_soak, signum):
         wait_until_it_listens_no_more(service)
         assert service.process.poll() is None
         service.process.send_signal(signum)
-        assert service.wait(5) == -signum
+        assert service.wait(5) == ended_at_once_by(signum)
 
 
 def test_a_stop_waits_for_half_a_request_no_longer_than_told(start_soak):
     service = start_soak("--drain=0.5")
     with send_half_a_request(service) as sock:
         began = time.monotonic()
-        service.process.terminate()
+        service.process.send_signal(STOP)
         assert service.wait() == 0
         assert 0.4 < time.monotonic() - began < 5
         with contextlib.suppress(ConnectionResetError):
@@ -208,7 +209,7 @@ def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
     request = soak.raw_request("POST", "/accounts", fields)
     sock = soak.connect(service.port)
     sock.sendall(request[:-1])
-    service.process.terminate()
+    service.process.send_signal(STOP)
     wait_until_it_listens_no_more(service)
     sock.sendall(request[-1:])
     assert soak.read_answer(sock)[0] == 201
@@ -216,7 +217,7 @@ def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum", ENDS)
 def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path, signum):
     databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
     with locked(tmp_path / "fense.sqlite3"):
@@ -225,7 +226,7 @@ def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path,
         time.sleep(0.3)
         began = time.monotonic()
         code, _, errors = service.end(signum)
-    assert code == 128 + signum
+    assert code == exit_code(signum)
     assert time.monotonic() - began < 2
     assert "Traceback" not in errors
 
@@ -243,13 +244,14 @@ def test_a_signal_ends_a_start_that_loads_a_seed_and_leaves_nothing_of_it(start,
     service = start("--port=0", "--seed=seed.json", "--database=fense.sqlite3")
     wait_until(lambda: (tmp_path / "fense.sqlite3-wal").exists())
     code, output, errors = service.end()
-    assert (code, output) == (128 + signal.SIGTERM, "")
+    assert (code, output) == (exit_code(STOP), "")
     assert "Traceback" not in errors
     db = databases.open_database(str(tmp_path / "fense.sqlite3"))
     assert db.count_accounts() == 0
     db.engine.close_all()
 
 
+@pytest.mark.needs("SIGHUP")
 def test_sighup_stops_it_unless_it_is_ignored(start):
     service = start("--port=0")
     service.ready()

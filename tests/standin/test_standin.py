@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import MASTER_KEY, TIMEOUT, account_fields, call_standin, connect
+from conftest import MASTER_KEY, SEED_FILE, TIMEOUT, account_fields, call_standin, connect
 
 from fense_admin import __version__, standin
 from fense_admin.standin import StandIn
@@ -238,6 +238,13 @@ def test_a_bad_seed_key_or_prefix_is_refused(tmp_path):
         StandIn(seed=tmp_path / "nowhere.json")
 
 
+def test_a_seed_may_begin_with_a_byte_order_mark(tmp_path):
+    seed = tmp_path / "seed.json"
+    seed.write_bytes(b"\xef\xbb\xbf" + SEED_FILE.read_bytes().replace(b"\n", b"\r\n"))
+    with StandIn(seed=seed, serve=False) as fense, StandIn(seed=SEED_FILE, serve=False) as other:
+        assert fense.state()["accounts"][0]["usage"] == other.state()["accounts"][0]["usage"] != {}
+
+
 def test_two_of_them_never_see_each_others_data():
     with StandIn() as one, StandIn() as two:
         one.create_account(name="One")
@@ -316,7 +323,9 @@ print("fine")
 
 
 @pytest.mark.parametrize(
-    "script", [FORK, NEVER_LEFT, NESTED, RANDOM], ids=["fork", "left", "nested", "random"]
+    "script",
+    [pytest.param(FORK, marks=pytest.mark.needs("fork")), NEVER_LEFT, NESTED, RANDOM],
+    ids=["fork", "left", "nested", "random"],
 )
 def test_a_stand_in_minds_its_own_business(script):
     result = subprocess.run(

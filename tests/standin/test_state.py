@@ -68,6 +68,7 @@ def kibibytes(pid, name):
         return int(next(line for line in status if line.startswith(name)).split()[1])
 
 
+@pytest.mark.needs("/proc")
 @pytest.mark.slow
 def test_a_state_takes_a_few_times_its_size_in_memory(start):
     """However often it is put, in whatever thread."""

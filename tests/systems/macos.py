@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -31,6 +32,7 @@ def simulate() -> None:
     names.remove(signal, "SIGRTM.*", "SIGPWR", "SIGSTKFLT", "SIGCLD", "SIGPOLL", "sigtimedwait")
     names.remove(signal, "sigwaitinfo", "pidfd_send_signal")
     names.remove(time, "CLOCK_BOOTTIME", "CLOCK_TAI")
+    tempfile._O_TMPFILE_WORKS = False  # type: ignore[attr-defined]
     select.poll = Poll
     fcntl.F_FULLFSYNC, fcntl.fcntl = F_FULLFSYNC, control
     os.uname = lambda: os.uname_result(("Darwin", "mac", "22.6.0", "Darwin Kernel", "arm64"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import ctypes
 import enum
 import errno
 import fcntl
 import importlib
+import io
 import os
 import pathlib
 import platform
@@ -16,6 +18,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ CHARACTERS = set('<>"|?*:')  # in no file's name
 MODULES = (
     "fcntl resource pwd grp termios tty pty syslog spwd crypt nis _posixshmem readline".split()
 )
+SHELLS = "sh bash dash zsh env nohup".split()  # programs that nobody has there
 FLAGS = {
     "CREATE_NEW_PROCESS_GROUP": 0x200, "CREATE_NEW_CONSOLE": 0x10, "CREATE_NO_WINDOW": 0x8000000,
     "DETACHED_PROCESS": 0x8,
@@ -60,7 +64,14 @@ def simulate(without: list[str]) -> None:
     sys.modules["msvcrt"].setmode = lambda number, flags: 0  # type: ignore[attr-defined]
     names.remove(select, "poll", "epoll", "E?POLL.*", "PIPE_BUF", "kqueue")
     names.remove(
-        os, "register_at_fork", "fork.*", "wait", "wait[34]", "waitid.*", "W[A-Z]+", "P_.*"
+        os,
+        "register_at_fork",
+        "fork.*",
+        "wait",
+        "wait[34]",
+        "waitid.*",
+        "W(?!NOHANG)[A-Z]+",
+        "P_.*",
     )
     names.remove(os, "[gs]ete?[ug]id", "[gs]etre[ug]id", "[gs]etres[ug]id", "[gs]etgroups", "uname")
     names.remove(os, "[gs]etpgid", "[gs]etpgrp", "[gs]etsid", "killpg", "posix_.*", "sched_.*")
@@ -231,9 +242,20 @@ def change_processes() -> None:
     changed.__init__, changed.terminate, changed.kill, changed.send_signal = begin, end, end, send
     changed._handle_exitstatus = set_code
     subprocess._USE_POSIX_SPAWN = subprocess._USE_VFORK = False  # type: ignore[attr-defined]
+    ctypes.WinDLL, ctypes.WINFUNCTYPE = Library, ctypes.CFUNCTYPE  # type: ignore[attr-defined,misc]
     for name, value in FLAGS.items():
         setattr(subprocess, name, value)
     time.sleep = sleep
+
+
+class Library:
+    """One of Windows, whose functions do nothing: the console's events, jobs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: 1
 
 
 # --- Files --------------------------------------------------------------------------------------
@@ -244,9 +266,11 @@ def check(event: str, arguments: Any) -> None:
     names.refuse_proc(event, arguments)
     if event == "subprocess.Popen":
         program = os.fsdecode(arguments[0]) if arguments[0] else ""
-        if program in ("sh", "bash", "/bin/sh", "/bin/bash", "/usr/bin/sh", "/usr/bin/env"):
+        if os.path.basename(program) in SHELLS:
             raise FileNotFoundError(2, "The system cannot find the file specified", program)
         return
+    if event == "open" and arguments[1] is None:  # `open` passes a mode
+        event = "os.open"
     paths = arguments[:2] if event == "os.rename" else arguments[:1]
     for path in paths:
         if isinstance(path, (str, bytes, os.PathLike)):
@@ -256,7 +280,7 @@ def check(event: str, arguments: Any) -> None:
 def check_path(event: str, path: str) -> None:
     if CHARACTERS & set(path) and not path.startswith("/sys"):
         raise OSError(errno.EINVAL, "Invalid argument", path)
-    if event == "open" and path != os.devnull and os.path.isdir(path):
+    if event == "os.open" and os.path.isdir(path):
         raise PermissionError(errno.EACCES, "Permission denied", path)
     if event in ("os.rename", "os.remove") and is_open(path):
         raise PermissionError(
@@ -310,11 +334,25 @@ def change_files() -> None:
     os.write = lambda number, data: _write(only_file(number), data)
     os.read = lambda number, count: _read(only_file(number), count)
     os.O_BINARY = os.O_TEMPORARY = os.O_NOINHERIT = 0  # type: ignore[attr-defined]
-    os.environ.setdefault("PATHEXT", ".COM:.EXE:.BAT:.CMD")
+    os.environ.setdefault("PATHEXT", ".COM:.EXE:.BAT:.CMD:")  # and the names of Linux's programs
+    io._WindowsConsoleIO = type("_WindowsConsoleIO", (), {})  # type: ignore[attr-defined]
     tempfile.TemporaryFile = tempfile.NamedTemporaryFile  # type: ignore[misc,assignment]
     shutil._use_fd_functions = False  # type: ignore[attr-defined]
     need = types.SimpleNamespace(NeedCurrentDirectoryForExePath=lambda name: True)
     shutil._winapi = need  # type: ignore[attr-defined]
+    original = shutil.which
+
+    def which(cmd: Any, *arguments: Any, **named: Any) -> Any:
+        """Programs without .exe are those of Linux, where tests need one."""
+        if os.path.basename(os.fsdecode(cmd)) in SHELLS:
+            return None
+        found = original(cmd, *arguments, **named)
+        if found is None:
+            with names.linux():
+                found = original(cmd, *arguments, **named)
+        return found
+
+    shutil.which = which
     for module in (pathlib, getattr(pathlib, "_local", None)):
         if module is not None:  # what Path() makes where os.name is "nt"
             module.WindowsPath, module.PureWindowsPath = pathlib.PosixPath, pathlib.PurePosixPath
@@ -350,6 +388,8 @@ def change_sockets() -> None:
         """SO_REUSEADDR lets others listen on the same port, too."""
         if level == socket.SOL_SOCKET and option == EXCLUSIVE:
             option = socket.SO_REUSEADDR  # of Linux: not while another listens
+        elif option == socket.SO_LINGER and len(value[0]) == 4:  # two shorts: see winsock.h
+            value = (struct.pack("ii", *struct.unpack("hh", value[0])),)
         elif level == socket.SOL_SOCKET and option == socket.SO_REUSEADDR:
             _setsockopt(self, level, _REUSEPORT, *value)
         _setsockopt(self, level, option, *value)
