@@ -78,6 +78,8 @@ if os.geteuid() == 0:  # whom no mode of a file holds back
 sys.exit(cli.main(sys.argv[1:]))
 """
 
+CREATED: list[None] = []  # an entry for each account that a test of the contract created
+STAY = pytest.StashKey[int]()  # how many of them stay, by --fense-url
 LEFT_OUT = pytest.StashKey[int]()  # how many slow tests this run left out
 NOT_HERE = pytest.StashKey[dict[str, str]]()  # the tests that can't run on this system, and why
 KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
@@ -149,6 +151,7 @@ def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
         for key, name in ((LEFT_OUT, "left out"), (NOT_HERE, "not here")):
             session.config.workeroutput[name] = session.config.stash[key]
+        session.config.workeroutput["stay"] = len(CREATED)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -156,6 +159,7 @@ def pytest_testnodedown(node):
     """Note what a process of xdist left out: each of them collects all tests."""
     output = getattr(node, "workeroutput", {})
     node.config.stash[LEFT_OUT] = output.get("left out", 0)
+    node.config.stash[STAY] = node.config.stash.get(STAY, 0) + output.get("stay", 0)
     node.config.stash[NOT_HERE] = output.get("not here", {})
 
 
@@ -222,6 +226,10 @@ def npm_install(folder: str) -> Path:
 
 def pytest_terminal_summary(terminalreporter, config):
     """Print how many slow tests were left out, and how to install what the skipped tests need."""
+    stay = config.stash.get(STAY, 0) + len(CREATED)
+    if stay and config.getoption("--fense-url"):
+        terminalreporter.section("left behind")
+        terminalreporter.write_line(f"{stay} accounts were created and can't be removed")
     left_out = config.stash.get(LEFT_OUT, 0)
     if left_out:
         terminalreporter.section("left out")
@@ -271,6 +279,8 @@ class Api:
             expect_errors=True,
         )
         OUTPUT.append(f"{answer.headers} {answer.text}")
+        if answer.status_code == 201:
+            CREATED.append(None)
         return Answer(answer.status_code, answer.headers, answer.json if answer.body else None)
 
     def get(self, path: str, **options: Any) -> Answer:

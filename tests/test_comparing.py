@@ -36,6 +36,7 @@ def test_a_service_like_ours_is_the_same(count):
     assert len(other.requests) <= asking.most_requests(max(1, count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_difference_is_found_once_with_its_line(name):
     line, change = CHANGES[name]
@@ -48,6 +49,7 @@ def test_a_difference_is_found_once_with_its_line(name):
     assert not [it for it in (*PERSONAL, MASTER_KEY, SERVICE_KEY) if it in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", *WRITTEN])
 def test_a_difference_that_a_write_shows_is_found_once_with_its_line(name, monkeypatch):
     monkeypatch.setattr(writing, "SECOND", 0)
@@ -65,6 +67,7 @@ def test_a_difference_that_a_write_shows_is_found_once_with_its_line(name, monke
     assert 1 <= len(made) <= 1 + len(writing.REFUSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_recording_shows_the_same_and_nothing_personal(name):
     asked = ask(OtherFense(CHANGES[name][1]))

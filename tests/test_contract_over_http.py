@@ -14,3 +14,4 @@ def test_the_contract_holds_over_http(start):
     url = start("--port=0", "--prefix=/admin", **keys).ready()
     output = run_pytest(CHECKOUT, "tests/contract", "--fense-url", url, **keys)
     assert re.search(r"\n[5-9]\d\d passed, [1-9]\d skipped in ", output), output
+    assert re.search(r"\n\d+ accounts were created and can't be removed\n", output), output

@@ -356,6 +356,16 @@ THROUGH_NGINX = [
 
 
 @pytest.mark.slow
+def test_a_comparison_through_nginx_finds_no_difference(tmp_path, certificate, start, run_command):
+    flags = ("--port=0", "--database=:memory:", "--seed=demo")
+    upstream = start(*flags, **KEYS).ready().rpartition(":")[2]
+    with Nginx(tmp_path, certificate, upstream) as nginx:
+        url = f"https://localhost:{nginx.port}"
+        code, out, _ = run_command("compare", url, f"--ca-file={certificate.file}", **KEYS)
+    assert (code, " 0 differ" in out) == (0, True), out
+
+
+@pytest.mark.slow
 def test_the_contract_holds_through_nginx(tmp_path, certificate, start):
     """Of it, what nginx could change: paths, methods, headers, errors and the bytes of a body.
 
