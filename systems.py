@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import functools
+import importlib.util
 import math
 import os
 import queue
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 # --- Time --------------------------------------------------------------------------------------
 
-# See realtime.py. Windows has no clock_gettime.
+# See realtime.py. Windows has no clock_gettime; there it takes a copy of the module `time`, because
+# freezegun may have replaced what that one has.
 if sys.platform == "win32":
-    clock: Callable[[], float] = functools.partial(time.perf_counter)
+    _found = importlib.util.find_spec("time")
+    assert _found
+    clock: Callable[[], float] = importlib.util.module_from_spec(_found).perf_counter
 else:
     clock = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 
@@ -184,7 +188,8 @@ def sync(path: str) -> None:
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
-MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
+MOST_SOCKETS = 512 if sys.platform == "win32" else math.inf
+MOST_CONNECTIONS = MOST_SOCKETS - 12
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
 # and without SO_EXCLUSIVEADDRUSE another one could take it. Elsewhere a restart needs SO_REUSEADDR.
 LISTEN_OPTION: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)

@@ -343,7 +343,8 @@ class Listener(Dispatcher):
         self.server = server
 
     def readable(self) -> bool:
-        return not self.server.is_full() or self.server.longest_idle() is not None
+        server = self.server
+        return not server.draining and (not server.is_full() or server.longest_idle() is not None)
 
     def writable(self) -> bool:
         return False
@@ -458,13 +459,19 @@ class Connections:
                 channel.abandon()
 
     def close_listeners(self) -> None:
-        """Accept what waits in the listening sockets' queues, and nothing more."""
+        """Accept what waits in the listening sockets' queues, and nothing more.
+
+        One stays open while there is no room for its connections: to be called again then.
+        """
         self.draining = True  # each answer now says `Connection: close`
-        for listener in self._listeners:
-            connections = -1
-            while connections != (connections := len(self.map)):
+        for listener in [*self._listeners]:
+            before = -1
+            while before < len(self.map) < systems.MOST_SOCKETS:
+                before = len(self.map)
                 listener.accept_one()
-            listener.close()
+            if len(self.map) < systems.MOST_SOCKETS:
+                listener.close()
+                self._listeners.remove(listener)
 
     def are_busy(self) -> bool:
         """Return whether any has a request, or a part of one, or an answer to send."""
