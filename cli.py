@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import itertools
 import re
 import shlex
@@ -11,7 +12,16 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fense_admin import __version__, commands, engines, models, progress, rules, settings
+from fense_admin import (
+    __version__,
+    commands,
+    engines,
+    models,
+    progress,
+    rules,
+    settings,
+    systems,
+)
 
 WITHOUT_COMMAND = ("-h", "--help", "--version")
 BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test"
@@ -20,6 +30,9 @@ BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test
 def main(arguments: list[str] | None = None) -> int:
     """The command `fense-admin`. Returns the exit code: 0, 1 where it can't, 2 for wrong usage."""
     progress.on_stop_signals(progress.stop_at_once)  # PID 1 ignores signals without a handler
+    systems.take_console_events()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack what a name has
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in WITHOUT_COMMAND):
         arguments = ["serve", *arguments]

@@ -10,14 +10,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import fense_admin
-from fense_admin import engines, files, models, rules, settings, sqlite, systems
+from fense_admin import engines, files, models, programs, rules, settings, sqlite, systems
 from fense_admin.databases import Database, copy, open_database
 from fense_admin.exchange import ApiError, log
 from fense_admin.progress import Progress, on_stop_signals, say
@@ -224,24 +223,26 @@ def run_command(options: argparse.Namespace) -> int:
 
         def pass_on(signum: int, _: object) -> None:
             # A terminal sends SIGINT and SIGHUP to the command itself.
-            if signum != signal.SIGTERM and os.isatty(0):
+            if systems.PROCESSES_SHARE_SIGNALS or (signum != signal.SIGTERM and os.isatty(0)):
                 return
             early.append(signum) if process is None else process.send_signal(signum)
 
         on_stop_signals(pass_on)
         try:
-            process = subprocess.Popen(options.command, env=environment)
+            process = programs.start(options.command, environment)
+        except ValueError as error:
+            raise CommandError(f"{options.command[0]}: {error}") from error
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)
             say(f"{options.command[0]}: {'no such command' if is_missing else error.strerror}")
             return 127 if is_missing else 126
         for signum in early:
             process.send_signal(signum)
-        code = process.wait()
+        code = programs.wait(process)
         if code != 0 and (report := fense.report()) and sys.stderr:
             with contextlib.suppress(OSError):  # the exit code is the command's, all the same
                 print(f"fense-admin: the command failed. Its requests:\n{report}", file=sys.stderr)
-        return code if code >= 0 else 128 - code
+        return code
 
 
 def without_proxy(*hosts: str) -> dict[str, str]:

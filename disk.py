@@ -28,7 +28,7 @@ def temporary_beside(path: str) -> Iterator[str]:
     try:
         yield made
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it was renamed
+        with contextlib.suppress(OSError):  # it was renamed, or a virus scanner on Windows reads it
             os.unlink(made)
 
 

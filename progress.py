@@ -50,7 +50,7 @@ def write(text: str) -> None:
     if not sys.stderr:
         return
     with contextlib.suppress(OSError):
-        output = systems.Output(sys.stderr.fileno())
+        output = systems.output(sys.stderr.fileno())
         output.write(text.encode("utf-8", "backslashreplace"), PATIENCE)
         output.flush(PATIENCE)
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fense_admin import engines, rules
+from fense_admin import engines, rules, systems
 
 # --- Limits ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients may use. Raises `ValueError` where two limits contradict each other."""
+    """What clients may use. Raises `ValueError` where a limit can't be kept."""
 
     body: int = 64 * 1024  # bytes of a body of the contract
     state_body: int = 32 * 1024 * 1024  # bytes of a body of the control plane, with the master key
@@ -30,6 +30,10 @@ class Limits:
         for low, high in (("body", "state_body"), ("waiting", "connections")):
             if getattr(self, low) >= getattr(self, high):
                 raise ValueError(f"the limit {low} must be below the limit {high}")
+        if self.connections > systems.MOST_CONNECTIONS:
+            raise ValueError(
+                f"the limit connections must be at most {systems.MOST_CONNECTIONS} on this system"
+            )
 
     @property
     def read_body(self) -> int:

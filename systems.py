@@ -5,6 +5,7 @@ No other module names a system, or asks whether one has something.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import math
@@ -13,10 +14,15 @@ import queue
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 # --- Time --------------------------------------------------------------------------------------
 
@@ -36,6 +42,10 @@ STOP_SIGNALS: tuple[int, ...] = tuple(
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 )
+# A program's name is completed by the endings that PATHEXT lists, and a batch file is one, too.
+FINDS_BY_PATHEXT = sys.platform == "win32"
+# On Windows a console's events reach all its processes, and `Popen.send_signal` ends one.
+PROCESSES_SHARE_SIGNALS = sys.platform == "win32"
 # Seconds that the main thread may wait at a time. On Windows a signal doesn't end a wait.
 LONGEST_WAIT = 0.2 if sys.platform == "win32" else 1
 
@@ -48,10 +58,80 @@ def end_process(signum: int) -> None:
     os._exit(128 + signum)  # the kernel spares PID 1 of a container the signal
 
 
+def take_console_events() -> None:
+    """Have Windows stop this process with SIGBREAK when its console closes, or the session ends.
+
+    The C library would set that signal's flag and return, upon which Windows ends the process at
+    once. It ends it after some five seconds if this doesn't return.
+    """
+    if sys.platform == "win32":
+        import ctypes
+
+        def handle(event: int) -> bool:
+            if event in (signal.CTRL_C_EVENT, signal.CTRL_BREAK_EVENT):
+                return False  # the C library makes signals of these
+            _thread.interrupt_main(signal.SIGBREAK)
+            time.sleep(60)
+            return True
+
+        handler = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(handle)
+        _kept.append(handler)
+        ctypes.WinDLL("kernel32").SetConsoleCtrlHandler(handler, 1)
+
+
+_kept: list[object] = []  # what Windows calls: Python must not free it
+
+
 def after_fork_in_child(function: Callable[[], object]) -> None:
     """Have a forked process call this first. Nothing forks on Windows."""
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=function)
+
+
+def exit_code(code: int) -> int:
+    """Return what to exit with if that of a process was this: 128 + n if signal n ended it.
+
+    On Windows it may be a number that `sys.exit` takes as a negative one, such as 0xC000013A.
+    """
+    if sys.platform == "win32":
+        return code - 2**32 if code >= 2**31 else code
+    return code if code >= 0 else 128 - code
+
+
+def end_with_this_process(process: subprocess.Popen[bytes]) -> None:
+    """Have Windows end a process, with all that it starts, when this one ends; see `let_go`.
+
+    Elsewhere it is passed the signal that ends this one. There a stop from outside is a kill.
+    """
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.WinDLL("kernel32")
+        kernel.CreateJobObjectW.restype = kernel.OpenProcess.restype = ctypes.c_void_p
+        _jobs[process.pid] = job = ctypes.c_void_p(kernel.CreateJobObjectW(None, None))
+        _limit(job, 0x2000)  # JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
+        access = 0x0100 | 0x0001  # PROCESS_SET_QUOTA, PROCESS_TERMINATE
+        handle = ctypes.c_void_p(kernel.OpenProcess(access, 0, process.pid))
+        kernel.AssignProcessToJobObject(job, handle)
+
+
+def let_go(process: subprocess.Popen[bytes]) -> None:
+    """Leave what a process has started to itself: the process has ended, this one has not."""
+    if sys.platform == "win32":
+        _limit(_jobs.pop(process.pid), 0)
+
+
+def _limit(job: object, flags: int) -> None:
+    """Set the limits of a job of Windows."""
+    if sys.platform == "win32":
+        import ctypes
+
+        # JobObjectExtendedLimitInformation: the flags are the third number of nineteen.
+        limits = struct.pack("qqLNNLNLL6Q4N", 0, 0, flags, *[0] * 16)
+        ctypes.WinDLL("kernel32").SetInformationJobObject(job, 9, limits, len(limits))
+
+
+_jobs: dict[int, object] = {}  # by process; open as long as this process lives
 
 
 def give_back_memory() -> None:
@@ -103,8 +183,8 @@ def sync(path: str) -> None:
 # Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
-# `select` takes 512 sockets on Windows: connections, the listening ones and the one that wakes it.
-MOST_SOCKETS = 512 if sys.platform == "win32" else None
+# `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
+MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
 # and without SO_EXCLUSIVEADDRUSE another one could take it. Elsewhere a restart needs SO_REUSEADDR.
 LISTEN_OPTION: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
@@ -178,7 +258,7 @@ if sys.platform == "win32":
         Windows can't say whether there is room in a pipe, so a thread writes.
         """
 
-        MOST = 1000  # pieces that wait to be written
+        MOST = 1000  # pieces that may wait to be written
 
         def __init__(self, descriptor: int) -> None:
             # A console takes text; `open` makes UTF-8 of it, whatever its code page.
@@ -230,3 +310,9 @@ else:
 
         def flush(self, seconds: float) -> None:
             """Wait for nothing: all is written."""
+
+
+@functools.cache
+def output(descriptor: int) -> Output:
+    """Return the one `Output` of a descriptor, so that what is written keeps its order."""
+    return Output(descriptor)

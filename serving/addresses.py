@@ -8,6 +8,8 @@ import os
 import socket
 from typing import Any
 
+from fense_admin import systems
+
 SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
 BACKLOG = 1024  # connections that wait to be accepted
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
@@ -46,16 +48,30 @@ def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     for family, *_, address in addresses:
         port = sockets[0].getsockname()[1] if sockets else address[1]
-        where = (address[0], port, *address[2:])
         try:
-            sockets.append(socket.create_server(where, family=family, backlog=BACKLOG))
+            sockets.append(listening_socket(family, (address[0], port, *address[2:])))
         except OSError as error:
-            if error.errno in NO_IPV6 and sockets:
-                continue
+            is_last = address is addresses[-1][-1]
+            if error.errno in NO_IPV6 and (sockets or not is_last):
+                continue  # localhost is ::1 as well, and may be that first
             for sock in sockets:
                 sock.close()
             advice = "is in use: stop what uses it, or choose another --port"
             if error.errno != errno.EADDRINUSE:
-                advice = f"can't be had ({os.strerror(error.errno or 0)}): check --host and --port"
+                advice = f"can't be had ({error.strerror}): check --host and --port"
             raise CannotListen(f"port {port} of {address[0]} {advice}") from error
     return sockets
+
+
+def listening_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, systems.LISTEN_OPTION, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -43,7 +43,7 @@ class LogHandler(logging.Handler):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._output = systems.Output(descriptor)
+        self._output = systems.output(descriptor)
         self._lost = 0
         self._is_cut = False  # the last line, which was long
 

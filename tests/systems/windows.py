@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import ctypes
 import enum
 import errno
 import fcntl
@@ -243,9 +244,20 @@ def change_processes() -> None:
     changed.__init__, changed.terminate, changed.kill, changed.send_signal = begin, end, end, send
     changed._handle_exitstatus = set_code
     subprocess._USE_POSIX_SPAWN = subprocess._USE_VFORK = False  # type: ignore[attr-defined]
+    ctypes.WinDLL, ctypes.WINFUNCTYPE = Library, ctypes.CFUNCTYPE  # type: ignore[attr-defined,misc]
     for name, value in FLAGS.items():
         setattr(subprocess, name, value)
     time.sleep = sleep
+
+
+class Library:
+    """One of Windows, whose functions do nothing: the console's events, jobs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: 1
 
 
 # --- Files --------------------------------------------------------------------------------------
@@ -335,7 +347,7 @@ def change_files() -> None:
     os.write = lambda number, data: _write(only_file(number), data)
     os.read = lambda number, count: _read(only_file(number), count)
     os.O_BINARY = os.O_TEMPORARY = os.O_NOINHERIT = 0  # type: ignore[attr-defined]
-    os.environ.setdefault("PATHEXT", ".COM:.EXE:.BAT:.CMD")
+    os.environ.setdefault("PATHEXT", ".COM:.EXE:.BAT:.CMD:")  # and the names of Linux's programs
     io._WindowsConsoleIO = type("_WindowsConsoleIO", (), {})  # type: ignore[attr-defined]
     tempfile.TemporaryFile = tempfile.NamedTemporaryFile  # type: ignore[misc,assignment]
     shutil._use_fd_functions = shutil._USE_CP_SENDFILE = False  # type: ignore[attr-defined]
