@@ -188,8 +188,7 @@ def sync(path: str) -> None:
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
-MOST_SOCKETS = 512 if sys.platform == "win32" else math.inf
-MOST_CONNECTIONS = MOST_SOCKETS - 12
+MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
 # and without SO_EXCLUSIVEADDRUSE another one could take it. Elsewhere a restart needs SO_REUSEADDR.
 LISTEN_OPTION: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)

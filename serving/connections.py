@@ -343,8 +343,7 @@ class Listener(Dispatcher):
         self.server = server
 
     def readable(self) -> bool:
-        server = self.server
-        return not server.draining and (not server.is_full() or server.longest_idle() is not None)
+        return not self.server.is_full() or self.server.longest_idle() is not None
 
     def writable(self) -> bool:
         return False
@@ -352,19 +351,20 @@ class Listener(Dispatcher):
     def handle_accept(self) -> None:
         self.server.ringing.append(self)
 
-    def accept_one(self) -> None:
-        """Accept a connection; at the limit, close the one that has been idle longest."""
+    def accept_one(self) -> bool:
+        """Accept a connection, if one waits; at the limit, close the one that was idle longest."""
         server = self.server
-        if server.is_full() and not server.draining and not server.make_room():
-            return
+        if server.is_full() and not server.make_room():
+            return False
         try:
             accepted = self.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                server.make_room()
-            return
+                return server.make_room()
+            return False
         if accepted is not None:
             Channel(server, *accepted)
+        return accepted is not None
 
 
 class Waker(Dispatcher):
@@ -423,7 +423,9 @@ class Connections:
         self._listeners = [Listener(self, sock) for sock in sockets]
 
     def is_full(self) -> bool:
-        return len(self.channels) >= self.limits.connections
+        """Return whether there are as many as may be; during a stop, as many as can be."""
+        most = systems.MOST_CONNECTIONS if self.draining else self.limits.connections
+        return len(self.channels) >= most
 
     def make_room(self) -> bool:
         """Close the connection that has been idle longest. Return whether there was one."""
@@ -461,17 +463,15 @@ class Connections:
     def close_listeners(self) -> None:
         """Accept what waits in the listening sockets' queues, and nothing more.
 
-        One stays open while there is no room for its connections: to be called again then.
+        What doesn't fit in waits for the next call.
         """
         self.draining = True  # each answer now says `Connection: close`
-        for listener in [*self._listeners]:
-            before = -1
-            while before < len(self.map) < systems.MOST_SOCKETS:
-                before = len(self.map)
-                listener.accept_one()
-            if len(self.map) < systems.MOST_SOCKETS:
-                listener.close()
-                self._listeners.remove(listener)
+        while self._listeners:
+            while self._listeners[-1].accept_one():
+                pass
+            if self.is_full():
+                return
+            self._listeners.pop().close()
 
     def are_busy(self) -> bool:
         """Return whether any has a request, or a part of one, or an answer to send."""
