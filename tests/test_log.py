@@ -13,6 +13,7 @@ from importlib.util import module_from_spec
 
 import pytest
 from conftest import COMMAND, TIMEOUT, account_fields, connect, read_all, statuses, talk
+from this_system import APART, STOP
 
 from fense_admin import __version__
 from fense_admin.masking import Masker
@@ -103,9 +104,8 @@ def test_it_serves_without_a_standard_error(start):
 @pytest.mark.slow
 def test_a_log_that_nobody_reads_stops_nothing_and_says_what_was_lost(start, tmp_path):
     command = [sys.executable, "-m", "fense_admin", "--port=0", "--database=:memory:"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes, **APART) as process:
         try:
             port = int(re.search(r":(\d+) ", process.stdout.readline())[1])
             raw = b"GET /accounts/1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -122,7 +122,7 @@ def test_a_log_that_nobody_reads_stops_nothing_and_says_what_was_lost(start, tmp
             assert statuses(
                 talk(port, raw.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             ) == [401]
-            process.terminate()
+            process.send_signal(STOP)
             assert process.wait(TIMEOUT) == 0
             reader.join(TIMEOUT)
         finally:

@@ -20,6 +20,7 @@ MOST_LEFT_OUT = 130  # tests that one system may leave out: beyond that, somebod
 # that is printed for leaving it out.
 NEEDS = {
     "a POSIX shell": sys.platform != "win32",
+    "PowerShell": sys.platform == "win32" and not SIMULATED,
     "a terminal": hasattr(os, "openpty"),
     "fork": hasattr(os, "fork"),
     "SIGHUP": hasattr(signal, "SIGHUP"),

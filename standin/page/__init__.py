@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import math
 import os
 import platform
 import re
@@ -43,11 +44,12 @@ TEMPLATES = (
 ).split()
 # Bytes of HTML. What a client sends is bounded, but a byte of it may take twelve on the page.
 MOST_OF_REQUEST = 180_000  # for all that the view of a request shows of it
-MOST_OF_CURL = 130_000  # for the curl line, which is left out if it is longer
+MOST_OF_CURL = 130_000  # for the curl lines: what is longer is left out
 MOST_OF_TITLE = 1_000
 MOST_OF_CELL = 600  # in a list
 ROW = 100  # for the tags of a table's row
 
+SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
 
 View = tuple[str, dict[str, Any]]  # a title, and the values of the template
 Sent = dict[str, Any]  # a view's parameters
@@ -128,6 +130,9 @@ class Shown:
         self.standin_url = self.origin + self.root
         self.base_url = self.origin + mount_point() + plane.app.prefix
         self.is_development = fense_admin.DEVELOPMENT_KEY in plane.app.masker.own
+        system = request.get_header("Sec-CH-UA-Platform") or request.get_header("User-Agent", "")
+        # The reader's own comes first; who uses another there finds it below.
+        self.shells = ["powershell", "sh"] if "Windows" in system else ["sh", "powershell"]
         self.parent = self.root.partition(INSTANCES)[0] + ROOT + "/"
 
     def newest_first(self) -> list[Entry]:
@@ -165,7 +170,18 @@ class Shown:
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
         """The curl block of a request to the control plane, or to the API at this base."""
         url = (self.standin_url if base is None else base) + path
-        return self.part("curl", line=curl.by_hand(method, url, self.is_development, body))
+        return self.block(curl.by_hand(method, url, self.is_development, body))
+
+    def block(self, lines: curl.Lines, most: float = math.inf) -> str:
+        """The curl block of these lines, as far as their HTML takes no more bytes than `most`."""
+        fitting = []
+        for shell in self.shells:
+            line = getattr(lines, shell)
+            most -= size(line)
+            if most < 0:
+                break
+            fitting.append((shell, line))
+        return self.part("curl", lines=fitting, names=SHELLS) if fitting else ""
 
 
 # --- Requests ----------------------------------------------------------------------------------
@@ -194,10 +210,9 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
     if entry is None:
         message = f"this request is no longer in the journal, which keeps {JOURNAL_LENGTH}"
         raise ApiError(NOT_FOUND, message)
-    line = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
-    room = MOST_OF_REQUEST - size(line)
-    if size(line) > MOST_OF_CURL:
-        line, room = "", MOST_OF_REQUEST
+    lines = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
+    block = shown.block(lines, MOST_OF_CURL)
+    room = MOST_OF_REQUEST - len(block.encode())
     tenth = room // 10  # messages appear up to three times: above, and beside what they blame
     query = parse_qsl(entry["query"], keep_blank_values=True)
     details = [(field, hinted(field, text)) for field, text in rows_within(tenth, entry.details)]
@@ -212,7 +227,7 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
         "query": rows_within(tenth, query),
         "parameters": len(query),
         "headers": rows_within(tenth, entry["headers"].items()),
-        "curl": line,
+        "curl": block,
         "notes": list(notes_on_curl(entry)),
         "account": entries.account_of(entry),
         "fault": entry.fault and clip(in_words.does(entry.fault), MOST_OF_TITLE),
@@ -263,7 +278,7 @@ def notes_on_curl(entry: Entry) -> Iterator[str]:
     """What the line that repeats a request does not have."""
     key = entry["headers"].get(KEY_HEADER)
     if key and not entry.has_development_key:
-        yield f"$FENSE_API_KEY stands for the key that it brought: {key}"
+        yield f"FENSE_API_KEY stands for the key that it brought: {key}"
     if "body" in entry.is_cut:
         yield "The journal keeps the first 8 KiB of a body: the line sends no more."
     if HIDDEN in f"{entry.sent_target}{entry['headers']}".replace(str(key), "") or (

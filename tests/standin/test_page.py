@@ -608,6 +608,36 @@ def test_a_database_file_and_a_prefix_are_told(make_app, tmp_path):
     assert "API http://localhost:80/admin" in text
 
 
+WINDOWS = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/143.0.0.0 Safari/537.36"
+)
+MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 Version/26.0 Safari/605.1.15"
+
+
+@pytest.mark.parametrize(
+    ("headers", "first"),
+    [
+        ({}, "sh"),
+        ({"User-Agent": MAC}, "sh"),
+        ({"User-Agent": WINDOWS}, "powershell"),
+        ({"User-Agent": "Mozilla/5.0", "Sec-CH-UA-Platform": '"Windows"'}, "powershell"),
+        ({"User-Agent": WINDOWS, "Sec-CH-UA-Platform": '"Linux"'}, "sh"),
+    ],
+)
+def test_the_command_for_the_readers_system_comes_first(seeded_api, headers, first):
+    seeded_api.call("POST", "/accounts", {})
+    number = seeded_api.client.app.journal[-1].number
+    second = "sh" if first == "powershell" else "powershell"
+    for path in ("page/faults", "page/documentation", f"page/requests/{number}"):
+        main = seeded_api.client.get(f"/_standin/{path}", headers=KEY | headers).html.main
+        shown, hidden = (main.select(f".curl.{shell}") for shell in (first, second))
+        assert len(shown) == len(hidden) > 0
+        assert not any(block.find_parent(class_="other") for block in shown)
+        others = [block.find_parent("details", class_="other") for block in hidden]
+        summary = {"sh": "In sh, bash or zsh", "powershell": "In PowerShell"}[second]
+        assert {text_of(details.summary) for details in others} == {summary}
+
+
 # --- Documentation -----------------------------------------------------------------------------
 
 

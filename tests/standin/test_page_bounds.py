@@ -153,6 +153,12 @@ def test_a_fault_with_a_message_of_any_length_is_shown(api):
         assert page.html.select(".why p")[1].text[:5] == INVISIBLE.sub(named, message)[:5]
 
 
+def test_the_command_for_another_system_is_left_out_where_both_are_too_long(api):
+    api.call("POST", "/accounts", b"", headers={"User-Agent": "&" * 15_000})
+    (block,) = look_at_newest(api).html.select(".curl")
+    assert block["class"] == ["curl", "sh"]
+
+
 def test_a_line_that_is_too_long_is_left_out(api):
     api.call("POST", "/accounts", b"", headers={"User-Agent": "&" * 50_000})
     page = look_at_newest(api)

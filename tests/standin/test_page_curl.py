@@ -1,13 +1,21 @@
-"""The curl lines of the page, run as they stand: those that repeat a request, and those by hand."""
+"""The curl lines of the page, run as they stand: those that repeat a request, and those by hand.
+
+Those for PowerShell run in what `powershell.py` makes of its rules, and on Windows in PowerShell too.
+"""
 
 import html
 import json
+import os
 import re
 import shlex
 import socket
 import subprocess
+import tempfile
 import threading
+import urllib.request
+from pathlib import Path
 
+import powershell
 import pytest
 from conftest import MASTER_KEY, SEED, account_fields, port_of, talk, tools
 from hypothesis import HealthCheck, assume, given, settings
@@ -17,26 +25,40 @@ from webtest import TestApp
 from fense_admin.masking import KEY_NAME
 from fense_admin.standin import StandIn
 
-LINE = re.compile('<pre class="curl"><code>(.*?)</code></pre>', re.DOTALL)
+LINE = '<pre class="curl {}"><code>(.*?)</code></pre>'
 VIEWS = ["", "page/accounts", "page/accounts/1", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane"]
 KEY = f"x-api-key: {MASTER_KEY}"
 JSON = "Content-Type: application/json"
 
 
-def lines_of(page):
-    return [html.unescape(line) for line in LINE.findall(page)]
+def lines_of(page, shell="sh"):
+    return [html.unescape(line) for line in re.findall(LINE.format(shell), page, re.DOTALL)]
 
 
 def run(line, shell="sh", key=MASTER_KEY):
     """Run it with this FENSE_API_KEY; gives the status and what curl said."""
-    ended = subprocess.run(
-        [shell, "-c", line + " -sS -o /dev/null -w '%{http_code}'"],
-        env={"PATH": "/usr/bin:/bin", "FENSE_API_KEY": key, "LC_ALL": "C"},
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    line += f" -sS -o {os.devnull} -w '%{{http_code}}'"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a folder").mkdir()
+        environment = {"FENSE_API_KEY": key, "TEMP": str(Path(folder, "a folder"))}
+        if shell == "powershell":
+            words = ["curl", *powershell.arguments(line, environment, Path(folder))]
+        elif shell.endswith(".exe"):
+            Path(folder, "line.ps1").write_text(line, "utf-8-sig")  # 5.1 takes other files for ANSI
+            words = [shell, "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", "line.ps1"]
+            environment = os.environ | environment
+        else:
+            words = [shell, "-c", line]
+            environment |= {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+        ended = subprocess.run(
+            words,
+            env=None if shell == "powershell" else environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     return ended.stdout, ended.stderr
 
 
@@ -190,6 +212,11 @@ REPEATED |= {
     "history": with_body(b"\t!! !$ ^a^b", JSON),
     "invisible letters": with_body("\u3164\u2800\ufe0f\u00ad\U000e0041".encode(), JSON),
     "every byte": with_body(bytes(range(256)) * 2, JSON),
+    "lines of JSON": with_body(b'{\n  "name": "O\'Neill",\n\n  "email": ""\n}', JSON),
+    "curly quotes": with_body("{\u2018O\u2019Neill\u2019\u2019, \u201ab\u201b: \u201cc\u201d, \u2013}".encode(), JSON),
+    "quotes and spaces": request("GET /accounts/1", "Host: localhost", KEY, 'Accept: "a b":1', 'If-Match: "'),
+    "backslashes at the end": request("GET /accounts/1", "Host: localhost", KEY, "Accept: a b\\", "Origin: \\\\", 'If-Match: "\\" \\'),
+    "a method that ends PowerShell's reading": request("--% /accounts/1", "Host: localhost", KEY),
     "line ends": with_body(b"\r\n\r\n", JSON),
     "a line end": with_body(b"\n", JSON),
 }  # fmt: skip
@@ -219,19 +246,27 @@ def repeat(fense, recorder, raw, shell="sh", key=MASTER_KEY):
     """Send a request, and run its line against the recorder; gives what this got, and the line."""
     fense.app.journal.clear()
     talk(port_of(fense), raw)
-    (line,) = lines_of(page_of_newest(fense, recorder.host))
+    page = page_of_newest(fense, recorder.host)
+    (line,) = lines_of(page, "powershell" if shell == "powershell" else "sh")
     recorder.raw = b""
     said = run(line, shell, key)
     return recorder.raw, f"{line}\n{said}"
 
 
-@pytest.mark.needs("a POSIX shell")
-@pytest.mark.parametrize(
-    "shell", ["sh", *(pytest.param(shell, marks=pytest.mark.slow) for shell in ("bash", "zsh"))]
-)
+SLOW = pytest.mark.slow
+POSIX, POWERSHELL = pytest.mark.needs("a POSIX shell"), pytest.mark.needs("PowerShell")
+SHELLS = [
+    pytest.param("sh", marks=POSIX),
+    *(pytest.param(shell, marks=[SLOW, POSIX]) for shell in ("bash", "zsh")),
+    pytest.param("powershell", marks=SLOW),
+    *(pytest.param(shell, marks=[SLOW, POWERSHELL]) for shell in ("powershell.exe", "pwsh.exe")),
+]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_line_repeats_a_request_byte_for_byte(fense, recorder, name, shell):
-    tools("curl", shell)
+    tools("curl", *(() if shell.startswith(("powershell", "pwsh")) else (shell,)))
     raw = REPEATED[name].replace(b"RECORDER", recorder.host.encode())
     raw = raw.replace(b"PORT", recorder.host.rpartition(":")[2].encode())
     came, line = repeat(fense, recorder, raw, shell, KEYS.get(name, MASTER_KEY))
@@ -255,7 +290,7 @@ FIELD = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_categ
 VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"))
 
 
-@pytest.mark.needs("a POSIX shell")
+@pytest.mark.parametrize("shell", [SHELLS[0], "powershell"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     method=st.sampled_from(["GET", "POST", "HEAD", "PUT"]),
@@ -263,16 +298,17 @@ VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_cha
     rest=VISIBLE,
     agent=FIELD,
     kind=FIELD,
-    body=st.binary(max_size=200) | st.text("-@'\"\\%!\n $`é\u3164", max_size=50).map(str.encode),
+    body=st.binary(max_size=200)
+    | st.text("-@'\u2019\"\\%!\n $`é\u3164", max_size=50).map(str.encode),
 )
-def test_a_line_repeats_any_request(fense, recorder, method, start, rest, agent, kind, body):
+def test_a_line_repeats_any_request(fense, recorder, shell, method, start, rest, agent, kind, body):
     tools("curl")
     named = " ".join([rest, agent, kind, body.decode("latin-1")])
     assume(not KEY_NAME.search(named))  # the journal masks what follows the name of a key
     headers = [f"User-Agent: {agent}", f"Content-Type: {kind}"]
     raw = with_body(body, *headers, line=f"{method} {start}{rest}")
     try:
-        came, line = repeat(fense, recorder, raw)
+        came, line = repeat(fense, recorder, raw, shell)
     except IndexError:  # the server did not take it: `http://[::1]/` may be followed by anything
         return
     assert parsed(came) == parsed(raw), line
@@ -297,10 +333,10 @@ def test_keys_stay_masked_in_the_line(fense):
     talk(port_of(fense), with_body(fields, JSON, f"Authorization: Bearer {secret}"))
     page = page_of_newest(fense)
     assert secret not in page
-    (line,) = lines_of(page)
-    assert "$FENSE_API_KEY stands for the key that it brought: …1a2b" in page
+    (line,), (powershell,) = lines_of(page), lines_of(page, "powershell")
+    assert "FENSE_API_KEY stands for the key that it brought: …1a2b" in page
     assert "… stands for a key, which the journal masks: put your own there." in page
-    assert run(line)[0] == "400"  # the masked key is none
+    assert run(line)[0] == run(powershell, "powershell")[0] == "400"  # the masked key is none
     assert line.endswith(f"--data-raw {shlex.quote(fields.decode().replace(secret, '…0001'))}")
 
 
@@ -331,26 +367,35 @@ def test_the_development_key_stands_in_the_line(start):
     process.call("/accounts/99")
     process.call("/accounts/99", key="another-key")
     first = process.page("page/requests/1")
-    assert "-H 'x-api-key: local-dev-key'" in lines_of(first)[0]
-    assert "$FENSE_API_KEY" not in first
-    assert '-H "x-api-key: $FENSE_API_KEY"' in lines_of(process.page("page/requests/2"))[0]
+    second = process.page("page/requests/2")
+    for shell, variable in (("sh", "$FENSE_API_KEY"), ("powershell", "$env:FENSE_API_KEY")):
+        assert "-H 'x-api-key: local-dev-key'" in lines_of(first, shell)[0]
+        assert f'-H "x-api-key: {variable}"' in lines_of(second, shell)[0]
+    assert "FENSE_API_KEY" not in first
 
 
-@pytest.mark.needs("a POSIX shell")
 @pytest.mark.slow
-def test_every_line_by_hand_does_what_it_says(start):
+@pytest.mark.parametrize(
+    "shell", [shell for shell in SHELLS if shell.values[0] not in ("bash", "zsh")]
+)
+def test_every_line_by_hand_does_what_it_says(start, shell):
     """Each as a person would run it, after a reset: all of them are taken."""
     tools("curl")
     process = start("--port", "0", "--seed", "demo")
     process.ready()
-    reset, clock = f"{process.url}/_standin/reset", f"{process.url}/_standin/clock"
-    lines = {line for view in VIEWS for line in lines_of(process.page(view))}
+    lines = {line for view in VIEWS for line in lines_of(process.page(view), shell)}
     assert len(lines) > 30
     for line in sorted(lines):
         assert "x-api-key: local-dev-key" in line
-        before = f"curl -sX POST {reset} -H 'x-api-key: local-dev-key'; curl -sX PUT {clock} "
-        before += "-H 'x-api-key: local-dev-key' -H 'Content-Type: application/json' "
-        before += """-d '{"now": "2026-11-30T00:00:00Z"}' -o /dev/null; """
-        status, said = run(before + line)
+        send(process, "POST", "reset", {})
+        send(process, "PUT", "clock", {"now": "2026-11-30T00:00:00Z"})
+        status, said = run(line, shell)
         there_is_none = "DELETE" in line and "/instances/" in line
         assert (status[:1], said) == ("4" if there_is_none else "2", ""), line
+
+
+def send(process, method, path, body):
+    headers = {"x-api-key": "local-dev-key", "Content-Type": "application/json"}
+    url = f"{process.url}/_standin/{path}"
+    asked = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
+    urllib.request.urlopen(asked, timeout=10).close()

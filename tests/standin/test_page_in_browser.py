@@ -173,13 +173,13 @@ def test_a_refresh_shows_what_a_reset_left(fense, look):
     expect(page.get_by_text("Page 1 of 2")).to_be_visible()
     fense.reset()
     page.get_by_text("No request came yet").wait_for()
-    expect(page.get_by_role("button", name="Copy")).to_have_count(1)
+    expect(page.locator(".curl.sh button")).to_have_count(1)
     send(fense, "GET", "/accounts/99")
     page.get_by_role("link", name="GET /accounts/99").wait_for()
     expect(page.locator(".requests tbody tr")).to_have_count(1)
     live = page.locator("#live").inner_html().replace('<button type="button">Copy</button>', "")
     page.reload()
-    page.locator(".curl button").wait_for(state="attached")
+    page.locator(".curl.sh button").wait_for(state="attached")
     again = page.locator("#live").inner_html().replace('<button type="button">Copy</button>', "")
     assert live == again
 

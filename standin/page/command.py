@@ -1,0 +1,35 @@
+"""What curl is called with, in no shell's quotes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fense_admin.standin.page.text import INVISIBLE
+
+
+class Option(NamedTuple):
+    """An option and its value. As in WSGI, a character may stand for a byte."""
+
+    name: str
+    value: str = ""
+    variable: str = ""  # of the environment; its value follows
+
+
+class Command(NamedTuple):
+    how: list[Option]  # the method
+    url: str
+    options: list[Option]
+    body: bytes
+
+
+def raw(text: str) -> bytes:
+    """The bytes that the text stands for; what no byte is sent as UTF-8."""
+    return b"".join(
+        letter.encode("latin-1") if letter <= "\xff" else letter.encode(errors="replace")
+        for letter in text
+    )
+
+
+def is_plain(text: str) -> bool:
+    """Whether it survives being copied from a page: no control characters, nothing invisible."""
+    return text.replace("\n", "").isprintable() and not INVISIBLE.search(text)
