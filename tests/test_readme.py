@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import powershell
 import pytest
 from check_types import MY_APP
 from conftest import CHECKOUT, TIMEOUT, Process, account_fields, run_pytest, tools
@@ -102,6 +103,36 @@ def test_the_helper_is_used_as_shown():
     example = (CHECKOUT / "examples" / "javascript" / "vitest" / "billing.test.mjs").read_text()
     for line in shown.splitlines():
         assert line in example
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/windows-and-macos.md"])
+def test_lines_for_powershell_do_what_lines_for_sh_do(document, tmp_path):
+    text = (CHECKOUT / document).read_text("utf-8")
+    in_sh = [meaning_in_sh(block) for block in re.findall(r"```sh\n(.*?)```", text, re.S)]
+    blocks = re.findall(r"```powershell\n(.*?)```", text, re.S)
+    assert blocks
+    for block in blocks:
+        assert meaning_in_powershell(block, tmp_path) in in_sh, block
+
+
+def meaning_in_sh(block):
+    return [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+
+
+def meaning_in_powershell(block, folder):
+    """The words that the lines have in sh."""
+    lines = re.sub(r"^\$env:(\w+) = '(.*)'$", r"export '\1=\2'", block, flags=re.M)
+    meaning = []
+    for tokens in powershell.statements(lines, {"TEMP": "temp"}):
+        if ("(", "(") in tokens:
+            powershell.write(tokens, folder)
+            continue
+        program, *words = (value for _, value in tokens)
+        program = {"py": "python3", "curl.exe": "curl"}.get(program, program)
+        if words[-2:-1] == ["--data-binary"]:
+            words[-2:] = ["--data-raw", (folder / words[-1].removeprefix("@")).read_text("utf-8")]
+        meaning.append([program.replace("\\", "/").replace("Scripts", "bin"), *words])
+    return meaning
 
 
 def test_the_table_of_settings_is_the_commands(start):
