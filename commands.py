@@ -426,11 +426,9 @@ def compare(options: argparse.Namespace) -> int:
     """
     from fense_admin import comparing
 
-    if options.dry_run:
-        return comparing.list_requests(options)
     try:
         return comparing.run(options, lambda text: None if options.quiet else say(text))
-    except ValueError as error:
+    except comparing.WrongUsage as error:
         raise WrongUsage(str(error)) from None
     except comparing.CouldNotAsk as error:
         say(str(error))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import fense_admin
-from fense_admin import rules, settings
+from fense_admin import disk, rules, settings
 from fense_admin.comparing import asking, recording, report, writing
 from fense_admin.comparing.asking import Asked
 from fense_admin.comparing.judging import Comparison
@@ -20,20 +22,36 @@ NO_KEY = "set DISPUTE_MASTER_KEY, or DISPUTE_SERVICE_KEYS, to a key of the servi
 ALL_SAME, SOME_DIFFER = 0, 1  # exit codes
 
 
+class WrongUsage(Exception):
+    """An argument or a variable can't be as it is. The message repeats neither."""
+
+
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Compare, and print the result. Returns the exit code of one that could be made.
 
-    Raises `ValueError` for wrong usage, `CouldNotAsk` if the service can't be asked.
+    Raises `WrongUsage`, and `CouldNotAsk` if the service can't be asked.
     """
-    asked = ask(options, say) if is_url(options.target) else read_recording(options.target)
-    if options.record:
-        write_recording(options.record, asked)
-    comparison = Comparison(asked)
-    results = report.results(comparison.differences, len(asked))
+    if not is_url(options.target) and (options.write or options.dry_run):
+        raise WrongUsage("a recording can only be compared: name a URL")
+    if len(set(options.account)) > settings.MOST_COMPARED:
+        raise WrongUsage(f"--account can be given {settings.MOST_COMPARED} times at most")
+    if options.dry_run:
+        return list_requests(options)
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(new_file(options.record)) if options.record else None
+        asked = ask(options, say) if is_url(options.target) else read_recording(options.target)
+        if write:
+            write(recording.record(asked, fense_admin.__version__) + "\n")
+    results = report.results(Comparison(asked).differences)
     if options.json:
-        print(json.dumps({"version": fense_admin.__version__, "lines": results}, indent=1))
+        document = {
+            "version": fense_admin.__version__,
+            "responses": len(asked),
+            "lines": results,
+        }
+        print(json.dumps(document, indent=1))
     else:
-        for line in report.printed(results):
+        for line in report.printed(results, len(asked)):
             print(line)
     return SOME_DIFFER if any(it["result"] == report.DIFFERS for it in results) else ALL_SAME
 
@@ -44,57 +62,74 @@ def is_url(target: str) -> bool:
 
 def list_requests(options: argparse.Namespace) -> int:
     """Print what would be asked."""
-    for question in asking.planned():
+    for question in [*asking.planned(), *(writing.planned() if options.write else ())]:
         print(question._replace(target=question.target.replace("{id}", "ID")))
     return ALL_SAME
 
 
 def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:
-    master_key, service_keys = settings.keys_from_environment()
+    try:
+        master_key, service_keys = settings.keys_from_environment()
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
     keys = [*([master_key] if master_key else []), *service_keys]
     if not keys:
-        raise ValueError(NO_KEY)
+        raise WrongUsage(NO_KEY)
     origin, prefix = rules.split_url(options.target)
     if options.write:
         confirm(options.yes, say)
     service = Service(
         origin, prefix, keys, options.timeout, options.ca_file, may_write=options.write
     )
-    most = len(options.account) or options.accounts
-    more = "; then --write" if options.write else ""
-    say(f"at most {asking.most_requests(most)} requests, by GET and HEAD alone{more}")
+    most = len(set(options.account)) or options.accounts
+    if not service.is_private:
+        say("http:// sends the key unencrypted: use https:// where the service has it")
+    more = f", then {writing.most_requests()} that write" if options.write else ""
+    say(f"at most {asking.most_requests(most)} requests that only read (GET, HEAD){more}")
     asked = asking.ask_all(service.ask, options.account, most, len(keys) > 1)
     return asked + writing.put_all(service.ask) if options.write else asked
 
 
 def confirm(is_confirmed: bool, say: Callable[[str], None]) -> None:
-    """Say what `--write` leaves behind, and ask. Raises `ValueError` where it is not wanted."""
+    """Say what `--write` leaves behind, and ask. Raises `WrongUsage` where it is not wanted."""
     say(writing.WARNING)
     if is_confirmed:
         return
     if not sys.stdin or not sys.stdin.isatty():
-        raise ValueError("--write needs --yes, or a terminal to ask at")
+        raise WrongUsage("--write needs --yes, or a terminal to ask at")
     with contextlib.suppress(EOFError):
         if input("Go on? [y/N] ").strip().lower() in ("y", "yes"):
             return
-    raise ValueError("nothing was written")
+    raise WrongUsage("nothing was written")
 
 
 def read_recording(path: str) -> Asked:
     try:
         with open(path, "rb") as file:
-            return recording.read(file.read())
-    except OSError as error:
-        raise ValueError(f"the recording can't be read: {error.strerror}") from None
+            raw = file.read(recording.MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no path"
+        raise WrongUsage(f"the recording can't be read: {why}") from None
+    return recording.read(raw)
 
 
-def write_recording(path: str, asked: Asked) -> None:
-    text = recording.record(asked, fense_admin.__version__)
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[Callable[[str], None]]:
+    """Yield what writes a text to a new file, which is there once it is whole."""
+
+    def write(text: str) -> None:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        disk.rename_to_new(temporary, path)
+
     try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        raise ValueError(f"the recording can't be written: {error.strerror}") from None
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        with disk.temporary_beside(path) as temporary:
+            yield write
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no path"
+        raise WrongUsage(f"the recording can't be written: {why}") from None
 
 
-__all__ = ["CouldNotAsk", "list_requests", "run"]
+__all__ = ["CouldNotAsk", "WrongUsage", "run"]

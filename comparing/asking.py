@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from fense_admin import exchange
+from fense_admin import exchange, rules
 from fense_admin.comparing import questions
 from fense_admin.comparing.differences import Differences
-from fense_admin.comparing.questions import ALL, Question
+from fense_admin.comparing.questions import ALL, KNOWN, Question
 from fense_admin.comparing.service import Answer, CouldNotAsk
 from fense_admin.comparing.shape import Json, Shapes
 
 Ask = Callable[[Question], Answer]
+OK = 200
+REFUSED = (exchange.UNKNOWN_KEY, exchange.FORBIDDEN)
+GONE = "an account disappeared while it was read: compare again"
 Asked = list[tuple[Question, Answer]]
+
+
+MOST_AGAIN = 2  # requests that are sent again to see whether something changed since
 
 
 def most_requests(accounts: int) -> int:
     """How many requests a comparison sends at most if it reads so many accounts."""
-    return questions.MOST_OTHER + accounts * questions.MOST_PER_ACCOUNT
+    return questions.MOST_OTHER + accounts * questions.MOST_PER_ACCOUNT + MOST_AGAIN
 
 
 def planned() -> Iterator[Question]:
@@ -40,35 +46,68 @@ def ask_all(ask: Ask, numbers: Sequence[int], most: int, has_other_key: bool) ->
 
     shapes = Shapes(Differences())  # what differs is noted later
     body = check_is_fense(put(ALL), shapes)
-    listed = [it.get("fense_account_id") for it in body.get("accounts") or ()]
-    chosen = list(numbers) or [number for number in listed if number is not None][:most]
+    named = list(dict.fromkeys(numbers))
+    chosen = named or ids_in(body)[:most]
     all_days = set[str]()
+    readable = []
     for number in chosen:
         about, usage = [put(question) for question in questions.about_account(number)]
-        if numbers and about.status == exchange.NOT_FOUND:
+        if named and about.status == exchange.NOT_FOUND:
             raise CouldNotAsk(f"it has no account {number}: name another one with --account")
+        if usage.status != OK:
+            continue
+        readable.append(number)
         days = days_in(usage, shapes)
         all_days.update(days)
         for question in questions.about_usage(number, days):
             put(question)
     for question in questions.about_all(questions.settled(all_days)):
         put(question)
-    first = chosen[0] if chosen else 1
-    for question in questions.about_errors(first, bool(chosen), has_other_key):
+    first = readable[0] if readable else 1
+    for question in questions.about_errors(first, bool(readable), has_other_key):
         put(question)
+    check_still_there(ask, asked, shapes)
     return asked
+
+
+def check_still_there(ask: Ask, asked: Asked, shapes: Shapes) -> None:
+    """Ask again where the key or an account was refused. Raises `CouldNotAsk` if it is gone."""
+    refused = {question.key for question, it in asked if it.status in REFUSED}
+    found: set[int] = set()  # accounts that could be read
+    missing: set[int] = set()  # that were listed, and could not
+    gone: set[int] = set()  # that could be read first
+    for question, answer in asked:
+        if question.schema in ("Account", "AccountUsage"):
+            if answer.status == OK:
+                found.add(question.account)
+            elif answer.status == exchange.NOT_FOUND:
+                (gone if question.account in found else missing).add(question.account)
+    if KNOWN in refused or missing:
+        again = ask(ALL)
+        if again.status in REFUSED:
+            raise CouldNotAsk(f"it has refused the key since the comparison began ({again.status})")
+        if missing.difference(ids_in(shapes.read("AllUsage", again.body))):
+            raise CouldNotAsk(GONE)
+    if gone and ask(questions.about_account(min(gone))[0]).status == exchange.NOT_FOUND:
+        raise CouldNotAsk(GONE)
+
+
+def ids_in(usage: Json) -> list[int]:
+    """The ids of the accounts that a stand-in can have, in the order of the list."""
+    listed = [it.get("fense_account_id") for it in (usage or {}).get("accounts") or ()]
+    return [it for it in dict.fromkeys(listed) if it is not None and 0 < it <= rules.MAX_ID]
 
 
 def check_is_fense(answer: Answer, shapes: Shapes) -> Json:
     """Return the usage of all accounts in our shape. Raises `CouldNotAsk` for anything else."""
-    if answer.status in (exchange.UNKNOWN_KEY, exchange.FORBIDDEN):
+    if answer.status in REFUSED:
         raise CouldNotAsk(f"it refuses the key ({answer.status}): check DISPUTE_MASTER_KEY")
     if 300 <= answer.status < 400:
         raise CouldNotAsk(
             f"it redirects ({answer.status}), and a key is not sent elsewhere: name the URL that "
             "responds itself"
         )
-    if answer.status != 200:
+    if answer.status != OK:
         raise CouldNotAsk(f"GET {ALL.path} is {answer.status} there: check the URL and its prefix")
     if not answer.is_json:
         raise CouldNotAsk("it does not respond in JSON: this is not a Fense")
@@ -80,7 +119,7 @@ def check_is_fense(answer: Answer, shapes: Shapes) -> Json:
 
 def days_in(answer: Answer, shapes: Shapes) -> list[str]:
     """The days on which an account has lookups, in order."""
-    body = shapes.read("AccountUsage", answer.body) if answer.status == 200 else None
+    body = shapes.read("AccountUsage", answer.body) if answer.status == OK else None
     return sorted(
         it["date"] for it in (body or {}).get("daily") or () if it.get("date") and it.get("lookups")
     )

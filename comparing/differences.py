@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-# The names that may be shown: in a map by e-mail address, say, they are values.
+MOST_SHOWN = 3  # examples of a difference that are printed
+MOST_KEPT = 50  # that are kept
+
+# A name in a body may be a value, such as an e-mail address in a map by address: see `shown_names`.
 NAME = "[A-Za-z_][A-Za-z_-]{0,39}[0-9]?"
-MOST_SHOWN = 3  # examples of a difference
+# The words that names in APIs have.
+WORDS = frozenset(
+    "account accounts active all api at attributes billing body code content correlation count "
+    "created current daily data date day days description detail details dispute email end error "
+    "errors fense field fields first from has id ids info instance is items key last last4 left "
+    "limit links list lookup lookups message messages meta metadata method name names next "
+    "notifications number object of offset ok page pages pagination path payload per plan previous "
+    "range reason record records request response result results rows self size start state "
+    "status success suppress suspended time timestamp title to total totals trace type updated uri "
+    "url usage usages uuid value values version".split()
+)
+CHARSETS = [f"charset={it}" for it in ("utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252")]
+SCHEMES = ("ApiKey", "Basic", "Bearer", "Digest", "Negotiate")  # of WWW-Authenticate
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
 @dataclass
@@ -33,16 +50,33 @@ class Differences:
         self.tried.add(line)
         known = self._found.setdefault((line, ours), Difference(line, ours))
         known.seen.add(self.question)
-        if theirs not in known.theirs:
+        if theirs not in known.theirs and len(known.theirs) < MOST_KEPT:
             known.theirs.append(theirs)
 
     def of(self, line: str) -> list[Difference]:
         return [it for it in self._found.values() if it.line == line]
 
 
-def shown_name(name: str) -> str:
-    """A name in a body, unless it may be a value."""
-    return f"`{name}`" if re.fullmatch(NAME, name) else "`…`"
+def shown_names(names: Iterable[str]) -> dict[str, str]:
+    """The names in an object, by themselves, as they may be shown.
+
+    An unknown name is only shown among others that APIs have: elsewhere it may be a value.
+    """
+    names = list(names)
+    known = {name for name in names if is_usual(name)}
+    is_plain = 2 * len(known) >= len(names)
+    return {
+        name: f"`{name}`" if name in known or (is_plain and re.fullmatch(NAME, name)) else "`…`"
+        for name in names
+    }
+
+
+def is_usual(name: str) -> bool:
+    """Whether a name has only words that names in APIs have: fenseAccountId."""
+    if not re.fullmatch("[A-Za-z0-9_-]{1,40}", name):
+        return False
+    words = re.findall("[A-Z]*[a-z0-9]+|[A-Z0-9]+", name)
+    return bool(words) and all(word.lower() in WORDS for word in words)
 
 
 def shown_digits(text: str) -> str:
@@ -51,14 +85,35 @@ def shown_digits(text: str) -> str:
     return masked if re.fullmatch(r"[0:.TZtz+ -]{1,40}", masked) else "other text"
 
 
-def shown_value(text: str) -> str:
-    """A header's value, if it is one that many services send."""
-    return text if re.fullmatch("[a-z0-9 ;/.+=-]{1,60}", text) else "another one"
+def plain_header(name: str, text: str) -> str:
+    """The value of a header, without what no other service sends: it may be personal."""
+    if name == "content-type":
+        media_type, *parameters = text.lower().replace('"', "").split(";")
+        found = re.fullmatch(
+            "(application|image|multipart|text)/[a-z.+-]{1,40}", media_type.strip()
+        )
+        usual = [it for it in map(str.strip, parameters) if it in CHARSETS]
+        others = ["another parameter"] if len(usual) < len(parameters) else []
+        return "; ".join([media_type if found else "another type", *usual, *others])
+    if name == "www-authenticate":
+        scheme = text.partition(" ")[0].lower()
+        return next((it for it in SCHEMES if it.lower() == scheme), "another scheme")
+    if name == "allow":
+        methods = {it.strip().upper() for it in text.split(",") if it.strip()}
+        others = ["another method"] if methods.difference(METHODS) else []
+        return ", ".join([*(it for it in METHODS if it in methods), *others])
+    return "a path" if text.startswith("/") or text == "a path" else "a URL"  # it has an id
 
 
 def kind(value: object) -> str:
     """What a value of JSON is."""
     if value is None:
         return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number with a point or an exponent",
+        str: "text",
+        list: "a list",
+    }
     return names.get(type(value), "an object")

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import datetime
-import json
+import io
+import re
+import wsgiref.util
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fense_admin import exchange, rules
-from fense_admin.comparing.differences import Differences, kind, shown_name, shown_value
-from fense_admin.comparing.questions import ALL, READS, Question
-from fense_admin.comparing.service import Answer, Service
-from fense_admin.comparing.shape import Json, Shapes, plain, shape_of
+from fense_admin.comparing.differences import NAME, Differences, kind
+from fense_admin.comparing.questions import (
+    ALL,
+    KNOWN,
+    MERCHANT,
+    OTHER,
+    READS,
+    SETTLED,
+    UNKNOWN,
+    Question,
+)
+from fense_admin.comparing.service import Answer, read_answer
+from fense_admin.comparing.shape import BODY_LINES, Json, Shapes, plain, shape_of
 from fense_admin.standin import StandIn
 
 Asked = tuple[Question, Answer]
 OK, CREATED = 200, 201
 # The lines about the time of an update, and what they say.
 TIMED = {"updated-at": "`updated_at` moves", "empty-update": "`updated_at` stays"}
+GROWING = SETTLED + 1  # days, the newest, whose lookups may grow while they are read
+MOST_DAYS = 40_000  # with lookups of an account that is compared: a century
+MOST_STATUSES = 3  # of errors that have one in common there: from here on it is one difference
 # Where all errors of a status have another one there, that is one difference, of this line.
 COMMON_STATUS = {exchange.INVALID: "bad-request", exchange.UNKNOWN_KEY: "unknown-key"}
 ERROR: Json = {"code": "", "message": "", "details": [{"field": "", "message": ""}]}
@@ -34,49 +48,18 @@ class Comparison:
         self.differences = Differences()
         self.asked = asked
         self._updated_at: tuple[Json, Json] = None, None  # there and here, in the last response
-        shapes = Shapes(self.differences)
-        self._bodies: list[Json] = []  # of those that are not errors, in our shape
-        for number, (question, answer) in enumerate(asked):
-            self.differences.question = number
-            is_shown = answer.status in (OK, CREATED) and question.method != "HEAD"
-            is_shown = is_shown and question.schema != "ErrorResponse"
-            self._bodies.append(shapes.read(question.schema, answer.body) if is_shown else None)
         questions = [question for question, _ in asked]
         is_write = [question.method not in READS for question in questions]
         writes = is_write.index(True) if True in is_write else len(asked)  # from there on
-        self._accounts = self._read_accounts(writes)
+        self._accounts = read_accounts(asked[:writes])
         self._ours = ask_ourselves(questions[:writes], [*map(self._as_seed, self._accounts)])
         if writes < len(asked):
             self._ours += ask_ourselves(questions[writes:], before(questions[writes].account))
-        self._compare()
-
-    # What the answers show
-
-    def _read_accounts(self, count: int) -> dict[int, Json]:
-        """The accounts that these first questions read, by id, each with its whole usage by day."""
-        accounts: dict[int, Json] = {}
-        for (question, _), body in zip(self.asked[:count], self._bodies, strict=False):
-            if body is None or "?" in question.target or question.line not in ("account", "usage"):
-                continue
-            if question.schema == "Account":
-                accounts.setdefault(question.account, {}).update(body)
-            elif question.schema == "AccountUsage":
-                days = {it.get("date"): it.get("lookups") for it in body.get("daily") or ()}
-                accounts.setdefault(question.account, {})["usage"] = self._within_limits(days)
-        return accounts
-
-    def _within_limits(self, days: dict[Any, Any]) -> dict[str, int]:
-        """The days that a stand-in can have."""
-        kept = {}
-        for day, lookups in days.items():
-            if day and lookups:
-                self.differences.tried.add("most-lookups")
-                if 0 < lookups <= rules.MAX_LOOKUPS:
-                    kept[day] = lookups
-                else:
-                    beyond = "a negative number" if lookups < 0 else "more"
-                    self.differences.note("most-lookups", "0 to 10^12 a day", beyond)
-        return kept
+        self._other_status = self._note_common_statuses()
+        shapes = Shapes(self.differences)
+        for number, (question, theirs) in enumerate(asked):
+            self.differences.question = number
+            self._compare(question, theirs, self._ours[number], shapes)
 
     def _as_seed(self, number: int) -> dict[str, Any]:
         """An account of a state document that is like the one with this id, but for its names."""
@@ -84,76 +67,82 @@ class Comparison:
         flags = ("suppress_notifications", "suppress_billing", "is_active")
         return nameless(number) | {
             "dispute_account_id": read.get("dispute_account_id"),
-            "usage": read.get("usage", {}),
+            "usage": read.get("usage") or {},
             **{name: bool(read.get(name, name == "is_active")) for name in flags},
         }
 
     # Comparing
 
-    def _compare(self) -> None:
-        other_status = self._note_common_statuses()
-        for number, (question, theirs) in enumerate(self.asked):
-            self.differences.question = number
-            ours = self._ours[number]
-            common = COMMON_STATUS.get(ours.status, question.line)
-            self.differences.tried.update(("key", question.line, common))
-            status = other_status.get(ours.status, ours.status)
-            if theirs.status != status:
-                expected = "as a GET" if question.method == "HEAD" else f"{ours.status}"
-                self._note(question.line, expected, f"{theirs.status}")
-                continue
-            has_our_shape = self._compare_error(question, theirs, ours)
-            if theirs.status == ours.status:
-                self._compare_headers(theirs, ours, has_our_shape)
-            body, expected = self._bodies[number], ours.body
-            if body is not None and question.schema == "AccountUsage":
-                self._compare_usage(question, body, expected)
-            elif body is not None and question.schema == "AllUsage":
-                self._compare_all(question, body, expected)
-            elif body is not None:
-                self._compare_account(question, body, expected)
+    def _compare(self, question: Question, theirs: Answer, ours: Answer, shapes: Shapes) -> None:
+        common = COMMON_STATUS.get(ours.status, question.line)
+        self.differences.tried.update(("key", question.line, common))
+        status = self._other_status.get(ours.status, ours.status)
+        if theirs.status != status:
+            expected = "as a GET" if question.method == "HEAD" else f"{ours.status}"
+            self._note(question.line, expected, f"{theirs.status}")
+            return
+        has_our_shape = self._compare_error(question, theirs, ours)
+        if theirs.status == ours.status:
+            self._compare_headers(theirs, ours, has_our_shape)
+        schema = schema_of(ours.body)
+        if not schema or question.method == "HEAD":
+            return
+        if not theirs.is_json:
+            self._note(BODY_LINES[schema], f"the fields of {schema}", "no JSON")
+            return
+        body = shapes.read(schema, theirs.body)
+        if body is None:
+            return
+        if schema == "AccountUsage":
+            self._compare_usage(question, body, ours.body)
+        elif schema == "AllUsage":
+            self._compare_all(question, body, ours.body)
+        else:
+            self._compare_account(question, body, ours.body)
 
     def _note(self, line: str, ours: str, theirs: str) -> None:
         self.differences.note(line, ours, theirs)
 
     def _note_common_statuses(self) -> dict[int, int]:
         """Note the statuses that all errors of one kind have there; return them by ours."""
-        found = {}
-        for status, line in COMMON_STATUS.items():
-            numbers = [number for number, ours in enumerate(self._ours) if ours.status == status]
-            theirs = {number: self.asked[number][1].status for number in numbers}
-            errors = {number: it for number, it in theirs.items() if it >= exchange.INVALID}
-            if len(errors) > 1 and len(set(errors.values())) == 1 and status not in errors.values():
-                found[status] = next(iter(errors.values()))
-                for number in errors:
+        theirs: dict[int, dict[int, int]] = {}  # by ours and by the number of the question
+        for number, ours in enumerate(self._ours):
+            answer = self.asked[number][1]
+            if ours.status >= exchange.INVALID and is_error(answer):
+                theirs.setdefault(ours.status, {})[number] = answer.status
+        found = {status: set(there.values()) for status, there in theirs.items()}
+        all_alike = set().union(*found.values())
+        if len(all_alike) == 1 and len(found) >= MOST_STATUSES:
+            (status,) = all_alike
+            for number in set().union(*theirs.values()):
+                self.differences.question = number
+                self._note("statuses", "one for each kind of error", f"{status} for all")
+            return dict.fromkeys(found, status)
+        common = {}
+        for expected, line in COMMON_STATUS.items():
+            there = theirs.get(expected, {})
+            if len(there) > 1 and len(found[expected]) == 1 and expected not in found[expected]:
+                (common[expected],) = found[expected]
+                for number in there:
                     self.differences.question = number
-                    self._note(line, f"{status}", f"{found[status]}")
-        return found
+                    self._note(line, f"{expected}", f"{common[expected]}")
+        return common
 
     def _compare_headers(self, theirs: Answer, ours: Answer, has_our_shape: bool) -> None:
         self.differences.tried.add("content-type")
-        expected = ours.headers["content-type"]
-        sent = theirs.headers.get("content-type", "none").lower()
-        media_type, _, parameters = sent.partition(";")
-        if media_type.strip() == expected and parameters:
-            self._note("content-type", expected, f"with `;{shown_value(parameters)}`")
+        expected, sent = (it.headers.get("content-type", "none") for it in (ours, theirs))
+        media_type, _, parameters = sent.partition("; ")
+        if media_type == expected and parameters:
+            self._note("content-type", expected, f"with `; {parameters}`")
         # An error in another shape may have a media type of its own.
-        elif media_type.strip() != expected and has_our_shape:
-            self._note("content-type", expected, shown_value(sent))
+        elif media_type != expected and has_our_shape:
+            self._note("content-type", expected, sent)
         for name, line in HEADERS.items():
-            if name not in ours.headers:
-                continue
-            self.differences.tried.add(line)
-            known, sent = (
-                {it.strip().partition(" ")[0].lower() for it in text.split(",")}
-                for text in (ours.headers[name], theirs.headers.get(name, ""))
-            )
-            if name not in theirs.headers:
-                self._note(line, f"a header {name.title()}", "none")
-            elif name == "allow" and sent != known:
-                self._note(line, f"Allow: {ours.headers[name]}", "other methods")
-            elif name == "location" and theirs.headers[name] != ours.headers[name]:
-                self._note(line, ours.headers[name], shown_value(theirs.headers[name]))
+            if name in ours.headers:
+                self.differences.tried.add(line)
+                wanted, there = (it.headers.get(name, "none") for it in (ours, theirs))
+                if there != wanted:
+                    self._note(line, f"`{name.title()}`: {wanted}", there)
 
     def _compare_error(self, question: Question, theirs: Answer, ours: Answer) -> bool:
         """Compare the body of an error; whether it has our shape."""
@@ -171,7 +160,8 @@ class Comparison:
             self.differences.tried.add("error-codes")
             if error["code"] != expected["code"]:
                 phrase = "the reason phrase in snake_case"
-                self._note("error-codes", phrase, shown_name(error["code"]))
+                is_code = re.fullmatch(NAME, error["code"])
+                self._note("error-codes", phrase, f"`{error['code']}`" if is_code else "`…`")
             blamed, wanted = (
                 {plain(it["field"]) for it in each["details"]} for each in (error, expected)
             )
@@ -183,26 +173,31 @@ class Comparison:
 
     def _compare_usage(self, question: Question, theirs: Json, ours: Json) -> None:
         tried = self.differences.tried
-        if theirs.get("fense_account_id") != question.account:
-            self._note(question.line, "the account that was asked for", "another one")
+        self._compare_id(question, theirs)
         self._compare_filter(theirs, ours)
-        days = [(it.get("date"), it.get("lookups")) for it in theirs.get("daily") or ()]
-        if not all(day is not None and lookups is not None for day, lookups in days):
+        days = listed_days(theirs)
+        if days is None:
             return
+        dates = [day for day, _ in days]
         if any(lookups == 0 for _, lookups in days):
             self._note("daily", "days that have lookups", "days without any as well")
-        dates = [day for day, _ in days]
         if dates != sorted(dates):
             self._note("daily", "the oldest first", "another order")
+        if len(set(dates)) < len(dates):
+            self._note("daily", "each day once", "a day twice")
         if len(days) > 1:
             tried.add("daily")
+        for beyond, text in ((min, "a negative number"), (max, "more")):
+            if days and not 0 <= beyond(lookups for _, lookups in days) <= rules.MAX_LOOKUPS:
+                self._note("most-lookups", "0 to 10^12 a day", text)
         if (total := theirs.get("total_lookups")) is not None:
             tried.add("totals")
             if total != sum(lookups for _, lookups in days):
                 self._note("totals", "the sum of the days", "another number")
         expected = {it["date"]: it["lookups"] for it in ours["daily"]}
         found = {day: lookups for day, lookups in days if lookups}
-        if "?" in question.target and found != expected:
+        is_known = self._accounts.get(question.account, {}).get("usage") is not None
+        if is_known and "?" in question.target and found != expected:
             self._note_days(question, expected, found, ours)
 
     def _note_days(
@@ -225,12 +220,16 @@ class Comparison:
         else:
             self._note(question.line, "the lookups of the range", "others")
 
-    def _compare_account(self, question: Question, theirs: Json, ours: Json) -> None:
-        if theirs.get("fense_account_id") != question.account:
+    def _compare_id(self, question: Question, theirs: Json) -> None:
+        if theirs.get("fense_account_id", question.account) != question.account:
             self._note(question.line, "the account that was asked for", "another one")
+
+    def _compare_account(self, question: Question, theirs: Json, ours: Json) -> None:
+        self._compare_id(question, theirs)
         if question.body is None:  # its values are somebody's
             return
-        for name in ours.keys() & json.loads(question.body).keys():
+        sent = rules.parse_json(question.body.encode())
+        for name in ours.keys() & sent.keys():
             value = theirs.get(name)
             is_known = type(value) is type(ours[name]) or name == "dispute_account_id"
             if is_known and value != ours[name]:
@@ -256,21 +255,28 @@ class Comparison:
         ids = [it.get("fense_account_id") for it in accounts]
         if None in ids:
             return
+        if not all(0 < number <= rules.MAX_ID for number in ids):
+            self._note("ids", "from 1 to 2^53 - 1", "others")
+        if len(set(ids)) < len(ids):
+            self._note("ids", "each account once", "an id twice")
         if len(ids) > 1:
             tried.add("order")
         if ids != sorted(ids):
             self._note("order", "in order of id", "in another order")
         totals = {it["fense_account_id"]: it.get("total_lookups") for it in accounts}
-        if theirs.get("total_lookups") is not None and None not in totals.values():
+        if len(totals) == len(ids) and None not in totals.values() and "total_lookups" in theirs:
             tried.add("totals")
             if theirs["total_lookups"] != sum(totals.values()):
                 self._note("totals", "the sum of the accounts", "another number")
         for account in ours["accounts"]:
             number, total = account["fense_account_id"], account["total_lookups"]
+            known = self._accounts.get(number, {})
+            if known.get("usage") is None or ids.count(number) > 1:
+                continue
             if number in totals:
-                self._compare_total(question, self._accounts[number], total, totals[number], ours)
+                self._compare_total(question, known, total, totals[number], ours)
             elif question.target != ALL.target:
-                self._note_missing(self._accounts[number], total)
+                self._note_missing(known, total)
         tried.update({"all-accounts"} & {question.line})
 
     def _note_missing(self, account: Json, total: int) -> None:
@@ -285,11 +291,14 @@ class Comparison:
         """Compare the sum of an account's lookups in a range."""
         if found is None or found == expected:
             return
-        usage = account.get("usage", {})
+        usage = account["usage"]
         at_ends = {name: usage.get(ours[name], 0) for name in ("start_date", "end_date")}
-        if question.target == ALL.target:  # the usage may have grown since
-            if found < expected:
-                self._note("totals", "the sum of an account's days", "less")
+        if question.target == ALL.target:
+            # It was asked before the account's days, whose newest may have grown since then.
+            newest = sum(usage[day] for day in sorted(usage)[-GROWING:])
+            if not expected - newest <= found < expected:
+                other = "less" if found < expected else "more"
+                self._note("totals", "the sum of an account's days", other)
         elif found in subsets(expected, at_ends.values()):
             missing = [name for name, lookups in at_ends.items() if lookups]
             gone = [name for name in missing if found == expected - at_ends[name]] or missing
@@ -298,19 +307,86 @@ class Comparison:
             self._note(question.line, "the lookups of the range", "others")
 
 
+def read_accounts(asked: Sequence[Asked]) -> dict[int, Json]:
+    """The accounts that were read, by id, each with its usage by day; None if it can't be known."""
+    shapes = Shapes(Differences())  # they are noted later
+    accounts: dict[int, Json] = {}
+    for question, answer in asked:
+        schema = {"account": "Account", "usage": "AccountUsage"}.get(question.line, "")
+        if schema != question.schema or "?" in question.target:
+            continue
+        is_read = answer.status == OK and answer.is_json
+        body = shapes.read(schema, answer.body) if is_read else None
+        account = accounts.setdefault(question.account, {"usage": None})
+        if schema == "Account":
+            account.update(body or {})
+        elif body is not None:
+            account["usage"] = known_usage(listed_days(body))
+    return accounts
+
+
+def listed_days(usage: Json) -> list[tuple[str, int]] | None:
+    """The days of an account's usage, each with its lookups; None if one of them is unreadable."""
+    daily = usage.get("daily")
+    if daily is None or not all("date" in it and "lookups" in it for it in daily):
+        return None
+    return [(it["date"], it["lookups"]) for it in daily]
+
+
+def known_usage(days: list[tuple[str, int]] | None) -> dict[str, int] | None:
+    """The days as a stand-in can have them; None if it can't."""
+    if days is None or len(dict(days)) < len(days) or len(days) > MOST_DAYS:
+        return None
+    if not all(0 <= lookups <= rules.MAX_LOOKUPS for _, lookups in days):
+        return None
+    return {day: lookups for day, lookups in days if lookups}
+
+
 def ask_ourselves(questions: Sequence[Question], accounts: list[dict[str, Any]]) -> list[Answer]:
-    """What a stand-in with these accounts answers."""
+    """What a stand-in with these accounts answers, asked in this process."""
     seed: Any = {"accounts": accounts}
-    with StandIn(seed=seed) as standin:
-        keys = [standin.master_key, standin.service_key]
-        service = Service(standin.url, "", keys, timeout=10, may_write=True)
-        answers = []
+    answers: list[Answer] = []
+    with StandIn(seed=seed, serve=False) as standin:
+        keys = {
+            KNOWN: standin.master_key,
+            OTHER: standin.service_key,
+            UNKNOWN: "unknown",
+            MERCHANT: "merchant",
+        }
         for question in questions:
             if question.line in TIMED:
                 standin.set_clock(datetime.datetime.now(datetime.timezone.utc))
                 standin.advance(len(answers))
-            answers.append(service.ask(question))
-        return answers
+            answers.append(answer_of(standin, question, keys.get(question.key)))
+    return answers
+
+
+def answer_of(standin: StandIn, question: Question, key: str | None) -> Answer:
+    """What the stand-in answers to a question that brings this key."""
+    path, _, query = question.path.partition("?")
+    body = (question.with_keys("merchant", "other-merchant") or "").encode()
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": question.method,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": question.content_type,
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": io.BytesIO(body),
+    }
+    if key is not None:
+        environ["HTTP_X_API_KEY"] = key
+    if question.encoding:
+        environ["HTTP_CONTENT_ENCODING"] = question.encoding
+    wsgiref.util.setup_testing_defaults(environ)
+    begun: list[tuple[int, dict[str, str]]] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _: object = None) -> None:
+        begun.append((int(status[:3]), {name.lower(): value for name, value in headers}))
+
+    pieces = standin.app(environ, start_response)
+    raw = b"".join(pieces)
+    getattr(pieces, "close", lambda: None)()
+    return read_answer(*begun[-1], raw)
 
 
 def nameless(number: int) -> dict[str, Any]:
@@ -335,6 +411,22 @@ def error_of(body: Json) -> Json:
         return None
     shapes = {*map(shape_of, error["details"])}
     return error if shapes <= {shape_of(ERROR["details"][0])} else None
+
+
+def schema_of(ours: Json) -> str | None:
+    """The schema that a body of ours has; None for an error, or without a body."""
+    names = {"accounts": "AllUsage", "daily": "AccountUsage", "email": "Account"}
+    return next((schema for name, schema in names.items() if name in (ours or ())), None)
+
+
+def is_error(answer: Answer) -> bool:
+    """Whether a service refused a request, perhaps with the status 200."""
+    if answer.status != OK:
+        return answer.status > OK
+    shapes = Shapes(Differences())
+    return not any(
+        shapes.read(name, answer.body) for name in ("Account", "AccountUsage", "AllUsage")
+    )
 
 
 def subsets(total: int, parts: Iterable[int]) -> set[int]:

@@ -20,8 +20,15 @@ WRITES = frozenset(
     "updated-at location last-id encoding json".split()
 )
 
+# The lines that show in accounts and their lookups, if there are any.
+DATA = frozenset(
+    "account account-body times days daily dispute-account-id ids order range totals most-lookups "
+    "usage usage-body numbers null names".split()
+)
+NEEDS_TWO_KEYS = frozenset(["several-keys"])
+
 # The key that a request is sent with; "merchant": that of the account that was created
-KNOWN, OTHER, UNKNOWN, NONE, MERCHANT = "known", "other", "unknown", "none", "merchant"
+KEYS = KNOWN, OTHER, UNKNOWN, NONE, MERCHANT = "known", "other", "unknown", "none", "merchant"
 
 
 class Question(NamedTuple):
@@ -40,6 +47,10 @@ class Question(NamedTuple):
     @property
     def path(self) -> str:
         return self.target.replace("{id}", str(self.account))
+
+    def with_keys(self, key: str, other_key: str) -> str | None:
+        """The body, with these keys of merchants."""
+        return self.body and self.body.replace("{key}", key).replace("{other_key}", other_key)
 
     def __str__(self) -> str:
         with_key = {KNOWN: "", NONE: ", without a key", UNKNOWN: ", with an unknown key"}

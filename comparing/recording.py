@@ -5,21 +5,28 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
 
-from fense_admin import rules
+from fense_admin import exchange, rules
 from fense_admin.comparing.asking import Asked
-from fense_admin.comparing.differences import NAME
-from fense_admin.comparing.questions import Question
-from fense_admin.comparing.service import Answer, CouldNotAsk
-from fense_admin.comparing.shape import Json, plain
+from fense_admin.comparing.differences import NAME, is_usual, plain_header, shown_names
+from fense_admin.comparing.questions import KEYS, READS, Question
+from fense_admin.comparing.service import COMPARED, Answer, CouldNotAsk, is_shallow
+from fense_admin.comparing.shape import BODY_LINES, Json, plain, whole
 from fense_admin.comparing.writing import WRITTEN
 
 FORMAT = 1
+MOST_BYTES = 256 * 1024 * 1024  # of a recording
+MOST_VALUES = 10_000_000  # in a recording: each takes memory, however short its text is
+MOST_QUESTIONS = 300
+LONGEST = 4096  # characters of a text of a question
+TARGET = r"/(?!_standin)[A-Za-z0-9/._-]*(?:\{id\})?(?:\?[A-Za-z0-9_={}&.-]*)?"
 UUID = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-PLAIN_TEXT = re.compile("[A-Za-z][A-Za-z_]{0,39}|[0-9: TZ.+-]{1,40}")  # a code, a day, a number
-# Text that may be shown as it is, by its name; and numbers.
-CODES = {"code", "field", "date", "startdate", "enddate", "createdat", "updatedat"}
+NUMBER = re.compile("-?[0-9][0-9.eE+-]{0,39}")
+TIME = re.compile(
+    "[0-9]{4}-?[0-9]{1,2}-?[0-9]{1,2}(?:[T ][0-9:.]{1,20} ?(?:[Zz]|UTC|[+-][0-9:]{2,5})?)?"
+)
+# What is kept as it is, by its name without _: texts of these forms, and numbers.
+TIMES = {"date", "startdate", "enddate", "createdat", "updatedat"}
 COUNTS = {"lookups", "totallookups", "status"}
 IDS = {"fenseaccountid", "accountid", "id"}
 
@@ -41,39 +48,62 @@ class Replacer:
             return set().union(*(self._ids(it, plain(key)) for key, it in value.items()))
         if isinstance(value, list):
             return set().union(*(self._ids(it, name) for it in value))
-        if name in IDS and re.fullmatch("[0-9]{1,19}", str(value)):
-            return {int(value)}
-        return set()
+        number = whole(value) if name in IDS else None
+        return set() if number is None else {number}
 
     def question(self, question: Question) -> Question:
         return question._replace(account=self._numbers[question.account])
 
-    def value(self, value: Json, name: str = "") -> Json:
+    def answer(self, answer: Answer) -> Answer:
+        return answer._replace(
+            body=self._value(answer.body, "", answer.status >= exchange.INVALID),
+            headers={name: plain_header(name, text) for name, text in answer.headers.items()},
+        )
+
+    def _value(self, value: Json, name: str, is_error: bool) -> Json:
         """The value of a body, without what is personal in it."""
         if isinstance(value, dict):
-            return {self._name(key): self.value(it, plain(key)) for key, it in value.items()}
+            shown = shown_names(value)
+            return {
+                self._name(key, shown[key]): self._value(it, plain(key), is_error)
+                for key, it in value.items()
+            }
         if isinstance(value, list):
-            return [self.value(it, name) for it in value]
-        if name in IDS and re.fullmatch("[0-9]{1,19}", str(value)):
-            return type(value)(self._numbers[int(value)])
+            return [self._value(it, name, is_error) for it in value]
+        number = whole(value) if name in IDS else None
+        if number is not None:
+            return type(value)(self._numbers[number])
         if isinstance(value, str):
-            return self._text(value, name)
+            return self._text(value, name, is_error)
+        if isinstance(value, float) and name in COUNTS:
+            return value if abs(value) < float("inf") else 1e308
         if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in COUNTS:
             return type(value)(0)
         return value
 
-    def _name(self, name: str) -> str:
-        return name if re.fullmatch(NAME, name) else self._text(name, "name")
+    def _name(self, name: str, shown: str) -> str:
+        return name if name in shown else f"a name, {self._text(name, 'name', False)}"
 
-    def _text(self, text: str, name: str) -> str:
-        is_plain = name in CODES | COUNTS and PLAIN_TEXT.fullmatch(text)
-        if is_plain or text.strip() in WRITTEN:  # which the comparison wrote itself
+    def _text(self, text: str, name: str, is_error: bool) -> str:
+        if self._is_plain(text, name, is_error):
             return text
         kind = "uuid" if UUID.fullmatch(text) else name
         known = self._texts.get((kind, text.lower()))
         if known is None:
             known = self._texts[kind, text.lower()] = self._new(kind, text)
         return known.upper() if kind == "uuid" and text != text.lower() else known
+
+    def _is_plain(self, text: str, name: str, is_error: bool) -> bool:
+        """Whether nothing in a text is personal."""
+        if name in COUNTS and NUMBER.fullmatch(text):
+            return True
+        if name in TIMES and (TIME.fullmatch(text) or NUMBER.fullmatch(text)):
+            return True
+        if is_error and name == "code" and re.fullmatch(NAME, text):
+            return True
+        if is_error and name == "field" and (is_usual(text) or text == "colour"):
+            return True
+        return text.strip() in WRITTEN  # which the comparison wrote itself
 
     def _new(self, kind: str, text: str) -> str:
         number = next(self._count)
@@ -90,7 +120,7 @@ def record(asked: Asked, version: str) -> str:
     questions = [
         {
             **replacer.question(question)._asdict(),
-            "response": {**answer._asdict(), "body": replacer.value(answer.body)},
+            "response": replacer.answer(answer)._asdict(),
         }
         for question, answer in asked
     ]
@@ -100,26 +130,46 @@ def record(asked: Asked, version: str) -> str:
 def read(raw: bytes) -> Asked:
     """Return what a recording has. Raises `CouldNotAsk` for any other document."""
     try:
-        document = rules.parse_json(raw)
+        if len(raw) > MOST_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
+            raise CouldNotAsk("the recording is too large")
+        document = rules.parse_json(raw, dict)
         if document["recording"] != FORMAT:
             raise CouldNotAsk("the recording is of another version: record it again")
-        asked: Asked = []
-        for entry in document["questions"]:
-            answer = Answer(**entry.pop("response"))
-            asked.append((Question(**entry), answer))
-        check(asked)
-        return asked
+        entries = document["questions"]
+        if not 0 < len(entries) <= MOST_QUESTIONS:
+            raise ValueError
+        return [read_entry(**entry) for entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise CouldNotAsk("the file is not a recording of fense-admin compare") from None
 
 
-def check(asked: Sequence[tuple[Question, Answer]]) -> None:
-    """Raise `TypeError` where a recording has a value of another type than ours."""
-    for question, answer in asked:
-        texts = (question.line, question.target, question.schema, question.method, question.key)
-        numbers = question.account, answer.status
-        headers = [*answer.headers.items()]
-        if not all(isinstance(it, str) for it in (*texts, *sum(headers, ()))):
-            raise TypeError
-        if not all(type(it) is int for it in numbers):
-            raise TypeError
+def read_entry(response: dict[str, Json], **fields: Json) -> tuple[Question, Answer]:
+    """Return a question of a recording and its answer. Raises `ValueError` or `TypeError`."""
+    question, answer = Question(**fields), Answer(**response)
+    if not (
+        all(isinstance(it, str) and len(it) <= LONGEST for it in strings(question))
+        and re.fullmatch(TARGET, question.target)
+        and question.schema in (*BODY_LINES, "ErrorResponse")
+        and question.method in (*READS, "POST")
+        and question.key in KEYS
+        and type(question.account) is int
+        and 0 < question.account <= rules.MAX_ID
+        and type(answer.status) is int
+        and 100 <= answer.status <= 999
+        and isinstance(answer.is_json, bool)
+        and (answer.is_json or answer.body is None)
+        and is_shallow(answer.body)
+    ):
+        raise ValueError
+    headers = {name: plain_header(name, answer.headers[name]) for name in answer.headers}
+    if not headers.keys() <= set(COMPARED):
+        raise ValueError
+    return question, answer._replace(headers=headers)
+
+
+def strings(question: Question) -> list[Json]:
+    """What is text in a question."""
+    return [
+        *(question.line, question.target, question.schema, question.method, question.key),
+        *(question.content_type, question.encoding, question.body or ""),
+    ]

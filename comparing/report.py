@@ -7,18 +7,18 @@ from typing import Any
 
 from fense_admin.comparing.differences import MOST_SHOWN, Differences
 from fense_admin.comparing.lines import Line, read_lines
-from fense_admin.comparing.questions import WRITES
+from fense_admin.comparing.questions import DATA, NEEDS_TWO_KEYS, WRITES
 
 SAME, DIFFERS, NOT_TRIED = "same", "differs", "not tried"
 WIDTH = 88  # characters of a line's text that are printed
 
 
-def results(differences: Differences, total: int) -> list[dict[str, Any]]:
-    """The result for each line of FIDELITY.md, as --json prints it; `total` is of all responses."""
-    return [result_of(line, differences, total) for line in read_lines()]
+def results(differences: Differences) -> list[dict[str, Any]]:
+    """The result for each line of FIDELITY.md, as --json prints it."""
+    return [result_of(line, differences) for line in read_lines()]
 
 
-def result_of(line: Line, differences: Differences, total: int) -> dict[str, Any]:
+def result_of(line: Line, differences: Differences) -> dict[str, Any]:
     found = differences.of(line.name)
     tried = line.name in differences.tried
     result: dict[str, Any] = {
@@ -33,24 +33,33 @@ def result_of(line: Line, differences: Differences, total: int) -> dict[str, Any
         ]
         result["decided_in"] = line.places
     elif not tried:
-        is_write = line.name in WRITES
-        result["why"] = "only a write shows it" if is_write else "a comparison can't see it there"
+        result["why"] = why_not_tried(line.name)
     return result
 
 
-def printed(results: list[dict[str, Any]]) -> Iterator[str]:
-    """The lines of the report."""
+def why_not_tried(name: str) -> str:
+    if name in WRITES:
+        return "only a write shows it: see --write"
+    if name in DATA:
+        return "no response showed it: it takes accounts that have lookups"
+    if name in NEEDS_TWO_KEYS:
+        return "it takes two keys: set DISPUTE_MASTER_KEY and DISPUTE_SERVICE_KEYS"
+    return "no request of a comparison shows it"
+
+
+def printed(results: list[dict[str, Any]], total: int) -> Iterator[str]:
+    """The lines of the report; `total` is the number of all responses."""
     for is_documented, title in ((True, "Documented by Fense:"), (False, "Assumed here:")):
         yield title
         for result in results:
             if result["documented"] is is_documented:
-                yield from printed_line(result)
+                yield from printed_line(result, total)
     counts = {it: sum(result["result"] == it for result in results) for it in (SAME, DIFFERS)}
     not_tried = len(results) - sum(counts.values())
     yield f"{counts[SAME]} same, {counts[DIFFERS]} differ, {not_tried} not tried"
 
 
-def printed_line(result: dict[str, Any]) -> Iterator[str]:
+def printed_line(result: dict[str, Any], total: int) -> Iterator[str]:
     text = result["text"]
     short = text if len(text) <= WIDTH else text[: WIDTH - 1].rstrip() + "…"
     yield f"  {result['result']:9}  {result['line']}: {short}"
@@ -60,7 +69,8 @@ def printed_line(result: dict[str, Any]) -> Iterator[str]:
         theirs += f"; and {more} more" if more > 0 else ""
         count = it["responses"]
         yield f"             ours: {it['ours']}"
-        yield f"             theirs: {theirs} (in {count} response{'s' * (count != 1)})"
+        of_all = f"all {total}" if count == total else f"{count} of {total}"
+        yield f"             theirs: {theirs} (in {of_all} responses)"
     if result.get("decided_in"):
         yield f"             decided in {', '.join(result['decided_in'])}"
     if "why" in result:

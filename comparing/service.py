@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import re
 import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import fense_admin
+from fense_admin import rules
+from fense_admin.comparing.differences import plain_header
 from fense_admin.comparing.questions import (
     KNOWN,
     MERCHANT,
@@ -26,7 +27,11 @@ from fense_admin.comparing.questions import (
 from fense_admin.exchange import KEY_HEADER
 
 MOST_BYTES = 32 * 1024 * 1024  # of a response
+MOST_VALUES = 5_000_000  # in a response: each takes memory, however short its text is
+DEEPEST = 30  # objects and lists inside each other in a body
 COMPARED = ("content-type", "www-authenticate", "allow", "location")  # headers that are kept
+# Statuses that say nothing about the request: rate limits, proxies, maintenance
+FOR_NOW = (429, 502, 503, 504)
 
 
 class CouldNotAsk(Exception):
@@ -37,9 +42,34 @@ class Answer(NamedTuple):
     """A response."""
 
     status: int
-    headers: dict[str, str]  # some of them, by their names in lower case
+    headers: dict[str, str]  # some of them, by their names in lower case: see `plain_header`
     body: Any  # what its JSON says; None if it is something else
     is_json: bool
+
+
+def read_answer(status: int, headers: Mapping[str, str], raw: bytes) -> Answer:
+    """Return a response as it is compared. Raises `CouldNotAsk` for a body that is too large."""
+    if len(raw) > MOST_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise CouldNotAsk("it sends a response that is too large to compare")
+    kept = {name: plain_header(name, headers[name]) for name in COMPARED if name in headers}
+    try:
+        body = rules.parse_json(rules.without_mark(raw), dict)
+    except ValueError:
+        return Answer(status, kept, None, False)
+    return (
+        Answer(status, kept, body, True) if is_shallow(body) else Answer(status, kept, None, False)
+    )
+
+
+def is_shallow(body: Any) -> bool:
+    """Whether a body is nested no deeper than functions that call themselves can read it."""
+    inner = [body]
+    for _ in range(DEEPEST):
+        values = [it.values() if isinstance(it, dict) else it for it in inner]
+        inner = [it for each in values if each for it in each if isinstance(it, (dict, list))]
+        if not inner:
+            return True
+    return False
 
 
 class Service:
@@ -70,7 +100,13 @@ class Service:
             try:
                 self._context = ssl.create_default_context(cafile=ca_file)
             except (OSError, ssl.SSLError) as error:
-                raise CouldNotAsk(f"{ca_file} has no certificates: {reason(error)}") from None
+                why = error.strerror if not isinstance(error, ssl.SSLError) else "it is not in PEM"
+                raise CouldNotAsk(f"the file of --ca-file can't be used: {why}") from None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody between here and the service can read the key."""
+        return self._scheme == "https" or bool(fense_admin.LOOPBACK.fullmatch(self._host))
 
     def ask(self, question: Question) -> Answer:
         """Send a request and read the response. Raises `CouldNotAsk`."""
@@ -79,11 +115,7 @@ class Service:
         headers = {"Content-Type": question.content_type, "Accept": "application/json"}
         if question.encoding:
             headers["Content-Encoding"] = question.encoding
-        body = question.body
-        if body is not None:
-            body = body.replace("{key}", self._keys[MERCHANT]).replace(
-                "{other_key}", self._other_key
-            )
+        body = question.with_keys(self._keys[MERCHANT], self._other_key)
         headers["User-Agent"] = f"fense-admin/{fense_admin.__version__} compare"
         if question.key != NONE:
             headers[KEY_HEADER] = self._keys[question.key]
@@ -91,7 +123,10 @@ class Service:
         try:
             with contextlib.closing(self._connection()) as connection:
                 connection.connect()
-                with ended_after(self._timeout, connection.sock, late):
+                sock = self._encrypted(connection)
+                with ended_after(self._timeout, sock, late):
+                    if isinstance(sock, ssl.SSLSocket):
+                        sock.do_handshake()
                     path = self._prefix + question.path
                     connection.request(question.method, path, body, headers)
                     response = connection.getresponse()
@@ -101,22 +136,38 @@ class Service:
         except (OSError, http.client.HTTPException, ValueError) as error:
             what = f"took longer than {self._timeout:g} s" if late.is_set() else reason(error)
             raise CouldNotAsk(f"{self._host}: {question.method} {what}") from None
-        if len(raw) > MOST_BYTES:
-            raise CouldNotAsk(f"{self._host} responds with more than {MOST_BYTES} bytes")
-        kept = {name: response.headers[name] for name in COMPARED if name in response.headers}
-        if "location" in kept:  # it has an id
-            kept["location"] = "a path" if kept["location"].startswith("/") else "a URL"
-        try:
-            return Answer(response.status, kept, json.loads(raw), True)
-        except (ValueError, RecursionError):
-            return Answer(response.status, kept, None, False)
+        if response.status in FOR_NOW:
+            raise CouldNotAsk(
+                f"{self._host} answers no more for now ({response.status}): compare again "
+                f"{later(response)}, or fewer --accounts"
+            )
+        if raw and response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise CouldNotAsk(f"{self._host} compresses a response, which was not asked for")
+        sent = {name: response.headers.get_all(name, []) for name in COMPARED}
+        joined = {name: ", ".join(texts) for name, texts in sent.items() if texts}
+        return read_answer(response.status, joined, raw)
 
     def _connection(self) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection(self._host, timeout=self._timeout)
+        if self._context is not None and connection.port == http.client.HTTP_PORT:
+            # split_url leaves out 443 alone
+            is_given = self._host.endswith(f":{http.client.HTTP_PORT}")
+            connection.port = connection.port if is_given else http.client.HTTPS_PORT
+        return connection
+
+    def _encrypted(self, connection: http.client.HTTPConnection) -> socket.socket:
+        """The socket of a connection, with TLS if the URL wants it, before its handshake."""
         if self._context is not None:
-            return http.client.HTTPSConnection(
-                self._host, timeout=self._timeout, context=self._context
+            connection.sock = self._context.wrap_socket(
+                connection.sock, server_hostname=connection.host, do_handshake_on_connect=False
             )
-        return http.client.HTTPConnection(self._host, timeout=self._timeout)
+        return connection.sock
+
+
+def later(response: http.client.HTTPResponse) -> str:
+    """When a response says to try again."""
+    text = response.headers.get("Retry-After", "")
+    return f"in {text} s" if re.fullmatch("[0-9]{1,5}", text) else "later"
 
 
 @contextlib.contextmanager
@@ -126,7 +177,8 @@ def ended_after(seconds: float, sock: socket.socket, late: threading.Event) -> I
     def end() -> None:
         late.set()
         with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+            # That of TLS would change what another thread is reading.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True

@@ -14,10 +14,14 @@ from typing import Any
 
 import fense_admin
 from fense_admin import files, models, rules
-from fense_admin.comparing.differences import Differences, kind, shown_digits, shown_name
+from fense_admin.comparing.differences import NAME, Differences, kind, shown_digits, shown_names
 
 Json = Any
 Schema = Mapping[str, Any]
+
+DEEP, LONG = 4, 12  # what `shape_of` shows of objects within each other, and of names
+ENVELOPES = 3  # around a body, within each other, that are looked through
+UNREADABLE = object()  # in place of a value that can't be read
 
 BODY_LINES = {  # the line that says what the fields of a schema are
     "Account": "account-body",
@@ -33,15 +37,27 @@ def plain(name: str) -> str:
     return re.sub("[_-]", "", name).lower()
 
 
-def shape_of(value: Json) -> str:
+def whole(value: Json) -> int | None:
+    """A whole number, of 19 digits at most, that is written as another number or as text."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 10**19 else None
+    if type(value) is int or (isinstance(value, str) and re.fullmatch("-?[0-9]{1,19}", value)):
+        return int(value) if abs(int(value)) < 10**19 else None
+    return None
+
+
+def shape_of(value: Json, deep: int = DEEP) -> str:
     """The names and kinds in a value: {"error": {"code": text}}."""
+    if isinstance(value, (dict, list)) and value and not deep:
+        return "…"
     if isinstance(value, dict):
-        inner = ", ".join(
-            f"{shown_name(name)}: {shape_of(it)}" for name, it in sorted(value.items())
-        )
-        return f"{{{inner}}}".replace("`", "")
+        shown = shown_names(value)
+        names = sorted(value)[:LONG]
+        inner = [f"{shown[name]}: {shape_of(value[name], deep - 1)}" for name in names]
+        more = ["…"] if len(value) > LONG else []
+        return f"{{{', '.join(inner + more)}}}".replace("`", "")
     if isinstance(value, list):
-        return f"[{shape_of(value[0])}]" if value else "[]"
+        return f"[{shape_of(value[0], deep - 1)}]" if value else "[]"
     return kind(value)
 
 
@@ -50,6 +66,9 @@ class Shapes:
 
     def __init__(self, differences: Differences) -> None:
         self._schemas = json.loads(files.read(fense_admin.OPENAPI_FILE))["components"]["schemas"]
+        for name in BODY_LINES:
+            fields = self._schemas[name]["properties"]
+            fields.update({field: self._resolved(rule) for field, rule in fields.items()})
         self._note = differences.note
         self._tried = differences.tried
         self._formats: dict[str, Callable[[str, str], Json]] = {
@@ -77,21 +96,24 @@ class Shapes:
 
     def _unwrapped(self, name: str, body: Json) -> Json:
         """The object, or the list of all accounts, that is in a body; None without one."""
-        schema = self._schemas[name]
-        if self._known(schema, body):
-            return body
-        candidates = [("", body)]
-        if isinstance(body, dict):
-            candidates += [(f"{shown_name(it)} around it", value) for it, value in body.items()]
-        for where, value in candidates:
-            if where and self._known(schema, value):
-                self._note("envelope", "none", where)
-                return value
-            if name == "AllUsage" and isinstance(value, list):
-                account = self._schemas["AccountTotal"]
-                if all(self._known(account, it) for it in value):
+        schema, account = self._schemas[name], self._schemas["AccountTotal"]
+        around = [("", body)]  # a body and what is in it, with the names around
+        for _ in range(ENVELOPES + 1):
+            for where, value in around:
+                is_list = name == "AllUsage" and isinstance(value, list)
+                if is_list and all(self._known(account, it) for it in value):
                     self._note("envelope", "none", f"a list{where and ', ' + where}")
                     return value
+                if self._known(schema, value):
+                    if where:
+                        self._note("envelope", "none", where)
+                    return value
+            around = [
+                (f"{shown} around it{where and ', ' + where}", value[it])
+                for where, value in around
+                if isinstance(value, dict) and len(value) <= LONG
+                for it, shown in shown_names(value).items()
+            ]
         self._note(BODY_LINES[name], f"the fields of {name}", shape_of(body))
         return None
 
@@ -103,17 +125,22 @@ class Shapes:
             there = field if field in value else by_plain_name.pop(plain(field), None)
             by_plain_name.pop(plain(field), None)
             if there is None:
-                if "null" in self._resolved(rule)["type"]:
+                if "null" in rule["type"]:
                     self._note("null", "null where there is no value", f"`{field}` is left out")
                     found[field] = None
                 else:
                     self._note(BODY_LINES[name], ours, f"`{field}` is missing")
                 continue
             if there != field:
-                self._note("names", "in snake_case", f"{shown_name(there)}")
-            found[field] = self._value(name, field, rule, value[there])
-        for there in by_plain_name.values():
-            self._note(BODY_LINES[name], ours, f"{shown_name(there)} as well")
+                is_plain = re.fullmatch(NAME, there)  # its letters are those of the field
+                self._note("names", "in snake_case", f"`{there}`" if is_plain else "`…`")
+            read = self._value(name, field, rule, value[there])
+            if read is not UNREADABLE:
+                found[field] = read
+        if by_plain_name:
+            shown = shown_names(value)
+            for there in by_plain_name.values():
+                self._note(BODY_LINES[name], ours, f"{shown[there]} as well")
         return found
 
     def _resolved(self, schema: Schema) -> Schema:
@@ -123,8 +150,7 @@ class Shapes:
         return {**schema, "type": [types] if isinstance(types, str) else types}
 
     def _value(self, name: str, field: str, rule: Schema, value: Json) -> Json:
-        """The value of a field, as the schema's rule for it has it; None if it can't be."""
-        rule = self._resolved(rule)
+        """The value of a field, as the schema's rule for it has it, or `UNREADABLE`."""
         (wanted,) = [it for it in rule["type"] if it != "null"]
         if value is None and "null" in rule["type"]:
             return None
@@ -136,50 +162,50 @@ class Shapes:
         if wanted == "integer":
             return self._number(field, value)
         if wanted == "string" and isinstance(value, str):
-            return self._formats.get(rule.get("format", ""), lambda _, text: text)(field, value)
+            read = self._formats.get(rule.get("format", ""))
+            return read(field, value) if read else value
         if wanted == "boolean" and isinstance(value, bool):
             return value
         if rule.get("format") == "date-time":
             self._note("times", "text in UTC, to the second", f"`{field}` is {kind(value)}")
-            return None
+            return UNREADABLE
         self._note(BODY_LINES[name], f"the types of {name}", f"`{field}` is {kind(value)}")
-        return None
+        return UNREADABLE
 
-    def _number(self, field: str, value: Json) -> int | None:
+    def _number(self, field: str, value: Json) -> Json:
         if type(value) is int:
             return value
         self._note("numbers", "whole numbers", f"`{field}` is {kind(value)}")
-        with contextlib.suppress(ValueError, TypeError, OverflowError):
-            return int(value)
-        return None
+        number = whole(value)
+        return UNREADABLE if number is None else number
 
-    def _time(self, field: str, text: str) -> str | None:
+    def _time(self, field: str, text: str) -> Json:
         self._tried.add("times")
         with contextlib.suppress(ValueError):
             return rules.check_time(text)
         self._note("times", "in UTC, to the second", f"`{field}` is {shown_digits(text)}")
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             time = datetime.datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
             if time.tzinfo is not None:
                 time = time.astimezone(datetime.timezone.utc)
             return models.as_text(time.replace(tzinfo=None))
-        return None
+        return UNREADABLE
 
-    def _day(self, field: str, text: str) -> str | None:
+    def _day(self, field: str, text: str) -> Json:
         self._tried.add("days")
         with contextlib.suppress(ValueError):
             return rules.check_date(text)
         self._note("days", "YYYY-MM-DD", f"`{field}` is {shown_digits(text)}")
         with contextlib.suppress(ValueError):
             return rules.check_date(text[:10])
-        return None
+        return UNREADABLE
 
-    def _uuid(self, field: str, text: str) -> str | None:
+    def _uuid(self, field: str, text: str) -> Json:
         try:
             canonical = rules.check_uuid(text).lower()
         except ValueError:
             self._note("dispute-account-id", "a UUID", f"`{field}` is other text")
-            return None
+            return UNREADABLE
         self._tried.add("dispute-account-id")
         if canonical != text:
             self._note("dispute-account-id", "in lower case", f"`{field}` is in upper case")

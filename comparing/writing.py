@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from fense_admin import rules
 from fense_admin.comparing.asking import Ask, Asked
 from fense_admin.comparing.questions import MERCHANT, Question
 from fense_admin.comparing.service import CouldNotAsk
+from fense_admin.comparing.shape import plain, whole
 
 NAME, EMAIL = "fense-admin compare", "compare@fense-admin.example"
 UUID = "3C2B1A00-1111-4222-8333-444455556666"
@@ -19,7 +21,7 @@ SECOND = 1.1  # seconds after which a time to the second is another
 CREATED = 201
 NEW = {"api_key": "{key}", "name": NAME, "email": EMAIL}
 # Accounts that a creation should not make; the service may.
-REFUSED = [
+REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("api-key-taken", {**NEW}),
     ("email", {**NEW, "api_key": "{other_key}", "email": "no address"}),
     ("unknown-field", {**NEW, "api_key": "{other_key}", "plan": "gold"}),
@@ -70,7 +72,7 @@ def about_created(number: int) -> Iterator[Question]:
         ("update", {"suppress_billing": "true"}),
         ("update", {"is_active": None}),
         ("unknown-field", {"plan": "gold"}),
-        ("unknown-field", {"fense_account_id": number}),
+        ("unknown-field", {"fense_account_id": 1}),
     ):
         yield update(line, number, fields)
     empty = update("json", number, {})
@@ -81,14 +83,36 @@ def about_created(number: int) -> Iterator[Question]:
     yield update("bad-id", number, {})._replace(target="/accounts/x")
 
 
+def planned() -> Iterator[Question]:
+    """All that is written, for the account 1."""
+    yield creation("create", NEW)
+    yield from about_created(1)
+    yield deactivation(1)
+
+
+def most_requests() -> int:
+    """How many requests the writing sends at most."""
+    return len([*planned()]) + len(REFUSED)  # each of those may make an account to deactivate
+
+
+def deactivation(number: int) -> Question:
+    return update("update", number, {"is_active": False})
+
+
 def put_all(ask: Ask) -> Asked:
     """Write what `WARNING` says. Raises `CouldNotAsk`."""
     first = creation("create", NEW)
-    answer = ask(first)
+    try:
+        answer = ask(first)
+    except CouldNotAsk as error:
+        raise CouldNotAsk(f"{error}; an account may have been created") from None
     number = id_in(answer.body)
-    if answer.status != CREATED or number is None:
-        raise CouldNotAsk(f"it creates no account ({answer.status}): nothing else was written")
+    if answer.status != CREATED:
+        raise CouldNotAsk(f"it creates no account ({answer.status}): nothing was written")
+    if number is None:
+        raise CouldNotAsk("it created an account without an id, which stays active")
     asked = [(first._replace(account=number), answer)]
+    active = {number}
     try:
         for question in about_created(number):
             if question.line in ("updated-at", "empty-update"):
@@ -97,18 +121,34 @@ def put_all(ask: Ask) -> Asked:
             asked.append((question, answer))
             made = id_in(answer.body) if answer.status == CREATED else None
             if made is not None and made != number:
-                ask(update("update", made, {"is_active": False}))
+                active.add(made)
+                ask(deactivation(made))
+                active.remove(made)
+        asked.append((deactivation(number), ask(deactivation(number))))
+        active.clear()
     finally:
-        last = update("update", number, {"is_active": False})
-        asked.append((last, ask(last)))
+        if active:
+            deactivate(ask, active)
     return asked
+
+
+def deactivate(ask: Ask, active: set[int]) -> None:
+    """Deactivate these accounts. Raises `CouldNotAsk`, which names those that stay active."""
+    try:
+        for number in sorted(active):
+            ask(deactivation(number))
+            active.remove(number)
+    except CouldNotAsk as error:
+        left = ", ".join(map(str, sorted(active)))
+        raise CouldNotAsk(f"{error}; still active are the accounts created: {left}") from None
 
 
 def id_in(body: Any) -> int | None:
     """The id of the account in a body, in whatever shape."""
     if isinstance(body, dict):
         for name, value in body.items():
-            if name.lower().replace("_", "") in ("fenseaccountid", "id") and str(value).isdecimal():
-                return int(value)
+            number = whole(value) if plain(name) in ("fenseaccountid", "id") else None
+            if number is not None and 0 < number <= rules.MAX_ID:
+                return number
         return next(filter(None, map(id_in, body.values())), None)
     return None

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlencode
 
 from webtest import TestApp
 
+from fense_admin.comparing.differences import plain_header
 from fense_admin.comparing.judging import TIMED
 from fense_admin.comparing.questions import KNOWN, MERCHANT, NONE, OTHER, Question
 from fense_admin.comparing.service import COMPARED, Answer
@@ -99,9 +100,11 @@ class OtherFense:
         given = self.app.request(
             "/", method=request.method, headers=headers, environ=environ, expect_errors=True
         )
-        kept = {name: given.headers[name] for name in COMPARED if name in given.headers}
-        if "location" in kept:
-            kept["location"] = "a path"
+        kept = {
+            name: plain_header(name, given.headers[name])
+            for name in COMPARED
+            if name in given.headers
+        }
         return Response(given.status_int, json.loads(given.body) if given.body else None, kept)
 
     def ask(self, question: Question) -> Answer:
@@ -125,7 +128,8 @@ class OtherFense:
         self.requests.append(request)
         response = self.change(request, self.respond)
         is_json = not isinstance(response.body, str) and question.method != "HEAD"
-        return Answer(response.status, response.headers, response.body, is_json)
+        body = response.body if is_json else None
+        return Answer(response.status, response.headers, body, is_json)
 
 
 def serving(respond: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Any:

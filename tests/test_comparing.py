@@ -1,5 +1,6 @@
 """compare finds where another service differs, once each, and says nothing of one that is the same."""
 
+import functools
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from fense_admin.comparing.lines import read_lines
 
 
 def compared(asked):
-    return report.results(Comparison(asked).differences, len(asked))
+    return report.results(Comparison(asked).differences)
 
 
 def that_differ(results):
@@ -27,6 +28,13 @@ def unchanged(request, respond):
     return respond(request)
 
 
+@functools.cache
+def asked_of(name):
+    """The responses of a service that differs in this way, and how it compares."""
+    asked = ask(OtherFense(CHANGES[name][1]))
+    return asked, compared(asked)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_a_service_like_ours_is_the_same(count):
     other = OtherFense(unchanged, {"accounts": SEED["accounts"][:count]})
@@ -39,13 +47,12 @@ def test_a_service_like_ours_is_the_same(count):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_difference_is_found_once_with_its_line(name):
-    line, change = CHANGES[name]
-    asked = ask(OtherFense(change))
-    results = compared(asked)
+    line, _ = CHANGES[name]
+    asked, results = asked_of(name)
     found = [it for it in results if it["result"] == report.DIFFERS]
     assert [it["line"] for it in found] == [line]
     assert len(found[0]["differences"]) == 1, found
-    text = json.dumps(found) + "\n".join(report.printed(results))
+    text = json.dumps(found) + "\n".join(report.printed(results, len(asked)))
     assert not [it for it in (*PERSONAL, MASTER_KEY, SERVICE_KEY) if it in text]
 
 
@@ -70,10 +77,10 @@ def test_a_difference_that_a_write_shows_is_found_once_with_its_line(name, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_recording_shows_the_same_and_nothing_personal(name):
-    asked = ask(OtherFense(CHANGES[name][1]))
+    asked, results = asked_of(name)
     recorded = recording.record(asked, "1.0")
     assert not [it for it in (*PERSONAL, MASTER_KEY, SERVICE_KEY) if it in recorded]
-    assert compared(recording.read(recorded.encode())) == compared(asked)
+    assert compared(recording.read(recorded.encode())) == results
 
 
 def test_no_comparison_sends_more_requests_than_it_may():
