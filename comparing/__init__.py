@@ -76,29 +76,37 @@ def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:
     if not keys:
         raise WrongUsage(NO_KEY)
     origin, prefix = rules.split_url(options.target)
+    most = len(set(options.account)) or options.accounts
+    reads, writes = asking.most_requests(most), writing.most_requests() if options.write else 0
+    if reads + writes > settings.MOST_REQUESTS:
+        raise WrongUsage(
+            f"--write and {most} accounts take more than {settings.MOST_REQUESTS} requests: read "
+            "fewer accounts"
+        )
     if options.write:
         confirm(options.yes, say)
     service = Service(
         origin, prefix, keys, options.timeout, options.ca_file, may_write=options.write
     )
-    most = len(set(options.account)) or options.accounts
     if not service.is_private:
         say("http:// sends the key unencrypted: use https:// where the service has it")
-    more = f", then {writing.most_requests()} that write" if options.write else ""
-    say(f"at most {asking.most_requests(most)} requests that only read (GET, HEAD){more}")
+    more = f", then at most {writes} that write" if options.write else ""
+    say(f"at most {reads} requests that only read (GET and HEAD){more}")
     asked = asking.ask_all(service.ask, options.account, most, len(keys) > 1)
     return asked + writing.put_all(service.ask) if options.write else asked
 
 
 def confirm(is_confirmed: bool, say: Callable[[str], None]) -> None:
     """Say what `--write` leaves behind, and ask. Raises `WrongUsage` where it is not wanted."""
-    say(writing.WARNING)
     if is_confirmed:
+        say(writing.WARNING)
         return
     if not sys.stdin or not sys.stdin.isatty():
         raise WrongUsage("--write needs --yes, or a terminal to ask at")
+    # Standard output is the report's.
+    print(f"{writing.WARNING}.\nGo on? [y/N] ", end="", file=sys.stderr, flush=True)
     with contextlib.suppress(EOFError):
-        if input("Go on? [y/N] ").strip().lower() in ("y", "yes"):
+        if input().strip().lower() in ("y", "yes"):
             return
     raise WrongUsage("nothing was written")
 

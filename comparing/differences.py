@@ -11,6 +11,11 @@ MOST_KEPT = 50  # that are kept
 
 # A name in a body may be a value, such as an e-mail address in a map by address: see `shown_names`.
 NAME = "[A-Za-z_][A-Za-z_-]{0,39}[0-9]?"
+# Numbers, days and times, as text
+NUMBER = re.compile("-?[0-9][0-9.eE+-]{0,39}")
+TIME = re.compile(
+    "[0-9]{4}-?[0-9]{1,2}-?[0-9]{1,2}(?:[T ][0-9:.]{1,20} ?(?:[Zz]|UTC|[+-][0-9:]{2,5})?)?"
+)
 # The words that names in APIs have.
 WORDS = frozenset(
     "account accounts active all api at attributes billing body code content correlation count "
@@ -81,8 +86,8 @@ def is_usual(name: str) -> bool:
 
 def shown_digits(text: str) -> str:
     """A time or a day without its value: 0000-00-00T00:00:00Z."""
-    masked = re.sub("[0-9]", "0", text)
-    return masked if re.fullmatch(r"[0:.TZtz+ -]{1,40}", masked) else "other text"
+    is_plain = TIME.fullmatch(text) or NUMBER.fullmatch(text)
+    return re.sub("[0-9]", "0", text) if is_plain else "other text"
 
 
 def plain_header(name: str, text: str) -> str:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 
 from fense_admin import exchange, rules
 from fense_admin.comparing.asking import Asked
-from fense_admin.comparing.differences import NAME, is_usual, plain_header, shown_names
+from fense_admin.comparing.differences import (
+    NAME,
+    NUMBER,
+    TIME,
+    is_usual,
+    plain_header,
+    shown_names,
+)
 from fense_admin.comparing.questions import KEYS, READS, Question
 from fense_admin.comparing.service import COMPARED, Answer, CouldNotAsk, is_shallow
 from fense_admin.comparing.shape import BODY_LINES, Json, plain, whole
@@ -21,10 +29,6 @@ MOST_QUESTIONS = 300
 LONGEST = 4096  # characters of a text of a question
 TARGET = r"/(?!_standin)[A-Za-z0-9/._-]*(?:\{id\})?(?:\?[A-Za-z0-9_={}&.-]*)?"
 UUID = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-NUMBER = re.compile("-?[0-9][0-9.eE+-]{0,39}")
-TIME = re.compile(
-    "[0-9]{4}-?[0-9]{1,2}-?[0-9]{1,2}(?:[T ][0-9:.]{1,20} ?(?:[Zz]|UTC|[+-][0-9:]{2,5})?)?"
-)
 # What is kept as it is, by its name without _: texts of these forms, and numbers.
 TIMES = {"date", "startdate", "enddate", "createdat", "updatedat"}
 COUNTS = {"lookups", "totallookups", "status"}
@@ -37,8 +41,15 @@ class Replacer:
     def __init__(self, asked: Asked) -> None:
         ids = self._ids([answer.body for _, answer in asked])
         found = sorted(ids | {question.account for question, _ in asked})
-        # In the same order, so that a list in order of id still is.
-        self._numbers = {number: place for place, number in enumerate(found, 1)}
+        # In the same order, so that a list in order of id still is; others than ids stay others.
+        valid = [number for number in found if 0 < number <= rules.MAX_ID]
+        low = [number for number in found if number <= 0]
+        high = found[len(low) + len(valid) :]
+        self._numbers = {
+            **dict(zip(reversed(low), itertools.count(0, -1), strict=False)),
+            **dict(zip(valid, itertools.count(1), strict=False)),
+            **dict(zip(high, itertools.count(rules.MAX_ID + 1), strict=False)),
+        }
         self._texts: dict[tuple[str, str], str] = {}
         self._count = itertools.count(1)
 
@@ -75,11 +86,10 @@ class Replacer:
             return type(value)(self._numbers[number])
         if isinstance(value, str):
             return self._text(value, name, is_error)
-        if isinstance(value, float) and name in COUNTS:
-            return value if abs(value) < float("inf") else 1e308
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in COUNTS:
-            return type(value)(0)
-        return value
+        if isinstance(value, float):
+            is_kept = name in COUNTS and abs(value) < math.inf
+            return value if is_kept else 0.5  # no whole number, as ids are
+        return 0 if type(value) is int and name not in COUNTS else value
 
     def _name(self, name: str, shown: str) -> str:
         return name if name in shown else f"a name, {self._text(name, 'name', False)}"

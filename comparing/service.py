@@ -63,12 +63,12 @@ def read_answer(status: int, headers: Mapping[str, str], raw: bytes) -> Answer:
 
 def is_shallow(body: Any) -> bool:
     """Whether a body is nested no deeper than functions that call themselves can read it."""
-    inner = [body]
+    inner = [[body]]
     for _ in range(DEEPEST):
-        values = [it.values() if isinstance(it, dict) else it for it in inner]
-        inner = [it for each in values if each for it in each if isinstance(it, (dict, list))]
-        if not inner:
+        found = [it for each in inner for it in each if isinstance(it, (dict, list))]
+        if not found:
             return True
+        inner = [list(it.values()) if isinstance(it, dict) else it for it in found]
     return False
 
 
@@ -128,7 +128,7 @@ class Service:
                     if isinstance(sock, ssl.SSLSocket):
                         sock.do_handshake()
                     path = self._prefix + question.path
-                    connection.request(question.method, path, body, headers)
+                    connection.request(question.method, path, body and body.encode(), headers)
                     response = connection.getresponse()
                     raw = response.read(MOST_BYTES + 1)
             if late.is_set() or (response.length and len(raw) <= MOST_BYTES):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -52,8 +53,8 @@ def shape_of(value: Json, deep: int = DEEP) -> str:
         return "…"
     if isinstance(value, dict):
         shown = shown_names(value)
-        names = sorted(value)[:LONG]
-        inner = [f"{shown[name]}: {shape_of(value[name], deep - 1)}" for name in names]
+        fields = itertools.islice(value.items(), LONG)
+        inner = sorted(f"{shown[name]}: {shape_of(it, deep - 1)}" for name, it in fields)
         more = ["…"] if len(value) > LONG else []
         return f"{{{', '.join(inner + more)}}}".replace("`", "")
     if isinstance(value, list):
@@ -98,10 +99,11 @@ class Shapes:
         """The object, or the list of all accounts, that is in a body; None without one."""
         schema, account = self._schemas[name], self._schemas["AccountTotal"]
         around = [("", body)]  # a body and what is in it, with the names around
-        for _ in range(ENVELOPES + 1):
+        for deep in range(ENVELOPES + 1):
             for where, value in around:
                 is_list = name == "AllUsage" and isinstance(value, list)
-                if is_list and all(self._known(account, it) for it in value):
+                may_be_it = is_list and (value or deep < 2)  # an empty one may be anything
+                if may_be_it and all(self._known(account, it) for it in value):
                     self._note("envelope", "none", f"a list{where and ', ' + where}")
                     return value
                 if self._known(schema, value):

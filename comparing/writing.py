@@ -51,6 +51,11 @@ def about_created(number: int) -> Iterator[Question]:
         yield update("update", number, {name: False})
     yield update("name", number, {"name": f"  {OTHER_NAME} "})
     yield update("name", number, {"name": NAME})
+    for key in ("{other_key}", "{key}"):
+        yield update("update", number, {"api_key": key})
+    yield update("update", number, {"is_active": False})
+    yield Question("merchant-key", "/accounts/{id}", "Account", number, key=MERCHANT)
+    yield update("update", number, {"is_active": True})
     yield update("dispute-account-id", number, {"dispute_account_id": UUID})
     yield update("dispute-account-id", number, {"dispute_account_id": None})
     yield update("updated-at", number, {"name": NAME})
@@ -76,7 +81,14 @@ def about_created(number: int) -> Iterator[Question]:
     ):
         yield update(line, number, fields)
     empty = update("json", number, {})
-    for body in ("", "[]", "{", '{"name": "a", "name": "b"}', '{"suppress_billing": NaN}'):
+    for body in (
+        "",
+        "[]",
+        "\ufeff{}",
+        "{",
+        '{"name": "a", "name": "b"}',
+        '{"suppress_billing": NaN}',
+    ):
         yield empty._replace(body=body)
     yield empty._replace(line="json", content_type="text/plain")
     yield empty._replace(line="encoding", encoding="gzip")

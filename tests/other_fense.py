@@ -264,6 +264,65 @@ changing(
 )
 
 
+changing(
+    "numbers",
+    "uuids_for_ids",
+    lambda name, value: (
+        name,
+        f"{value:08x}{UUID[8:]}" if name == "fense_account_id" else value,
+    ),
+)
+changing(
+    "numbers",
+    "numbers_with_a_point",
+    lambda name, value: (name, float(value) if name == "total_lookups" else value),
+)
+changing(
+    "usage-body",
+    "days_as_an_object",
+    lambda name, value: (
+        name,
+        {it["date"]: it["lookups"] for it in value} if name == "daily" else value,
+    ),
+)
+changing(
+    "usage-body",
+    "no_name_for_a_day",
+    lambda name, value: ("on" if name == "date" else name, value),
+)
+changing(
+    "error-body",
+    "codes_as_numbers",
+    lambda name, value: (name, 7 if name == "code" else value),
+    errors=True,
+)
+changing(
+    "daily",
+    "a_day_twice",
+    lambda name, value: (
+        name,
+        [part for it in value for part in halves(it)] if name == "daily" else value,
+    ),
+)
+
+
+def halves(day):
+    return (
+        [day | {"lookups": 1}, day | {"lookups": day["lookups"] - 1}]
+        if day["lookups"] > 1
+        else [day]
+    )
+
+
+@differs("most-lookups")
+def more_lookups_than_a_day_may_have(request, respond):
+    response = respond(request)
+    if response.status == 200 and response.body and response.body.get("daily"):
+        response.body["daily"][0]["lookups"] += 10**13
+        response.body["total_lookups"] += 10**13
+    return response
+
+
 @differs("null")
 def nulls_left_out(request, respond):
     response = respond(request)
@@ -292,6 +351,14 @@ def in_an_envelope(request, respond):
     response = respond(request)
     if response.status == 200:
         response.body = {"data": response.body, "success": True}
+    return response
+
+
+@differs("envelope")
+def in_two_envelopes(request, respond):
+    response = respond(request)
+    if response.status == 200:
+        response.body = {"data": {"result": response.body}, "meta": {}}
     return response
 
 
@@ -344,6 +411,28 @@ def other_status(ours: int, theirs: int, line: str, name: str) -> None:
 other_status(400, 422, "bad-request", "unprocessable_for_bad_requests")
 other_status(401, 403, "unknown-key", "forbidden_without_a_key")
 other_status(405, 404, "wrong-method", "not_found_for_a_wrong_method")
+
+
+@differs("statuses")
+def errors_with_the_status_200(request, respond):
+    response = respond(request)
+    response.status = 200
+    return response
+
+
+@differs("unknown-key")
+def another_challenge(request, respond):
+    response = respond(request)
+    if "www-authenticate" in response.headers:
+        response.headers["www-authenticate"] = "Bearer"
+    return response
+
+
+@differs("content-type")
+def no_content_type(request, respond):
+    response = respond(request)
+    del response.headers["content-type"]
+    return response
 
 
 @differs("unknown-key")
@@ -594,6 +683,15 @@ def listed(line: str, name: str, change: Callable[[list[Any]], list[Any]]) -> No
 
 
 listed("order", "in_order_of_name", lambda accounts: sorted(accounts, key=lambda it: it["name"]))
+listed("ids", "accounts_listed_twice", lambda accounts: sorted(accounts * 2, key=str))
+listed(
+    "ids",
+    "accounts_without_an_id",
+    lambda accounts: [
+        {"fense_account_id": 0, "name": "", "dispute_account_id": None, "total_lookups": 0},
+        *accounts,
+    ],
+)
 listed(
     "all-accounts",
     "accounts_with_lookups_alone",

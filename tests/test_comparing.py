@@ -90,9 +90,9 @@ def test_no_comparison_sends_more_requests_than_it_may():
 def test_each_line_is_tried_by_a_read_or_a_write_or_by_neither_for_a_reason():
     results = compared(ask(OtherFense(unchanged)))
     assert all(("why" in it) == (it["result"] == report.NOT_TRIED) for it in results)
-    assert {CHANGES[name][0] for name in CHANGES} <= {
-        it["line"] for it in results if it["result"] == report.SAME
-    }
+    same = {it["line"] for it in results if it["result"] == report.SAME}
+    # That no day has more than 10^12 lookups does not show that none may.
+    assert {CHANGES[name][0] for name in CHANGES} - same == {"most-lookups"}
 
 
 def test_each_assumption_names_a_place_that_exists():
