@@ -1,0 +1,500 @@
+"""compare survives whatever a service or a recording says: it is a difference, or one sentence."""
+
+import copy
+import json
+import random
+
+import pytest
+from conftest import sentence
+from other_fense import MASTER_KEY, PERSONAL, SERVICE_KEY, OtherFense, serving
+
+from fense_admin import settings
+from fense_admin.comparing import asking, recording, report, writing
+from fense_admin.comparing.differences import MOST_KEPT
+from fense_admin.comparing.judging import Comparison
+from fense_admin.comparing.questions import ALL, KNOWN
+from fense_admin.comparing.service import Answer, CouldNotAsk, read_answer
+
+KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
+CANARY, CANARY_UUID = "canary7q@merchant.example", "cccccccc-cccc-4ccc-8ccc-cccccccccccc"
+
+
+def ask(change, accounts=5):
+    return asking.ask_all(OtherFense(change).ask, (), accounts, has_other_key=True)
+
+
+def unchanged(request, respond):
+    return respond(request)
+
+
+def that_differ(asked):
+    results = report.results(Comparison(asked).differences)
+    return [it["line"] for it in results if it["result"] == report.DIFFERS]
+
+
+# --- While it is asked ---------------------------------------------------------------------------
+
+
+def test_lookups_that_come_while_they_are_read_are_no_difference():
+    other = OtherFense(unchanged)
+    days = {"2026-03-01": 2, **dict.fromkeys(["today", "yesterday"], 1)}
+
+    def growing(request, respond):
+        for day in (0, -1):
+            other.standin.record_lookups(17, days["today"], day)
+        return respond(request)
+
+    other.change = growing
+    assert that_differ(asking.ask_all(other.ask, (), 5, has_other_key=True)) == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_later_ends_the_comparison(status):
+    count = 0
+
+    def refusing(request, respond):
+        nonlocal count
+        count += 1
+        response = respond(request)
+        if count > 10:
+            response.status = status
+        return response
+
+    with pytest.raises(CouldNotAsk, match=f"has refused the key since .* \\({status}\\)"):
+        ask(refusing)
+
+
+def test_an_account_that_disappears_ends_the_comparison():
+    count = 0
+
+    def disappearing(request, respond):
+        nonlocal count
+        count += request.path in ("/accounts/34", "/accounts/usage/34")
+        response = respond(request)
+        if count > 3 and "/34" in request.path:
+            response.status = 404
+        return response
+
+    with pytest.raises(CouldNotAsk, match="disappeared while it was read"):
+        ask(disappearing)
+
+
+def test_an_account_that_is_gone_before_it_is_read_ends_the_comparison():
+    is_first = True
+
+    def disappearing(request, respond):
+        nonlocal is_first
+        response = respond(request)
+        if "/34" in request.path:
+            response.status = 404
+        elif not is_first and response.status == 200 and "accounts" in (response.body or ()):
+            accounts = response.body["accounts"]
+            response.body["accounts"] = [it for it in accounts if it["fense_account_id"] != 34]
+        is_first = False
+        return response
+
+    with pytest.raises(CouldNotAsk, match="disappeared while it was read"):
+        ask(disappearing)
+
+
+def test_accounts_that_are_listed_and_never_there_differ():
+    def unreadable(request, respond):
+        response = respond(request)
+        if "/34" in request.path:
+            response.status = 404
+        return response
+
+    assert that_differ(ask(unreadable)) == ["account", "usage"]
+
+
+def answering(status, raw, **headers):
+    def respond(handler):
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(raw)))
+        handler.end_headers()
+        handler.wfile.write(raw)
+
+    return respond
+
+
+NO_ACCOUNTS = b'{"start_date":null,"end_date":null,"total_lookups":0,"accounts":[]}'
+
+
+@pytest.mark.parametrize(
+    ("respond", "told"),
+    [
+        (answering(429, b"", Retry_After="30"), "(429): compare again in 30 s"),
+        (answering(503, b"", Retry_After=CANARY), "(503): compare again later"),
+        (answering(200, b"\x1f\x8b", Content_Encoding="gzip"), "compresses a response"),
+        (answering(204, b""), "is 204 there"),
+        (answering(200, b""), "does not respond in JSON"),
+        (answering(200, b"null"), "this is not a Fense"),
+        (answering(200, b"[" * 50_000 + b"]" * 50_000), "does not respond in JSON"),
+        (answering(200, b'{"a":' * 500 + b"1" + b"}" * 500), "does not respond in JSON"),
+        (answering(200, NO_ACCOUNTS.replace(b"0", b"NaN")), "does not respond in JSON"),
+        (answering(200, b"9" * 5_000), "does not respond in JSON"),
+        (answering(200, b"[" + b"{}," * 6_000_000 + b"{}]"), "too large to compare"),
+        (answering(200, NO_ACCOUNTS, X_Long="x" * 70_000), "no response in HTTP"),
+    ],
+)
+def test_a_service_that_can_not_be_compared_is_one_sentence(run_command, respond, told):
+    with serving(respond) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        result = run_command("compare", url, "--quiet", **KEYS)
+    assert told in sentence(result, code=3)
+    assert CANARY not in result[2]
+
+
+def test_headers_are_compared_by_what_is_not_personal(run_command, tmp_path):
+    values = {
+        "Content-Type": f"application/json; owner={CANARY}",
+        "WWW-Authenticate": f'Bearer realm="{CANARY}"',
+        "Allow": f"GET, {CANARY}",
+        "Location": f"https://{CANARY}/\xff\xfe",
+    }
+
+    def respond(handler):
+        handler.send_response(200)
+        for name, value in values.items():
+            handler.send_header(name, value)
+        handler.send_header("Allow", "\x01\x02")  # twice
+        handler.send_header("Content-Length", str(len(NO_ACCOUNTS)))
+        handler.end_headers()
+        handler.wfile.write(NO_ACCOUNTS)
+
+    with serving(respond) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        code, out, errors = run_command("compare", url, "--record=real.json", **KEYS)
+    recorded = (tmp_path / "real.json").read_text("utf-8")
+    assert code == 1
+    assert "canary" not in out + errors + recorded
+    assert "`; another parameter`" in out
+
+
+def test_a_list_of_many_accounts_is_compared_with_few_requests():
+    listed = [
+        {"fense_account_id": it, "name": f"{it}", "dispute_account_id": None, "total_lookups": 0}
+        for it in range(1000, 20_000)
+    ]
+
+    def many(request, respond):
+        response = respond(request)
+        if response.status == 200 and "accounts" in (response.body or ()):
+            response.body["accounts"] += listed
+        return response
+
+    assert that_differ(ask(many, accounts=3)) == []
+
+
+def test_an_account_may_be_named_twice_and_only_so_many(run_command):
+    many = [f"--account={number}" for number in range(1, settings.MOST_COMPARED + 2)]
+    code, _, errors = run_command("compare", "http://127.0.0.1:1", *many, **KEYS)
+    assert (code, "at most" in errors) == (2, True)
+    other = OtherFense(unchanged)
+    asking.ask_all(other.ask, (17, 17), 5, has_other_key=True)
+    assert [it.path for it in other.requests].count("/accounts/17") == 2  # and ?colour=red
+
+
+# --- Bodies and recordings at random ---------------------------------------------------------------
+
+VALUES = [
+    *(None, True, 0, 1, -5, 17, 1e3, 1.5, 1e300, float("inf"), 2**53, 10**12 + 1, 10**30, ""),
+    *("17", "-17", "1_7", "2026-03-01", "2026-02-30", "2999-01-01", "0001-01-01T00:00:00+14:00"),
+    *("9999-12-31T23:59:59-14:00", "\ud800", CANARY, CANARY_UUID, f"{CANARY}\x00\x1b[31m"),
+    *([], {}, [[]], [None], [CANARY], {CANARY: CANARY}, {"data": CANARY}, {"error": CANARY}),
+    {"error": {"code": CANARY, "message": CANARY, "details": []}},
+]
+NAMES = [CANARY, CANARY_UUID, "data", "fenseAccountId", "id", "", "\ud800", "name", "date", "error"]
+
+
+def places(value, inside, key):
+    yield inside, key
+    if isinstance(value, (dict, list)):
+        for it in list(value) if isinstance(value, dict) else range(len(value)):
+            yield from places(value[it], value, it)
+
+
+def mutated(body, chance):
+    """The body with a few values, names and types changed at random."""
+    box = [copy.deepcopy(body)]
+    for _ in range(chance.choice([1, 1, 2, 5])):
+        inside, key = chance.choice(list(places(box[0], box, 0)))
+        what = chance.randrange(6)
+        if what < 2:
+            inside[key] = copy.deepcopy(chance.choice(VALUES))
+        elif what == 2 and isinstance(inside, dict):
+            del inside[key]
+        elif what == 3 and isinstance(inside, dict):
+            inside[chance.choice(NAMES)] = inside.pop(key)
+        elif what == 4 and isinstance(inside[key], list):
+            inside[key] *= 2
+        else:
+            inside[key] = chance.choice(
+                [[inside[key]], {"data": inside[key]}, {CANARY: inside[key]}]
+            )
+    return box[0]
+
+
+def mutated_answer(answer, chance):
+    raw = json.dumps(mutated(answer.body, chance)).encode()
+    status = answer.status if chance.random() < 0.9 else chance.choice([200, 201, 204, 404, 500])
+    return read_answer(status, answer.headers, raw)
+
+
+def check_nothing_personal(text):
+    found = [it for it in (*PERSONAL, "canary", CANARY_UUID[:12]) if it.lower() in text.lower()]
+    assert not found, text
+
+
+@pytest.fixture(scope="module")
+def asked():
+    other = OtherFense(unchanged)
+    writing.SECOND, second = 0, writing.SECOND
+    try:
+        reads = asking.ask_all(other.ask, (), 5, has_other_key=True)
+        return reads + writing.put_all(other.ask)
+    finally:
+        writing.SECOND = second
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bodies_changed_at_random_are_compared(asked, seed):
+    chance = random.Random(seed)
+    share = chance.choice([0.05, 0.3, 1])
+    changed = [
+        (question, mutated_answer(it, chance) if it.is_json and chance.random() < share else it)
+        for question, it in asked
+    ]
+    results = report.results(Comparison(changed).differences)
+    check_nothing_personal(json.dumps(results) + "\n".join(report.printed(results, len(asked))))
+    recorded = recording.record(changed, "1.0")
+    check_nothing_personal(recorded)
+    again = Comparison(recording.read(recorded.encode())).differences
+    assert report.results(again) == results
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_service_that_changes_its_bodies_at_random_is_asked(seed):
+    chance = random.Random(seed)
+    other = OtherFense(unchanged)
+
+    def put(question):
+        answer = other.ask(question)
+        return (
+            mutated_answer(answer, chance) if answer.is_json and chance.random() < 0.1 else answer
+        )
+
+    try:
+        Comparison(asking.ask_all(put, (), 5, has_other_key=True))
+    except CouldNotAsk as error:
+        check_nothing_personal(str(error))
+    assert len(other.requests) <= asking.most_requests(3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_recording_changed_at_random_is_compared_or_refused(asked, seed):
+    chance = random.Random(seed)
+    document = json.loads(recording.record(asked[:: 1 + seed % 3], "1.0"))
+    for _ in range(chance.choice([1, 10])):
+        entry = chance.choice(document["questions"])
+        changed = mutated(entry, chance)
+        if isinstance(changed, dict):
+            entry |= changed
+        name = chance.choice(list(entry))
+        entry[name] = chance.choice([*VALUES, "POST", "known", "Account", "/accounts/usage/{id}"])
+    try:
+        results = report.results(
+            Comparison(recording.read(json.dumps(document).encode())).differences
+        )
+    except CouldNotAsk as error:
+        check_nothing_personal(str(error))
+    else:
+        check_nothing_personal("\n".join(report.printed(results, len(asked))))
+
+
+def recorded(**changes):
+    """A recording of one question, changed."""
+    answer = Answer(200, {"content-type": "application/json"}, json.loads(NO_ACCOUNTS), True)
+    entry = json.loads(recording.record([(ALL, answer)], "1.0"))["questions"][0]
+    response = entry["response"] | changes.pop("response", {})
+    return {"recording": 1, "by": "1.0", "questions": [entry | changes | {"response": response}]}
+
+
+def test_a_recording_of_one_question_is_compared(run_command, tmp_path):
+    (tmp_path / "real.json").write_text(json.dumps(recorded()), "utf-8")
+    assert run_command("compare", "real.json")[::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        {"recording": 1},
+        {"recording": 1, "questions": []},
+        {"recording": 1, "questions": {"a": 1}},
+        {"recording": 1, "questions": recorded()["questions"] * 301},
+        recorded(target="/_standin/faults"),
+        recorded(target="http://fense.example/"),
+        recorded(target="/accounts HTTP/1.1\r\nx: y"),
+        recorded(method="DELETE"),
+        recorded(schema="Health"),
+        recorded(key="another"),
+        recorded(key=["known"]),
+        recorded(account=0),
+        recorded(account=2**53),
+        recorded(account=True),
+        recorded(line=None),
+        recorded(body=7),
+        recorded(encoding="x" * 5_000),
+        recorded(more=1),
+        recorded(response={"status": "200"}),
+        recorded(response={"status": 10}),
+        recorded(response={"headers": None}),
+        recorded(response={"headers": {"allow": 7}}),
+        recorded(response={"headers": {"set-cookie": "a"}}),
+        recorded(response={"is_json": 1}),
+        recorded(response={"is_json": False}),
+        recorded(response={"body": json.loads("[" * 100 + "]" * 100)}),
+    ],
+)
+def test_a_damaged_recording_is_one_sentence(run_command, tmp_path, document):
+    (tmp_path / "real.json").write_text(json.dumps(document), "utf-8")
+    message = sentence(run_command("compare", "real.json"), code=3)
+    assert "is not a recording of fense-admin compare" in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"", "is not a recording"),
+        (b"\xff", "is not a recording"),
+        (b"[" * 100_000, "is not a recording"),
+        (b'{"recording": 2}', "of another version"),
+        (b"[" + b"{}," * 10_000_000 + b"{}]", "too large"),
+    ],
+)
+def test_a_file_that_is_no_recording_is_one_sentence(run_command, tmp_path, raw, told):
+    (tmp_path / "real.json").write_bytes(raw)
+    assert told in sentence(run_command("compare", "real.json"), code=3)
+
+
+def test_a_recording_is_only_compared(run_command):
+    for flag in ("--write", "--dry-run"):
+        code, out, errors = run_command("compare", "real.json", flag)
+        assert (code, out) == (2, "")
+        assert "name a URL" in errors
+
+
+def test_nothing_is_asked_if_the_recording_can_not_be_written(run_command, tmp_path):
+    (tmp_path / "real.json").write_text("mine", "utf-8")
+    asked = []
+    with serving(asked.append) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        for path in ("real.json", "no/such/folder.json"):
+            code, _, errors = run_command("compare", url, f"--record={path}", **KEYS)
+            assert (code, "the recording can't be written" in errors) == (2, True)
+    assert asked == []
+    assert [it.name for it in tmp_path.iterdir()] == ["real.json"]
+
+
+# --- What is shown -------------------------------------------------------------------------------
+
+
+def test_names_that_may_be_values_are_not_shown():
+    def by_name(request, respond):
+        response = respond(request)
+        if response.status >= 400 and response.body:
+            response.body = {"Miller": {"Zebra": "no"}}
+        return response
+
+    results = report.results(Comparison(ask(by_name)).differences)
+    (found,) = [it for it in results if it["result"] == report.DIFFERS]
+    assert found["differences"][0]["theirs"] == ["{…: {…: text}}"]
+
+
+def test_only_so_many_examples_of_a_difference_are_kept():
+    def ever_another(request, respond):
+        response = respond(request)
+        if response.status == 200 and response.body and "daily" in response.body:
+            response.body["daily"] = [
+                {"date": "2026-03-01", "lookups": 1, f"field_{'x' * (it % 9)}_{'y' * (it // 9)}": 1} for it in range(1, 99)
+            ]
+        return response
+
+    (found, *_) = [
+        it
+        for it in report.results(Comparison(ask(ever_another)).differences)
+        if it["line"] == "usage-body"
+    ]
+    assert len(found["differences"][0]["theirs"]) == MOST_KEPT
+
+
+# --- Writing -------------------------------------------------------------------------------------
+
+
+def write(change, monkeypatch):
+    monkeypatch.setattr(writing, "SECOND", 0)
+    other = OtherFense(change)
+    return other, lambda: writing.put_all(other.ask)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (500, None, "nothing was written"),
+        (201, {"message": "ok"}, "without an id"),
+        (201, {"fense_account_id": 2**60}, "without an id"),
+    ],
+)
+def test_a_creation_that_fails_ends_the_writing(monkeypatch, status, body, told):
+    def fails(request, respond):
+        response = respond(request)
+        response.status, response.body = status, body or response.body
+        return response
+
+    other, put_all = write(fails, monkeypatch)
+    with pytest.raises(CouldNotAsk, match=told):
+        put_all()
+    assert len(other.requests) == 1
+
+
+@pytest.mark.parametrize("count", [1, 10, 60])
+def test_what_stays_active_is_said_if_the_service_stops(monkeypatch, count):
+    def stops(request, respond):
+        if len(other.requests) > count:
+            raise CouldNotAsk("it has gone")
+        return respond(request)
+
+    other, put_all = write(stops, monkeypatch)
+    if count == 60:  # more than there are
+        put_all()
+        return
+    with pytest.raises(CouldNotAsk, match="still active are the accounts created: 52"):
+        put_all()
+
+
+def test_a_creation_without_a_response_may_have_created(monkeypatch):
+    def stops(request, respond):
+        raise CouldNotAsk("it has gone")
+
+    _, put_all = write(stops, monkeypatch)
+    with pytest.raises(CouldNotAsk, match="an account may have been created"):
+        put_all()
+
+
+def test_reads_and_writes_together_are_bounded(run_command):
+    flags = ["--write", "--yes", f"--accounts={settings.MOST_COMPARED}"]
+    code, _, errors = run_command("compare", "http://127.0.0.1:1", *flags, **KEYS)
+    assert (code, "more than 200 requests" in errors) == (2, True)
+    assert len([*writing.planned()]) <= writing.most_requests()
+    code, out, _ = run_command("compare", "http://127.0.0.1:1", "--dry-run", "--write")
+    assert (code, out.count("POST /accounts ") > 5) == (0, True)
+
+
+def test_a_key_is_only_sent_as_it_is_asked():
+    other = OtherFense(unchanged)
+    answered = asking.ask_all(other.ask, (), 1, has_other_key=False)
+    assert {it.key for it, _ in answered} == {KNOWN, "unknown", "none"}
