@@ -286,21 +286,23 @@ def build_parser() -> Parser:
     it = command(
         "compare",
         commands.compare,
-        "ask a real Fense and a stand-in the same, and print where they differ",
-        "Ask a service and a stand-in the same, and print where they differ. It only reads: GET "
-        f"and HEAD, one request at a time, {settings.MOST_REQUESTS} at most. {KEYS_FROM}.",
+        "send the same requests to a real Fense and to a stand-in, and print where they differ",
+        "Send the same requests to a service and to a stand-in, and print where the responses "
+        "differ. It only reads: GET and HEAD, one request at a time, at most "
+        f"{settings.MOST_REQUESTS}. {KEYS_FROM}.",
     )
     it.add_argument(
         "target",
         metavar="URL",
         type=typed(check_target, may_be_secret=True),
-        help="the service, with its prefix; or a file that --record wrote",
+        help="the service's URL with its prefix, or a file that --record wrote",
     )
     it.add_argument(
         "--accounts",
         type=typed(count, may_be_secret=True),
         default=5,
-        help="how many accounts to read, the first ones (default: 5)",
+        metavar="N",
+        help="read the first N accounts (default: 5)",
     )
     it.add_argument(
         "--account",
@@ -308,28 +310,29 @@ def build_parser() -> Parser:
         default=[],
         metavar="ID",
         type=typed(check_asked_id, may_be_secret=True),
-        help="an account to read in place of the first ones; may be repeated",
+        help="read this account instead; can be repeated",
     )
     it.add_argument(
         "--timeout",
         type=typed(settings.check_seconds, may_be_secret=True),
         default=10,
-        help="seconds that a request may take (default: 10)",
+        metavar="SECONDS",
+        help="how long a request may take (default: 10)",
     )
-    it.add_argument("--ca-file", metavar="FILE", help="certificates to trust, in PEM")
-    it.add_argument("--dry-run", action="store_true", help="list the requests, and send none")
-    it.add_argument("--json", action="store_true", help="print the result as JSON")
+    it.add_argument("--ca-file", metavar="FILE", help="trust these certificates (PEM)")
+    it.add_argument("--dry-run", action="store_true", help="list the requests without sending them")
+    it.add_argument("--json", action="store_true", help="print JSON")
     it.add_argument(
         "--record",
         metavar="FILE",
-        help="write the responses to a new file, with everything personal replaced",
+        help="save the responses to a new file, with personal data replaced",
     )
     it.add_argument(
         "--write",
         action="store_true",
-        help="write as well: create an account, change and deactivate it; it can't be removed",
+        help="also test creation and updates; the account created can't be removed",
     )
-    it.add_argument("--yes", action="store_true", help="don't ask before --write")
+    it.add_argument("--yes", action="store_true", help="don't ask for confirmation of --write")
     add_quiet(it)
     return parser
 

@@ -18,7 +18,7 @@ from fense_admin.comparing.asking import Asked
 from fense_admin.comparing.judging import Comparison
 from fense_admin.comparing.service import CouldNotAsk, Service
 
-NO_KEY = "set DISPUTE_MASTER_KEY, or DISPUTE_SERVICE_KEYS, to a key of the service"
+NO_KEY = "set DISPUTE_MASTER_KEY or DISPUTE_SERVICE_KEYS to a key of the service"
 ALL_SAME, SOME_DIFFER = 0, 1  # exit codes
 
 
@@ -32,9 +32,9 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     Raises `WrongUsage`, and `CouldNotAsk` if the service can't be asked.
     """
     if not is_url(options.target) and (options.write or options.dry_run):
-        raise WrongUsage("a recording can only be compared: name a URL")
+        raise WrongUsage("--write and --dry-run need a URL, not a recording")
     if len(set(options.account)) > settings.MOST_COMPARED:
-        raise WrongUsage(f"--account can be given {settings.MOST_COMPARED} times at most")
+        raise WrongUsage(f"--account can be given at most {settings.MOST_COMPARED} times")
     if options.dry_run:
         return list_requests(options)
     with contextlib.ExitStack() as stack:
@@ -80,8 +80,8 @@ def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:
     reads, writes = asking.most_requests(most), writing.most_requests() if options.write else 0
     if reads + writes > settings.MOST_REQUESTS:
         raise WrongUsage(
-            f"--write and {most} accounts take more than {settings.MOST_REQUESTS} requests: read "
-            "fewer accounts"
+            f"--write with {most} accounts takes more than {settings.MOST_REQUESTS} requests: read "
+            "fewer"
         )
     if options.write:
         confirm(options.yes, say)
@@ -89,7 +89,7 @@ def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:
         origin, prefix, keys, options.timeout, options.ca_file, may_write=options.write
     )
     if not service.is_private:
-        say("http:// sends the key unencrypted: use https:// where the service has it")
+        say("http:// sends the key unencrypted: use https:// if you can")
     more = f", then at most {writes} that write" if options.write else ""
     say(f"at most {reads} requests that only read (GET and HEAD){more}")
     asked = asking.ask_all(service.ask, options.account, most, len(keys) > 1)
@@ -117,7 +117,9 @@ def read_recording(path: str) -> Asked:
             raw = file.read(recording.MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no path"
-        raise WrongUsage(f"the recording can't be read: {why}") from None
+        raise WrongUsage(
+            f"the recording can't be read: {why} (a URL begins with https://)"
+        ) from None
     return recording.read(raw)
 
 

@@ -14,7 +14,7 @@ from fense_admin.comparing.shape import Json, Shapes
 Ask = Callable[[Question], Answer]
 OK = 200
 REFUSED = (exchange.UNKNOWN_KEY, exchange.FORBIDDEN)
-GONE = "an account disappeared while it was read: compare again"
+GONE = "an account disappeared while it was read: try again"
 Asked = list[tuple[Question, Answer]]
 
 
@@ -53,7 +53,7 @@ def ask_all(ask: Ask, numbers: Sequence[int], most: int, has_other_key: bool) ->
     for number in chosen:
         about, usage = [put(question) for question in questions.about_account(number)]
         if named and about.status == exchange.NOT_FOUND:
-            raise CouldNotAsk(f"it has no account {number}: name another one with --account")
+            raise CouldNotAsk(f"account {number} does not exist there: choose another --account")
         if usage.status != OK:
             continue
         readable.append(number)
@@ -85,7 +85,7 @@ def check_still_there(ask: Ask, asked: Asked, shapes: Shapes) -> None:
     if KNOWN in refused or missing:
         again = ask(ALL)
         if again.status in REFUSED:
-            raise CouldNotAsk(f"it has refused the key since the comparison began ({again.status})")
+            raise CouldNotAsk(f"the service has begun to reject the key ({again.status})")
         if missing.difference(ids_in(shapes.read("AllUsage", again.body))):
             raise CouldNotAsk(GONE)
     if gone and ask(questions.about_account(min(gone))[0]).status == exchange.NOT_FOUND:
@@ -101,19 +101,21 @@ def ids_in(usage: Json) -> list[int]:
 def check_is_fense(answer: Answer, shapes: Shapes) -> Json:
     """Return the usage of all accounts in our shape. Raises `CouldNotAsk` for anything else."""
     if answer.status in REFUSED:
-        raise CouldNotAsk(f"it refuses the key ({answer.status}): check DISPUTE_MASTER_KEY")
+        raise CouldNotAsk(
+            f"the service rejects the key ({answer.status}): check DISPUTE_MASTER_KEY"
+        )
     if 300 <= answer.status < 400:
         raise CouldNotAsk(
-            f"it redirects ({answer.status}), and a key is not sent elsewhere: name the URL that "
-            "responds itself"
+            f"the service redirects ({answer.status}), and the key is not sent elsewhere: use the "
+            "URL that it redirects to"
         )
     if answer.status != OK:
-        raise CouldNotAsk(f"GET {ALL.path} is {answer.status} there: check the URL and its prefix")
+        raise CouldNotAsk(f"GET {ALL.path} returned {answer.status}: check the URL and its prefix")
     if not answer.is_json:
-        raise CouldNotAsk("it does not respond in JSON: this is not a Fense")
+        raise CouldNotAsk("the response is not JSON: this is not a Fense")
     body = shapes.read("AllUsage", answer.body)
     if body is None:
-        raise CouldNotAsk("its usage of all accounts is not like ours at all: this is not a Fense")
+        raise CouldNotAsk("the response is not the usage of all accounts: this is not a Fense")
     return body
 
 

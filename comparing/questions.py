@@ -22,7 +22,7 @@ WRITES = frozenset(
 
 # The lines that show in accounts and their lookups, if there are any.
 DATA = frozenset(
-    "account account-body times days daily dispute-account-id ids order range totals most-lookups "
+    "account account-body times days daily dispute-account-id ids order range totals "
     "usage usage-body numbers null names".split()
 )
 NEEDS_TWO_KEYS = frozenset(["several-keys"])

@@ -144,7 +144,7 @@ def read(raw: bytes) -> Asked:
             raise CouldNotAsk("the recording is too large")
         document = rules.parse_json(raw, dict)
         if document["recording"] != FORMAT:
-            raise CouldNotAsk("the recording is of another version: record it again")
+            raise CouldNotAsk("the recording is from another version: record it again")
         entries = document["questions"]
         if not 0 < len(entries) <= MOST_QUESTIONS:
             raise ValueError

@@ -39,12 +39,12 @@ def result_of(line: Line, differences: Differences) -> dict[str, Any]:
 
 def why_not_tried(name: str) -> str:
     if name in WRITES:
-        return "only a write shows it: see --write"
+        return "only a write shows it: add --write"
     if name in DATA:
-        return "no response showed it: it takes accounts that have lookups"
+        return "needs accounts that have lookups"
     if name in NEEDS_TWO_KEYS:
-        return "it takes two keys: set DISPUTE_MASTER_KEY and DISPUTE_SERVICE_KEYS"
-    return "no request of a comparison shows it"
+        return "needs two keys: set DISPUTE_MASTER_KEY and DISPUTE_SERVICE_KEYS"
+    return "a comparison can't test it"
 
 
 def printed(results: list[dict[str, Any]], total: int) -> Iterator[str]:

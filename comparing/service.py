@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 def read_answer(status: int, headers: Mapping[str, str], raw: bytes) -> Answer:
     """Return a response as it is compared. Raises `CouldNotAsk` for a body that is too large."""
     if len(raw) > MOST_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise CouldNotAsk("it sends a response that is too large to compare")
+        raise CouldNotAsk("its response is too large to compare")
     kept = {name: plain_header(name, headers[name]) for name in COMPARED if name in headers}
     try:
         body = rules.parse_json(rules.without_mark(raw), dict)
@@ -100,8 +100,12 @@ class Service:
             try:
                 self._context = ssl.create_default_context(cafile=ca_file)
             except (OSError, ssl.SSLError) as error:
-                why = error.strerror if not isinstance(error, ssl.SSLError) else "it is not in PEM"
-                raise CouldNotAsk(f"the file of --ca-file can't be used: {why}") from None
+                why = (
+                    error.strerror
+                    if not isinstance(error, ssl.SSLError)
+                    else "it has no certificates in PEM"
+                )
+                raise CouldNotAsk(f"--ca-file can't be used: {why}") from None
 
     @property
     def is_private(self) -> bool:
@@ -111,7 +115,7 @@ class Service:
     def ask(self, question: Question) -> Answer:
         """Send a request and read the response. Raises `CouldNotAsk`."""
         if question.method not in READS and not self.may_write:
-            raise CouldNotAsk(f"{question.method} writes, which was not asked for")
+            raise CouldNotAsk(f"{question.method} is not sent without --write")
         headers = {"Content-Type": question.content_type, "Accept": "application/json"}
         if question.encoding:
             headers["Content-Encoding"] = question.encoding
@@ -134,15 +138,16 @@ class Service:
             if late.is_set() or (response.length and len(raw) <= MOST_BYTES):
                 raise http.client.IncompleteRead(raw)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            what = f"took longer than {self._timeout:g} s" if late.is_set() else reason(error)
-            raise CouldNotAsk(f"{self._host}: {question.method} {what}") from None
+            is_late = late.is_set() or isinstance(error, TimeoutError)
+            what = f"timed out after {self._timeout:g} s" if is_late else reason(error)
+            raise CouldNotAsk(f"{self._host}: {what}") from None
         if response.status in FOR_NOW:
             raise CouldNotAsk(
-                f"{self._host} answers no more for now ({response.status}): compare again "
-                f"{later(response)}, or fewer --accounts"
+                f"{self._host} rejects requests for now ({response.status}): try again "
+                f"{later(response)}, or with fewer --accounts"
             )
         if raw and response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise CouldNotAsk(f"{self._host} compresses a response, which was not asked for")
+            raise CouldNotAsk(f"{self._host} sent a compressed response, which was not asked for")
         sent = {name: response.headers.get_all(name, []) for name in COMPARED}
         joined = {name: ", ".join(texts) for name, texts in sent.items() if texts}
         return read_answer(response.status, joined, raw)
@@ -192,14 +197,12 @@ def ended_after(seconds: float, sock: socket.socket, late: threading.Event) -> I
 def reason(error: Exception) -> str:
     """Why a request failed, in a few words that have nothing of the response."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"has a certificate that is not trusted ({error.verify_message}): see --ca-file"
+        return f"its certificate is not trusted ({error.verify_message}): see --ca-file"
     if isinstance(error, ssl.SSLError):
-        return "does not speak TLS"
-    if isinstance(error, TimeoutError):
-        return "takes too long"
+        return "it does not speak TLS: check the URL"
     if isinstance(error, http.client.IncompleteRead):
-        return "gets a response that breaks off"
+        return "its response is incomplete"
     if isinstance(error, (http.client.HTTPException, ValueError)):
-        return "gets no response in HTTP"
+        return "its response is not valid HTTP"
     text = getattr(error, "strerror", None) or type(error).__name__
-    return "fails: " + re.sub(r"\[.*?\] ", "", text)
+    return "the request failed: " + re.sub(r"\[.*?\] ", "", text)

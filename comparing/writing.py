@@ -28,8 +28,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("is-active", {**NEW, "api_key": "{other_key}", "is_active": True}),
 ]
 WARNING = (
-    f'--write creates one account, named "{NAME}", changes it and deactivates it: it stays there. '
-    f"So do up to {len(REFUSED)} more that this service would refuse, if the other accepts them"
+    f'--write creates an account named "{NAME}", changes it and deactivates it. '
+    "It can't be removed. "
+    f"If the service accepts what this one rejects, it creates up to {len(REFUSED)} more"
 )
 
 
@@ -120,9 +121,9 @@ def put_all(ask: Ask) -> Asked:
         raise CouldNotAsk(f"{error}; an account may have been created") from None
     number = id_in(answer.body)
     if answer.status != CREATED:
-        raise CouldNotAsk(f"it creates no account ({answer.status}): nothing was written")
+        raise CouldNotAsk(f"creating an account returned {answer.status}: nothing else was written")
     if number is None:
-        raise CouldNotAsk("it created an account without an id, which stays active")
+        raise CouldNotAsk("the response to the creation has no id: the account stays active")
     asked = [(first._replace(account=number), answer)]
     active = {number}
     try:
@@ -152,7 +153,9 @@ def deactivate(ask: Ask, active: set[int]) -> None:
             active.remove(number)
     except CouldNotAsk as error:
         left = ", ".join(map(str, sorted(active)))
-        raise CouldNotAsk(f"{error}; still active are the accounts created: {left}") from None
+        raise CouldNotAsk(
+            f"{error}; these accounts were created and are still active: {left}"
+        ) from None
 
 
 def id_in(body: Any) -> int | None:

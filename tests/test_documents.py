@@ -86,7 +86,7 @@ STATEMENTS = [
             f"{INVALID}, 401, 403, 404 and 500, in one shape",
             f"what is no integer is {INVALID}",
             f"One that another account has is {INVALID}",
-            f"Two different ids, in path and query, are {INVALID}",
+            f"Different ids in path and query are {INVALID}",
             f"other than `identity` is {INVALID}",
             f"more than 4,300 digits are {INVALID}",
             f"With `{fense_admin.DEVELOPMENT_KEY}` a request with a foreign `Origin`",
