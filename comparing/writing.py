@@ -153,9 +153,7 @@ def deactivate(ask: Ask, active: set[int]) -> None:
             active.remove(number)
     except CouldNotAsk as error:
         left = ", ".join(map(str, sorted(active)))
-        raise CouldNotAsk(
-            f"{error}; these accounts were created and are still active: {left}"
-        ) from None
+        raise CouldNotAsk(f"{error}; created and still active: {left}") from None
 
 
 def id_in(body: Any) -> int | None:
