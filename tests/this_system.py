@@ -32,6 +32,7 @@ NEEDS = {
     "mount": sys.platform == "linux",
     "modes of files": sys.platform != "win32",
     "/proc": sys.platform == "linux",
+    "Linux, to simulate macOS": sys.platform == "linux",
     "systemd": sys.platform == "linux",
 }
 
