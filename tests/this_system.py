@@ -31,7 +31,9 @@ NEEDS = {
     "removing open files": sys.platform != "win32",
     "mount": sys.platform == "linux",
     "modes of files": sys.platform != "win32",
+    "/dev/full": os.path.exists("/dev/full"),
     "/proc": sys.platform == "linux",
+    "Linux, to simulate macOS": sys.platform == "linux",
     "systemd": sys.platform == "linux",
 }
 
