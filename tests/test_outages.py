@@ -327,7 +327,7 @@ def test_a_large_response_without_a_temporary_file_is_503_from_its_first_byte(
         assert (headers["Retry-After"], headers["X-Request-Id"]) == ("1", "large-1")
         (line,) = [line for line in caplog.messages if "temporary file" in line and "Errno" in line]
         assert reason in line
-        assert line.endswith("make room in /tmp, or set TMPDIR id=large-1")
+        assert line.endswith("make room for temporary files, or set TMPDIR id=large-1")
         small = http_request("GET /accounts/1", "Connection: close")
         assert parse_answer(talk(port_of(fense), small))[0] == 200
     status, _, body = parse_answer(talk(port_of(fense), ask))
