@@ -32,7 +32,9 @@ NEEDS = {
     "mount": sys.platform == "linux",
     "a PostgreSQL server of its own": not SIMULATED and sys.platform != "win32",
     "modes of files": sys.platform != "win32",
+    "/dev/full": os.path.exists("/dev/full"),
     "/proc": sys.platform == "linux",
+    "Linux, to simulate macOS": sys.platform == "linux",
     "systemd": sys.platform == "linux",
 }
 
