@@ -31,6 +31,7 @@ NEEDS = {
     "any character in the name of a file": sys.platform != "win32",
     "removing open files": sys.platform != "win32",
     "mount": sys.platform == "linux",
+    "a PostgreSQL server of its own": not SIMULATED and sys.platform != "win32",
     "modes of files": sys.platform != "win32",
     "/dev/full": os.path.exists("/dev/full"),
     "/proc": sys.platform == "linux",
