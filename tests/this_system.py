@@ -22,6 +22,7 @@ NEEDS = {
     "a POSIX shell": sys.platform != "win32",
     "PowerShell": sys.platform == "win32" and not SIMULATED,
     "a terminal": hasattr(os, "openpty"),
+    "pip": not SIMULATED,
     "fork": hasattr(os, "fork"),
     "SIGHUP": hasattr(signal, "SIGHUP"),
     "SIGSTOP": hasattr(signal, "SIGSTOP"),
