@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import functools
+import importlib.util
 import math
 import os
 import queue
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 # --- Time --------------------------------------------------------------------------------------
 
-# See realtime.py. Windows has no clock_gettime.
+# See realtime.py. Windows has no clock_gettime; there it takes a copy of the module `time`, because
+# freezegun may have replaced what that one has.
 if sys.platform == "win32":
-    clock: Callable[[], float] = functools.partial(time.perf_counter)
+    _found = importlib.util.find_spec("time")
+    assert _found
+    clock: Callable[[], float] = importlib.util.module_from_spec(_found).perf_counter
 else:
     clock = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 
@@ -134,6 +138,17 @@ def _limit(job: object, flags: int) -> None:
 _jobs: dict[int, object] = {}  # by process; open as long as this process lives
 
 
+def allow_open_files() -> None:
+    """Raise macOS's limit of 256 open files, which is less than our connections need."""
+    if sys.platform == "darwin":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, hard)
+        if soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def give_back_memory() -> None:
     """Let the C library return large blocks to the system as soon as they are freed.
 
@@ -183,6 +198,8 @@ def sync(path: str) -> None:
 # Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
+# `select` takes no descriptors from this on, but on Windows, where a socket's is no index.
+MOST_DESCRIPTORS = 1024 if sys.platform == "darwin" else sys.maxsize
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
 MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,

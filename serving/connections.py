@@ -26,7 +26,7 @@ SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others ha
 TLS_HANDSHAKE = b"\x16"  # first byte of a TLS handshake; never the start of an HTTP request
 LINGER = 5  # seconds to drain input from a rejected client before closing
 ON_ITS_WAY = 0.25  # seconds that the first request of a new connection may take to come
-MAKE_ROOM = "make room in /tmp, or set TMPDIR"
+MAKE_ROOM = "make room for temporary files, or set TMPDIR"
 
 
 # --- Answering ---------------------------------------------------------------------------------
@@ -351,19 +351,23 @@ class Listener(Dispatcher):
     def handle_accept(self) -> None:
         self.server.ringing.append(self)
 
-    def accept_one(self) -> None:
-        """Accept a connection; at the limit, close the one that has been idle longest."""
+    def accept_one(self) -> bool:
+        """Accept a connection, if one waits; at the limit, close the one that was idle longest."""
         server = self.server
-        if server.is_full() and not server.draining and not server.make_room():
-            return
+        if server.is_full() and not server.make_room():
+            return False
         try:
             accepted = self.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                server.make_room()
-            return
+                return server.make_room()
+            return False
+        if accepted is not None and accepted[0].fileno() >= systems.MOST_DESCRIPTORS:
+            accepted[0].close()
+            return server.make_room()
         if accepted is not None:
             Channel(server, *accepted)
+        return accepted is not None
 
 
 class Waker(Dispatcher):
@@ -422,7 +426,9 @@ class Connections:
         self._listeners = [Listener(self, sock) for sock in sockets]
 
     def is_full(self) -> bool:
-        return len(self.channels) >= self.limits.connections
+        """Return whether there are as many as may be; during a stop, as many as can be."""
+        most = systems.MOST_CONNECTIONS if self.draining else self.limits.connections
+        return len(self.channels) >= most
 
     def make_room(self) -> bool:
         """Close the connection that has been idle longest. Return whether there was one."""
@@ -458,13 +464,17 @@ class Connections:
                 channel.abandon()
 
     def close_listeners(self) -> None:
-        """Accept what waits in the listening sockets' queues, and nothing more."""
+        """Accept what waits in the listening sockets' queues, and nothing more.
+
+        What doesn't fit in waits for the next call.
+        """
         self.draining = True  # each answer now says `Connection: close`
-        for listener in self._listeners:
-            connections = -1
-            while connections != (connections := len(self.map)):
-                listener.accept_one()
-            listener.close()
+        while self._listeners:
+            while self._listeners[-1].accept_one():
+                pass
+            if self.is_full():
+                return
+            self._listeners.pop().close()
 
     def are_busy(self) -> bool:
         """Return whether any has a request, or a part of one, or an answer to send."""

@@ -105,6 +105,7 @@ class Server:
         while self.connections.channels and monotonic() < deadline:
             idle = not self.connections.are_busy()
             self._turn(timeout=0.05)
+            self.connections.close_listeners()
             if idle and not self.connections.are_busy():
                 return
 

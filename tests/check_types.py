@@ -19,6 +19,12 @@ INSTALL = ["install", "--no-deps", "--no-build-isolation", "--no-compile", "--ta
 MYPY = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
 PYRIGHT = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable]
 
+PLATFORMS = {
+    "linux": "Linux",
+    "darwin": "Darwin",
+    "win32": "Windows",
+}  # as mypy and pyright name them
+
 # The code under test of README's first example.
 MY_APP = """
 import urllib.request
@@ -51,13 +57,18 @@ class Installed:
         """What `mypy --strict` reports about a user's files."""
         return self._run([*MYPY, "--config-file=", "--python-executable", "venv/bin/python"], files)
 
-    def mypy_itself(self) -> list[str]:
-        """What `mypy --strict` reports about the package and its plugin."""
-        return self._run([*MYPY, "--config-file", CHECKOUT / "pyproject.toml"], self.parts)
+    def mypy_itself(self, platform: str) -> list[str]:
+        """What `mypy --strict` reports about the package and its plugin, on one of `PLATFORMS`."""
+        config = ["--config-file", CHECKOUT / "pyproject.toml"]
+        return self._run([*MYPY, *config, "--platform", platform], self.parts)
 
-    def pyright(self, *files: Path) -> list[str]:
+    def pyright(self, *files: Path, platform: str = "linux") -> list[str]:
         """What pyright reports about a user's files; without any, about the package and its plugin."""
-        config = {"typeCheckingMode": "standard", "extraPaths": [str(self.packages)]}
+        config = {
+            "typeCheckingMode": "standard",
+            "extraPaths": [str(self.packages)],
+            "pythonPlatform": PLATFORMS[platform],
+        }
         (self.folder / "pyrightconfig.json").write_text(json.dumps(config))
         return pyright_errors("\n".join(self._run(PYRIGHT, files or self.parts)))
 
@@ -94,12 +105,9 @@ def examples(folder: Path) -> list[Path]:
 def main() -> int:
     installed = Installed(CHECKOUT / "build" / "types", CHECKOUT)
     files = examples(installed.folder / "examples")
-    reports = [
-        *installed.mypy_itself(),
-        *installed.mypy(*files),
-        *installed.pyright(),
-        *installed.pyright(*files),
-    ]
+    reports = [*installed.mypy(*files), *installed.pyright(*files)]
+    for platform in PLATFORMS:
+        reports += [*installed.mypy_itself(platform), *installed.pyright(platform=platform)]
     print("\n".join(reports))
     return 1 if reports else 0
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import types
 import uuid
 from pathlib import Path
 from typing import Any
@@ -162,10 +163,10 @@ class Elsewhere(PostgreSQL):
     """One that another process has started: a real Linux, where this one simulates another system."""
 
     def __init__(self, *settings: str, primary: PostgreSQL | None = None) -> None:
-        assert primary is None
+        more = [f"--primary={primary.url}"] if primary else []
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SIMULATED_")}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *settings],
+            [sys.executable, __file__, *settings, *more],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self.url = self._read()
@@ -190,6 +191,9 @@ class Elsewhere(PostgreSQL):
     def kill(self) -> None:
         self._ask("kill")
 
+    def promote(self) -> None:
+        self._ask("promote")
+
     def freeze(self) -> None:
         self._ask("freeze")
 
@@ -203,7 +207,10 @@ class Elsewhere(PostgreSQL):
 
 def serve_elsewhere() -> None:
     """Run a server until standard input ends, and do with it what is asked there."""
-    with contextlib.closing(PostgreSQL(*sys.argv[1:])) as server:
+    settings = [text for text in sys.argv[1:] if not text.startswith("--primary=")]
+    urls = [text.partition("=")[2] for text in sys.argv[1:] if text not in settings]
+    primary: Any = types.SimpleNamespace(url=urls[0]) if urls else None
+    with contextlib.closing(PostgreSQL(*settings, primary=primary)) as server:
         print(server.url, flush=True)
         for line in sys.stdin:
             name, *arguments = json.loads(line)
@@ -211,9 +218,9 @@ def serve_elsewhere() -> None:
             print("done", flush=True)
 
 
-def start_server(*settings: str) -> PostgreSQL:
+def start_server(*settings: str, primary: PostgreSQL | None = None) -> PostgreSQL:
     """A new server. (One is started as another user, which Windows can't.)"""
-    return (Elsewhere if SIMULATED else PostgreSQL)(*settings)
+    return (Elsewhere if SIMULATED else PostgreSQL)(*settings, primary=primary)
 
 
 if __name__ == "__main__":

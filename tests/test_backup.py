@@ -109,7 +109,7 @@ def test_a_damaged_database_has_no_backup(run_command, tmp_path):
     assert os.listdir(tmp_path) == ["fense-admin.sqlite3"]
 
 
-@pytest.mark.needs("a colon in the name of a file")
+@pytest.mark.needs("any character in the name of a file")
 def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)

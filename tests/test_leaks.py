@@ -23,6 +23,7 @@ from fense_admin import create_app
 from fense_admin.standin import StandIn
 
 
+@pytest.mark.needs("/proc")
 def test_closing_leaves_no_connection_and_no_file_beside_the_database(tmp_path, open_database):
     db = open_database(tmp_path / "fense.sqlite3")
     in_threads(4, lambda: "".join(db.all_usage(None, None)))
@@ -47,6 +48,7 @@ def test_a_thread_that_ends_gives_its_connection_back(file_app):
         assert len(file_app.db.engine._connections) <= 2
 
 
+@pytest.mark.needs("/proc")
 def test_starting_and_stopping_leaves_no_thread_and_no_file(tmp_path):
     def count():
         return threading.active_count(), len(os.listdir("/proc/self/fd"))

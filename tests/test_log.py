@@ -94,6 +94,7 @@ def test_a_start_tells_where_the_accounts_are_and_where_the_page_is(start, tmp_p
     assert "the database is in memory, with 0 accounts: it goes with" in memory.end()[2]
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_it_serves_without_a_standard_error(start):
     service = start("-c", f"exec {COMMAND} --port=0 2>&-", command=("sh",))
     service.ready()

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import AS_SOMEBODY_ELSE, FIELDS, TIMEOUT, account_fields, sentence
 from peewee import sqlite3
-from postgresql_server import PostgreSQL
+from postgresql_server import start_server
 from test_migrations import SECTIONS, make_version
 
 from fense_admin import databases, sqlite
@@ -75,6 +75,7 @@ def move_as_somebody_else(start, source, target):
     return start("move", str(source), str(target), command=command).end(None)
 
 
+@pytest.mark.needs("modes of files")
 @pytest.mark.parametrize("ends", [[], ["-wal", "-shm"]])
 def test_a_file_in_a_folder_that_can_only_be_read_is_moved(
     start,
@@ -100,6 +101,7 @@ def test_a_file_in_a_folder_that_can_only_be_read_is_moved(
     assert content(folder) == before
 
 
+@pytest.mark.needs("modes of files")
 def test_a_log_that_can_not_be_read_is_named(start, open_folder):
     source = open_folder / "old.sqlite3"
     kill_in_use(source, ["-wal"])
@@ -241,6 +243,6 @@ def test_a_standby_can_be_the_source(run_command, postgresql, open_database):
     db = open_database(postgresql.empty())
     db.create_account(account_fields())
     count = db.count_accounts()
-    with contextlib.closing(PostgreSQL(primary=postgresql)) as standby:
+    with contextlib.closing(start_server(primary=postgresql)) as standby:
         code, out, _ = run_command("move", standby.url, "new.sqlite3")
     assert (code, out) == (0, f"fense-admin moved accounts={count}\n")

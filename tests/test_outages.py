@@ -99,7 +99,13 @@ def create(served):
 
 
 @pytest.mark.parametrize(
-    ("fault", "health"), [(full, 200), (read_only, 200), (locked_elsewhere, 200), (moved_away, 503)]
+    ("fault", "health"),
+    [
+        (full, 200),
+        (read_only, 200),
+        (locked_elsewhere, 200),
+        pytest.param(moved_away, 503, marks=pytest.mark.needs("removing open files")),
+    ],
 )
 def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, health):
     acknowledged = [create(served)[1] for _ in range(20)]
@@ -132,6 +138,7 @@ def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, heal
     assert [row["fense_account_id"] for row in listed] == sorted(numbers)
 
 
+@pytest.mark.needs("removing open files")
 def test_a_503_says_when_to_come_again(served, path):
     with moved_away(served, path):
         answer = served.talk(
@@ -142,6 +149,7 @@ def test_a_503_says_when_to_come_again(served, path):
     assert b"\r\nRetry-After: 1\r\n" in answer
 
 
+@pytest.mark.needs("removing open files")
 def test_a_database_that_was_deleted_is_never_made_anew(served, path):
     create(served)
     os.rename(path, f"{path}.away")
@@ -153,6 +161,7 @@ def test_a_database_that_was_deleted_is_never_made_anew(served, path):
     assert create(served)[0] == 201
 
 
+@pytest.mark.needs("removing open files")
 def test_a_database_put_in_the_place_of_another_takes_a_restart(served, path):
     create(served)
     shutil.copy(path, f"{path}.copy")
@@ -235,6 +244,7 @@ def fill(folder):
     return filler
 
 
+@pytest.mark.needs("mount")
 def test_a_start_or_a_backup_on_a_full_disk_leaves_nothing_and_says_why(
     small_disk, tmp_path, run_command, open_database
 ):
@@ -248,6 +258,7 @@ def test_a_start_or_a_backup_on_a_full_disk_leaves_nothing_and_says_why(
     assert list(small_disk.iterdir()) == [filler]
 
 
+@pytest.mark.needs("mount")
 def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small_disk, served):
     acknowledged = [create(served)[1] for _ in range(5)]
     filler = fill(small_disk)
@@ -316,7 +327,7 @@ def test_a_large_response_without_a_temporary_file_is_503_from_its_first_byte(
         assert (headers["Retry-After"], headers["X-Request-Id"]) == ("1", "large-1")
         (line,) = [line for line in caplog.messages if "temporary file" in line and "Errno" in line]
         assert reason in line
-        assert line.endswith("make room in /tmp, or set TMPDIR id=large-1")
+        assert line.endswith("make room for temporary files, or set TMPDIR id=large-1")
         small = http_request("GET /accounts/1", "Connection: close")
         assert parse_answer(talk(port_of(fense), small))[0] == 200
     status, _, body = parse_answer(talk(port_of(fense), ask))
@@ -324,6 +335,7 @@ def test_a_large_response_without_a_temporary_file_is_503_from_its_first_byte(
     assert not [line for line in caplog.messages if "Traceback" in line]
 
 
+@pytest.mark.needs("mount")
 @unclosed
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_large_body_without_a_temporary_file_is_503(fense, no_temporary_files, caplog, chunked):

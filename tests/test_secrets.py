@@ -196,6 +196,7 @@ def test_a_merchants_key_in_the_parents_file_is_masked_in_an_instance(caplog, fi
     plane.close()
 
 
+@pytest.mark.needs("removing open files")
 def test_nothing_that_may_be_a_key_is_logged_while_the_database_can_not_tell(caplog, file_app):
     caplog.set_level("INFO", "fense_admin")
     api = Api(file_app, MASTER_KEY, SERVICE_KEY)

@@ -14,6 +14,7 @@ from conftest import (
     KEY_HEADER,
     Served,
     account_fields,
+    change_limits,
     connect,
     http_request,
     in_background,
@@ -25,7 +26,7 @@ from conftest import (
 )
 from this_system import ENDS, STOP, STOPS, ended_at_once_by, exit_code
 
-from fense_admin import databases
+from fense_admin import databases, systems
 
 
 def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
@@ -48,6 +49,25 @@ def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
     assert statuses == [404, 200] * 10
     with pytest.raises(ConnectionRefusedError):
         served.talk(b"")
+
+
+def test_a_stop_answers_what_waits_for_a_place_among_as_many_as_can_be(served, monkeypatch):
+    """On Windows no more than 500 connections can be open."""
+    monkeypatch.setattr(systems, "MOST_CONNECTIONS", 8)
+    change_limits(served.server.connections, connections=8, waiting=4)
+    turn, counts = served.server._turn, []
+    monkeypatch.setattr(
+        served.server,
+        "_turn",
+        lambda timeout: counts.append(len(served.server.connections.channels)) or turn(timeout),
+    )
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(served.connect()) for _ in range(40)]
+        for sock in sockets:
+            sock.sendall(http_request("GET /accounts/1"))
+        served.stop()
+        assert [statuses(read_all(sock)) for sock in sockets] == [[200]] * 40
+    assert max(counts) == 8
 
 
 def test_a_stop_answers_the_first_request_of_a_connection_that_it_just_accepted(served):

@@ -24,7 +24,7 @@ from conftest import (
     tools,
     wait_until,
 )
-from postgresql_server import PostgreSQL
+from postgresql_server import start_server
 from test_addresses import start_on
 
 from fense_admin import models
@@ -147,7 +147,7 @@ class Load:
 @pytest.fixture(scope="module")
 def server():
     tools("pg_ctl", "nginx", "openssl")
-    with contextlib.closing(PostgreSQL()) as server:
+    with contextlib.closing(start_server()) as server:
         yield server
 
 
@@ -326,8 +326,8 @@ def test_a_failover_loses_nothing_where_the_standby_is_waited_for(start, tmp_pat
     tools("pg_ctl")
     waits = ["synchronous_standby_names=*", "synchronous_commit=remote_apply"]
     with (
-        contextlib.closing(PostgreSQL(*waits)) as primary,
-        contextlib.closing(PostgreSQL(primary=primary)) as standby,
+        contextlib.closing(start_server(*waits)) as primary,
+        contextlib.closing(start_server(primary=primary)) as standby,
     ):
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         url = f"postgresql://fense@{hosts}/postgres"

@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 _gone: list[tuple[Any, str, Any]] = []
+_back: list[tuple[Any, str, Any]] = []  # those of them that are there just now
 _lock = threading.RLock()
 _depth = 0  # how many modules of the standard library are being imported
 _name = _platform = ""  # what os.name and sys.platform say
@@ -64,7 +65,8 @@ def linux() -> Any:
     with _lock:
         if _depth == 0:
             sys.platform, os.name = "linux", "posix"
-            for holder, name, value in _gone:
+            _back[:] = [it for it in _gone if not hasattr(it[0], it[1])]  # a test may have put one
+            for holder, name, value in _back:
                 setattr(holder, name, value)
         _depth += 1
     try:
@@ -74,7 +76,7 @@ def linux() -> Any:
             _depth -= 1
             if _depth == 0:
                 sys.platform, os.name = _platform, _name
-                for holder, name, _ in _gone:
+                for holder, name, _ in _back:
                     delattr(holder, name)
 
 

@@ -42,10 +42,12 @@ FLAGS = {
 }  # fmt: skip
 
 # What the standard library had before: the simulation itself goes on using it.
-_listdir, _stat, _fstat, _rename, _fsync = os.listdir, os.stat, os.fstat, os.rename, os.fsync
+_listdir, _stat, _fstat, _fsync = os.listdir, os.stat, os.fstat, os.fsync
+_getpgid = os.getpgid
 _kill, _killpg, _write, _read, _sleep = os.kill, os.killpg, os.write, os.read, time.sleep
 _select, _mask = select.select, signal.pthread_sigmask
 _signal, _raise = signal.signal, signal.raise_signal
+_bind = socket.socket.bind
 _setsockopt, _REUSEPORT = socket.socket.setsockopt, socket.SO_REUSEPORT
 _fcntl, _F_GETFL, _ACCESS = fcntl.fcntl, fcntl.F_GETFL, os.O_ACCMODE
 _popen, _ended = subprocess.Popen.__init__, subprocess.Popen._handle_exitstatus  # type: ignore[attr-defined]
@@ -97,7 +99,7 @@ def simulate(without: list[str]) -> None:
     for name in without:
         holder, _, attribute = name.partition(".")
         names.remove({"os": os, "socket": socket}[holder], attribute)
-    sys.addaudithook(names.Watch(check))
+    sys.addaudithook(WATCH)
     names.localhost_is_ipv6_first()
     names.pretend("win32", "nt")
     sys.modules.pop("selectors", None)
@@ -152,7 +154,7 @@ def change_signals() -> None:
     def kill(pid: int, signum: int) -> None:
         """Send Ctrl-C or Ctrl-Break; any other signal ends the process."""
         if signum == EVENTS.CTRL_C_EVENT:
-            _kill(pid, signal.SIGINT)
+            _killpg(_getpgid(pid), signal.SIGINT)
         elif signum == EVENTS.CTRL_BREAK_EVENT:
             try:
                 _killpg(pid, BREAK)
@@ -304,6 +306,9 @@ def is_open(path: str) -> bool:
     return False
 
 
+WATCH = names.Watch(check)
+
+
 def as_windows_tells(found: os.stat_result) -> os.stat_result:
     """Of a mode Windows knows whether one may write."""
     may_write = bool(found.st_mode & 0o200)
@@ -316,10 +321,18 @@ def change_files() -> None:
     def changed_stat(path: Any, *, dir_fd: Any = None, follow_symlinks: bool = True) -> Any:
         return as_windows_tells(_stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks))
 
-    def rename(source: Any, target: Any, **options: Any) -> None:
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "Cannot create a file when it exists", target)
-        _rename(source, target, **options)
+    def rename(source: Any, target: Any) -> None:
+        """Refuse to replace a file."""
+        import ctypes  # late: few processes rename
+
+        WATCH("os.rename", (source,))
+        names_of_both = os.fsencode(source), os.fsencode(target)
+        with names.linux():
+            c = ctypes.CDLL(None, use_errno=True)
+        here, no_replace = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
+        if c.renameat2(here, names_of_both[0], here, names_of_both[1], no_replace):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), source, None, target)
 
     def fsync(file: Any) -> None:
         number = file if isinstance(file, int) else file.fileno()
@@ -337,7 +350,7 @@ def change_files() -> None:
     os.environ.setdefault("PATHEXT", ".COM:.EXE:.BAT:.CMD:")  # and the names of Linux's programs
     io._WindowsConsoleIO = type("_WindowsConsoleIO", (), {})  # type: ignore[attr-defined]
     tempfile.TemporaryFile = tempfile.NamedTemporaryFile  # type: ignore[misc,assignment]
-    shutil._use_fd_functions = False  # type: ignore[attr-defined]
+    shutil._use_fd_functions = shutil._USE_CP_SENDFILE = False  # type: ignore[attr-defined]
     need = types.SimpleNamespace(NeedCurrentDirectoryForExePath=lambda name: True)
     shutil._winapi = need  # type: ignore[attr-defined]
     original = shutil.which
@@ -394,6 +407,12 @@ def change_sockets() -> None:
             _setsockopt(self, level, _REUSEPORT, *value)
         _setsockopt(self, level, option, *value)
 
+    def bind(self: Any, address: Any) -> None:
+        """A port on which nobody listens is free, whatever the state of its old connections."""
+        if self.type == socket.SOCK_STREAM:
+            _setsockopt(self, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind(self, address)
+
     def pair(family: Any = None, kind: Any = socket.SOCK_STREAM, protocol: int = 0) -> Any:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -403,7 +422,7 @@ def change_sockets() -> None:
 
     select.select = changed_select
     changed: Any = socket.socket
-    changed.setsockopt = set_option
+    changed.setsockopt, changed.bind = set_option, bind
     socket.SO_EXCLUSIVEADDRUSE = EXCLUSIVE  # type: ignore[attr-defined]
     socket.socketpair = pair
 
