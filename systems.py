@@ -228,16 +228,14 @@ def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
         for number in {*writable, *failed}:
             found[number] = found.get(number, 0) | WRITE
         return found
-    poll = select.poll()
+    poll, ready_to_read, ready_to_write = select.poll(), select.POLLIN, select.POLLOUT
     for number, events in wanted.items():
-        poll.register(
-            number, select.POLLIN * bool(events & READ) | select.POLLOUT * bool(events & WRITE)
-        )
-    found = {}
-    for number, events in poll.poll(None if seconds == math.inf else math.ceil(seconds * 1000)):
-        is_readable, is_writable = events & ~select.POLLOUT, events & select.POLLOUT
-        found[number] = READ * bool(is_readable) | WRITE * bool(is_writable)
-    return found
+        poll.register(number, ready_to_read * (events & READ) | ready_to_write * (events // WRITE))
+    found = poll.poll(None if seconds == math.inf else seconds * 1000)
+    return {
+        number: READ * bool(events & ~ready_to_write) | WRITE * bool(events & ready_to_write)
+        for number, events in found
+    }
 
 
 def has_gone(sock: socket.socket) -> bool:

@@ -73,7 +73,6 @@ def make_newer(path):
         (make_one_without_tables, "has lost its tables"),
         (make_newer, "was written by a newer version of fense-admin"),
         (lambda path: path.mkdir(), "is a directory"),
-        (lambda path: path.symlink_to(os.devnull), "is a device"),
         (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
     ],
 )
@@ -123,7 +122,7 @@ def no_links(*_):
 
 @pytest.mark.needs("modes of files")
 def test_a_file_system_without_links_will_do(tmp_path, open_database, monkeypatch):
-    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links, raising=False)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
     sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
     assert modes(tmp_path)["copy"] == 0o600
@@ -134,7 +133,7 @@ def test_a_file_system_without_links_will_do(tmp_path, open_database, monkeypatc
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_file_that_another_program_made_meanwhile_is_kept(tmp_path, monkeypatch, has_links):
     if not has_links:
-        monkeypatch.setattr(os, "link", no_links)
+        monkeypatch.setattr(os, "link", no_links, raising=False)
     databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
     copy = tmp_path / "copy"
 
