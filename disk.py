@@ -14,8 +14,6 @@ from fense_admin.realtime import monotonic
 
 LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
 SCANNED = 2  # seconds that a virus scanner on Windows may hold up the renaming of a new file
-    2  # seconds that a virus scanner on Windows may read a new file, which then keeps its name
-)
 TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
 
 # A temporary file whose process was killed is removed by the next start or backup in its folder
