@@ -266,6 +266,8 @@ def peek(sock: socket.socket) -> bytes | None:
 # --- Output ------------------------------------------------------------------------------------
 
 if sys.platform == "win32":
+    MOST_PIECES = 1000  # that may wait to be written
+    GATHERED = 0.01  # seconds in which what is written is put together: to wake a thread costs time
 
     class Output:
         """A descriptor to write to: a file, a console, or a pipe that may not be read.
@@ -273,12 +275,10 @@ if sys.platform == "win32":
         Windows can't say whether there is room in a pipe, so a thread writes.
         """
 
-        MOST = 1000  # pieces that may wait to be written
-
         def __init__(self, descriptor: int) -> None:
             # A console takes text; `open` makes UTF-8 of it, whatever its code page.
             self._file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
-            self._pieces: queue.Queue[bytes] = queue.Queue(self.MOST)
+            self._pieces: queue.Queue[bytes] = queue.Queue(MOST_PIECES)
             threading.Thread(target=self._run, name="fense-admin log", daemon=True).start()
 
         def write(self, data: bytes, seconds: float = 0) -> int:
@@ -297,13 +297,16 @@ if sys.platform == "win32":
 
         def _run(self) -> None:
             while True:
-                data = self._pieces.get()
-                try:
+                pieces = [self._pieces.get()]
+                time.sleep(GATHERED)
+                while not self._pieces.empty():
+                    pieces.append(self._pieces.get())
+                data = b"".join(pieces)
+                with contextlib.suppress(OSError):  # nobody can read it any more
                     while data:
                         data = data[self._file.write(data) or 0 :]
-                except OSError:  # nobody can read it any more
-                    pass
-                self._pieces.task_done()
+                for _ in pieces:
+                    self._pieces.task_done()
 
 else:
 
