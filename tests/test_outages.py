@@ -277,7 +277,14 @@ def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small
         assert served.call("GET", f"/accounts/{account['fense_account_id']}") == (200, account)
 
 
-@pytest.fixture(params=["missing", "full", "nearly full", "no descriptors"])
+@pytest.fixture(
+    params=[
+        "missing",
+        pytest.param("full", marks=pytest.mark.needs("/dev/full")),
+        pytest.param("nearly full", marks=pytest.mark.needs("mount")),
+        "no descriptors",
+    ]
+)
 def no_temporary_files(request, monkeypatch, tmp_path):
     """A context in which no large temporary file can be written; yields the reason."""
 

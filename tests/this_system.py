@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pytest  # otherwise late: the benchmarks do without it
 
 SIMULATED = os.environ.get("SIMULATED_SYSTEM")  # see tests/systems
-MOST_LEFT_OUT = 130  # tests that one system may leave out: beyond that, somebody skips too easily
+MOST_LEFT_OUT = 60  # tests that one system may leave out: beyond that, somebody skips too easily
 
 # What a test may need (`@pytest.mark.needs("fork")`), and whether it is here. The name is the reason
 # that is printed for leaving it out.
@@ -22,6 +22,7 @@ NEEDS = {
     "a POSIX shell": sys.platform != "win32",
     "PowerShell": sys.platform == "win32" and not SIMULATED,
     "a terminal": hasattr(os, "openpty"),
+    "pip": not SIMULATED,
     "fork": hasattr(os, "fork"),
     "SIGHUP": hasattr(signal, "SIGHUP"),
     "SIGSTOP": hasattr(signal, "SIGSTOP"),
@@ -30,8 +31,11 @@ NEEDS = {
     "any character in the name of a file": sys.platform != "win32",
     "removing open files": sys.platform != "win32",
     "mount": sys.platform == "linux",
+    "a PostgreSQL server of its own": not SIMULATED and sys.platform != "win32",
     "modes of files": sys.platform != "win32",
+    "/dev/full": os.path.exists("/dev/full"),
     "/proc": sys.platform == "linux",
+    "a real Linux": sys.platform == "linux",
     "systemd": sys.platform == "linux",
 }
 
