@@ -49,10 +49,9 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             "responses": len(asked),
             "lines": results,
         }
-        print(json.dumps(document, indent=1))
+        show(json.dumps(document, indent=1))
     else:
-        for line in report.printed(results, len(asked)):
-            print(line)
+        show("\n".join(report.printed(results, len(asked))))
     return SOME_DIFFER if any(it["result"] == report.DIFFERS for it in results) else ALL_SAME
 
 
@@ -62,9 +61,21 @@ def is_url(target: str) -> bool:
 
 def list_requests(options: argparse.Namespace) -> int:
     """Print what would be asked."""
-    for question in [*asking.planned(), *(writing.planned() if options.write else ())]:
-        print(question._replace(target=question.target.replace("{id}", "ID")))
+    planned = [*asking.planned(), *(writing.planned() if options.write else ())]
+    shown = [it._replace(target=it.target.replace("{id}", "ID")) for it in planned]
+    show("\n".join(map(str, shown)))
     return ALL_SAME
+
+
+def show(text: str) -> None:
+    """Print a text, of which a pipe (to head, say) may read less."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # as Windows has it
+            raise
+        # Python would say so again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:

@@ -16,8 +16,8 @@ SETTLED = 2  # days before today: what is older changes no more
 
 # The lines of FIDELITY.md that only a write shows.
 WRITES = frozenset(
-    "create update api-key api-key-taken name email unknown-field is-active empty-update "
-    "updated-at location last-id encoding json".split()
+    "create update merchant-key api-key api-key-taken name email unknown-field is-active "
+    "empty-update updated-at location encoding json".split()
 )
 
 # The lines that show in accounts and their lookups, if there are any.

@@ -3,6 +3,8 @@
 import copy
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 from conftest import sentence
@@ -379,6 +381,16 @@ def test_a_damaged_recording_is_one_sentence(run_command, tmp_path, document):
 def test_a_file_that_is_no_recording_is_one_sentence(run_command, tmp_path, raw, told):
     (tmp_path / "real.json").write_bytes(raw)
     assert told in sentence(run_command("compare", "real.json"), code=3)
+
+
+def test_a_report_may_be_read_in_part(tmp_path):
+    (tmp_path / "real.json").write_text(json.dumps(recorded()), "utf-8")
+    command = [sys.executable, "-m", "fense_admin", "compare", "real.json", "--json"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == (b"", 0)
 
 
 def test_a_recording_is_only_compared(run_command):
