@@ -8,14 +8,14 @@ import sys
 
 import pytest
 from conftest import sentence
-from other_fense import MASTER_KEY, PERSONAL, SERVICE_KEY, OtherFense, serving
+from other_fense import MASTER_KEY, PERSONAL, SERVICE_KEY, OtherFense, Response, serving
 
 from fense_admin import settings
 from fense_admin.comparing import asking, recording, report, writing
-from fense_admin.comparing.differences import MOST_KEPT
-from fense_admin.comparing.judging import Comparison
+from fense_admin.comparing.differences import MOST_KEPT, plain_header
+from fense_admin.comparing.judging import Comparison, known_usage
 from fense_admin.comparing.questions import ALL, KNOWN
-from fense_admin.comparing.service import Answer, CouldNotAsk, read_answer
+from fense_admin.comparing.service import Answer, CouldNotAsk, Service, read_answer
 
 KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 CANARY, CANARY_UUID = "canary7q@merchant.example", "cccccccc-cccc-4ccc-8ccc-cccccccccccc"
@@ -443,6 +443,78 @@ def test_only_so_many_examples_of_a_difference_are_kept():
         if it["line"] == "usage-body"
     ]
     assert len(found["differences"][0]["theirs"]) == MOST_KEPT
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "kept"),
+    [
+        ("content-type", "Application/JSON", "application/json"),
+        ("content-type", 'application/json;charset="UTF-8"', "application/json; charset=utf-8"),
+        ("content-type", f"application/json; a={CANARY}", "application/json; another parameter"),
+        ("content-type", f"{CANARY}/x", "another type"),
+        ("www-authenticate", f"bearer realm={CANARY}", "Bearer"),
+        ("www-authenticate", CANARY, "another scheme"),
+        ("allow", "head,get", "GET, HEAD"),
+        ("allow", f"GET, {CANARY}", "GET, another method"),
+        ("location", f"/accounts/{CANARY}", "a path"),
+        ("location", f"https://{CANARY}", "a URL"),
+    ],
+)
+def test_of_a_header_only_what_is_usual_is_kept(name, sent, kept):
+    assert plain_header(name, sent) == kept
+    assert plain_header(name, kept) == kept  # as a recording has it
+
+
+def test_codes_and_fields_are_only_recorded_of_errors():
+    body = {"code": "Zebra", "field": "Zebra", "total_lookups": float("inf"), "id": 10**30}
+    answers = [Answer(status, {}, copy.deepcopy(body), True) for status in (200, 400)]
+    recorded = json.loads(recording.record([(ALL, it) for it in answers], "1.0"))["questions"]
+    success, error = (it["response"]["body"] for it in recorded)
+    assert "Zebra" not in (success["code"], success["field"], error["field"])
+    assert error["code"] == "Zebra"  # as the report shows it
+    assert success["id"] > 2**53 - 1
+    assert success["total_lookups"] == 0.5
+
+
+def test_an_account_with_more_days_than_a_century_is_not_filled_in():
+    days = [(f"{number:05}", 1) for number in range(40_001)]
+    assert known_usage(days) is None
+    assert known_usage(days[1:]) == dict(days[1:])
+
+
+def test_another_account_than_was_asked_for_differs():
+    def another(request, respond):
+        response = respond(request)
+        if response.status == 200 and "daily" in (response.body or ()):
+            response.body["fense_account_id"] = 51
+        return response
+
+    assert "usage" in that_differ(ask(another))
+
+
+def test_one_response_that_is_no_json_differs():
+    def html(request, respond):
+        return Response(200, "<p>") if request.path == "/accounts/17" else respond(request)
+
+    results = report.results(Comparison(ask(html)).differences)
+    (found,) = [it for it in results if it["result"] == report.DIFFERS and "body" in it["line"]]
+    assert found["differences"][0]["theirs"] == ["no JSON"]
+
+
+def test_a_byte_order_mark_is_left_out():
+    answer = read_answer(200, {}, b"\xef\xbb\xbf" + NO_ACCOUNTS)
+    assert answer.body == json.loads(NO_ACCOUNTS)
+
+
+def test_nothing_is_written_without_leave():
+    service = Service("http://127.0.0.1:1", "", ["key"], 1)
+    with pytest.raises(CouldNotAsk, match="POST is not sent without --write"):
+        service.ask(writing.deactivation(1))
+
+
+def test_a_key_that_others_can_read_is_warned_of(run_command):
+    code, _, errors = run_command("compare", "http://0.0.0.0:1", **KEYS)
+    assert (code, "sends the key unencrypted" in errors) == (3, True)
 
 
 # --- Writing -------------------------------------------------------------------------------------
