@@ -38,6 +38,7 @@ def service(tmp_path_factory):
         process.end()
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_every_curl_answers_what_is_shown(service):
     tools("curl")
     shown = re.findall(r"^\$ (curl .*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.M)
