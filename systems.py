@@ -159,9 +159,8 @@ def give_back_memory() -> None:
         import ctypes  # late: most commands do without it
 
         m_mmap_threshold, large_block = -3, 128 * 1024  # as in glibc's malloc.h; bytes
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            mallopt(m_mmap_threshold, large_block)
+        with contextlib.suppress(AttributeError, OSError):  # musl has none
+            ctypes.CDLL(None).mallopt(m_mmap_threshold, large_block)
 
 
 # --- Files -------------------------------------------------------------------------------------
@@ -198,8 +197,8 @@ def sync(path: str) -> None:
 # Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
-# `select` takes no descriptors from this on, but on Windows, where a socket's is no index.
-MOST_DESCRIPTORS = 1024 if sys.platform == "darwin" else sys.maxsize
+# `select` takes no descriptor from this on, except on Windows, where a socket's is no index.
+MOST_DESCRIPTORS = sys.maxsize if USE_POLL or sys.platform == "win32" else 1024
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
 MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
@@ -220,8 +219,8 @@ def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
         reading = [number for number, events in wanted.items() if events & READ]
         writing = [number for number, events in wanted.items() if events & WRITE]
         timeout = None if seconds == math.inf else seconds
-        if not wanted:
-            return {}  # `select` raises
+        if not wanted:  # for which `select` raises
+            return {}
         # A connection that failed is reported among the last ones alone.
         readable, writable, failed = select.select(reading, writing, writing, timeout)
         found = dict.fromkeys(readable, READ)
@@ -266,6 +265,8 @@ def peek(sock: socket.socket) -> bytes | None:
 # --- Output ------------------------------------------------------------------------------------
 
 if sys.platform == "win32":
+    MOST_PIECES = 1000  # that may wait to be written
+    GATHERED = 0.01  # seconds in which what is written is put together: to wake a thread costs time
 
     class Output:
         """A descriptor to write to: a file, a console, or a pipe that may not be read.
@@ -273,12 +274,10 @@ if sys.platform == "win32":
         Windows can't say whether there is room in a pipe, so a thread writes.
         """
 
-        MOST = 1000  # pieces that may wait to be written
-
         def __init__(self, descriptor: int) -> None:
             # A console takes text; `open` makes UTF-8 of it, whatever its code page.
             self._file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
-            self._pieces: queue.Queue[bytes] = queue.Queue(self.MOST)
+            self._pieces: queue.Queue[bytes] = queue.Queue(MOST_PIECES)
             threading.Thread(target=self._run, name="fense-admin log", daemon=True).start()
 
         def write(self, data: bytes, seconds: float = 0) -> int:
@@ -297,13 +296,16 @@ if sys.platform == "win32":
 
         def _run(self) -> None:
             while True:
-                data = self._pieces.get()
-                try:
+                pieces = [self._pieces.get()]
+                time.sleep(GATHERED)
+                while not self._pieces.empty():
+                    pieces.append(self._pieces.get())
+                data = b"".join(pieces)
+                with contextlib.suppress(OSError):  # nobody can read it any more
                     while data:
                         data = data[self._file.write(data) or 0 :]
-                except OSError:  # nobody can read it any more
-                    pass
-                self._pieces.task_done()
+                for _ in pieces:
+                    self._pieces.task_done()
 
 else:
 
