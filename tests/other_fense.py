@@ -683,7 +683,11 @@ def listed(line: str, name: str, change: Callable[[list[Any]], list[Any]]) -> No
 
 
 listed("order", "in_order_of_name", lambda accounts: sorted(accounts, key=lambda it: it["name"]))
-listed("ids", "accounts_listed_twice", lambda accounts: sorted(accounts * 2, key=str))
+listed(
+    "ids",
+    "accounts_listed_twice",
+    lambda accounts: [part for it in accounts for part in (it, it | {"total_lookups": 7})],
+)
 listed(
     "ids",
     "accounts_without_an_id",
