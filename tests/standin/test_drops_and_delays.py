@@ -221,7 +221,7 @@ def test_a_frozen_clock_stops_no_delay_wait_or_deadline(tmp_path):
 def test_delays_waits_and_deadlines_go_by_real_time():
     frozen = re.compile(r"time\.(?:monotonic|perf_counter)")
     files = [*CHECKOUT.glob("*.py"), *(CHECKOUT / "standin").rglob("*.py")]
-    found = {file.name for file in files if frozen.search(file.read_text())}
+    found = {file.name for file in files if frozen.search(file.read_text("utf-8"))}
     assert found == {"realtime.py"}
 
 
