@@ -148,26 +148,39 @@ class StandIn:
         method: shapes.FaultMethod | None = None,
         path: str | None = None,
         times: int | None = None,
-        delay_ms: int | None = None,
+        skip: int | None = None,
+        after: bool | None = None,
+        delay_ms: int | list[int] | None = None,
+        random_seed: int | None = None,
         drop: shapes.FaultDrop | None = None,
         headers: dict[str, str] | None = None,
         message: str | None = None,
+        body: str | None = None,
+        content_type: str | None = None,
     ) -> shapes.Fault:
         """Arm a fault and return it with its `id`. What is None is left out.
 
         It meets the next `times` (1; 0: until disarmed) requests of this `method` and with this
-        `path`, a glob without the prefix. `delay_ms` alone only delays them. `message` is that of
-        the error body. Raises `ValueError` for a fault that can't be armed.
+        `path`, a glob without the prefix, once `skip` of them have passed. `delay_ms`, a number or
+        [least, most], alone only delays them; `random_seed` repeats such delays. With `after` the
+        request is handled first, and only its response is lost, late or replaced. `message` is that
+        of the error body, `body` is sent in its place. Raises `ValueError` for a fault that can't
+        be armed.
         """
         sent = {
             "status": status,
             "method": method,
             "path": path,
             "times": times,
+            "skip": skip,
+            "after": after,
             "delay_ms": delay_ms,
+            "random_seed": random_seed,
             "drop": drop,
             "headers": headers,
             "message": message,
+            "body": body,
+            "content_type": content_type,
         }
         given = {name: value for name, value in sent.items() if value is not None}
         with ValidationErrors() as errors:

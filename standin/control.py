@@ -14,12 +14,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
+from wsgiref.util import is_hop_by_hop
 
 from bottle import request, response
 
 from fense_admin import Application, __version__, create_app, models, rules
 from fense_admin.databases import Database
-from fense_admin.exchange import NOT_FOUND, RECEIVED, ApiError, Stream, when_over
+from fense_admin.exchange import (
+    ERROR,
+    HOP_BY_HOP,
+    NOT_FOUND,
+    RECEIVED,
+    REQUEST_ID,
+    ApiError,
+    Stream,
+    error_body,
+    log,
+    when_over,
+)
 from fense_admin.masking import SharedKeys, digest
 from fense_admin.reading import read_fields, read_json
 from fense_admin.realtime import monotonic
@@ -317,8 +329,16 @@ class ControlPlane:
         self.journal.append(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
-        fault = environ.get(faults.FAULT, {})
+        met: faults.Met | None = environ.get(faults.MET)
+        fault = met.fault if met else {}
         entry.fault, entry["fault"] = fault, fault.get("id")
+        if answer[0].startswith("201"):
+            entry.created = json.loads(b"".join(body))["fense_account_id"]
+        if met and fault.get("after"):
+            entry["handled"] = int(answer[0][:3])
+            body = self._after(met, body, answer, environ)
+        elif environ.get(faults.IS_ANSWERED):
+            body = self._replace(faults.error_of(fault), fault, body, answer, environ)
         how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:
             entry["status"] = int(answer[0][:3])
@@ -336,7 +356,53 @@ class ControlPlane:
         when_over(body, add_rest)
         if how is None or how.part:
             start(*answer)
-        return faults.drop(how, environ, bytes(sent)) if how else body
+        if how is None:
+            return body
+        if isinstance(body, Stream):
+            return faults.drop_stream(how, environ, body)
+        return faults.drop(how, environ, bytes(sent))
+
+    def _after(self, met: faults.Met, body: Any, answer: list[Any], environ: dict[str, Any]) -> Any:
+        """The body of what a fault answers in place of this response, which was produced."""
+        try:
+            if environ["REQUEST_METHOD"] == "POST":
+                self.faults.wait(met, environ, self.db)
+        except ApiError as error:  # too many requests wait
+            return self._replace(error, {}, body, answer, environ)
+        number = met.fault["id"]
+        log.info("the armed fault %d meets this response: id=%s", number, environ[REQUEST_ID])
+        if "status" not in met.fault:
+            return body
+        return self._replace(faults.error_of(met.fault), met.fault, body, answer, environ)
+
+    def _replace(
+        self,
+        error: ApiError,
+        fault: dict[str, Any],
+        body: Any,
+        answer: list[Any],
+        environ: dict[str, Any],
+    ) -> list[bytes]:
+        """Put an error, as a fault has it, in the place of this response. Returns its body."""
+        if isinstance(body, Stream):
+            body.close()
+        if "body" in fault:
+            content = fault["body"].encode()
+            content_type = fault.get("content_type", faults.PLAIN_TEXT)
+            environ[ERROR] = None
+        else:
+            content, content_type = error_body(error.status_code, error.body), "application/json"
+            environ[ERROR] = error
+        set_by_fault = fault.get("headers", {})
+        names = {name.lower() for name in set_by_fault}
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
+        common = self.app.common_headers(environ[REQUEST_ID])
+        headers += [pair for pair in common if pair[0].lower() not in names]
+        by_server = environ.get(HOP_BY_HOP, headers)
+        for name, value in set_by_fault.items():
+            (by_server if is_hop_by_hop(name) else headers).append((name, value))
+        answer[:] = [error.status_line, headers]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
 
     def new_instance(self, seed: Seed) -> Instance:
         """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""

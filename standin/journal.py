@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -110,6 +109,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         response=None,
         duration_ms=None,
         fault=None,
+        handled=None,
     )
     entry.sent_target = hide_named(hide(address, keys)) + entry["path"]
     if entry["query"] or "?" in target:
@@ -140,7 +140,6 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     """
     if not body:
         return
-    entry.created = json.loads(body)["fense_account_id"] if entry["status"] == 201 else None
     part = body[: MAX_TEXT + MARGIN]
     text = part.decode(errors="ignore")
     texts, is_part = [text], len(part) < len(body)
