@@ -5,7 +5,6 @@ The contract knows nothing of it. Where it is off, none of it is imported.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import heapq
 import json
@@ -33,23 +32,22 @@ from fense_admin.exchange import (
     when_over,
 )
 from fense_admin.masking import SharedKeys, digest
-from fense_admin.reading import read_fields, read_json
+from fense_admin.reading import read_fields, read_json, read_query
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
-from fense_admin.standin import document, faults, state
+from fense_admin.standin import document, faults, state, waits
 from fense_admin.standin.clock import CLOCK_RULES, Clock
 from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard, control_key
 from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import (
-    JOURNAL_LENGTH,
     SEEN,
-    Entry,
     add_response,
     journal_entry,
     report,
 )
 from fense_admin.standin.state import Seed
+from fense_admin.standin.waits import Journal
 
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
@@ -92,7 +90,7 @@ class ControlPlane:
         self._begun: set[object] = set()  # requests of the contract that are being answered
         self._reset_at = 0.0  # by the monotonic clock
         self.instances = Instances()
-        self.journal: collections.deque[Entry] = collections.deque(maxlen=JOURNAL_LENGTH)
+        self.journal: Journal = Journal(parent.journal if parent else None)
         app.install(self.faults)
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
@@ -116,15 +114,16 @@ class ControlPlane:
             self.guard.on_loopback = parent.guard.on_loopback
         self.control.install(self.guard)
 
-        def endpoint(path: str, **handlers: Callable[..., Any]) -> None:
-            self.control.endpoint(ROOT + path, handlers)
+        def endpoint(path: str, takes_query: bool = False, **handlers: Callable[..., Any]) -> None:
+            self.control.endpoint(ROOT + path, handlers, takes_query=takes_query)
 
         endpoint("/reset", POST=no_content(self.reset))
         endpoint("/state", GET=self.get_state, PUT=self.put_state)
         endpoint("/usage", POST=self.post_usage)
         disarm, release = no_content(self.faults.disarm), no_content(self.clock.release)
         endpoint("/faults", GET=self.get_faults, POST=self.post_fault, DELETE=disarm)
-        endpoint("/requests", GET=self.get_requests, DELETE=no_content(self.journal.clear))
+        forget = no_content(self.journal.clear)
+        endpoint("/requests", takes_query=True, GET=self.get_requests, DELETE=forget)
         endpoint("/clock", GET=self.get_clock, PUT=self.put_clock, DELETE=release)
         endpoint("/openapi.json", GET=self.get_openapi)
         if parent is None:
@@ -151,6 +150,7 @@ class ControlPlane:
         self.clock.reset()
         self.db.replace(*rows)
         self.journal.clear()
+        self.journal.end_waits()
         self.instances.ended_requests.clear()
         self.instances.ended_faults.clear()
 
@@ -200,6 +200,7 @@ class ControlPlane:
 
     def release_waiting(self) -> None:
         self.faults.disarm()
+        self.journal.end_waits()
         for instance in self.instances.all():
             instance.plane.release_waiting()
 
@@ -240,7 +241,21 @@ class ControlPlane:
         return self.faults.arm(fields)
 
     def get_requests(self, db: Database) -> str:
-        return json_object("requests", list(self.journal))
+        with ValidationErrors() as errors:
+            query = read_query(errors, *waits.FILTER_RULES)
+            sent = {
+                name: errors.check(name, waits.FILTER_RULES[name], text)
+                for name, text in query.items()
+                if text is not None
+            }
+        wanted = waits.filter_of(sent, self.app.prefix)
+        newest = {"count": sent["count"]} if "count" in sent else {}
+        if "wait_ms" not in sent:
+            return json_object("requests", self.journal.find(wanted, **newest))
+        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        seconds = sent["wait_ms"] / 1000
+        spare = db.engine.while_waiting
+        return json_object("requests", self.journal.wait(wanted, seconds, spare, is_gone, **newest))
 
     def get_clock(self, db: Database) -> dict[str, Any]:
         return {"now": db.now(), "stopped": self.clock.stopped_at is not None}
@@ -352,6 +367,7 @@ class ControlPlane:
             if how is None:
                 add_response(entry, bytes(sent), self.app, environ)
             entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
+            self.journal.note_answered(entry)
 
         when_over(body, add_rest)
         if how is None or how.part:

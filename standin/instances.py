@@ -18,6 +18,7 @@ from fense_admin.standin.clock import Clock
 from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard
 from fense_admin.standin.journal import REPORTED, Entry
+from fense_admin.standin.waits import Journal
 
 ROOT = "/_standin"  # the path of the control plane, within an instance too
 INSTANCES = ROOT + "/instances"
@@ -34,7 +35,7 @@ class Plane(application.Application, Protocol):
     clock: Clock
     faults: Faults
     guard: ControlGuard
-    journal: collections.deque[Entry]
+    journal: Journal
     instances: Instances
     is_instance: bool
 
@@ -89,6 +90,7 @@ class Instance:
             self._has_ended = True
             self._in_flight += 1
         self.plane.faults.reset()
+        self.plane.journal.end_waits()
         self._leave()
 
     def _leave(self) -> None:
