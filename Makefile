@@ -47,7 +47,10 @@ bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside 
 pyz: .venv/run              ## dist/fense-admin.pyz: the service and its libraries in one file
 	rm -rf build/lib build/pyz && mkdir -p build/pyz dist
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile --target build/pyz .
-	printf 'import sys\n\nfrom fense_admin.cli import main\n\nsys.exit(main())\n' >build/pyz/__main__.py
+	printf '%s\n' 'import sys' 'if sys.version_info < (3, 10):  # a syntax error would come first' \
+	  '    old = "Python %d.%d is too old: fense-admin needs 3.10 or later" % sys.version_info[:2]' \
+	  '    sys.exit(old + " (brew install python, or uv python install)")' \
+	  'from fense_admin.cli import main' 'sys.exit(main())' >build/pyz/__main__.py
 	$(BIN)/python -m zipapp -c -p '/usr/bin/env python3' -o dist/fense-admin.pyz build/pyz
 
 screenshots: .venv/dev      ## docs/*.png: the page for people in Chromium, wide and narrow, light and dark

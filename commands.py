@@ -47,6 +47,7 @@ def serve(options: argparse.Namespace) -> int:
     from fense_admin.serving import addresses, server
     from fense_admin.serving.log import log_to_stderr
 
+    systems.allow_open_files()
     sockets: list[socket.socket] = []
     served: fense_admin.Application | ControlPlane
     try:
@@ -211,6 +212,7 @@ def run_command(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     read_ahead(has_control_plane=True)
+    systems.allow_open_files()
     with standin as fense:
         environment = os.environ | {
             "FENSE_BASE_URL": fense.url,

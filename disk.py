@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 
 from fense_admin import systems
+from fense_admin.realtime import monotonic
 
 LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
+SCANNED = 2  # seconds that a virus scanner on Windows may hold up the renaming of a new file
 TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
 
 # A temporary file whose process was killed is removed by the next start or backup in its folder
@@ -45,8 +47,15 @@ def remove_left_behind(folder: str) -> None:
 def rename_to_new(path: str, name: str) -> None:
     """Give the file this name. Raises `FileExistsError` if another file has it."""
     if systems.RENAME_REFUSES:
-        os.rename(path, name)
-        return
+        deadline = monotonic() + SCANNED
+        while True:
+            try:
+                os.rename(path, name)
+                return
+            except PermissionError:
+                if monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
     try:
         os.link(path, name)
         return

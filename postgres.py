@@ -290,7 +290,7 @@ class Engine(Pool):
     def ping(self, query: str) -> None:
         def look(connection: Connection) -> None:
             try:
-                connection.execute(f"{NO_LOCKS}; {query}; COMMIT")
+                connection.execute(f"{NO_LOCKS}; {translated(query)}; COMMIT")
             except psycopg.errors.LockNotAvailable:  # accounts must be readable, at least
                 connection.execute("ROLLBACK")
                 connection.execute("SELECT 1 FROM account LIMIT 1")

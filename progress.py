@@ -55,6 +55,13 @@ def write(text: str) -> None:
         output.flush(PATIENCE)
 
 
+def terminal_width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:  # NUL is a terminal to Python on Windows, but has no size
+        return 80
+
+
 def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
@@ -121,7 +128,7 @@ class Progress(Report):
             line = f"{self._shown}, {monotonic() - self._began:.0f} s"
             if is_terminal:  # not every one knows escape codes
                 wait = REDRAWN
-                width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+                width = terminal_width() - 1
                 write("\r" + f"fense-admin: {rules.printable(line)}"[:width].ljust(width))
             else:
                 wait = REPEATED

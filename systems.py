@@ -138,6 +138,17 @@ def _limit(job: object, flags: int) -> None:
 _jobs: dict[int, object] = {}  # by process; open as long as this process lives
 
 
+def allow_open_files() -> None:
+    """Raise macOS's limit of 256 open files, which is less than our connections need."""
+    if sys.platform == "darwin":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, hard)
+        if soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def give_back_memory() -> None:
     """Let the C library return large blocks to the system as soon as they are freed.
 
@@ -187,6 +198,8 @@ def sync(path: str) -> None:
 # Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
+# `select` takes no descriptors from this on, but on Windows, where a socket's is no index.
+MOST_DESCRIPTORS = 1024 if sys.platform == "darwin" else sys.maxsize
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
 MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
@@ -215,16 +228,14 @@ def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
         for number in {*writable, *failed}:
             found[number] = found.get(number, 0) | WRITE
         return found
-    poll = select.poll()
+    poll, ready_to_read, ready_to_write = select.poll(), select.POLLIN, select.POLLOUT
     for number, events in wanted.items():
-        poll.register(
-            number, select.POLLIN * bool(events & READ) | select.POLLOUT * bool(events & WRITE)
-        )
-    found = {}
-    for number, events in poll.poll(None if seconds == math.inf else math.ceil(seconds * 1000)):
-        is_readable, is_writable = events & ~select.POLLOUT, events & select.POLLOUT
-        found[number] = READ * bool(is_readable) | WRITE * bool(is_writable)
-    return found
+        poll.register(number, ready_to_read * (events & READ) | ready_to_write * (events // WRITE))
+    found = poll.poll(None if seconds == math.inf else seconds * 1000)
+    return {
+        number: READ * bool(events & ~ready_to_write) | WRITE * bool(events & ready_to_write)
+        for number, events in found
+    }
 
 
 def has_gone(sock: socket.socket) -> bool:
@@ -255,6 +266,8 @@ def peek(sock: socket.socket) -> bytes | None:
 # --- Output ------------------------------------------------------------------------------------
 
 if sys.platform == "win32":
+    MOST_PIECES = 1000  # that may wait to be written
+    GATHERED = 0.01  # seconds in which what is written is put together: to wake a thread costs time
 
     class Output:
         """A descriptor to write to: a file, a console, or a pipe that may not be read.
@@ -262,12 +275,10 @@ if sys.platform == "win32":
         Windows can't say whether there is room in a pipe, so a thread writes.
         """
 
-        MOST = 1000  # pieces that may wait to be written
-
         def __init__(self, descriptor: int) -> None:
             # A console takes text; `open` makes UTF-8 of it, whatever its code page.
             self._file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
-            self._pieces: queue.Queue[bytes] = queue.Queue(self.MOST)
+            self._pieces: queue.Queue[bytes] = queue.Queue(MOST_PIECES)
             threading.Thread(target=self._run, name="fense-admin log", daemon=True).start()
 
         def write(self, data: bytes, seconds: float = 0) -> int:
@@ -286,13 +297,16 @@ if sys.platform == "win32":
 
         def _run(self) -> None:
             while True:
-                data = self._pieces.get()
-                try:
+                pieces = [self._pieces.get()]
+                time.sleep(GATHERED)
+                while not self._pieces.empty():
+                    pieces.append(self._pieces.get())
+                data = b"".join(pieces)
+                with contextlib.suppress(OSError):  # nobody can read it any more
                     while data:
                         data = data[self._file.write(data) or 0 :]
-                except OSError:  # nobody can read it any more
-                    pass
-                self._pieces.task_done()
+                for _ in pieces:
+                    self._pieces.task_done()
 
 else:
 

@@ -26,7 +26,7 @@ SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others ha
 TLS_HANDSHAKE = b"\x16"  # first byte of a TLS handshake; never the start of an HTTP request
 LINGER = 5  # seconds to drain input from a rejected client before closing
 ON_ITS_WAY = 0.25  # seconds that the first request of a new connection may take to come
-MAKE_ROOM = "make room in /tmp, or set TMPDIR"
+MAKE_ROOM = "make room for temporary files, or set TMPDIR"
 
 
 # --- Answering ---------------------------------------------------------------------------------
@@ -365,6 +365,9 @@ class Listener(Dispatcher):
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return server.make_room()
             return False
+        if accepted is not None and accepted[0].fileno() >= systems.MOST_DESCRIPTORS:
+            accepted[0].close()
+            return server.make_room()
         if accepted is not None:
             Channel(server, *accepted)
         return accepted is not None

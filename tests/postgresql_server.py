@@ -53,11 +53,10 @@ class PostgreSQL:
         if os.geteuid() == 0:
             self.user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(self.folder, "nobody", "nogroup")
-        self.data = self.folder / "data"
         self.settings = ["fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1"]
         self.settings += [f"port={self.port}", "max_connections=200"]
         self.settings += ["dynamic_shared_memory_type=mmap", *settings]  # within its folder
-        self.url = f"postgresql://fense@127.0.0.1:{self.port}/postgres"
+        self._name()
         if primary is None:
             options = ["-U", "fense", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
             self._run("initdb", "-D", self.data, "--no-sync", *options)
@@ -65,6 +64,10 @@ class PostgreSQL:
             options = ["-d", primary.url, "-R", "-c", "fast"]
             self._run("pg_basebackup", "-D", self.data, "--no-sync", *options)
         self.start()
+
+    def _name(self) -> None:
+        self.data = self.folder / "data"
+        self.url = f"postgresql://fense@127.0.0.1:{self.port}/postgres"
 
     def _run(self, name: str, *arguments: Any) -> None:
         with open(self.folder / "output", "a") as output:
@@ -169,8 +172,8 @@ class Elsewhere(PostgreSQL):
             [sys.executable, __file__, *settings, *more],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
-        self.url = self._read()
-        self.port = int(self.url.split(":")[2].partition("/")[0])
+        self.port, self.folder = int(self._read()), Path(self._read())
+        self._name()
 
     def _read(self) -> str:
         line: str = read_line(self._process.stdout, TIMEOUT)
@@ -181,6 +184,9 @@ class Elsewhere(PostgreSQL):
         assert self._process.stdin
         print(json.dumps([name, *arguments]), file=self._process.stdin, flush=True)
         assert self._read() == "done"
+
+    def _run(self, name: str, *arguments: Any) -> None:
+        self._ask("_run", name, *map(str, arguments))
 
     def start(self) -> None:
         self._ask("start")
@@ -211,7 +217,7 @@ def serve_elsewhere() -> None:
     urls = [text.partition("=")[2] for text in sys.argv[1:] if text not in settings]
     primary: Any = types.SimpleNamespace(url=urls[0]) if urls else None
     with contextlib.closing(PostgreSQL(*settings, primary=primary)) as server:
-        print(server.url, flush=True)
+        print(server.port, server.folder, sep="\n", flush=True)
         for line in sys.stdin:
             name, *arguments = json.loads(line)
             getattr(server, name)(*arguments)

@@ -9,7 +9,7 @@ import pytest
 from conftest import AS_SOMEBODY_ELSE, FIELDS, account_fields, in_threads, sentence
 from peewee import sqlite3
 
-from fense_admin import databases, engines, sqlite, systems
+from fense_admin import databases, disk, engines, sqlite, systems
 from fense_admin.engines import Unusable
 
 NOT_ON_WINDOWS = pytest.mark.needs("any character in the name of a file")
@@ -73,7 +73,6 @@ def make_newer(path):
         (make_one_without_tables, "has lost its tables"),
         (make_newer, "was written by a newer version of fense-admin"),
         (lambda path: path.mkdir(), "is a directory"),
-        (lambda path: path.symlink_to(os.devnull), "is a device"),
         (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
     ],
 )
@@ -123,7 +122,7 @@ def no_links(*_):
 
 @pytest.mark.needs("modes of files")
 def test_a_file_system_without_links_will_do(tmp_path, open_database, monkeypatch):
-    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links, raising=False)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
     sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
     assert modes(tmp_path)["copy"] == 0o600
@@ -131,10 +130,31 @@ def test_a_file_system_without_links_will_do(tmp_path, open_database, monkeypatc
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
 
+def test_a_new_file_that_a_virus_scanner_reads_gets_its_name_later(
+    tmp_path, open_database, monkeypatch
+):
+    rename, refusals = os.rename, [1, 2]
+
+    def refuse_twice(path, name):
+        if refusals:
+            raise PermissionError(errno.EACCES, f"Sharing violation {refusals.pop()}")
+        rename(path, name)
+
+    monkeypatch.setattr(systems, "RENAME_REFUSES", True)
+    monkeypatch.setattr(os, "rename", refuse_twice)
+    open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
+    assert refusals == []
+    monkeypatch.setattr(disk, "SCANNED", 0.1)
+    refusals.extend(range(100))
+    with pytest.raises(PermissionError, match="Sharing violation"):
+        sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_file_that_another_program_made_meanwhile_is_kept(tmp_path, monkeypatch, has_links):
     if not has_links:
-        monkeypatch.setattr(os, "link", no_links)
+        monkeypatch.setattr(os, "link", no_links, raising=False)
     databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
     copy = tmp_path / "copy"
 

@@ -50,8 +50,6 @@ def test_exec_passes_a_signal_on(start, signum):
     # Naps: a signal that comes as a long sleep begins would be handled at its end.
     script = "import signal, time; print('up', flush=True); [time.sleep(0.1) for _ in range(300)]"
     trap = f"import signal; signal.signal({int(comes_as(signum))}, lambda *_: exit(9)); " + script
-    if sys.platform == "win32" and comes_as(signum) == signal.SIGINT:
-        pytest.skip("a console sends Ctrl-C to each of its processes, which no test can")
     for code, source in ((9, trap), (exit_code(signum), script)):
         if source == script and (comes_as(signum) == signal.SIGINT or sys.platform == "win32"):
             continue  # Python makes it a KeyboardInterrupt; Windows has a code of its own for it
@@ -121,7 +119,10 @@ def test_the_command_asks_no_proxy_for_it(start, upper, lower, found):
 
 
 @pytest.mark.needs("a POSIX shell")
-@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize(
+    "redirection",
+    [pytest.param("2>/dev/full", marks=pytest.mark.needs("/dev/full")), "2>&-"],
+)
 def test_the_exit_code_is_the_commands_where_nothing_can_be_reported(start, redirection):
     tools("curl")
     asks = 'curl -s -o /dev/null -H "x-api-key: $FENSE_API_KEY" $FENSE_BASE_URL/accounts/1; exit 3'

@@ -156,11 +156,9 @@ def test_a_file_that_is_written_to_during_the_move_is_not_moved(
 
     keep = []
     monkeypatch.setattr(read.engine, "_file_state", written_meanwhile)
-    with (
-        contextlib.closing(read.engine),
-        pytest.raises(sqlite.OperationalError, match="written to"),
-    ):
+    with pytest.raises(sqlite.OperationalError, match="written to"):
         databases.copy(read, target)
+    read.engine.close_all()
     for connection in keep:
         connection.close()
     assert target.count_accounts() == 0

@@ -171,6 +171,13 @@ def test_one_file_runs_in_an_empty_environment(source, tmp_path):
         assert service.end()[0] == 0
     output = run_program(*command, "exec", "--", python, "-c", "print('in it')", cwd=tmp_path)
     assert output == "in it\n"
+    older = (
+        "import runpy, sys; sys.version_info = (3, 9, 6); "
+        f"runpy.run_path({str(command[-1])!r}, run_name='__main__')"
+    )
+    ended = subprocess.run([python, "-c", older], capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("Python 3.9 is too old: fense-admin needs 3.10 or later")
 
 
 @pytest.mark.slow

@@ -439,6 +439,7 @@ def ask(url, query):
         return connection.execute(query).fetchone()[0]
 
 
+@pytest.mark.needs("a PostgreSQL server of its own")
 @pytest.mark.parametrize(
     "size",
     [
@@ -457,6 +458,7 @@ def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, si
         assert ask(pooler.url, "SHOW statement_timeout") == "0"
 
 
+@pytest.mark.needs("a PostgreSQL server of its own")
 def test_a_pooler_that_shares_sessions_with_busy_clients_is_refused(postgresql):
     postgresql.empty()
     ended = threading.Event()
@@ -561,6 +563,7 @@ def test_a_server_on_another_machine_without_tls_is_warned_of(
     assert open_database(url).engine.info.warning.startswith(told) == is_warned
 
 
+@pytest.mark.needs("a PostgreSQL server of its own")
 def test_the_warning_is_in_the_log_of_the_start(reachable, start):
     address = own_address()
     url = f"postgresql://fense@{address}:{reachable[0].port}/postgres?sslmode=disable"
@@ -569,6 +572,7 @@ def test_the_warning_is_in_the_log_of_the_start(reachable, start):
     assert f"the connection to {address} is not encrypted: add" in service.end()[2]
 
 
+@pytest.mark.needs("a PostgreSQL server of its own")
 def test_a_certificate_is_checked_against_the_name_in_the_url(
     reachable, open_database, monkeypatch
 ):

@@ -209,7 +209,10 @@ def test_on_a_terminal_it_is_one_line_that_is_cleared_at_the_end(folder):
 
 @pytest.mark.needs("a POSIX shell")
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize(
+    "redirection",
+    [pytest.param("2>/dev/full", marks=pytest.mark.needs("/dev/full")), "2>&-"],
+)
 @pytest.mark.parametrize("name", ["move", "record", "backup", "exec"])
 def test_standard_error_that_is_full_or_closed_fails_no_command(
     start_slow, folder, start, name, redirection

@@ -96,6 +96,7 @@ def test_it_comes_in_chunks_and_the_connection_stays_open(file_app, caplog):
     assert "it broke off" not in caplog.text
 
 
+@pytest.mark.needs("/dev/full")
 def test_the_next_response_is_whole_or_an_error(file_app, monkeypatch):
     produce(file_app)
     file_app.db.account_usage = lambda *_: json.dumps("x" * 2_000_000)
@@ -243,6 +244,7 @@ def test_a_stop_lets_it_end(file_app):
             assert len(answer.read()) == 40 * len(PIECE)
 
 
+@pytest.mark.needs("/dev/full")
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
 def test_without_room_for_a_temporary_file_it_breaks_off(file_app, version, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.TemporaryFile", functools.partial(open, "/dev/full"))

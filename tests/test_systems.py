@@ -181,6 +181,21 @@ def test_the_exit_code_of_a_process_is_passed_on(systems):
     assert [systems.exit_code(it) for it in (0, 7, ended)] == [0, 7, code]
 
 
+@pytest.mark.needs("fork")  # as it is where `resource` is
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised"), [(256, -1, 1024), (256, 512, 512), (256, 4096, 1024), (2048, -1, 0)]
+)
+def test_macos_lets_a_service_open_files_for_its_connections(monkeypatch, soft, hard, raised):
+    import resource
+
+    limits = []
+    monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, both: limits.append(both))
+    systems_of("darwin", monkeypatch).allow_open_files()
+    assert limits == [(raised, hard)] * bool(raised)
+
+
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """Two folders in PATH, beside the working one, and how names end on Windows."""

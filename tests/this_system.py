@@ -22,6 +22,7 @@ NEEDS = {
     "a POSIX shell": sys.platform != "win32",
     "PowerShell": sys.platform == "win32" and not SIMULATED,
     "a terminal": hasattr(os, "openpty"),
+    "pip": not SIMULATED,
     "fork": hasattr(os, "fork"),
     "SIGHUP": hasattr(signal, "SIGHUP"),
     "SIGSTOP": hasattr(signal, "SIGSTOP"),
@@ -30,8 +31,11 @@ NEEDS = {
     "any character in the name of a file": sys.platform != "win32",
     "removing open files": sys.platform != "win32",
     "mount": sys.platform == "linux",
+    "a PostgreSQL server of its own": not SIMULATED and sys.platform != "win32",
     "modes of files": sys.platform != "win32",
+    "/dev/full": os.path.exists("/dev/full"),
     "/proc": sys.platform == "linux",
+    "Linux, to simulate macOS": sys.platform == "linux",
     "systemd": sys.platform == "linux",
 }
 

@@ -29,6 +29,7 @@ from fense_admin.standin.instances import INSTANCES, ROOT, Plane
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 from fense_admin.standin.page import curl, documentation, entries, filters
 from fense_admin.standin.page import faults as in_words
+from fense_admin.standin.page.curl import Lines
 from fense_admin.standin.page.text import clip, escape, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
@@ -172,7 +173,7 @@ class Shown:
         url = (self.standin_url if base is None else base) + path
         return self.block(curl.by_hand(method, url, self.is_development, body))
 
-    def block(self, lines: curl.Lines, most: float = math.inf) -> str:
+    def block(self, lines: Lines, most: float = math.inf) -> str:
         """The curl block of these lines, as far as their HTML takes no more bytes than `most`."""
         fitting = []
         for shell in self.shells:

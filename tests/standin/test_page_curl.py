@@ -75,7 +75,7 @@ class Recorder:
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self.raw = b""
+        self.raw, self.is_over = b"", False
         self.thread = threading.Thread(target=self.serve)
         self.thread.start()
 
@@ -83,17 +83,17 @@ class Recorder:
         return self
 
     def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
+        self.is_over = True
+        socket.create_connection(self.listener.getsockname(), timeout=10).close()
         self.thread.join()
         self.listener.close()
 
     def serve(self):
         while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
+            sock, _ = self.listener.accept()
             with sock:
+                if self.is_over:
+                    return
                 sock.settimeout(10)
                 self.answer(sock)
 

@@ -201,6 +201,7 @@ def test_loading_the_plugin_needs_nothing_of_pytest_that_is_new(monkeypatch):
     assert "fense" in runpy.run_path(pytest_fense_admin.__file__)
 
 
+@pytest.mark.needs("pip")
 @pytest.mark.slow
 def test_an_old_pytest_runs_other_peoples_tests_and_has_the_fixtures(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "old"]

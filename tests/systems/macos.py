@@ -39,6 +39,8 @@ def simulate() -> None:
     socket.socket.accept = accept  # type: ignore[method-assign]
     names.localhost_is_ipv6_first()
     sys.addaudithook(names.Watch(names.refuse_proc))
+    data = f"_sysconfigdata_{sys.abiflags}_linux_{sys.implementation._multiarch}"
+    os.environ.setdefault("_PYTHON_SYSCONFIGDATA_NAME", data)  # else named after sys.platform
     names.pretend("darwin", "posix")
     sys.modules.pop("selectors", None)
     importlib.import_module("selectors")  # chooses among what there is now

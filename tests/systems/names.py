@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import sysconfig
 import threading
 from typing import Any
 
@@ -29,6 +30,7 @@ def remove(holder: Any, *patterns: str) -> None:
 def pretend(platform: str, name: str) -> None:
     """Have sys.platform and os.name say this, except to modules of the standard library."""
     global _name, _platform
+    sysconfig.get_config_vars()  # keeps the answer
     _name, _platform = name, platform
     sys.platform, os.name = platform, name
     sys.meta_path.insert(0, _StandardLibrary())  # type: ignore[arg-type]
