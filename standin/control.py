@@ -29,9 +29,10 @@ from fense_admin.exchange import (
     Stream,
     error_body,
     log,
+    request_key,
     when_over,
 )
-from fense_admin.masking import SharedKeys, digest
+from fense_admin.masking import SharedKeys, digest, hide
 from fense_admin.reading import read_fields, read_json, read_query
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
@@ -58,6 +59,16 @@ def check_seed(value: object) -> Any:
     if value != state.DEMO and not isinstance(value, JsonObject):
         raise ValueError(f'must be a state document or "{state.DEMO}"')
     return value
+
+
+INSTANCE_RULES: dict[str, rules.Rule] = {
+    "seed": check_seed,
+    "name": rules.or_null(
+        rules.matching(
+            f"[^{rules.CONTROL}]{{1,100}}", "must be 1 to 100 characters, no control characters"
+        )
+    ),
+}
 
 
 class ControlPlane:
@@ -87,6 +98,7 @@ class ControlPlane:
         self.limits = app.limits
         self.faults: Faults = Faults(app.limits.waiting, parent.faults if parent else None)
         self.is_instance = parent is not None
+        self.shown_name = ""  # of an instance: what it is called in logs and reports
         self._begun: set[object] = set()  # requests of the contract that are being answered
         self._reset_at = 0.0  # by the monotonic clock
         self.instances = Instances()
@@ -167,7 +179,7 @@ class ControlPlane:
         journals = [list(plane.journal) for plane in planes]
         ended = self.instances.ended_requests, self.instances.ended_faults
         entries = heapq.merge(list(ended[0]), *journals, key=itemgetter("at"))
-        armed = [fault for plane in planes for fault in plane.faults.armed()]
+        armed = [(plane.shown_name, fault) for plane in planes for fault in plane.faults.armed()]
         return report(list(entries), [*ended[1], *armed])
 
     # What the server asks
@@ -278,13 +290,13 @@ class ControlPlane:
         now, rows = db.now(), None
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body, may_be_empty=True)
-            fields = {} if sent is None else rules.validate(sent, {"seed": check_seed}, errors)
+            fields = {} if sent is None else rules.validate(sent, INSTANCE_RULES, errors)
             source = fields.get("seed")
             if isinstance(source, JsonObject):
                 rows = state.check_state(source, errors, now[:10], "seed.")
         self.instances.check_room()
         instance = self.new_instance(
-            self.seed.since(now) if source is None else Seed(source, now, rows)
+            self.seed.since(now) if source is None else Seed(source, now, rows), fields.get("name")
         )
         self.instances.add(instance)
         response.status = 201
@@ -341,6 +353,8 @@ class ControlPlane:
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()
         entry = journal_entry(environ, self.app)
+        if self.is_instance:
+            entry.instance, entry.mount = self.shown_name, environ["SCRIPT_NAME"]
         self.journal.append(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
@@ -420,7 +434,7 @@ class ControlPlane:
         answer[:] = [error.status_line, headers]
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
 
-    def new_instance(self, seed: Seed) -> Instance:
+    def new_instance(self, seed: Seed, name: str | None = None) -> Instance:
         """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""
         rows = seed.at(self.db.now())
         master_key, service_key = generated("master"), generated("service")
@@ -434,7 +448,10 @@ class ControlPlane:
         app.db.engine.while_waiting = lambda: self.db.engine.while_waiting()
         plane = ControlPlane(app, master_key, [service_key], seed=seed, parent=self)
         app.db.replace(*rows)
-        return Instance(plane, master_key, service_key)
+        if name is not None:
+            name = hide(name, self.app.masker.keys_in([name], request_key(request.environ)))
+            app.masker.label = f"[{rules.printable(name)}] "
+        return Instance(plane, master_key, service_key, name)
 
 
 def no_content(change: Callable[[], None]) -> Callable[[Database], None]:

@@ -122,7 +122,10 @@ ENTRY_VALUES = {
     ),
     "lookups": LOOKUPS,
 }
-INSTANCE_VALUES = {"seed": (["demo", STATE], [None, "x", 1, [], {}, {"accounts": [{}]}])}
+INSTANCE_VALUES = {
+    "seed": (["demo", STATE], [None, "x", 1, [], {}, {"accounts": [{}]}]),
+    "name": (["x", "é" * 100, None], ["", "x" * 101, "x\n", "\x85", 1, []]),
+}
 FRACTIONS = [f"2026-11-30T23:59:59.{digits}Z" for digits in ("0", "000", "999999999")]
 CLOCK_TIMES = [*TIMES[0], *FRACTIONS], [*TIMES[1], "2026-11-30T23:59:59.Z"]
 CLOCK_VALUES = {
