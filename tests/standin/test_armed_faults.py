@@ -46,7 +46,7 @@ GLOB = "must be a glob of a path, such as /accounts/*"
 NOTHING = "the fault does nothing: give it a status, a drop or a delay_ms"
 BAD_FAULTS = [
     *(({"status": status}, ("status", STATUS)) for status in (399, 600, "503", 503.5, True)),
-    ({"status": 503, "methd": "GET"}, ("methd", "is not accepted here")),
+    ({"status": 503, "methd": "GET"}, ("methd", "is not accepted here; did you mean method?")),
     ({"status": 503, "method": "get"}, ("method", "must be one of GET, HEAD, POST")),
     ({"status": 503, "method": ["GET"]}, ("method", "must be one of GET, HEAD, POST")),
     *(({"status": 503, "path": path}, ("path", GLOB)) for path in ("", "accounts", "/a b", "/\n")),

@@ -143,7 +143,7 @@ def test_a_seed_of_its_own_is_what_its_reset_goes_back_to(seeded_api):
         ({"seed": "examples/seed.json"}, "seed", 'must be a state document or "demo"'),
         ({"seed": {}}, "seed.accounts", "is required"),
         ({"seed": {"accounts": [1]}}, "seed.accounts[0]", "must be an object"),
-        ({"sed": {}}, "sed", "is not accepted here"),
+        ({"sed": {}}, "sed", "is not accepted here; did you mean seed?"),
     ],
 )
 def test_a_bad_seed_makes_none(seeded_api, body, field, message):
