@@ -22,6 +22,19 @@ test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admi
 	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py) \
 	  -k "not postgresql"
 
+# What isn't about Linux, nor about text and tools alone.
+ANYWHERE = $(addprefix tests/,contract standin) $(filter-out $(addprefix tests/test_,%openapi.py \
+  clients.py deploy.py documents.py examples.py fuzzing.py imports.py make.py packaging.py readme.py \
+  simulation.py two_nodes.py typing.py waitress.py workflow.py),$(wildcard tests/test_*.py))
+simulate = SIMULATED_SYSTEM=$(1) PYTHONPATH=$(CURDIR)/tests/systems $(PYTEST)
+
+test-systems: .venv/dev     ## the suite on Windows and macOS, as far as Linux can simulate them
+	$(call simulate,windows) -m "not slow" $(ANYWHERE)
+	SIMULATED_WITHOUT="os.link os.set_blocking" $(call simulate,windows) -m "not slow" \
+	  $(addprefix tests/test_,backup.py database_file.py log.py progress.py)
+	$(call simulate,macos) -m "not slow" --ignore-glob "tests/standin/test_page*" $(ANYWHERE)
+	for system in windows macos; do $(call simulate,$$system) -m slow tests/test_crash.py || exit; done
+
 test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with buildah and debootstrap
 	$(BIN)/python -m pytest tests/image.py --timeout 400
 
@@ -97,4 +110,4 @@ typings: $(wildcard *.py)
 	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
-.PHONY: serve test test-all test-sqlite test-image test-guide test-clients soak lint bench pyz screenshots clean help anew
+.PHONY: serve test test-all test-sqlite test-systems test-image test-guide test-clients soak lint bench pyz screenshots clean help anew

@@ -49,7 +49,7 @@ def find(name: str) -> str | None:
         folders += os.environ.get("PATH", "").split(os.pathsep)
     for folder in folders:
         for ending in endings:
-            path = os.path.abspath(os.path.join(folder, name + ending))
+            path = os.path.abspath(os.path.join(folder.strip('"'), name + ending))
             if os.path.isfile(path):
                 return path
     return None

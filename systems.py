@@ -159,9 +159,8 @@ def give_back_memory() -> None:
         import ctypes  # late: most commands do without it
 
         m_mmap_threshold, large_block = -3, 128 * 1024  # as in glibc's malloc.h; bytes
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            mallopt(m_mmap_threshold, large_block)
+        with contextlib.suppress(AttributeError, OSError):  # musl has none
+            ctypes.CDLL(None).mallopt(m_mmap_threshold, large_block)
 
 
 # --- Files -------------------------------------------------------------------------------------
@@ -198,8 +197,8 @@ def sync(path: str) -> None:
 # Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
-# `select` takes no descriptors from this on, but on Windows, where a socket's is no index.
-MOST_DESCRIPTORS = 1024 if sys.platform == "darwin" else sys.maxsize
+# `select` takes no descriptor from this on, except on Windows, where a socket's is no index.
+MOST_DESCRIPTORS = sys.maxsize if USE_POLL or sys.platform == "win32" else 1024
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
 MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
@@ -220,8 +219,8 @@ def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
         reading = [number for number, events in wanted.items() if events & READ]
         writing = [number for number, events in wanted.items() if events & WRITE]
         timeout = None if seconds == math.inf else seconds
-        if not wanted:
-            return {}  # `select` raises
+        if not wanted:  # for which `select` raises
+            return {}
         # A connection that failed is reported among the last ones alone.
         readable, writable, failed = select.select(reading, writing, writing, timeout)
         found = dict.fromkeys(readable, READ)

@@ -70,7 +70,7 @@ SEED = {
 FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
 
 AS_SOMEBODY_ELSE = """
-import encodings.idna, os, sys  # all that is needed, as Python's own files may be out of reach then
+import encodings.idna, os, resource, sys  # all that is needed, as Python's own files may be out of reach then
 from fense_admin import cli
 from fense_admin.serving import addresses, log, server
 if os.geteuid() == 0:  # whom no mode of a file holds back

@@ -59,6 +59,7 @@ def start_on(listening, start, **environment):
     return service
 
 
+@pytest.mark.needs("systemd")
 def test_keys_are_rotated_and_nobody_is_refused(start):
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -49,7 +49,7 @@ print(", ".join(synced))
 """
 
 
-@pytest.mark.needs("Linux, to simulate macOS")
+@pytest.mark.needs("a real Linux")
 @pytest.mark.parametrize("how", ["works", "fails"])
 def test_on_macos_the_disk_itself_is_synced(tmp_path, how, open_database):
     environment = os.environ | {

@@ -33,8 +33,10 @@ from conftest import (
 )
 from postgresql_server import PostgreSQL
 
+pytestmark = pytest.mark.needs("systemd")
+
 DEPLOY = CHECKOUT / "deploy"
-GUIDE = (DEPLOY / "README.md").read_text()
+GUIDE = (DEPLOY / "README.md").read_text("utf-8")
 KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 
 

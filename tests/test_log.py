@@ -1,6 +1,7 @@
 """The log has one line for each request, which nothing can forge, hold up or lose unseen."""
 
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -38,7 +39,7 @@ def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start, tmp_p
     log = service.end()[2]
     first, second, *rest = log.splitlines()
     assert re.fullmatch(rf"\S+Z fense-admin {__version__} with SQLite [0-9.]+", first)
-    assert second.endswith(f" the database is {tmp_path}/fense-admin.sqlite3, with 0 accounts")
+    assert second.endswith(f" the database is {tmp_path / 'fense-admin.sqlite3'}, with 0 accounts")
     lines = [re.fullmatch(LINE, line) for line in rest]
     assert all(lines), log
     assert [line.group(2, 3, 4) for line in lines] == [
@@ -76,18 +77,19 @@ def test_the_reason_in_the_log_has_no_key(start):
 
 
 def test_a_start_tells_where_the_accounts_are_and_where_the_page_is(start, tmp_path):
+    path = tmp_path / "fense-admin.sqlite3"
     service = start("--port=0")
     service.ready()
     service.call("/accounts", account_fields())
     log = service.end()[2]
     assert f" the page for people: {service.url}/_standin/\n" in log
-    assert f" the database is {tmp_path}/fense-admin.sqlite3, with 0 accounts\n" in log
+    assert f" the database is {path}, with 0 accounts\n" in log
     assert "from before" not in log
     again = start("--port=0", "--prefix=/admin", "--no-standin")
     again.ready()
     log = again.end()[2]
-    assert "page" not in log
-    assert f" the database is {tmp_path}/fense-admin.sqlite3, with 1 account\n" in log
+    assert "the page for people" not in log
+    assert f" the database is {path}, with 1 account\n" in log
     assert " accounts of earlier runs are kept: to start empty, name another --database" in log
     memory = start("--port=0", "--database=:memory:")
     memory.ready()
@@ -167,4 +169,4 @@ def test_a_traceback_is_logged_although_its_source_was_replaced(tmp_path):
         record = logging.LogRecord("x", logging.ERROR, "", 0, "a fault", (), sys.exc_info())
     text = LogFormatter().format(record)
     assert text.startswith("a fault\n    ")
-    assert f"{archive}/replaced_module.py:2 fail\n    RuntimeError: of ours" in text
+    assert f"{archive}{os.sep}replaced_module.py:2 fail\n    RuntimeError: of ours" in text

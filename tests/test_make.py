@@ -9,6 +9,8 @@ import pip
 import pytest
 from conftest import CHECKOUT, run_program
 
+pytestmark = pytest.mark.needs("a POSIX shell")
+
 FAILS = """#!/bin/sh
 case "$*" in *{word}*) exit 1 ;; esac
 exec {python} "$@"

@@ -49,7 +49,7 @@ UNCHANGED = {
     "exec": "the command was not run",
     "serve": "the seed was not loaded",
 }
-# The command, for which a second is a tenth of one, and each step takes so long.
+# The command on list.json, for which a second is a tenth of one, and each step takes so long.
 SLOW = """
 import sys, time
 from fense_admin import cli, progress
@@ -60,6 +60,7 @@ def slowly(step):
     return slow
 progress.SILENT, progress.REDRAWN, progress.REPEATED, progress.PATIENCE = 0.1, 0.02, 0.2, 0.2
 progress.Progress.show = slowly(progress.Progress.show)
+sys.stdin = open("list.json")
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -108,8 +109,7 @@ def start_slow(folder, start):
     """Starts a command that takes so many seconds for each step."""
 
     def start_slow(name, seconds, *more, **options):
-        script = 'exec "$@" <list.json'
-        command = ["sh", "-c", script, "sh", sys.executable, "-c", SLOW, str(seconds)]
+        command = [sys.executable, "-c", SLOW, str(seconds)]
         arguments = COMMANDS[name][0]
         arguments = [*arguments[:1], *more, *arguments[1:]]
         return start(*arguments, command=command, name=f"{name} errors", **options)
@@ -217,7 +217,7 @@ def test_on_a_terminal_it_is_one_line_that_is_cleared_at_the_end(folder):
 def test_standard_error_that_is_full_or_closed_fails_no_command(
     start_slow, folder, start, name, redirection
 ):
-    script = f'exec "$@" <list.json {redirection}'
+    script = f'exec "$@" {redirection}'
     command = ["sh", "-c", script, "sh", sys.executable, "-c", SLOW, "0.2"]
     code, out, _ = start(*COMMANDS[name][0], command=command).end(None)
     assert (code, out) == (0, "fense-admin moved accounts=1\n" if name == "move" else "")

@@ -14,7 +14,7 @@ from test_examples import PARALLEL
 
 from fense_admin import cli, settings
 
-README = (CHECKOUT / "README.md").read_text()
+README = (CHECKOUT / "README.md").read_text("utf-8")
 URL = "http://127.0.0.1:8642"
 
 
@@ -38,6 +38,7 @@ def service(tmp_path_factory):
         process.end()
 
 
+@pytest.mark.needs("a POSIX shell")
 def test_every_curl_answers_what_is_shown(service):
     tools("curl")
     shown = re.findall(r"^\$ (curl .*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.M)
@@ -86,7 +87,7 @@ def test_the_example_of_a_stand_in_runs():
 def test_the_commands_for_any_language_are_those_of_the_examples():
     shown = "".join(blocks("sh"))
     assert "fense-admin exec --seed examples/seed.json -- node examples/billing.mjs" in shown
-    script = (CHECKOUT / "examples" / "ci.sh").read_text().replace('"$here/', "examples/")
+    script = (CHECKOUT / "examples" / "ci.sh").read_text("utf-8").replace('"$here/', "examples/")
     for line in ("--port 8643 --database :memory: --seed examples/seed.json", "health --wait 30"):
         assert line in shown
         assert line in script.replace('.json"', ".json")
@@ -100,7 +101,9 @@ def test_the_examples_that_run_in_parallel_are_run_as_shown():
 
 def test_the_helper_is_used_as_shown():
     (shown,) = blocks("js")
-    example = (CHECKOUT / "examples" / "javascript" / "vitest" / "billing.test.mjs").read_text()
+    example = (CHECKOUT / "examples" / "javascript" / "vitest" / "billing.test.mjs").read_text(
+        "utf-8"
+    )
     for line in shown.splitlines():
         assert line in example
 
@@ -150,7 +153,7 @@ def test_the_table_has_the_switches_of_the_command():
     actions = cli.build_parser().commands["serve"]._actions
     flags = {action.dest for action in actions if action.nargs == 0 and action.dest != "help"}
     assert flags == set(settings.SWITCHES)
-    tests = (CHECKOUT / "tests" / "test_settings.py").read_text()
+    tests = (CHECKOUT / "tests" / "test_settings.py").read_text("utf-8")
     for _, variable in rows:
         assert f'"{variable}": "1"' in tests, f"test_settings.py does not show {variable}"
 

@@ -202,7 +202,7 @@ def path(tmp_path, monkeypatch):
     for name in ("here", "one", "two"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    folders = [str(tmp_path / "one"), str(tmp_path / "two")]
+    folders = [str(tmp_path / "one"), f'"{tmp_path / "two"}"']  # quoted, as some are there
     monkeypatch.setenv("PATH", os.pathsep.join(folders))
     monkeypatch.setenv("PATHEXT", os.pathsep.join([".COM", ".exe", ".CMD"]))
     return tmp_path

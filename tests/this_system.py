@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pytest  # otherwise late: the benchmarks do without it
 
 SIMULATED = os.environ.get("SIMULATED_SYSTEM")  # see tests/systems
-MOST_LEFT_OUT = 130  # tests that one system may leave out: beyond that, somebody skips too easily
+MOST_LEFT_OUT = 90  # tests that one system may leave out: beyond that, somebody skips too easily
 
 # What a test may need (`@pytest.mark.needs("fork")`), and whether it is here. The name is the reason
 # that is printed for leaving it out.
@@ -35,7 +35,7 @@ NEEDS = {
     "modes of files": sys.platform != "win32",
     "/dev/full": os.path.exists("/dev/full"),
     "/proc": sys.platform == "linux",
-    "Linux, to simulate macOS": sys.platform == "linux",
+    "a real Linux": sys.platform == "linux",
     "systemd": sys.platform == "linux",
 }
 

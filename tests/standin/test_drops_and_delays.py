@@ -174,9 +174,11 @@ def test_nothing_that_was_read_before_a_reset_reaches_the_next_test(fense, monke
 
 
 FROZEN = """
-import os, urllib.error, urllib.request
+import functools, time, urllib.error, urllib.request
 import freezegun
 import peewee  # whose drivers can't be imported while time is frozen
+
+real_time = functools.partial(time.perf_counter)  # which nobody replaces
 
 with freezegun.freeze_time("2026-01-01"):
     from fense_admin.standin import StandIn
@@ -198,18 +200,18 @@ with StandIn() as fense:
         with freezegun.freeze_time(moment):
             assert fense.create_account()["created_at"].startswith(moment)
             fense.fail(delay_ms=200)
-            began = os.times().elapsed
+            began = real_time()
             assert call(fense) == 200
-            assert 0.19 < os.times().elapsed - began < 5
+            assert 0.19 < real_time() - began < 5
             for _ in range(20):  # a worker that is woken late would be late here
                 assert call(fense) == 200
-            assert os.times().elapsed - began < 5
-    began = os.times().elapsed
+            assert real_time() - began < 5
+    began = real_time()
     with freezegun.freeze_time("2026-01-01"):
         fense.reset()
         with StandIn() as other:
             assert call(other) == 404
-assert os.times().elapsed - began < 5
+assert real_time() - began < 5
 """
 
 
@@ -221,7 +223,7 @@ def test_a_frozen_clock_stops_no_delay_wait_or_deadline(tmp_path):
 def test_delays_waits_and_deadlines_go_by_real_time():
     frozen = re.compile(r"time\.(?:monotonic|perf_counter)")
     files = [*CHECKOUT.glob("*.py"), *(CHECKOUT / "standin").rglob("*.py")]
-    found = {file.name for file in files if frozen.search(file.read_text())}
+    found = {file.name for file in files if frozen.search(file.read_text("utf-8"))}
     assert found == {"realtime.py"}
 
 

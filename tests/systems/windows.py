@@ -348,6 +348,7 @@ def change_files() -> None:
     os.read = lambda number, count: _read(only_file(number), count)
     sys._vpath = ""  # type: ignore[attr-defined]  # sysconfig's
     os.O_BINARY = os.O_TEMPORARY = os.O_NOINHERIT = 0  # type: ignore[attr-defined]
+    os.environ.setdefault("TEMP", tempfile.gettempdir())
     os.environ.setdefault("PATHEXT", ".COM:.EXE:.BAT:.CMD:")  # and the names of Linux's programs
     io._WindowsConsoleIO = type("_WindowsConsoleIO", (), {})  # type: ignore[attr-defined]
     tempfile.TemporaryFile = tempfile.NamedTemporaryFile  # type: ignore[misc,assignment]
