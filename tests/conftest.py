@@ -390,7 +390,7 @@ class Process:
         """Wait for the ready line; gives its url."""
         self.line = this_system.read_line(self.process.stdout, TIMEOUT)
         matched = re.fullmatch(r"fense-admin ready url=(\S+) version=(\S+)\n", self.line)
-        assert matched, self.errors.read_text()
+        assert matched, self.errors.read_text("utf-8")
         assert matched[2] == __version__
         self.url = matched[1]
         return self.url
@@ -417,7 +417,7 @@ class Process:
         if signum is not None:
             self.process.send_signal(signum)
         rest, _ = self.process.communicate(timeout=TIMEOUT)
-        log = self.errors.read_text()
+        log = self.errors.read_text("utf-8")
         OUTPUT.append(rest + log)
         return self.process.returncode, rest, log
 

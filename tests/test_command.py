@@ -147,7 +147,7 @@ def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start
     service = start("--port=0")
     service.ready()
     service.call("/accounts", account_fields())
-    assert start("record", "1", "12", "--date=2026-11-01").end(None) == (0, "", "")
+    assert start("record", "1", "12", "--date=2026-11-01", name="other").end(None) == (0, "", "")
     assert service.call("/accounts/usage/1")[1]["total_lookups"] == 12
     service.end()
     assert run_command("record", "1", "5") == (0, "", "")

@@ -253,7 +253,7 @@ def test_a_pipe_that_nobody_reads_delays_no_command(folder):
 def test_a_signal_leaves_nothing_half_done(start_slow, folder, name, signum):
     before = content(folder)
     process = start_slow(name, 60)
-    wait_until(lambda: COMMANDS[name][1] in process.errors.read_text())
+    wait_until(lambda: COMMANDS[name][1] in process.errors.read_text("utf-8"))
     code, out, errors = process.end(signum)
     assert (code, out) == (exit_code(signum), "")
     told = f"fense-admin: stopped by {signal.Signals(comes_as(signum)).name}: {UNCHANGED[name]}"

@@ -15,7 +15,7 @@ def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
     again = start("--port=0", FENSE_ADMIN_SEED=str(SEED_FILE))
     again.ready()
     assert again.call("/accounts/1")[1]["name"] == "Changed"
-    before_ready = again.errors.read_text()
+    before_ready = again.errors.read_text("utf-8")
     why = f"the database has accounts already: {SEED_FILE} is not loaded"
     assert f" {why}; to load it, name an empty --database\n" in before_ready
 

@@ -321,7 +321,7 @@ def test_unknown_variables_are_logged_before_anything_else(start, flags):
         "--port=0", "--database=:memory:", *flags, **dict.fromkeys(UNKNOWN, secret), **others
     )
     service.ready()
-    lines = service.errors.read_text().splitlines()
+    lines = service.errors.read_text("utf-8").splitlines()
     told = sorted(
         f" unknown variable {name} is ignored: {advice}" for name, advice in UNKNOWN.items()
     )

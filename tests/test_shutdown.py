@@ -242,7 +242,7 @@ def test_a_signal_ends_a_start_that_waits_for_a_locked_database(start, tmp_path,
     databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
     with locked(tmp_path / "fense.sqlite3"):
         service = start("--port=0", "--database=fense.sqlite3")
-        wait_until(lambda: "local-dev-key" in service.errors.read_text())
+        wait_until(lambda: "local-dev-key" in service.errors.read_text("utf-8"))
         time.sleep(0.3)
         began = time.monotonic()
         code, _, errors = service.end(signum)

@@ -127,7 +127,7 @@ def test_nothing_of_the_page_is_imported_before_it_is_opened():
         "with StandIn(serve=False) as fense:\n"
         "    fense.create_account(); print([n for n in sys.modules if 'standin.page' in n])"
     )
-    assert subprocess.check_output([sys.executable, "-c", program], timeout=30) == b"[]\n"
+    assert subprocess.check_output([sys.executable, "-c", program], timeout=30).rstrip() == b"[]"
 
 
 # --- What a view refuses -----------------------------------------------------------------------

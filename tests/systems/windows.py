@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import builtins
 import contextlib
 import ctypes
 import enum
@@ -31,6 +32,7 @@ import names
 FD_SETSIZE = 512  # how many sockets select takes: see selectmodule.c
 BREAK = signal.SIGUSR1  # stands for SIGBREAK, which Linux doesn't have
 ENDED_BY_BREAK = 0xC000013A  # STATUS_CONTROL_C_EXIT
+CODE_PAGE = "cp1252"  # of western Europe and America; others have others
 CHARACTERS = set('<>"|?*:')  # in no file's name
 MODULES = (
     "fcntl resource pwd grp termios tty pty syslog spwd crypt nis _posixshmem readline".split()
@@ -43,6 +45,7 @@ FLAGS = {
 
 # What the standard library had before: the simulation itself goes on using it.
 _listdir, _stat, _fstat, _fsync = os.listdir, os.stat, os.fstat, os.fsync
+_open = open
 _getpgid = os.getpgid
 _kill, _killpg, _write, _read, _sleep = os.kill, os.killpg, os.write, os.read, time.sleep
 _select, _mask = select.select, signal.pthread_sigmask
@@ -210,6 +213,8 @@ def change_processes() -> None:
         for name in ("preexec_fn", "start_new_session", "pass_fds", "process_group"):
             if options.get(name) not in (None, False, ()):
                 raise ValueError(f"{name} is not supported on Windows platforms")
+        if options.get("text") or options.get("universal_newlines"):
+            options.setdefault("encoding", None if sys.flags.utf8_mode else CODE_PAGE)
         self._ended_by_us = False
         with not_held():
             if flags & FLAGS["CREATE_NEW_PROCESS_GROUP"]:
@@ -340,6 +345,20 @@ def change_files() -> None:
             raise OSError(errno.EBADF, "Bad file descriptor")
         _fsync(number)
 
+    def open_file(file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, *more: Any, **named: Any) -> Any:  # fmt: skip
+        """Text is in the code page, unless it is said what it is in, and lines end in CR LF."""
+        if "b" not in mode and not sys.flags.utf8_mode:
+            encoding = CODE_PAGE if encoding in (None, "locale") else encoding
+            if len(more) < 2 and named.get("newline") is None and not mode.startswith("r"):
+                named["newline"] = "\r\n"
+        return _open(file, mode, buffering, encoding, *more, **named)
+
+    builtins.open = io.open = open_file  # type: ignore[assignment]
+    os.linesep = "\r\n"
+    if not sys.flags.utf8_mode and "PYTHONIOENCODING" not in os.environ:
+        for stream, ends in ((sys.stdin, None), (sys.stdout, "\r\n"), (sys.stderr, "\r\n")):
+            if stream is not None and not stream.isatty():  # a console takes any character
+                stream.reconfigure(encoding=CODE_PAGE, newline=ends)  # type: ignore[union-attr]
     os.supports_dir_fd.clear()
     os.supports_follow_symlinks.add(changed_stat)
     os.stat, os.fstat = changed_stat, lambda number: as_windows_tells(_fstat(number))
