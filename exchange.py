@@ -22,6 +22,9 @@ ASKED_PATH = "fense_admin.path"  # with all its slashes
 ERROR = "fense_admin.error"  # the `ApiError` that was answered
 RESET = "fense_admin.reset"  # the server's: call it, and closing the connection is a TCP reset
 
+# The server's: a list of headers that WSGI does not let an application set, for this response
+HOP_BY_HOP = "fense_admin.hop_by_hop"
+
 KEY_HEADER = "x-api-key"
 
 

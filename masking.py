@@ -155,6 +155,7 @@ class Masker:
     """
 
     plain = re.compile("")
+    label = ""  # of an instance that has a name
 
     def __init__(self, keys: Iterable[str], *look_ups: LookUp) -> None:
         self.own = sorted(set(keys), key=len, reverse=True)
@@ -185,7 +186,15 @@ class Masker:
         return [*self.own, *brought, *sorted(keys, key=len, reverse=True)]
 
     def loggable(self, method: str, path: str, mount: str, sent: str) -> str:
-        """Method and path (below `mount`) as two words of a line, the keys in them masked."""
+        """Method and path (below `mount`) as two words of a line, the keys in them masked.
+
+        The `label`, if there is one, stands for the mount.
+        """
+        if self.label:
+            return self.label + self._loggable(method, path, "", sent)
+        return self._loggable(method, path, mount, sent)
+
+    def _loggable(self, method: str, path: str, mount: str, sent: str) -> str:
         is_plain = method in METHODS and self.plain.fullmatch(path) and not mount
         if is_plain and len(path) <= MAX_PATH:
             words = f"{method} {path}"

@@ -80,10 +80,10 @@ def read_query(
     sent: dict[str, str | None] = {}
     if not query:
         return sent
-    found: dict[tuple[str, str], None] = {}  # each error once, in order
+    found: dict[tuple[str, str], None] = {}  # each error once, in order; "" for an unknown name
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in documented:
-            found[name, "is not accepted here"] = None
+            found[name, ""] = None
         elif name in sent:
             found[name, "is given twice"] = None
         elif not value and may_be_empty:
@@ -95,7 +95,10 @@ def read_query(
             continue
         sent[name] = None
     for name, message in found:
-        errors.add(name, message)
+        if message:
+            errors.add(name, message)
+        else:
+            errors.add_unknown(name, documented)
     return sent
 
 

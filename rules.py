@@ -10,11 +10,13 @@ import codecs
 import collections
 import contextlib
 import datetime
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+MAX_GUESSED = 40  # characters of an unknown name: guessing is slow
 MAX_ERRORS = 100  # of one request; of those beyond only the number is given
 MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it, too
 MAX_ID = 2**53 - 1  # what JSON's numbers hold exactly
@@ -37,7 +39,7 @@ class ValidationErrors(ValueError):
     """
 
     def __init__(self) -> None:
-        self._errors: list[tuple[str | None, str]] = []
+        self._errors: list[tuple[str | None, str, str]] = []  # field, message, advice
         self._count = 0
 
     def __len__(self) -> int:
@@ -55,9 +57,21 @@ class ValidationErrors(ValueError):
 
     def add(self, field: str | None, message: str) -> None:
         """Note what is wrong with a field; None where no field is to blame."""
+        self._add(field, message)
+
+    def add_unknown(self, field: str, accepted: Iterable[str], message: str = "") -> None:
+        """Note a name that is not accepted. The error's message says what was probably meant.
+
+        A `message` is in place of that.
+        """
+        is_guessed = not message and self._count < MAX_ERRORS
+        advice = did_you_mean(field, accepted) if is_guessed else ""
+        self._add(field, message or "is not accepted here", advice)
+
+    def _add(self, field: str | None, message: str, advice: str = "") -> None:
         self._count += 1
         if self._count <= MAX_ERRORS:
-            self._errors.append((field, message))
+            self._errors.append((field, message, advice))
 
     def check(self, field: str | None, rule: Rule, value: object) -> Any:
         """The value as the rule returns it; None where the rule refuses it, which is noted."""
@@ -69,14 +83,26 @@ class ValidationErrors(ValueError):
     @property
     def details(self) -> list[tuple[str, str]]:
         """(field, message) for each error that blames a field, the first `MAX_ERRORS` of them."""
-        return [(field, message) for field, message in self._errors if field is not None]
+        return [(field, message) for field, message, _ in self._errors if field is not None]
 
     def message(self, shown: Callable[[str], str]) -> str:
         """All of it in one line, each field's name as `shown` returns it."""
-        parts = [text if name is None else f"{shown(name)} {text}" for name, text in self._errors]
+        parts = [
+            text if name is None else f"{shown(name)} {text}{advice}"
+            for name, text, advice in self._errors
+        ]
         if self._count > MAX_ERRORS:
             parts.append(f"and {self._count - MAX_ERRORS} more")
         return "; ".join(parts)
+
+
+def did_you_mean(field: str, accepted: Iterable[str]) -> str:
+    """The end of a message about an unknown field, perhaps with a path: "" if none is near."""
+    name = field.rpartition(".")[2]
+    if len(name) > MAX_GUESSED or name in KNOWN_NAMES:
+        return ""
+    nearest = difflib.get_close_matches(name, accepted, 1, 0.7)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def printable(text: str) -> str:
@@ -155,7 +181,7 @@ def validate(
             errors.add(path + name, "is required")
     for name in sent:
         if name not in rules:
-            errors.add(path + name, (refusals or {}).get(name, "is not accepted here"))
+            errors.add_unknown(path + name, rules, (refusals or {}).get(name, ""))
     for name in sent.doubled:
         errors.add(path + name, "is given twice")
     return checked
@@ -342,6 +368,8 @@ CREATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "i
 CREATE_REQUIRED = ("api_key", "name", "email")
 UPDATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "email"}
 UPDATE_REFUSALS = {"email": "can't be changed"}
+# Of the contract: whoever sends one elsewhere has not misspelt it.
+KNOWN_NAMES = frozenset((*ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"))
 
 
 # --- Settings ----------------------------------------------------------------------------------

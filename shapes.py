@@ -140,10 +140,15 @@ class _FaultOptional(TypedDict, total=False):
     status: int
     method: FaultMethod
     path: str
-    delay_ms: int
+    skip: int
+    after: bool
+    delay_ms: int | list[int]
+    random_seed: int
     drop: FaultDrop
     headers: dict[str, str]
     message: str
+    body: str
+    content_type: str
 
 
 class FaultSent(_FaultOptional, total=False):
@@ -174,3 +179,4 @@ class RequestEntry(TypedDict):
     response: str | None
     duration_ms: float | None
     fault: int | None
+    handled: int | None

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from fense_admin import systems
-from fense_admin.exchange import RECEIVED, RESET, error_body, log, log_request
+from fense_admin.exchange import HOP_BY_HOP, RECEIVED, RESET, error_body, log, log_request
 from fense_admin.realtime import monotonic
 from fense_admin.serving import internals
 from fense_admin.serving.application import Application
@@ -90,10 +90,12 @@ class WSGITask(internals.WSGITask):
     chunked_response: bool
 
     def get_environment(self) -> dict[str, Any]:
+        self.hop_by_hop: list[tuple[str, str]] = []
         environ: dict[str, Any] = super().get_environment()
         environ["PATH_INFO"] = self.request.path  # with all its slashes
         environ[RECEIVED] = self.request.received_at
         environ[RESET] = self.channel.reset
+        environ[HOP_BY_HOP] = self.hop_by_hop
         return environ
 
     def build_response_header(self) -> bytes:
@@ -108,6 +110,7 @@ class WSGITask(internals.WSGITask):
         ):
             self.close_on_finish = True
         headers = [pair for pair in self.response_headers if pair[0] != "Content-Length"]
+        headers += self.hop_by_hop
         headers.append(("Date", http_date(int(self.start_time))))
         if self.close_on_finish or not is_current:
             headers.append(("Connection", "close" if self.close_on_finish else "Keep-Alive"))

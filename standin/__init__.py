@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +18,9 @@ from fense_admin.standin.clock import CLOCK_RULES
 from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.faults import check_fault
 from fense_admin.standin.instances import ROOT, generated
+from fense_admin.standin.journal import Entry
 from fense_admin.standin.state import Seed
+from fense_admin.standin.waits import FILTER_RULES, filter_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -148,26 +151,39 @@ class StandIn:
         method: shapes.FaultMethod | None = None,
         path: str | None = None,
         times: int | None = None,
-        delay_ms: int | None = None,
+        skip: int | None = None,
+        after: bool | None = None,
+        delay_ms: int | list[int] | None = None,
+        random_seed: int | None = None,
         drop: shapes.FaultDrop | None = None,
         headers: dict[str, str] | None = None,
         message: str | None = None,
+        body: str | None = None,
+        content_type: str | None = None,
     ) -> shapes.Fault:
         """Arm a fault and return it with its `id`. What is None is left out.
 
         It meets the next `times` (1; 0: until disarmed) requests of this `method` and with this
-        `path`, a glob without the prefix. `delay_ms` alone only delays them. `message` is that of
-        the error body. Raises `ValueError` for a fault that can't be armed.
+        `path`, a glob without the prefix, once `skip` of them have passed. `delay_ms`, a number or
+        [least, most], alone only delays them; `random_seed` repeats such delays. With `after` the
+        request is handled first, and only its response is lost, late or replaced. `message` is that
+        of the error body, `body` is sent in its place. Raises `ValueError` for a fault that can't
+        be armed.
         """
         sent = {
             "status": status,
             "method": method,
             "path": path,
             "times": times,
+            "skip": skip,
+            "after": after,
             "delay_ms": delay_ms,
+            "random_seed": random_seed,
             "drop": drop,
             "headers": headers,
             "message": message,
+            "body": body,
+            "content_type": content_type,
         }
         given = {name: value for name, value in sent.items() if value is not None}
         with ValidationErrors() as errors:
@@ -184,8 +200,40 @@ class StandIn:
 
     def requests(self) -> list[shapes.RequestEntry]:
         """The journal, copied: the newest 1,000 requests, oldest first."""
-        entries = [entry | {"headers": dict(entry["headers"])} for entry in list(self.app.journal)]
-        return cast("list[shapes.RequestEntry]", entries)
+        return copied(self.app.journal)
+
+    def wait_for_requests(
+        self,
+        method: str | None = None,
+        path: str | None = None,
+        *,
+        status: int | str | None = None,
+        count: int = 1,
+        timeout: float = 10,
+    ) -> list[shapes.RequestEntry]:
+        """Wait until so many requests have been answered, and return the newest of them.
+
+        Those of this `method`, with this `path` (a glob without the prefix) and `status` (400 or
+        "4xx") count, those before the call, too; a dropped one counts as answered. `timeout` is in
+        seconds. Raises `TimeoutError`, which says what came instead, and `ValueError` for an
+        argument that can't be one.
+        """
+        named = {"method": method, "path": path, "status": status, "count": count}
+        with ValidationErrors() as errors:
+            checked = {
+                name: errors.check(name, FILTER_RULES[name], str(value))
+                for name, value in named.items()
+                if value is not None
+            }
+        wanted = filter_of(checked, self._prefix)
+        found = self.app.journal.wait(wanted, timeout, contextlib.nullcontext, count=count)
+        if len(found) < count:
+            asked = " ".join(filter(None, (method, path))) or "any request"
+            came = self.report() or "no request"
+            raise TimeoutError(
+                f"{len(found)} of {count} came in {timeout:g} s ({asked}); what came:\n{came}"
+            )
+        return copied(found)
 
     def set_clock(self, now: str | datetime.datetime) -> None:
         """Stop the clock at a time: a text such as "2026-11-30T23:59:59Z", or a datetime.
@@ -233,3 +281,9 @@ class StandIn:
         Raises `ValueError` if two of the seed's days, such as -1 and 2026-11-01, are the same now.
         """
         self.app.reset()
+
+
+def copied(entries: Iterable[Entry]) -> list[shapes.RequestEntry]:
+    """Entries of the journal, as nobody else can change them."""
+    copies = [entry | {"headers": dict(entry["headers"])} for entry in list(entries)]
+    return cast("list[shapes.RequestEntry]", copies)

@@ -5,7 +5,6 @@ The contract knows nothing of it. Where it is off, none of it is imported.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import heapq
 import json
@@ -14,30 +13,42 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
+from wsgiref.util import is_hop_by_hop
 
 from bottle import request, response
 
 from fense_admin import Application, __version__, create_app, models, rules
 from fense_admin.databases import Database
-from fense_admin.exchange import NOT_FOUND, RECEIVED, ApiError, Stream, when_over
-from fense_admin.masking import SharedKeys, digest
-from fense_admin.reading import read_fields, read_json
+from fense_admin.exchange import (
+    ERROR,
+    HOP_BY_HOP,
+    NOT_FOUND,
+    RECEIVED,
+    REQUEST_ID,
+    ApiError,
+    Stream,
+    error_body,
+    log,
+    request_key,
+    when_over,
+)
+from fense_admin.masking import SharedKeys, digest, hide
+from fense_admin.reading import read_fields, read_json, read_query
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
-from fense_admin.standin import document, faults, state
+from fense_admin.standin import document, faults, state, waits
 from fense_admin.standin.clock import CLOCK_RULES, Clock
 from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard, control_key
 from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import (
-    JOURNAL_LENGTH,
     SEEN,
-    Entry,
     add_response,
     journal_entry,
     report,
 )
 from fense_admin.standin.state import Seed
+from fense_admin.standin.waits import Journal
 
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
@@ -48,6 +59,16 @@ def check_seed(value: object) -> Any:
     if value != state.DEMO and not isinstance(value, JsonObject):
         raise ValueError(f'must be a state document or "{state.DEMO}"')
     return value
+
+
+INSTANCE_RULES: dict[str, rules.Rule] = {
+    "seed": check_seed,
+    "name": rules.or_null(
+        rules.matching(
+            f"[^{rules.CONTROL}]{{1,100}}", "must be 1 to 100 characters, no control characters"
+        )
+    ),
+}
 
 
 class ControlPlane:
@@ -77,10 +98,11 @@ class ControlPlane:
         self.limits = app.limits
         self.faults: Faults = Faults(app.limits.waiting, parent.faults if parent else None)
         self.is_instance = parent is not None
+        self.shown_name = ""  # of an instance: what it is called in logs and reports
         self._begun: set[object] = set()  # requests of the contract that are being answered
         self._reset_at = 0.0  # by the monotonic clock
         self.instances = Instances()
-        self.journal: collections.deque[Entry] = collections.deque(maxlen=JOURNAL_LENGTH)
+        self.journal: Journal = Journal(parent.journal if parent else None)
         app.install(self.faults)
         if app.signposts:
             app.signposts["a page for people"] = ROOT + "/"
@@ -104,15 +126,16 @@ class ControlPlane:
             self.guard.on_loopback = parent.guard.on_loopback
         self.control.install(self.guard)
 
-        def endpoint(path: str, **handlers: Callable[..., Any]) -> None:
-            self.control.endpoint(ROOT + path, handlers)
+        def endpoint(path: str, takes_query: bool = False, **handlers: Callable[..., Any]) -> None:
+            self.control.endpoint(ROOT + path, handlers, takes_query=takes_query)
 
         endpoint("/reset", POST=no_content(self.reset))
         endpoint("/state", GET=self.get_state, PUT=self.put_state)
         endpoint("/usage", POST=self.post_usage)
         disarm, release = no_content(self.faults.disarm), no_content(self.clock.release)
         endpoint("/faults", GET=self.get_faults, POST=self.post_fault, DELETE=disarm)
-        endpoint("/requests", GET=self.get_requests, DELETE=no_content(self.journal.clear))
+        forget = no_content(self.journal.clear)
+        endpoint("/requests", takes_query=True, GET=self.get_requests, DELETE=forget)
         endpoint("/clock", GET=self.get_clock, PUT=self.put_clock, DELETE=release)
         endpoint("/openapi.json", GET=self.get_openapi)
         if parent is None:
@@ -139,6 +162,7 @@ class ControlPlane:
         self.clock.reset()
         self.db.replace(*rows)
         self.journal.clear()
+        self.journal.end_waits()
         self.instances.ended_requests.clear()
         self.instances.ended_faults.clear()
 
@@ -155,7 +179,7 @@ class ControlPlane:
         journals = [list(plane.journal) for plane in planes]
         ended = self.instances.ended_requests, self.instances.ended_faults
         entries = heapq.merge(list(ended[0]), *journals, key=itemgetter("at"))
-        armed = [fault for plane in planes for fault in plane.faults.armed()]
+        armed = [(plane.shown_name, fault) for plane in planes for fault in plane.faults.armed()]
         return report(list(entries), [*ended[1], *armed])
 
     # What the server asks
@@ -188,6 +212,7 @@ class ControlPlane:
 
     def release_waiting(self) -> None:
         self.faults.disarm()
+        self.journal.end_waits()
         for instance in self.instances.all():
             instance.plane.release_waiting()
 
@@ -228,7 +253,21 @@ class ControlPlane:
         return self.faults.arm(fields)
 
     def get_requests(self, db: Database) -> str:
-        return json_object("requests", list(self.journal))
+        with ValidationErrors() as errors:
+            query = read_query(errors, *waits.FILTER_RULES)
+            sent = {
+                name: errors.check(name, waits.FILTER_RULES[name], text)
+                for name, text in query.items()
+                if text is not None
+            }
+        wanted = waits.filter_of(sent, self.app.prefix)
+        newest = {"count": sent["count"]} if "count" in sent else {}
+        if "wait_ms" not in sent:
+            return json_object("requests", self.journal.find(wanted, **newest))
+        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        seconds = sent["wait_ms"] / 1000
+        spare = db.engine.while_waiting
+        return json_object("requests", self.journal.wait(wanted, seconds, spare, is_gone, **newest))
 
     def get_clock(self, db: Database) -> dict[str, Any]:
         return {"now": db.now(), "stopped": self.clock.stopped_at is not None}
@@ -251,13 +290,13 @@ class ControlPlane:
         now, rows = db.now(), None
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body, may_be_empty=True)
-            fields = {} if sent is None else rules.validate(sent, {"seed": check_seed}, errors)
+            fields = {} if sent is None else rules.validate(sent, INSTANCE_RULES, errors)
             source = fields.get("seed")
             if isinstance(source, JsonObject):
                 rows = state.check_state(source, errors, now[:10], "seed.")
         self.instances.check_room()
         instance = self.new_instance(
-            self.seed.since(now) if source is None else Seed(source, now, rows)
+            self.seed.since(now) if source is None else Seed(source, now, rows), fields.get("name")
         )
         self.instances.add(instance)
         response.status = 201
@@ -314,11 +353,21 @@ class ControlPlane:
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()
         entry = journal_entry(environ, self.app)
+        if self.is_instance:
+            entry.instance, entry.mount = self.shown_name, environ["SCRIPT_NAME"]
         self.journal.append(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
-        fault = environ.get(faults.FAULT, {})
+        met: faults.Met | None = environ.get(faults.MET)
+        fault = met.fault if met else {}
         entry.fault, entry["fault"] = fault, fault.get("id")
+        if answer[0].startswith("201"):
+            entry.created = json.loads(b"".join(body))["fense_account_id"]
+        if met and fault.get("after"):
+            entry["handled"] = int(answer[0][:3])
+            body = self._after(met, body, answer, environ)
+        elif environ.get(faults.IS_ANSWERED):
+            body = self._replace(faults.error_of(fault), fault, body, answer, environ)
         how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:
             entry["status"] = int(answer[0][:3])
@@ -332,13 +381,60 @@ class ControlPlane:
             if how is None:
                 add_response(entry, bytes(sent), self.app, environ)
             entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
+            self.journal.note_answered(entry)
 
         when_over(body, add_rest)
         if how is None or how.part:
             start(*answer)
-        return faults.drop(how, environ, bytes(sent)) if how else body
+        if how is None:
+            return body
+        if isinstance(body, Stream):
+            return faults.drop_stream(how, environ, body)
+        return faults.drop(how, environ, bytes(sent))
 
-    def new_instance(self, seed: Seed) -> Instance:
+    def _after(self, met: faults.Met, body: Any, answer: list[Any], environ: dict[str, Any]) -> Any:
+        """The body of what a fault answers in place of this response, which was produced."""
+        try:
+            if environ["REQUEST_METHOD"] == "POST":
+                self.faults.wait(met, environ, self.db)
+        except ApiError as error:  # too many requests wait
+            return self._replace(error, {}, body, answer, environ)
+        number = met.fault["id"]
+        log.info("the armed fault %d meets this response: id=%s", number, environ[REQUEST_ID])
+        if "status" not in met.fault:
+            return body
+        return self._replace(faults.error_of(met.fault), met.fault, body, answer, environ)
+
+    def _replace(
+        self,
+        error: ApiError,
+        fault: dict[str, Any],
+        body: Any,
+        answer: list[Any],
+        environ: dict[str, Any],
+    ) -> list[bytes]:
+        """Put an error, as a fault has it, in the place of this response. Returns its body."""
+        if isinstance(body, Stream):
+            body.close()
+        if "body" in fault:
+            content = fault["body"].encode()
+            content_type = fault.get("content_type", faults.PLAIN_TEXT)
+            environ[ERROR] = None
+        else:
+            content, content_type = error_body(error.status_code, error.body), "application/json"
+            environ[ERROR] = error
+        set_by_fault = fault.get("headers", {})
+        names = {name.lower() for name in set_by_fault}
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
+        common = self.app.common_headers(environ[REQUEST_ID])
+        headers += [pair for pair in common if pair[0].lower() not in names]
+        by_server = environ.get(HOP_BY_HOP, headers)
+        for name, value in set_by_fault.items():
+            (by_server if is_hop_by_hop(name) else headers).append((name, value))
+        answer[:] = [error.status_line, headers]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
+
+    def new_instance(self, seed: Seed, name: str | None = None) -> Instance:
         """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""
         rows = seed.at(self.db.now())
         master_key, service_key = generated("master"), generated("service")
@@ -352,7 +448,10 @@ class ControlPlane:
         app.db.engine.while_waiting = lambda: self.db.engine.while_waiting()
         plane = ControlPlane(app, master_key, [service_key], seed=seed, parent=self)
         app.db.replace(*rows)
-        return Instance(plane, master_key, service_key)
+        if name is not None:
+            name = hide(name, self.app.masker.keys_in([name], request_key(request.environ)))
+            app.masker.label = f"[{rules.printable(name)}] "
+        return Instance(plane, master_key, service_key, name)
 
 
 def no_content(change: Callable[[], None]) -> Callable[[Database], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import random
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -14,22 +15,25 @@ from bottle import request
 
 from fense_admin import rules
 from fense_admin.databases import Database
-from fense_admin.exchange import RESET, UNAVAILABLE, ApiError
+from fense_admin.exchange import RESET, UNAVAILABLE, ApiError, Stream
 from fense_admin.reading import application
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
 # Keys of the WSGI environment
-FAULT = "fense_admin.fault"  # the fault that met the request
+MET = "fense_admin.met"  # the `Met` of the request
+IS_ANSWERED = "fense_admin.is_answered"  # whether it answered in place of the handler
 IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset since the request came
 WAS_RESET = "the stand-in was reset while this request waited"
-# Headers that the server itself sets, and those of the connection.
+# Headers that the server itself sets; `content_type` is a key of its own.
 RESERVED_HEADERS = frozenset(
-    "cache-control connection content-length content-type date keep-alive proxy-authenticate "
-    "proxy-authorization server te trailers transfer-encoding upgrade via x-request-id "
+    "connection content-length content-type date server transfer-encoding via x-request-id "
     "x-standin".split()
 )
+MAX_BODY = 64 * 1024  # bytes of a fault's body
+PLAIN_TEXT = "text/plain; charset=utf-8"  # the Content-Type of such a body
+MESSAGE = "a fault that was armed for this request"
 
 
 # --- Drops: what can happen to a connection ----------------------------------------------------
@@ -60,7 +64,16 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
     if how.is_reset and RESET in environ:  # a server set it; in-process nothing did
         environ[RESET]()
     # Under a server it ends the connection; an in-process client gets it as it is.
-    raise ConnectionResetError("dropped by a fault that was armed for this request")
+    raise ConnectionResetError(f"dropped by {MESSAGE}")
+
+
+def drop_stream(how: Drop, environ: dict[str, Any], stream: Stream) -> Iterator[bytes]:
+    """As `drop`, of a response that is sent while it is produced."""
+    first = next(iter(stream), b"") if how.part else b""
+    stream.close()
+    if RESET in environ:  # HTTP/1.0 has no other sign that it is not whole
+        environ[RESET]()
+    yield from drop(how, environ, first)
 
 
 # --- What a fault may be -------------------------------------------------------------------------
@@ -80,6 +93,28 @@ def check_headers(value: object) -> JsonObject:
     return headers
 
 
+def check_body(value: object) -> str:
+    if len((text := rules.check_string(value)).encode()) > MAX_BODY:
+        raise ValueError(f"must be at most {MAX_BODY} bytes in UTF-8")
+    return text
+
+
+check_milliseconds = rules.whole_number(0, 600_000)
+
+
+def check_delay(value: object) -> int | list[int]:
+    """A number of milliseconds, or the least and the most of them."""
+    if not isinstance(value, list):
+        milliseconds: int = check_milliseconds(value)
+        return milliseconds
+    if len(value) != 2:
+        raise ValueError("must be a number of milliseconds, or a pair: the least and the most")
+    least, most = map(check_milliseconds, value)
+    if least > most:
+        raise ValueError("must be a pair whose first number is not above its second")
+    return [least, most]
+
+
 FAULT_RULES = {
     "status": rules.whole_number(400, 599),
     "method": rules.one_of("GET", "HEAD", "POST"),
@@ -87,24 +122,40 @@ FAULT_RULES = {
         r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, such as /accounts/*"
     ),
     "times": rules.whole_number(0, 10**12),
-    "delay_ms": rules.whole_number(0, 600_000),
+    "skip": rules.whole_number(0, 10**12),
+    "after": rules.check_flag,
+    "delay_ms": check_delay,
+    "random_seed": rules.whole_number(-rules.MAX_ID, rules.MAX_ID),
     "drop": rules.one_of(*DROPS),
     "headers": check_headers,
     "message": rules.matching(
         rf"[^{rules.CONTROL}]*", "must be one line without control characters"
+    ),
+    "body": check_body,
+    "content_type": rules.matching(
+        r"[\x21-\x7e][\x20-\x7e]{0,254}", "must be a media type, such as text/html"
     ),
 }
 
 
 def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
     fields = rules.validate(sent, FAULT_RULES, errors)
-    answers = "status" in sent or "drop" in sent
-    if not answers and not sent.get("delay_ms"):
+    has_delay = sent.get("delay_ms") not in (None, 0, [0, 0])
+    if not has_delay and "status" not in sent and "drop" not in sent:
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
-    elif not answers:
-        for name in ("headers", "message"):
-            if name in sent:
-                errors.add(name, "needs a status or a drop")
+    # After the request was handled, a drop is of the real response.
+    has_error = "status" in sent or ("drop" in sent and not sent.get("after"))
+    needs = "needs a status" if sent.get("after") else "needs a status or a drop"
+    for name, is_met, message in (
+        ("headers", has_error, needs),
+        ("message", has_error, needs),
+        ("message", "body" not in sent, "is not accepted beside body"),
+        ("body", "status" in sent, "needs a status"),
+        ("content_type", "body" in sent, "needs a body"),
+        ("random_seed", isinstance(sent.get("delay_ms"), list), "needs a pair in delay_ms"),
+    ):
+        if name in sent and not is_met:
+            errors.add(name, message)
     return fields
 
 
@@ -115,6 +166,14 @@ class Waiting(threading.Event):
     """The requests that wait for a delay. Once it is set, the delays of all of them are over."""
 
     was_reset = False
+
+
+class Met(NamedTuple):
+    """The fault that meets a request; {} for none."""
+
+    fault: dict[str, Any]
+    delay: float  # seconds
+    waiting: Waiting  # where the delay is waited for
 
 
 class Faults:
@@ -134,6 +193,8 @@ class Faults:
         self._lock = threading.Lock()
         self._waiting = Waiting()
         self._armed: list[dict[str, Any]] = []
+        self._left_to_skip: dict[int, int] = {}  # by id, of those that skip
+        self._generators: dict[int, random.Random] = {}  # by id, of those whose delays differ
         self._count = 0
 
     def arm(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +203,8 @@ class Faults:
             self._count += 1
             fault = {"id": self._count} | fields | {"times": fields.get("times", 1), "used": 0}
             self._armed.append(fault)
+            self._left_to_skip[self._count] = fields.get("skip", 0)
+            self._generators[self._count] = random.Random(fields.get("random_seed"))
             return copy.deepcopy(fault)
 
     def armed(self) -> list[dict[str, Any]]:
@@ -153,6 +216,8 @@ class Faults:
         """Disarm them all; requests that wait for a delay go on."""
         with self._lock:
             self._armed.clear()
+            self._left_to_skip.clear()
+            self._generators.clear()
             self._waiting.set()
             self._waiting = Waiting()
 
@@ -162,26 +227,36 @@ class Faults:
         self.disarm()
         self._count = 0
 
-    def take(self, method: str, path: str) -> tuple[dict[str, Any], Waiting]:
-        """The oldest fault that matches ({} for none), and where its delay is waited for."""
+    def take(self, method: str, path: str) -> Met:
+        """Return the oldest fault that matches, and use it."""
         with self._lock:
             for fault in self._armed:
-                glob = fault.get("path", "*")
-                if fault.get("method", method) == method and fnmatch.fnmatchcase(path, glob):
-                    fault["used"] += 1
-                    if fault["times"] == 1:
-                        self._armed.remove(fault)
-                    elif fault["times"]:
-                        fault["times"] -= 1
-                    return fault, self._waiting
-        return {}, self._waiting
+                glob, number = fault.get("path", "*"), fault["id"]
+                if fault.get("method", method) != method or not fnmatch.fnmatchcase(path, glob):
+                    continue
+                if self._left_to_skip[number]:
+                    self._left_to_skip[number] -= 1
+                    continue
+                fault["used"] += 1
+                if fault["times"] == 1:
+                    self._armed.remove(fault)
+                elif fault["times"]:
+                    fault["times"] -= 1
+                delay = fault.get("delay_ms", 0)
+                if isinstance(delay, list):
+                    delay = self._generators[number].uniform(*delay)
+                return Met(fault, delay / 1000, self._waiting)
+        return Met({}, 0, self._waiting)
 
-    def wait(self, waiting: Waiting, seconds: float, db: Database) -> None:
-        """Wait that long, or until all delays are ended, or the client of this request has gone."""
+    def wait(self, met: Met, environ: dict[str, Any], db: Database) -> None:
+        """Wait for its delay, or until all delays are ended, or the request's client has gone."""
+        if not met.delay:
+            return
         if not self._room.acquire(blocking=False):
             raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
-        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
-        until = monotonic() + seconds
+        waiting = met.waiting
+        is_gone = environ.get("waitress.client_disconnected", lambda: False)
+        until = monotonic() + met.delay
         try:
             with db.engine.while_waiting():
                 while (left := until - monotonic()) > 0 and not is_gone():
@@ -203,16 +278,19 @@ class Faults:
             if request.environ.get(IS_STALE):
                 raise ApiError(UNAVAILABLE, WAS_RESET)
             path = request.path[len(application().prefix) :]
-            fault, waiting = self.take(request.method, path)
-            request.environ[FAULT] = fault
-            if "delay_ms" in fault:
-                self.wait(waiting, fault["delay_ms"] / 1000, db)
-            if "status" not in fault and "drop" not in fault:
-                return callback(db=db, **kwargs)
-            message = fault.get("message", "a fault that was armed for this request")
-            error = ApiError(fault.get("status", UNAVAILABLE), message)
-            for name, value in fault.get("headers", {}).items():
-                error.set_header(name, value)
-            raise error
+            request.environ[MET] = met = self.take(request.method, path)
+            is_after = bool(met.fault.get("after"))
+            # A read writes nothing: to wait first holds no transaction meanwhile.
+            if not is_after or request.method != "POST":
+                self.wait(met, request.environ, db)
+            if not is_after and ("status" in met.fault or "drop" in met.fault):
+                request.environ[IS_ANSWERED] = True
+                raise error_of(met.fault)
+            return callback(db=db, **kwargs)
 
         return faulted
+
+
+def error_of(fault: dict[str, Any]) -> ApiError:
+    """Return the error that a fault answers, without its `headers` and its `body`."""
+    return ApiError(fault.get("status", UNAVAILABLE), fault.get("message", MESSAGE))

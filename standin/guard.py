@@ -28,11 +28,14 @@ class ControlGuard:
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         is_page = route.method == "GET" and route.config.get("page")
 
+        # The page's views and the list of requests check what they take.
+        takes_query = is_page or (route.config.get("takes_query") and route.method == "GET")
+
         def guarded(db: Database, **kwargs: Any) -> Any:
             self.refuse_other_sites(request.environ, is_page)
             if not (is_page and self.page_is_open):
                 self.refuse_other_keys(request.environ, db)
-            if not is_page:  # whose views take parameters, and check them
+            if not takes_query:
                 with ValidationErrors() as errors:
                     read_query(errors)
             return callback(db=db, **kwargs)

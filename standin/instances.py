@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from fense_admin import Application
+from fense_admin import Application, rules
 from fense_admin.databases import Database
 from fense_admin.exchange import CONFLICT, ApiError, when_over
 from fense_admin.reading import mount_point, origin
@@ -18,6 +18,7 @@ from fense_admin.standin.clock import Clock
 from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard
 from fense_admin.standin.journal import REPORTED, Entry
+from fense_admin.standin.waits import Journal
 
 ROOT = "/_standin"  # the path of the control plane, within an instance too
 INSTANCES = ROOT + "/instances"
@@ -34,9 +35,10 @@ class Plane(application.Application, Protocol):
     clock: Clock
     faults: Faults
     guard: ControlGuard
-    journal: collections.deque[Entry]
+    journal: Journal
     instances: Instances
     is_instance: bool
+    shown_name: str
 
     def close(self) -> None: ...
 
@@ -47,8 +49,12 @@ class Instance:
     Once it has ended it closes its database, as soon as no request is in flight.
     """
 
-    def __init__(self, plane: Plane, master_key: str, service_key: str) -> None:
+    def __init__(
+        self, plane: Plane, master_key: str, service_key: str, name: str | None = None
+    ) -> None:
         self.id = secrets.token_hex(8)
+        self.name = name
+        plane.shown_name = self.id if name is None else rules.printable(name)
         self.path = f"{INSTANCES}/{self.id}"
         self.plane, self.master_key, self.service_key = plane, master_key, service_key
         self._changing = threading.Lock()
@@ -64,10 +70,12 @@ class Instance:
         """Seconds since its last request was answered; 0 while one is in flight."""
         return 0.0 if self._in_flight else monotonic() - self._used_at
 
-    def urls(self) -> dict[str, str]:
-        """Its id and where clients find it."""
+    def urls(self) -> dict[str, str | None]:
+        """Its id, its name and where clients find it."""
         url = origin() + mount_point() + self.path
-        return {"id": self.id, "base_url": url + self.plane.app.prefix, "standin_url": url + ROOT}
+        base_url = url + self.plane.app.prefix
+        named = {"id": self.id, "name": self.name}
+        return {**named, "base_url": base_url, "standin_url": url + ROOT}
 
     def answer(self, environ: dict[str, Any], path: str, start: Callable[..., Any]) -> Any:
         """Answer a request to this path within it, as a WSGI application; None if it has ended."""
@@ -89,6 +97,7 @@ class Instance:
             self._has_ended = True
             self._in_flight += 1
         self.plane.faults.reset()
+        self.plane.journal.end_waits()
         self._leave()
 
     def _leave(self) -> None:
@@ -108,7 +117,8 @@ class Instances(dict[str, Instance]):
         self._is_closed = False
         self._looked_at = 0.0  # for unused ones, by the monotonic clock
         self.ended_requests: collections.deque[Entry] = collections.deque(maxlen=REPORTED)
-        self.ended_faults: collections.deque[dict[str, Any]] = collections.deque(maxlen=REPORTED)
+        self.ended_faults: collections.deque[tuple[str, dict[str, Any]]]
+        self.ended_faults = collections.deque(maxlen=REPORTED)
 
     def all(self) -> list[Instance]:
         return list(self.values())
@@ -141,7 +151,8 @@ class Instances(dict[str, Instance]):
             ended = [self.pop(id) for id in ids if id in self]
         for instance in ended:
             self.ended_requests.extend(list(instance.plane.journal)[-REPORTED:])
-            self.ended_faults.extend(instance.plane.faults.armed())
+            name = instance.plane.shown_name
+            self.ended_faults.extend((name, fault) for fault in instance.plane.faults.armed())
             instance.end()
         return bool(ended)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +40,8 @@ class Entry(dict[str, Any]):
     target (perhaps with a scheme and a host, or an empty query) and `sent_body` the body, byte for
     byte but for masked keys. `is_cut` has the texts ("body", "response") of which only the first
     part is kept. `fault` is the armed fault that met it, as it was armed. `reason` and `details`
-    (field, message) are those of an error; `created` is the id of a new account.
+    (field, message) are those of an error; `created` is the id of a new account. `instance` is the
+    name or the id of the instance that was asked, `mount` what is before its paths.
     """
 
     def __init__(self, *arguments: Any, **values: Any) -> None:
@@ -56,6 +56,7 @@ class Entry(dict[str, Any]):
         self.reason = ""
         self.details: list[tuple[str, str]] = []
         self.created: int | None = None
+        self.instance = self.mount = ""
 
 
 def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
@@ -110,6 +111,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         response=None,
         duration_ms=None,
         fault=None,
+        handled=None,
     )
     entry.sent_target = hide_named(hide(address, keys)) + entry["path"]
     if entry["query"] or "?" in target:
@@ -140,7 +142,6 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     """
     if not body:
         return
-    entry.created = json.loads(body)["fense_account_id"] if entry["status"] == 201 else None
     part = body[: MAX_TEXT + MARGIN]
     text = part.decode(errors="ignore")
     texts, is_part = [text], len(part) < len(body)
@@ -179,24 +180,36 @@ REPORTED = 20  # requests, the newest ones
 UNNAMED = ("id", "used")  # of a fault
 
 
-def report(entries: Sequence[Entry], faults: Sequence[dict[str, Any]]) -> str:
-    """What a failed test may want to see: its last requests, and the armed faults never used."""
-    lines = [summary(entry) for entry in entries[-REPORTED:]]
+def report(entries: Sequence[Entry], faults: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """What a failed test may want to see: its last requests, and the armed faults never used.
+
+    Each fault comes with the instance it is armed in; "" for the stand-in itself. What is of an
+    instance is below its name.
+    """
+    lines: dict[str, list[str]] = {"": []}  # by instance
     if len(entries) > REPORTED:
-        lines.insert(0, f"({len(entries) - REPORTED} requests before these)")
-    for fault in faults:
+        lines[""].append(f"({len(entries) - REPORTED} requests before these)")
+    for entry in entries[-REPORTED:]:
+        lines.setdefault(entry.instance, []).append(summary(entry))
+    for instance, fault in faults:
         if not fault["used"]:
             named = ", ".join(f"{key}={fault[key]!r}" for key in fault if key not in UNNAMED)
-            lines.append(f"never used: the armed fault {fault['id']} ({named})")
-    return "\n".join(lines)
+            words = f"never used: the armed fault {fault['id']} ({named})"
+            lines.setdefault(instance, []).append(words)
+    of_instances = [
+        line for name in lines if name for line in (f"{name}:", *(f"  {it}" for it in lines[name]))
+    ]
+    return "\n".join(lines[""] + of_instances)
 
 
 def summary(entry: Entry) -> str:
     """One line: method, path, status, and for a 4xx the message."""
     query = f"?{entry['query']}" if entry["query"] else ""
-    line = f"{entry['method']} {entry['path']}{query} {entry['status'] or 'no answer'}"
+    path = entry["path"].removeprefix(entry.mount)
+    line = f"{entry['method']} {path}{query} {entry['status'] or 'no answer'}"
     if entry["fault"]:
-        line += f" (fault {entry['fault']})"
+        handled = f"; the service itself answered {entry['handled']}" if entry["handled"] else ""
+        line += f" (fault {entry['fault']}{handled})"
     if 400 <= (entry["status"] or 0) < 500 and entry.reason:
         line += f": {entry.reason}"
     return line

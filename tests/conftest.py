@@ -312,7 +312,10 @@ def account_fields(**fields: Any) -> dict[str, Any]:
 def refusal(*details: tuple[str, str], message: str = "", code: str = "bad_request") -> Any:
     """The error body of these (field, message) pairs, or of a message that blames no field."""
     whole = "; ".join([message] * bool(message) + [f"{field} {text}" for field, text in details])
-    shown = [{"field": field, "message": text} for field, text in details]
+    # What was probably meant is in the message alone.
+    shown = [
+        {"field": field, "message": text.partition("; did you mean")[0]} for field, text in details
+    ]
     return {"error": {"code": code, "message": whole, "details": shown}}
 
 

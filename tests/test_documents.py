@@ -52,7 +52,7 @@ STATEMENTS = [
             ),
             f"http://{ADDRESS}, key: {fense_admin.DEVELOPMENT_KEY}",
             f"listens on {default('host')} by default",
-            f"POST /accounts/1 {INVALID}: supress_billing is not accepted here",
+            f"POST /accounts/1 {INVALID}: supress_billing is not accepted here; did you mean",
             f"POST /accounts {INVALID} 0.4ms",
             f"Accounts are kept in `{default('database')}`",
             *(

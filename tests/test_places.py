@@ -150,7 +150,7 @@ def test_readme_lists_what_a_fault_takes():
 
 
 def test_readme_lists_what_fail_takes():
-    (comment,) = re.findall(r"fense\.fail\(drop=.*?, times=0\)  # (.*), too", README)
+    (comment,) = re.findall(r"# (.*), too\n    fense\.fail\(drop=.*?, times=0\)", README)
     assert {*comment.split(", "), "drop", "times"} == faults.FAULT_RULES.keys()
 
 

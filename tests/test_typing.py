@@ -114,8 +114,10 @@ def documented(schema, document):
     if "enum" in schema:
         return {f"{value!r}" for value in schema["enum"]}
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    inner = schema.get("items") or schema.get("additionalProperties")
-    return {(kind, *documented(inner, document)) if inner else kind for kind in types}
+    inner = {"array": schema.get("items"), "object": schema.get("additionalProperties")}
+    return {
+        (kind, *documented(inner[kind], document)) if inner.get(kind) else kind for kind in types
+    }
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"NewAccount"}))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import math
@@ -188,7 +187,6 @@ class Shown:
 # --- Requests ----------------------------------------------------------------------------------
 
 UNKNOWN = "is not accepted here"
-KNOWN_NAMES = [*rules.ACCOUNT_RULES, "start_date", "end_date", "fense_account_id"]
 
 
 def requests(shown: Shown, sent: Sent) -> View:
@@ -290,10 +288,7 @@ def notes_on_curl(entry: Entry) -> Iterator[str]:
 
 def hinted(field: str, message: str) -> str:
     """The message, and for an unknown name what was probably meant."""
-    if message != UNKNOWN or field in KNOWN_NAMES:  # known, but not to this endpoint
-        return message
-    meant = difflib.get_close_matches(field, KNOWN_NAMES, 1, 0.7)
-    return f"{message}; did you mean {meant[0]}?" if meant else message
+    return message + rules.did_you_mean(field, rules.KNOWN_NAMES) * (message == UNKNOWN)
 
 
 def messages_by_field(details: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -13,14 +13,20 @@ from fense_admin.standin.faults import DROPS
 
 def does(fault: Mapping[str, Any]) -> str:
     """What a fault does, in words."""
-    delay = f"waits {fault['delay_ms']:,} ms" if fault.get("delay_ms") else ""
+    delay = fault.get("delay_ms")
+    times = "{:,} to {:,}".format(*delay) if isinstance(delay, list) else f"{delay or 0:,}"
+    parts = ["handles the request"] if fault.get("after") else []
+    parts += [f"waits {times} ms"] if delay else []
     if fault.get("drop"):
-        what = DROPS[fault["drop"]].effect.format(status=fault.get("status", 503))
+        real = "of the request" if fault.get("after") else 503
+        parts.append(DROPS[fault["drop"]].effect.format(status=fault.get("status", real)))
     elif "status" in fault:
-        what = f"answers {fault['status']}"
+        parts.append(f"answers {fault['status']}")
     else:
-        what = "lets the request be served"
-    words = f"{delay}, then {what}" if delay else what
+        parts.append("sends its response" if fault.get("after") else "lets the request be served")
+    words = ", then ".join(parts)
+    if "body" in fault:
+        words += f", with a body of {len(fault['body'].encode()):,} bytes"
     if fault.get("headers"):
         words += ", with " + ", ".join(f"{k}: {v}" for k, v in fault["headers"].items())
     return words
@@ -30,6 +36,8 @@ def meets(fault: Mapping[str, Any]) -> str:
     """Which requests an armed fault meets, in words."""
     what = f"{fault['method']} requests" if "method" in fault else "requests"
     where = f" to {fault['path']}" if "path" in fault else " to any path"
+    if fault.get("skip"):
+        where += f", after the first {fault['skip']:,}"
     if not fault["times"]:
         return f"all {what}{where}, until it is disarmed"
     if fault["times"] == 1:

@@ -99,9 +99,19 @@ def test_an_update_with_a_bad_field_is_refused(api, field, value, fault):
     check_refused(api, body, 400, (None, refusal((field, fault))))
 
 
+MEANT = {
+    "supress_billing": "suppress_billing",
+    "suppressBilling": "suppress_billing",
+    "Name": "name",
+    "name ": "name",
+    "api_key_last4": "api_key",
+}
+
+
 @pytest.mark.parametrize("name", UNKNOWN_NAMES, ids=shown)
 def test_a_field_that_is_not_documented_is_refused_by_name(api, name):
-    fault = refusal((name, NOT_ACCEPTED))
+    advice = f"; did you mean {MEANT[name]}?" if name in MEANT else ""
+    fault = refusal((name, NOT_ACCEPTED + advice))
     check_refused(api, account_fields(**{name: True}), 400, (fault, None))
     check_refused(api, {"name": "Changed", name: True}, 400, (None, fault))
 

@@ -88,11 +88,17 @@ FAULT_VALUES = {
     "path": (["/", "*", "/accounts/*", "/" + "x" * 254],
              ["", "x", "/a b", "/é", "/x\n", "/" + "x" * 255, None, 1]),
     "times": ([0, 1, 2.0, 10**12], [-1, 10**12 + 1, *NO_INTEGER]),
-    "delay_ms": ([0, 1, 1.0, 600_000], [-1, 600_001, *NO_INTEGER]),
+    "skip": ([0, 1, 2.0, 10**12], [-1, 10**12 + 1, *NO_INTEGER]),
+    "after": ([True, False], [None, 1, "true"]),
+    "delay_ms": ([0, 1, 1.0, 600_000, [0, 600_000], [3, 3.0]],
+                 [-1, 600_001, [], [1], [1, 2, 3], [1, -1], [0, 600_001], [1, "2"], *[it for it in NO_INTEGER if it != []]]),
+    "random_seed": ([0, -rules.MAX_ID, rules.MAX_ID], [rules.MAX_ID + 1, *NO_INTEGER]),
     "drop": ([*DROPS], ["", "Reset", None, True]),
     "headers": ([{}, {"Retry-After": "7"}, {"x-1": " ~"}],
                 [None, [], "x", {"": "x"}, {"a b": "x"}, {"x": 1}, {"x": None}, {"x": "é"}, {"x": "\n"}, {"x\n": "x"}]),
     "message": (["", "x", "é" * 9], [None, 1, "x\n", "\x7f", "\x85"]),
+    "body": (["", "x\n\0é"], [None, 1, []]),
+    "content_type": (["text/html", "a b"], [None, 1, "", " a", "a\n", "é", "x" * 256]),
 }  # fmt: skip
 ACCOUNT_VALUES = {
     "api_key": ([KEY, "!"], [None, 1, "", "a b", "é", "x" * 256]),
@@ -116,7 +122,10 @@ ENTRY_VALUES = {
     ),
     "lookups": LOOKUPS,
 }
-INSTANCE_VALUES = {"seed": (["demo", STATE], [None, "x", 1, [], {}, {"accounts": [{}]}])}
+INSTANCE_VALUES = {
+    "seed": (["demo", STATE], [None, "x", 1, [], {}, {"accounts": [{}]}]),
+    "name": (["x", "é" * 100, None], ["", "x" * 101, "x\n", "\x85", 1, []]),
+}
 FRACTIONS = [f"2026-11-30T23:59:59.{digits}Z" for digits in ("0", "000", "999999999")]
 CLOCK_TIMES = [*TIMES[0], *FRACTIONS], [*TIMES[1], "2026-11-30T23:59:59.Z"]
 CLOCK_VALUES = {
@@ -136,8 +145,12 @@ def around(schema, name, value):
     """An object with this value of a field which is right in all else."""
     fields = {name: value}
     if schema == "FaultSent":
-        needed = "drop" if name == "status" else "status"
-        return {needed: {"drop": "empty", "status": 503}[needed]} | fields
+        needed = {
+            "status": {"drop": "empty"},
+            "random_seed": {"delay_ms": [1, 2]},
+            "content_type": {"status": 503, "body": ""},
+        }
+        return needed.get(name, {"status": 503}) | fields
     if schema == "StateAccountSent":
         without_key = {key: ACCOUNT[key] for key in ACCOUNT if key != "api_key"}
         by_digest = without_key | {"api_key_sha256": DIGEST}

@@ -45,7 +45,7 @@ def api_of(api, instance):
 def test_an_instance_is_seeded_as_its_parent_and_has_its_own_of_everything(seeded_api):
     seeded_api.new_account(name="Of the parent")
     made = make(seeded_api)
-    assert list(made) == ["id", "base_url", "api_key", "service_key", "standin_url"]
+    assert list(made) == ["id", "name", "base_url", "api_key", "service_key", "standin_url"]
     path = f"/_standin/instances/{made['id']}"
     assert made["base_url"].endswith(f"://localhost:80{path}")
     assert made["standin_url"] == f"{made['base_url']}/_standin"
@@ -91,6 +91,7 @@ def test_its_urls_name_the_host_that_was_asked_and_the_parents_prefix(prefix):
             "instances": [
                 {
                     "id": made["id"],
+                    "name": None,
                     "base_url": f"http://localhost:1/_standin/instances/{made['id']}{prefix}",
                     "standin_url": f"http://localhost:1/_standin/instances/{made['id']}/_standin",
                 }
@@ -142,7 +143,7 @@ def test_a_seed_of_its_own_is_what_its_reset_goes_back_to(seeded_api):
         ({"seed": "examples/seed.json"}, "seed", 'must be a state document or "demo"'),
         ({"seed": {}}, "seed.accounts", "is required"),
         ({"seed": {"accounts": [1]}}, "seed.accounts[0]", "must be an object"),
-        ({"sed": {}}, "sed", "is not accepted here"),
+        ({"sed": {}}, "sed", "is not accepted here; did you mean seed?"),
     ],
 )
 def test_a_bad_seed_makes_none(seeded_api, body, field, message):
@@ -228,10 +229,10 @@ def test_what_one_that_has_ended_was_asked_stays_in_the_report(seeded, seeded_ap
     its = api_of(seeded_api, make(seeded_api))
     its.get("/accounts/99")
     its.post("/_standin/faults", {"status": 503, "path": "/never"})
-    path = f"{its.base}/accounts/99"
     expected = [
-        f"GET {path} 404: no account has this fense_account_id",
-        "never used: the armed fault 1 (status=503, path='/never', times=1)",
+        f"{its.base.rpartition('/')[2]}:",
+        "  GET /accounts/99 404: no account has this fense_account_id",
+        "  never used: the armed fault 1 (status=503, path='/never', times=1)",
     ]
     assert seeded.report().splitlines() == expected
     seeded_api.call("DELETE", its.base)
@@ -359,3 +360,35 @@ def test_an_instance_that_nobody_has_used_for_a_day_ends(seeded, seeded_api, mon
     ids = [instance["id"] for instance in seeded_api.get("/_standin/instances").body["instances"]]
     assert ids == [used["id"]]
     assert api_of(seeded_api, old).get("/accounts/1").status == 404
+
+
+def test_a_name_is_shown_in_place_of_the_id(seeded, seeded_api, caplog):
+    seeded_api.get("/accounts/1")
+    for name in ("billing.test.ts", "usage ü test", None):
+        made = seeded_api.post("/_standin/instances", {"name": name})
+        assert (made.status, made.body["name"]) == (201, name)
+        its = api_of(seeded_api, made.body)
+        with caplog.at_level("INFO"):
+            its.get("/accounts/99?x=1")
+        shown = f"[{name}] GET /accounts/99 400 " if name else f"GET {its.base}/accounts/99 400 "
+        assert shown in caplog.text
+    its.post("/_standin/faults", {"status": 503, "path": "/never"})
+    listed = seeded_api.get("/_standin/instances").body["instances"]
+    assert [it["name"] for it in listed][:2] == ["billing.test.ts", "usage ü test"]
+    assert seeded.report().splitlines() == [
+        "GET /accounts/1 200",
+        "billing.test.ts:",
+        "  GET /accounts/99?x=1 400: x is not accepted here",
+        "usage ü test:",
+        "  GET /accounts/99?x=1 400: x is not accepted here",
+        f"{listed[2]['id']}:",
+        "  GET /accounts/99?x=1 400: x is not accepted here",
+        "  never used: the armed fault 1 (status=503, path='/never', times=1)",
+    ]
+
+
+def test_a_name_with_a_key_in_it_is_masked_in_log_and_report(seeded, seeded_api, caplog):
+    its = api_of(seeded_api, seeded_api.post("/_standin/instances", {"name": MASTER_KEY}).body)
+    with caplog.at_level("INFO"):
+        its.get("/accounts/99")
+    assert MASTER_KEY not in caplog.text + seeded.report()

@@ -33,7 +33,7 @@ def test_an_entry_tells_what_came_and_what_went(mounted, mounted_api):
     )
     (entry,) = mounted.requests()
     assert list(entry) == (
-        "id at method path query headers body status response duration_ms fault".split()
+        "id at method path query headers body status response duration_ms fault handled".split()
     )
     assert 0 <= entry.pop("duration_ms") < 1000
     assert entry.pop("at")[:17] in (before[:17], models.as_text(models.utc_now())[:17])
@@ -54,6 +54,7 @@ def test_an_entry_tells_what_came_and_what_went(mounted, mounted_api):
         "status": 400,
         "response": json.dumps(answer.body),
         "fault": None,
+        "handled": None,
     }
     assert answer.status == 400
 

@@ -159,7 +159,7 @@ KEY_OR_DIGEST = "is required, or else api_key_sha256"
 BESIDE = "is not accepted beside api_key"
 NO_DAY = "must be a day of the calendar, written YYYY-MM-DD"
 BAD_ACCOUNTS = [
-    ({"emial": "a@b"}, [("emial", "is not accepted here")]),
+    ({"emial": "a@b"}, [("emial", "is not accepted here; did you mean email?")]),
     ({"email": "ab"}, [("email", "must be an address as local@domain, at most 254 characters")]),
     ({"is_active": 1}, [("is_active", "must be true or false")]),
     *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (0, -1, 1.5, True, "1")),

@@ -1,0 +1,230 @@
+"""Requests of the journal are found by what they were, and waited for without a sleep."""
+
+import http.client
+import json
+import threading
+import time
+
+import pytest
+from conftest import (
+    MASTER_KEY,
+    TIMEOUT,
+    Api,
+    account_fields,
+    call_standin,
+    connect,
+    in_background,
+    port_of,
+    wait_until,
+)
+
+from fense_admin.standin import StandIn, waits
+
+LIST = "/_standin/requests"
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """A client of a stand-in under the prefix /admin, which was sent five requests."""
+    with StandIn(master_key=MASTER_KEY, serve=False, prefix="/admin") as standin:
+        standin.create_account()
+        api = Api(standin.app, MASTER_KEY, None)
+        api.get("/admin/accounts/1")
+        api.get("/admin/accounts/999")
+        api.post("/admin/accounts/1", {"name": ""})
+        api.post("/admin/accounts/1", {"name": "New"})
+        api.call("DELETE", "/admin/accounts/1")
+        yield api
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ["GET 200", "GET 404", "POST 400", "POST 200", "DELETE 405"]),
+        ("?method=POST", ["POST 400", "POST 200"]),
+        ("?method=post", ["POST 400", "POST 200"]),
+        ("?method=PUT", []),
+        ("?path=/accounts/9*", ["GET 404"]),
+        ("?path=/accounts/1", ["GET 200", "POST 400", "POST 200", "DELETE 405"]),
+        ("?path=*", ["GET 200", "GET 404", "POST 400", "POST 200", "DELETE 405"]),
+        ("?status=4xx", ["GET 404", "POST 400", "DELETE 405"]),
+        ("?status=200&method=GET", ["GET 200"]),
+        ("?count=2", ["POST 200", "DELETE 405"]),
+        ("?count=1&status=2xx", ["POST 200"]),
+        ("?wait_ms=0&status=2xx&count=2", ["GET 200", "POST 200"]),
+        ("?wait_ms=0", ["DELETE 405"]),
+    ],
+)
+def test_requests_are_found(asked, query, expected):
+    answer = asked.get(f"{LIST}{query}")
+    assert [f"{it['method']} {it['status']}" for it in answer.body["requests"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        *((f"?{name}=", name) for name in waits.FILTER_RULES),
+        *((f"?method={text}", "method") for text in ("a%20b", "1", "x" * 21)),
+        *((f"?path={text}", "path") for text in ("accounts", "%20", "/" + "x" * 255)),
+        *((f"?status={text}", "status") for text in ("x", "4", "40x", "600", "4XX", "0xx", "-1")),
+        *((f"?count={text}", "count") for text in ("0", "1001", "-1", "1.5", "x")),
+        *((f"?wait_ms={text}", "wait_ms") for text in ("-1", "60001", "1.5", "x", "9" * 30)),
+        ("?colour=red", "colour"),
+        ("?count=1&count=2", "count"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused(seeded_api, query, field):
+    answer = seeded_api.get(LIST + query)
+    assert answer.status == 400
+    assert [it["field"] for it in answer.body["error"]["details"]] == [field]
+    assert seeded_api.call("DELETE", f"{LIST}?count=1").status == 400
+
+
+def wait_for(fense, query, timeout=TIMEOUT):
+    """Wait in a thread of its own; a function that returns the requests, and after how long."""
+    outcome = []
+
+    def wait():
+        began = time.monotonic()
+        status, _, raw = call_standin(fense, "GET", f"{LIST}?{query}", timeout=timeout)
+        outcome.extend([status, json.loads(raw), time.monotonic() - began])
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    wait_until(lambda: fense.app.journal._waits or outcome)
+
+    def result():
+        thread.join(TIMEOUT)
+        assert outcome
+        return outcome
+
+    return result
+
+
+def test_a_wait_ends_once_they_have_been_answered(fense):
+    result = wait_for(fense, "method=POST&path=/accounts&count=2&wait_ms=60000")
+    call_standin(fense, "GET", "/accounts/usage")
+    for _ in range(2):
+        assert call_standin(fense, "POST", "/accounts", account_fields())[0] == 201
+    status, body, took = result()
+    assert status == 200
+    assert [(it["method"], it["status"]) for it in body["requests"]] == [("POST", 201)] * 2
+    assert took < 10
+
+
+def test_a_dropped_request_counts(fense):
+    fense.fail(drop="empty", method="POST", after=True)
+    result = wait_for(fense, "method=POST&wait_ms=60000")
+    with pytest.raises(ConnectionError):
+        call_standin(fense, "POST", "/accounts", account_fields())
+    assert result()[1]["requests"][0]["handled"] == 201
+
+
+def test_a_wait_ends_with_the_time_and_what_there_is(fense):
+    call_standin(fense, "GET", "/accounts/usage")
+    began = time.monotonic()
+    status, _, raw = call_standin(fense, "GET", f"{LIST}?count=2&wait_ms=300")
+    assert (status, len(json.loads(raw)["requests"])) == (200, 1)
+    assert time.monotonic() - began >= 0.3
+
+
+def test_a_cleared_journal_counts_anew(fense):
+    call_standin(fense, "GET", "/accounts/1")
+    result = wait_for(fense, "count=2&wait_ms=60000")
+    call_standin(fense, "DELETE", LIST)
+    call_standin(fense, "GET", "/accounts/2")
+    call_standin(fense, "GET", "/accounts/3")
+    assert [it["path"] for it in result()[1]["requests"]] == ["/accounts/2", "/accounts/3"]
+
+
+@pytest.mark.parametrize("how", ["reset", "stop"])
+def test_a_reset_and_a_stop_end_a_wait(how):
+    with StandIn() as fense:
+        result = wait_for(fense, "wait_ms=60000")
+        if how == "reset":
+            fense.reset()
+            status, body, took = result()
+            assert (status, body) == (200, {"requests": []})
+            assert took < 10
+    assert result()[0] == 200
+
+
+def test_an_instance_that_ends_ends_its_waits(fense):
+    made = json.loads(call_standin(fense, "POST", "/_standin/instances")[2])
+    path = f"/_standin/instances/{made['id']}"
+    outcome = []
+
+    def wait():
+        fense_headers = fense.headers | {"x-api-key": made["api_key"]}
+        connection = http.client.HTTPConnection(fense.standin_url.split("/")[2], timeout=TIMEOUT)
+        connection.request("GET", f"{path}{LIST}?wait_ms=60000", headers=fense_headers)
+        outcome.append(connection.getresponse().status)
+        connection.close()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    plane = fense.app.instances[made["id"]].plane
+    wait_until(lambda: plane.journal._waits)
+    assert call_standin(fense, "DELETE", path)[0] == 204
+    thread.join(TIMEOUT)
+    assert outcome == [200]
+
+
+def test_a_wait_of_a_client_that_has_gone_ends(fense):
+    with connect(port_of(fense)) as sock:
+        key = fense.master_key
+        sock.sendall(
+            f"GET {LIST}?wait_ms=60000 HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\n\r\n".encode()
+        )
+        wait_until(lambda: fense.app.journal._waits)
+    wait_until(lambda: not fense.app.journal._waits)
+
+
+def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
+    results = [wait_for(fense, "status=500&wait_ms=60000") for _ in range(waits.MOST_WAITS)]
+    wait_until(lambda: len(fense.app.journal._waits) == waits.MOST_WAITS)
+    began = time.monotonic()
+    assert call_standin(fense, "GET", f"{LIST}?wait_ms=60000")[0] == 503
+    assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
+    assert time.monotonic() - began < 5
+    fense.fail(delay_ms=1)  # delays have places of their own
+    assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
+    fense.fail(500)
+    call_standin(fense, "GET", "/accounts/usage")
+    assert {result()[0] for result in results} == {200}
+    assert fense.app.journal._waits == []
+
+
+# --- In Python -------------------------------------------------------------------------------------
+
+
+def test_requests_are_waited_for_in_python(fense):
+    def create():
+        for _ in range(2):
+            call_standin(fense, "POST", "/accounts", account_fields())
+
+    with in_background(create):
+        first, second = fense.wait_for_requests("POST", "/accounts", count=2, timeout=TIMEOUT)
+    assert (first["status"], second["status"]) == (201, 201)
+    first["headers"].clear()
+    assert fense.requests()[0]["headers"]
+    assert fense.wait_for_requests(status="2xx", timeout=0)[0]["status"] == 201
+
+
+def test_what_came_instead_is_told(fense):
+    call_standin(fense, "GET", "/accounts/7")
+    with pytest.raises(TimeoutError) as raised:
+        fense.wait_for_requests("POST", "/accounts/*", count=2, timeout=0.1)
+    assert str(raised.value) == (
+        "0 of 2 came in 0.1 s (POST /accounts/*); what came:\n"
+        "GET /accounts/7 404: no account has this fense_account_id"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"method": ""}, {"path": "x"}, {"status": 99}, {"count": 0}, {"count": 1.5}],
+)
+def test_an_argument_that_makes_no_sense_is_a_value_error(fense, arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        fense.wait_for_requests(timeout=0, **arguments)
