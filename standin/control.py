@@ -134,8 +134,8 @@ class ControlPlane:
         endpoint("/usage", POST=self.post_usage)
         disarm, release = no_content(self.faults.disarm), no_content(self.clock.release)
         endpoint("/faults", GET=self.get_faults, POST=self.post_fault, DELETE=disarm)
-        forget = no_content(self.journal.clear)
-        endpoint("/requests", takes_query=True, GET=self.get_requests, DELETE=forget)
+        requests = {"GET": self.get_requests, "DELETE": self.delete_requests}
+        endpoint("/requests", takes_query=True, **requests)
         endpoint("/clock", GET=self.get_clock, PUT=self.put_clock, DELETE=release)
         endpoint("/openapi.json", GET=self.get_openapi)
         if parent is None:
@@ -268,6 +268,12 @@ class ControlPlane:
         seconds = sent["wait_ms"] / 1000
         spare = db.engine.while_waiting
         return json_object("requests", self.journal.wait(wanted, seconds, spare, is_gone, **newest))
+
+    def delete_requests(self, db: Database) -> None:
+        with ValidationErrors() as errors:
+            read_query(errors)
+        self.journal.clear()
+        response.status = 204
 
     def get_clock(self, db: Database) -> dict[str, Any]:
         return {"now": db.now(), "stopped": self.clock.stopped_at is not None}

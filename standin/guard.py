@@ -29,7 +29,7 @@ class ControlGuard:
         is_page = route.method == "GET" and route.config.get("page")
 
         # The page's views and the list of requests check what they take.
-        takes_query = is_page or (route.config.get("takes_query") and route.method == "GET")
+        takes_query = is_page or route.config.get("takes_query")
 
         def guarded(db: Database, **kwargs: Any) -> Any:
             self.refuse_other_sites(request.environ, is_page)

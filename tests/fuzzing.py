@@ -42,12 +42,16 @@ BETWEEN_PARAMETERS = {
 # (And to a JSON Schema 1.0 is an integer.)
 BETWEEN_FIELDS = re.compile(
     "is not accepted beside api_key|is required, or else|is that of|is the day of|"
-    "needs a status or a drop|the fault does nothing|moves a stopped clock|would leave the calendar|"
-    "must be a whole number"
+    "needs a status|needs a body|needs a pair in delay_ms|is not accepted beside body|must be a pair|"
+    "the fault does nothing|moves a stopped clock|would leave the calendar|must be a whole number"
 )
 
 
 def fresh_standin(environ, start_response):
+    # Nothing comes that could be waited for: up to a minute each time.
+    environ["QUERY_STRING"] = re.sub(
+        r"wait_ms=(?:[0-5]?[0-9]{1,4}|60000)\b", "wait_ms=0", environ["QUERY_STRING"]
+    )
     with StandIn(SEED, master_key=MASTER_KEY, serve=False) as fense:
         fense.set_clock("2026-11-26T12:00:00Z")
         return list(fense.app(environ, start_response))

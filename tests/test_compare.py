@@ -253,6 +253,7 @@ def test_no_key_is_sent_where_a_redirect_points(run_command):
     assert asked == []
 
 
+@pytest.mark.needs("the system's certificates")
 def test_a_certificate_is_checked_and_can_be_trusted(run_command, tmp_path):
     tools("openssl")
     made = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"

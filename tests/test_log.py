@@ -72,7 +72,7 @@ def test_the_reason_in_the_log_has_no_key(start):
     log = service.end()[2]
     assert ": x-api-key is not a known key\n" in log
     assert "secret" not in log
-    assert ": … is not accepted here; nmae is not accepted here\n" in log
+    assert ": … is not accepted here; nmae is not accepted here; did you mean name?\n" in log
     assert ": … is not accepted here; … is not accepted here\n" in log
 
 

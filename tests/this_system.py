@@ -35,6 +35,7 @@ NEEDS = {
     "modes of files": sys.platform != "win32",
     "/dev/full": os.path.exists("/dev/full"),
     "/proc": sys.platform == "linux",
+    "the system's certificates": not (SIMULATED and sys.platform == "win32"),
     "a real Linux": sys.platform == "linux",
     "systemd": sys.platform == "linux",
 }
