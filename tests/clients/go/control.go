@@ -100,7 +100,8 @@ func main() {
 	sure(api.FaultsAPI.ArmFault(ctx).FaultSent(*fault).Execute())
 	fault = openapi.NewFaultSent()
 	fault.SetDrop("reset")
-	fault.SetDelayMs(1)
+	delay := int32(1)
+	fault.SetDelayMs(openapi.FaultSentDelayMs{Int32: &delay})
 	fault.SetTimes(1000000000000)
 	sure(api.FaultsAPI.ArmFault(ctx).FaultSent(*fault).Execute())
 	for _, path := range []string{"/accounts/1", "/accounts/1?x", "/nowhere"} {

@@ -106,7 +106,7 @@ public class Control {
 
     faults.armFault(new FaultSent().status(503).path("/accounts/*").message("zu spät")
         .headers(Map.of("Retry-After", "7")));
-    faults.armFault(new FaultSent().drop(FaultSent.DropEnum.RESET).delayMs(1).times(1000000000000L));
+    faults.armFault(new FaultSent().drop(FaultSent.DropEnum.RESET).delayMs(new FaultSentDelayMs(1)).times(1000000000000L));
     for (String path : List.of("/accounts/1", "/accounts/1?x", "/nowhere")) {
       URI uri = URI.create(System.getenv("FENSE_BASE_URL") + path);
       HttpRequest request = HttpRequest.newBuilder(uri).header("x-api-key", key)
