@@ -141,14 +141,15 @@ FAULT_RULES = {
 def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
     fields = rules.validate(sent, FAULT_RULES, errors)
     has_delay = sent.get("delay_ms") not in (None, 0, [0, 0])
-    if not has_delay and "status" not in sent and "drop" not in sent:
+    is_nothing = not has_delay and "status" not in sent and "drop" not in sent
+    if is_nothing:
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
     # After the request was handled, a drop is of the real response.
     has_error = "status" in sent or ("drop" in sent and not sent.get("after"))
     needs = "needs a status" if sent.get("after") else "needs a status or a drop"
     for name, is_met, message in (
-        ("headers", has_error, needs),
-        ("message", has_error, needs),
+        ("headers", has_error or is_nothing, needs),
+        ("message", has_error or is_nothing, needs),
         ("message", "body" not in sent, "is not accepted beside body"),
         ("body", "status" in sent, "needs a status"),
         ("content_type", "body" in sent, "needs a body"),

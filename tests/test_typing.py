@@ -113,8 +113,6 @@ def documented(schema, document):
     schema = document.resolved(schema)
     if "enum" in schema:
         return {f"{value!r}" for value in schema["enum"]}
-    if "anyOf" in schema:
-        return set().union(*(documented(part, document) for part in schema["anyOf"]))
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     inner = {"array": schema.get("items"), "object": schema.get("additionalProperties")}
     return {

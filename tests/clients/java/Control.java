@@ -24,6 +24,7 @@ import org.openapitools.client.model.ErrorDetail;
 import org.openapitools.client.model.ErrorResponse;
 import org.openapitools.client.model.Fault;
 import org.openapitools.client.model.FaultSent;
+import org.openapitools.client.model.FaultSentDelayMs;
 import org.openapitools.client.model.InstanceCreated;
 import org.openapitools.client.model.InstanceSent;
 import org.openapitools.client.model.InstanceSentSeed;
@@ -121,7 +122,7 @@ public class Control {
       System.out.println(fault.getId() + " " + fault.getStatus() + " " + fault.getDrop() + " "
           + (fault.getTimes() > 999999000000L) + " " + (fault.getUsed() > 0));
     }
-    for (RequestEntry entry : journal.getRequests().getRequests()) {
+    for (RequestEntry entry : journal.getRequests(null, null, null, null, null).getRequests()) {
       System.out.println(entry.getMethod() + " " + entry.getPath() + " " + entry.getQuery() + " "
           + entry.getStatus() + " " + entry.getBody() + " "
           + (entry.getResponse() != null) + " " + (entry.getDurationMs() != null) + " "
