@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 import itertools
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from fense_admin import (
@@ -100,23 +99,17 @@ def refuse_unknown(arguments: list[str], parser: Parser, needs_command: bool) ->
     if name in WITHOUT_COMMAND:
         return
     if name not in parser.commands:
-        parser.error(f"unknown command {name}{did_you_mean(name, parser.commands)}")
+        parser.error(f"unknown command {name}{rules.did_you_mean(name, parser.commands)}")
     flags = {it: set(command._option_string_actions) for it, command in parser.commands.items()}
     for word in itertools.takewhile(lambda word: word != "--", words):
         flag = word.partition("=")[0]
         if flag in flags[name] or not re.match("--?[A-Za-z]", flag):
             continue
         takers = " and ".join(it for it in flags if flag in flags[it])
-        meant = f"; it is a flag of {takers}" if takers else did_you_mean(flag, flags[name])
+        meant = f"; it is a flag of {takers}" if takers else rules.did_you_mean(flag, flags[name])
         if needs_command and not meant.endswith("?"):  # it may be a flag of the command
             parser.commands[name].error(BEFORE_COMMAND)
         parser.commands[name].error(f"unrecognized arguments: {flag}{meant}")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: "" if none of those known is near."""
-    nearest = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 # --- Arguments ---------------------------------------------------------------------------------

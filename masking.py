@@ -191,19 +191,16 @@ class Masker:
         The `label`, if there is one, stands for the mount.
         """
         if self.label:
-            return self.label + self._loggable(method, path, "", sent)
-        return self._loggable(method, path, mount, sent)
-
-    def _loggable(self, method: str, path: str, mount: str, sent: str) -> str:
+            mount = ""
         is_plain = method in METHODS and self.plain.fullmatch(path) and not mount
         if is_plain and len(path) <= MAX_PATH:
             words = f"{method} {path}"
             if hide_named(hide(words, [*self.own, *sent.split(", ")])) == words:
-                return words  # as nearly all are
+                return self.label + words  # as nearly all are
         begin = beginning(path, MAX_PATH)
         keys = self.keys_in([method, begin], sent)
         shown = cut(hide_named(hide(begin, keys)), MAX_PATH, is_part=begin != path)
-        return f"{_as_word(hide(method, keys))} {_as_word(mount + shown)}"
+        return f"{self.label}{_as_word(hide(method, keys))} {_as_word(mount + shown)}"
 
 
 def _as_word(text: str) -> str:

@@ -80,10 +80,10 @@ def read_query(
     sent: dict[str, str | None] = {}
     if not query:
         return sent
-    found: dict[tuple[str, str], None] = {}  # each error once, in order; "" for an unknown name
+    found: dict[tuple[str, str], None] = {}  # each error once, in order
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in documented:
-            found[name, ""] = None
+            found[name, rules.NOT_ACCEPTED] = None
         elif name in sent:
             found[name, "is given twice"] = None
         elif not value and may_be_empty:
@@ -95,10 +95,7 @@ def read_query(
             continue
         sent[name] = None
     for name, message in found:
-        if message:
-            errors.add(name, message)
-        else:
-            errors.add_unknown(name, documented)
+        errors.add(name, message, documented if message == rules.NOT_ACCEPTED else ())
     return sent
 
 

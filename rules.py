@@ -16,7 +16,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-MAX_GUESSED = 40  # characters of an unknown name: guessing is slow
+MAX_MISSPELT = 40  # characters of an unknown name: to look for a near one is slow
+NOT_ACCEPTED = "is not accepted here"
 MAX_ERRORS = 100  # of one request; of those beyond only the number is given
 MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it, too
 MAX_ID = 2**53 - 1  # what JSON's numbers hold exactly
@@ -55,22 +56,14 @@ class ValidationErrors(ValueError):
         if kind is None and self:
             raise self
 
-    def add(self, field: str | None, message: str) -> None:
-        """Note what is wrong with a field; None where no field is to blame."""
-        self._add(field, message)
+    def add(self, field: str | None, message: str, accepted: Iterable[str] = ()) -> None:
+        """Note what is wrong with a field; None where no field is to blame.
 
-    def add_unknown(self, field: str, accepted: Iterable[str], message: str = "") -> None:
-        """Note a name that is not accepted. The error's message says what was probably meant.
-
-        A `message` is in place of that.
+        The message of all errors says which of the `accepted` names was probably meant.
         """
-        is_guessed = not message and self._count < MAX_ERRORS
-        advice = did_you_mean(field, accepted) if is_guessed else ""
-        self._add(field, message or "is not accepted here", advice)
-
-    def _add(self, field: str | None, message: str, advice: str = "") -> None:
         self._count += 1
         if self._count <= MAX_ERRORS:
+            advice = meant_instead(field, accepted) if field and accepted else ""
             self._errors.append((field, message, advice))
 
     def check(self, field: str | None, rule: Rule, value: object) -> Any:
@@ -96,13 +89,17 @@ class ValidationErrors(ValueError):
         return "; ".join(parts)
 
 
-def did_you_mean(field: str, accepted: Iterable[str]) -> str:
-    """The end of a message about an unknown field, perhaps with a path: "" if none is near."""
-    name = field.rpartition(".")[2]
-    if len(name) > MAX_GUESSED or name in KNOWN_NAMES:
-        return ""
-    nearest = difflib.get_close_matches(name, accepted, 1, 0.7)
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown word: "" if none of those known is near."""
+    nearest = difflib.get_close_matches(word, known, 1, cutoff)
     return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def meant_instead(field: str, accepted: Iterable[str]) -> str:
+    """The end of a message about an unknown field, which may have a path before its name."""
+    name = field.rpartition(".")[2]
+    is_misspelt = len(name) <= MAX_MISSPELT and name not in KNOWN_NAMES
+    return did_you_mean(name, accepted, 0.7) if is_misspelt else ""
 
 
 def printable(text: str) -> str:
@@ -181,7 +178,8 @@ def validate(
             errors.add(path + name, "is required")
     for name in sent:
         if name not in rules:
-            errors.add_unknown(path + name, rules, (refusals or {}).get(name, ""))
+            refusal = (refusals or {}).get(name)
+            errors.add(path + name, refusal or NOT_ACCEPTED, () if refusal else rules)
     for name in sent.doubled:
         errors.add(path + name, "is given twice")
     return checked
@@ -369,7 +367,7 @@ CREATE_REQUIRED = ("api_key", "name", "email")
 UPDATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "email"}
 UPDATE_REFUSALS = {"email": "can't be changed"}
 # Of the contract: whoever sends one elsewhere has not misspelt it.
-KNOWN_NAMES = frozenset((*ACCOUNT_RULES, "fense_account_id", "start_date", "end_date"))
+KNOWN_NAMES = (*ACCOUNT_RULES, "fense_account_id", "start_date", "end_date")
 
 
 # --- Settings ----------------------------------------------------------------------------------

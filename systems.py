@@ -197,7 +197,7 @@ def sync(path: str) -> None:
 # Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
-# `select` takes no descriptor from this on, except on Windows, where a socket's is no index.
+# `select` takes only descriptors below this. (On Windows a socket's number doesn't matter.)
 MOST_DESCRIPTORS = sys.maxsize if USE_POLL or sys.platform == "win32" else 1024
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
 MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
@@ -281,7 +281,7 @@ if sys.platform == "win32":
             threading.Thread(target=self._run, name="fense-admin log", daemon=True).start()
 
         def write(self, data: bytes, seconds: float = 0) -> int:
-            """Write as soon as possible, and return how much; 0 if there is no room."""
+            """Write as soon as possible, and return how many bytes; 0 if the queue is full."""
             try:
                 self._pieces.put(data, timeout=seconds)
             except queue.Full:

@@ -127,7 +127,7 @@ def read_recording(path: str) -> Asked:
         with open(path, "rb") as file:
             raw = file.read(recording.MOST_BYTES + 1)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no path"
+        why = getattr(error, "strerror", None) or "it is not a valid path"
         raise WrongUsage(
             f"the recording can't be read: {why} (a URL begins with https://)"
         ) from None
@@ -149,7 +149,7 @@ def new_file(path: str) -> Iterator[Callable[[str], None]]:
         with disk.temporary_beside(path) as temporary:
             yield write
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no path"
+        why = getattr(error, "strerror", None) or "it is not a valid path"
         raise WrongUsage(f"the recording can't be written: {why}") from None
 
 

@@ -20,7 +20,7 @@ from fense_admin.standin.faults import check_fault
 from fense_admin.standin.instances import ROOT, generated
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.state import Seed
-from fense_admin.standin.waits import FILTER_RULES, filter_of
+from fense_admin.standin.waits import FILTER_RULES, Filter
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -225,8 +225,8 @@ class StandIn:
                 for name, value in named.items()
                 if value is not None
             }
-        wanted = filter_of(checked, self._prefix)
-        found = self.app.journal.wait(wanted, timeout, contextlib.nullcontext, count=count)
+        wanted = Filter(checked, self._prefix)
+        found = self.app.journal.wait(wanted, timeout, {}, contextlib.nullcontext, count)
         if len(found) < count:
             asked = " ".join(filter(None, (method, path))) or "any request"
             came = self.report() or "no request"

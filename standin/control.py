@@ -260,14 +260,13 @@ class ControlPlane:
                 for name, text in query.items()
                 if text is not None
             }
-        wanted = waits.filter_of(sent, self.app.prefix)
+        wanted = waits.Filter(sent, self.app.prefix)
         newest = {"count": sent["count"]} if "count" in sent else {}
         if "wait_ms" not in sent:
             return json_object("requests", self.journal.find(wanted, **newest))
-        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
-        seconds = sent["wait_ms"] / 1000
-        spare = db.engine.while_waiting
-        return json_object("requests", self.journal.wait(wanted, seconds, spare, is_gone, **newest))
+        seconds, spare = sent["wait_ms"] / 1000, db.engine.while_waiting
+        found = self.journal.wait(wanted, seconds, request.environ, spare, **newest)
+        return json_object("requests", found)
 
     def delete_requests(self, db: Database) -> None:
         with ValidationErrors() as errors:
@@ -359,8 +358,7 @@ class ControlPlane:
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()
         entry = journal_entry(environ, self.app)
-        if self.is_instance:
-            entry.instance, entry.mount = self.shown_name, environ["SCRIPT_NAME"]
+        entry.instance, entry.mount = self.shown_name, environ.get("SCRIPT_NAME", "")
         self.journal.append(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
@@ -386,8 +384,7 @@ class ControlPlane:
         def add_rest(_: Exception | None) -> None:
             if how is None:
                 add_response(entry, bytes(sent), self.app, environ)
-            entry["duration_ms"] = round((monotonic() - began) * 1000, 1)
-            self.journal.note_answered(entry)
+            self.journal.note_answered(entry, round((monotonic() - began) * 1000, 1))
 
         when_over(body, add_rest)
         if how is None or how.part:

@@ -7,7 +7,7 @@ import fnmatch
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import bottle
@@ -163,10 +163,35 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 # --- Armed faults ------------------------------------------------------------------------------
 
 
+def wait_for(event: threading.Event, seconds: float, environ: Mapping[str, Any]) -> None:
+    """Wait for an event that long, or until the client of this request has gone."""
+    is_gone = environ.get("waitress.client_disconnected", lambda: False)
+    until = monotonic() + seconds
+    while (left := until - monotonic()) > 0 and not is_gone():
+        if event.wait(min(left, GONE_CHECK)):
+            break
+
+
 class Waiting(threading.Event):
     """The requests that wait for a delay. Once it is set, the delays of all of them are over."""
 
     was_reset = False
+
+
+class Armed:
+    """A fault as `GET /_standin/faults` shows it, and what it counts and draws."""
+
+    def __init__(self, fault: dict[str, Any]) -> None:
+        self.fault = fault
+        self.left_to_skip = fault.get("skip", 0)
+        self._delay = fault.get("delay_ms", 0)
+        if isinstance(self._delay, list):
+            self._random = random.Random(fault.get("random_seed"))
+
+    def draw_delay(self) -> float:
+        """Return the seconds of the next delay."""
+        delay = self._delay
+        return (self._random.uniform(*delay) if isinstance(delay, list) else delay) / 1000
 
 
 class Met(NamedTuple):
@@ -193,9 +218,7 @@ class Faults:
         self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
         self._waiting = Waiting()
-        self._armed: list[dict[str, Any]] = []
-        self._left_to_skip: dict[int, int] = {}  # by id, of those that skip
-        self._generators: dict[int, random.Random] = {}  # by id, of those whose delays differ
+        self._armed: list[Armed] = []
         self._count = 0
 
     def arm(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -203,22 +226,18 @@ class Faults:
         with self._lock:
             self._count += 1
             fault = {"id": self._count} | fields | {"times": fields.get("times", 1), "used": 0}
-            self._armed.append(fault)
-            self._left_to_skip[self._count] = fields.get("skip", 0)
-            self._generators[self._count] = random.Random(fields.get("random_seed"))
+            self._armed.append(Armed(fault))
             return copy.deepcopy(fault)
 
     def armed(self) -> list[dict[str, Any]]:
         """The armed faults, copied."""
         with self._lock:
-            return copy.deepcopy(self._armed)
+            return [copy.deepcopy(armed.fault) for armed in self._armed]
 
     def disarm(self) -> None:
         """Disarm them all; requests that wait for a delay go on."""
         with self._lock:
             self._armed.clear()
-            self._left_to_skip.clear()
-            self._generators.clear()
             self._waiting.set()
             self._waiting = Waiting()
 
@@ -231,22 +250,19 @@ class Faults:
     def take(self, method: str, path: str) -> Met:
         """Return the oldest fault that matches, and use it."""
         with self._lock:
-            for fault in self._armed:
-                glob, number = fault.get("path", "*"), fault["id"]
+            for armed in self._armed:
+                fault, glob = armed.fault, armed.fault.get("path", "*")
                 if fault.get("method", method) != method or not fnmatch.fnmatchcase(path, glob):
                     continue
-                if self._left_to_skip[number]:
-                    self._left_to_skip[number] -= 1
+                if armed.left_to_skip:
+                    armed.left_to_skip -= 1
                     continue
                 fault["used"] += 1
                 if fault["times"] == 1:
-                    self._armed.remove(fault)
+                    self._armed.remove(armed)
                 elif fault["times"]:
                     fault["times"] -= 1
-                delay = fault.get("delay_ms", 0)
-                if isinstance(delay, list):
-                    delay = self._generators[number].uniform(*delay)
-                return Met(fault, delay / 1000, self._waiting)
+                return Met(fault, armed.draw_delay(), self._waiting)
         return Met({}, 0, self._waiting)
 
     def wait(self, met: Met, environ: dict[str, Any], db: Database) -> None:
@@ -255,17 +271,12 @@ class Faults:
             return
         if not self._room.acquire(blocking=False):
             raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
-        waiting = met.waiting
-        is_gone = environ.get("waitress.client_disconnected", lambda: False)
-        until = monotonic() + met.delay
         try:
             with db.engine.while_waiting():
-                while (left := until - monotonic()) > 0 and not is_gone():
-                    if waiting.wait(min(left, GONE_CHECK)):
-                        break
+                wait_for(met.waiting, met.delay, environ)
         finally:
             self._room.release()
-        if waiting.was_reset:
+        if met.waiting.was_reset:
             raise ApiError(UNAVAILABLE, WAS_RESET)
 
     # In a request
@@ -281,7 +292,7 @@ class Faults:
             path = request.path[len(application().prefix) :]
             request.environ[MET] = met = self.take(request.method, path)
             is_after = bool(met.fault.get("after"))
-            # A read writes nothing: to wait first holds no transaction meanwhile.
+            # Delay a read before it starts: it changes nothing, and would hold a transaction.
             if not is_after or request.method != "POST":
                 self.wait(met, request.environ, db)
             if not is_after and ("status" in met.fault or "drop" in met.fault):

@@ -6,17 +6,16 @@ import collections
 import fnmatch
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 from fense_admin import rules, settings
 from fense_admin.exchange import UNAVAILABLE, ApiError
-from fense_admin.realtime import monotonic
+from fense_admin.standin.faults import FAULT_RULES, wait_for
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 
 MOST_WAITS = 100  # at once; those of instances count with their parent's
-GONE_CHECK = 0.5  # seconds between two checks whether the client that waits is still there
 
 
 def check_method(text: str) -> str:
@@ -26,7 +25,7 @@ def check_method(text: str) -> str:
 # What the query of `GET /_standin/requests` takes.
 FILTER_RULES: dict[str, rules.Rule] = {
     "method": check_method,
-    "path": rules.matching(r"[/*][\x21-\x7e]{0,254}", "must be a glob of a path, as a fault's"),
+    "path": FAULT_RULES["path"],
     "status": rules.matching("[1-5][0-9]{2}|[1-5]xx", "must be a status, such as 400 or 4xx"),
     "count": settings.number(rules.whole_number(1, JOURNAL_LENGTH)),
     "wait_ms": settings.number(rules.whole_number(0, 60_000)),
@@ -34,26 +33,20 @@ FILTER_RULES: dict[str, rules.Rule] = {
 
 
 class Filter:
-    """Which requests are wanted: those of this method, path (a glob) and status (400 or 4xx)."""
+    """Which requests are wanted, as checked by `FILTER_RULES`: method, path and status."""
 
-    def __init__(
-        self, prefix: str, method: str | None, path: str | None, status: str | None
-    ) -> None:
-        self._prefix, self._method, self._path = prefix, method, path
-        self._status = re.compile((status or "").replace("x", "[0-9]"))
+    def __init__(self, sent: Mapping[str, Any], prefix: str) -> None:
+        self._method, self._path = sent.get("method"), sent.get("path", "*")
+        self._status = re.compile(sent.get("status", ".*").replace("x", "[0-9]"))
+        self._prefix = prefix
 
     def matches(self, entry: Entry) -> bool:
+        path = entry["path"].removeprefix(entry.mount).removeprefix(self._prefix)
         return (
             self._method in (None, entry["method"])
-            and (self._path is None or self._matches_path(entry["path"]))
-            and (not self._status.pattern or self._has_status(entry["status"]))
+            and fnmatch.fnmatchcase(path, self._path)
+            and self._status.fullmatch(str(entry["status"])) is not None
         )
-
-    def _matches_path(self, path: str) -> bool:
-        return fnmatch.fnmatchcase(path.removeprefix(self._prefix), self._path or "*")
-
-    def _has_status(self, status: int | None) -> bool:
-        return self._status.fullmatch(str(status)) is not None
 
 
 class Wait(threading.Event):
@@ -78,18 +71,21 @@ class Journal(collections.deque[Entry]):
         self._room = parent._room if parent else threading.BoundedSemaphore(MOST_WAITS)
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
+        self._forgotten = 0  # the highest number of an entry that was cleared
 
     def clear(self) -> None:
         with self._lock:
+            self._forgotten = max((entry.number for entry in self), default=self._forgotten)
             super().clear()
             for wait in self._waits:
                 wait.left = wait.count
 
-    def note_answered(self, entry: Entry) -> None:
+    def note_answered(self, entry: Entry, duration_ms: float) -> None:
         """Note that a request was answered, or dropped by a fault: its entry is complete."""
         with self._lock:
+            entry["duration_ms"] = duration_ms
             for wait in self._waits:
-                if wait.wanted.matches(entry):
+                if entry.number > self._forgotten and wait.wanted.matches(entry):
                     wait.left -= 1
                     if wait.left <= 0:
                         wait.set()
@@ -108,8 +104,8 @@ class Journal(collections.deque[Entry]):
         self,
         wanted: Filter,
         seconds: float,
+        environ: Mapping[str, Any],
         while_waiting: Callable[[], AbstractContextManager[None]],
-        is_gone: Callable[[], bool] = lambda: False,
         count: int = 1,
     ) -> list[Entry]:
         """Return so many of them once they have been answered, or after the time what there is.
@@ -126,10 +122,7 @@ class Journal(collections.deque[Entry]):
                 self._waits.append(wait)
             if wait.left > 0:
                 with while_waiting():
-                    until = monotonic() + seconds
-                    while (left := until - monotonic()) > 0 and not is_gone():
-                        if wait.wait(min(left, GONE_CHECK)):
-                            break
+                    wait_for(wait, seconds, environ)
             return self._answered(wanted)[-count:]
         finally:
             with self._lock:
@@ -138,8 +131,3 @@ class Journal(collections.deque[Entry]):
 
     def _answered(self, wanted: Filter) -> list[Entry]:
         return [entry for entry in self.find(wanted) if entry["duration_ms"] is not None]
-
-
-def filter_of(sent: dict[str, Any], prefix: str) -> Filter:
-    """The filter that a query names."""
-    return Filter(prefix, sent.get("method"), sent.get("path"), sent.get("status"))

@@ -152,21 +152,20 @@ def test_a_key_is_needed(run_command):
 # --- What is not a Fense -------------------------------------------------------------------------
 
 
-def html(handler):
-    body = b"<form>Log in</form>"
+def send(handler, body, content_type):
     handler.send_response(200)
-    handler.send_header("Content-Type", "text/html")
+    handler.send_header("Content-Type", content_type)
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)
+
+
+def html(handler):
+    send(handler, b"<form>Log in</form>", "text/html")
 
 
 def other_json(handler):
-    body = b'{"hello": "world"}'
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
+    send(handler, b'{"hello": "world"}', "application/json")
 
 
 def cut(handler):

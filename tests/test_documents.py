@@ -84,7 +84,7 @@ STATEMENTS = [
             "A day's total is at most 10^12",
             "After the id 2^53 - 1 a creation is 503",
             f"{INVALID}, 401, 403, 404 and 500, in one shape",
-            f"what is no integer is {INVALID}",
+            f"that is not an integer is {INVALID}",
             f"One that another account has is {INVALID}",
             f"Different ids in path and query are {INVALID}",
             f"other than `identity` is {INVALID}",

@@ -186,8 +186,6 @@ class Shown:
 
 # --- Requests ----------------------------------------------------------------------------------
 
-UNKNOWN = "is not accepted here"
-
 
 def requests(shown: Shown, sent: Sent) -> View:
     journal = shown.newest_first()
@@ -288,7 +286,8 @@ def notes_on_curl(entry: Entry) -> Iterator[str]:
 
 def hinted(field: str, message: str) -> str:
     """The message, and for an unknown name what was probably meant."""
-    return message + rules.did_you_mean(field, rules.KNOWN_NAMES) * (message == UNKNOWN)
+    is_unknown = message == rules.NOT_ACCEPTED
+    return message + (rules.meant_instead(field, rules.KNOWN_NAMES) if is_unknown else "")
 
 
 def messages_by_field(details: Iterable[tuple[str, str]]) -> dict[str, str]:

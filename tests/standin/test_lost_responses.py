@@ -176,7 +176,7 @@ def test_the_third_page_fails(seeded, seeded_api):
     assert [seeded_api.get("/accounts/1").status for _ in range(4)] == [200, 200, 503, 200]
 
 
-def test_what_passes_one_fault_may_meet_a_younger_one(seeded, seeded_api):
+def test_a_skipped_request_can_meet_a_younger_fault(seeded, seeded_api):
     seeded.fail(503, skip=1, times=0)
     seeded.fail(500, times=2)
     assert [seeded_api.get("/accounts/1").status for _ in range(3)] == [500, 503, 503]
@@ -227,7 +227,7 @@ def test_delays_are_drawn_and_can_be_repeated():
     ],
     ids=ascii,
 )
-def test_what_makes_no_sense_is_refused_and_nothing_is_armed(seeded_api, sent, field):
+def test_an_invalid_fault_is_rejected_and_not_armed(seeded_api, sent, field):
     answer = seeded_api.post("/_standin/faults", sent)
     assert answer.status == 400
     assert [it["field"] for it in answer.body["error"]["details"]] == ([field] if field else [])

@@ -4,6 +4,7 @@ import http.client
 import json
 import threading
 import time
+import urllib.parse
 
 import pytest
 from conftest import (
@@ -168,6 +169,25 @@ def test_an_instance_that_ends_ends_its_waits(fense):
     assert call_standin(fense, "DELETE", path)[0] == 204
     thread.join(TIMEOUT)
     assert outcome == [200]
+
+
+def test_the_path_is_that_within_an_instance(seeded_api):
+    made = seeded_api.post("/_standin/instances", {}).body
+    root = urllib.parse.urlsplit(made["base_url"]).path
+    its = Api(seeded_api.client.app, made["api_key"], None, base=root)
+    its.get("/accounts/1")
+    (entry,) = its.get(f"{LIST}?path=/accounts/*&wait_ms=0").body["requests"]
+    assert entry["path"] == f"{root}/accounts/1"
+
+
+def test_a_request_that_was_forgotten_in_flight_is_not_counted(fense):
+    fense.fail(delay_ms=600_000)
+    with in_background(lambda: call_standin(fense, "GET", "/accounts/1"), stop=fense.disarm):
+        wait_until(lambda: len(fense.app.journal) == 1)
+        result = wait_for(fense, "wait_ms=60000")
+        call_standin(fense, "DELETE", LIST)
+    call_standin(fense, "GET", "/accounts/2")
+    assert [it["path"] for it in result()[1]["requests"]] == ["/accounts/2"]
 
 
 def test_a_wait_of_a_client_that_has_gone_ends(fense):
