@@ -162,7 +162,12 @@ def test_closing_the_console_of_windows_comes_as_ctrl_break(windows, monkeypatch
         monkeypatch.setattr(signal, name, value, raising=False)
     monkeypatch.setattr(ctypes, "WinDLL", Library, raising=False)
     monkeypatch.setattr(ctypes, "WINFUNCTYPE", ctypes.CFUNCTYPE, raising=False)
-    monkeypatch.setattr(time, "sleep", sleeps.append)
+    sleep, own = time.sleep, threading.current_thread()
+
+    def sleep_or_note(seconds):  # threads of other tests may still be ending
+        sleeps.append(seconds) if threading.current_thread() is own else sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep_or_note)
     before = signal.signal(signal.SIGTERM, lambda signum, _: came.append(signum))
     try:
         windows.take_console_events()
