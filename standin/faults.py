@@ -153,12 +153,13 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
     fields = rules.validate(sent, FAULT_RULES, errors)
     has_delay = sent.get("delay_ms") not in (None, 0, [0, 0])
     is_nothing = not has_delay and "status" not in sent and "drop" not in sent
-    if is_nothing:
+    if is_nothing and "after" not in sent:
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
     # After the request was handled, a drop is of the real response.
     has_error = "status" in sent or ("drop" in sent and not sent.get("after"))
     needs = "needs a status" if sent.get("after") else "needs a status or a drop"
     for name, is_met, message in (
+        ("after", not is_nothing, "needs a status, a drop or a delay_ms"),
         ("headers", has_error or is_nothing, needs),
         ("message", has_error or is_nothing, needs),
         ("message", "body" not in sent, "is not accepted beside body"),
