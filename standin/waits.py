@@ -115,7 +115,7 @@ class Journal(collections.deque[Entry]):
         """
         wait = Wait(wanted, count)
         if not self._room.acquire(blocking=False):
-            raise ApiError(UNAVAILABLE, f"{MOST_WAITS} requests wait for others already")
+            raise ApiError(UNAVAILABLE, f"{MOST_WAITS} calls are already waiting for requests")
         try:
             with self._lock:
                 wait.left -= len(self._answered(wanted))
