@@ -18,6 +18,7 @@ import fense_admin
 from fense_admin import exchange, models, postgres, reading, rules, sqlite
 from fense_admin.settings import Limits
 from fense_admin.standin import faults, journal, page
+from fense_admin.standin.page import shown
 from fense_admin.standin.state import STATE_ACCOUNT_RULES
 
 FIDELITY = (CHECKOUT / "FIDELITY.md").read_text("utf-8")
@@ -186,7 +187,7 @@ def test_the_control_plane_is_tested():
 
 def test_a_template_is_in_the_list_and_its_file_is_there():
     files = {file.stem for file in (CHECKOUT / "standin/page").glob("*.html")}
-    assert set(page.TEMPLATES) == files
+    assert set(shown.TEMPLATES) == files
 
 
 @pytest.mark.parametrize("tests", ["test_page.py", "test_page_curl.py", "test_page_in_browser.py"])
