@@ -359,7 +359,7 @@ class ControlPlane:
         began = monotonic()
         entry = journal_entry(environ, self.app)
         entry.instance, entry.mount = self.shown_name, environ.get("SCRIPT_NAME", "")
-        self.journal.append(entry)
+        self.journal.note_arrived(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
         met: faults.Met | None = environ.get(faults.MET)

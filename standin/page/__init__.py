@@ -38,6 +38,8 @@ CONTENT_SECURITY_POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
+CHANGES = "changes"  # the path that responds once the list of requests has changed
+CHANGE_TIMEOUT = 50  # seconds; proxies often give up after 60
 TEMPLATES = (
     "accounts body chart curl error faults fields layout list one_account one_request pager "
     "reference requests service"
@@ -67,6 +69,12 @@ def show(plane: Plane, path: str) -> str | bytes:
     if path in FILES:
         response.content_type = f"{FILES[path]}; charset=utf-8"
         return read(path)
+    if path == CHANGES:
+        spare = plane.db.engine.while_waiting
+        if seen := filters.read(filters.OF_CHANGES)["after"]:
+            plane.journal.wait_for_change(int(seen), CHANGE_TIMEOUT, request.environ, spare)
+        response.content_type = "text/plain; charset=utf-8"
+        return f"{plane.journal.changes}"
     response.content_type = "text/html; charset=utf-8"
     shown = Shown(plane)
     try:
@@ -188,12 +196,14 @@ class Shown:
 
 
 def requests(shown: Shown, sent: Sent) -> View:
+    changes = shown.plane.journal.changes  # first: those that come in between are asked for again
     journal = shown.newest_first()
     found = [entry for entry in journal if filters.fit(entry, sent)]
     pager = filters.Pager(found, sent.pop("page"))
     methods = {"GET", "POST"} | set(list(dict.fromkeys(entry["method"] for entry in journal))[:20])
     failed = sum(map(entries.has_failed, journal))
-    return "Requests", {
+    return f"({failed:,} failed) Requests" if failed else "Requests", {
+        "changes": shown.link(f"page/{CHANGES}", after=changes),
         "filters": sent,
         "pager": pager,
         "methods": sorted(method for method in methods if len(method) <= 20),
