@@ -680,7 +680,7 @@ def test_the_documentation_says_what_a_value_may_be(see):
     assert fields["api_key required"][0] == "string, 1 to 255 characters"
     assert fields["dispute_account_id optional"] == [
         "string or null",
-        "The Dispute.com account linked to, hex digits of either case; null for no link. Default: null.",
+        "The linked Dispute.com account, with hex digits in either case; null for no link. Default: null.",
     ]
     usage = view.select_one("section[aria-labelledby=getAccountUsage]")
     assert rows(usage)[1] == [
