@@ -111,10 +111,11 @@ def read_ahead(has_control_plane: bool) -> None:
     """Read what is otherwise read once it is needed: an update may replace the files until then."""
     files.read(fense_admin.OPENAPI_FILE)
     if has_control_plane:
-        from fense_admin.standin import document, page
+        from fense_admin.standin import document
+        from fense_admin.standin.page import shown
 
         document.read()
-        page.read_files()
+        shown.read_files()
 
 
 def origin_of(host: str, port: int) -> str:

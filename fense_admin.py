@@ -113,6 +113,15 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
     return "Host" if on_loopback and not LOOPBACK.fullmatch(host) else None
 
 
+PREFLIGHT = "a CORS preflight: a browser asks whether a web page may send this request; it may not"
+
+
+def is_preflight(environ: Mapping[str, Any]) -> bool:
+    """Whether a browser asks, on behalf of another origin's page, what that page may send."""
+    headers = ("HTTP_ORIGIN", "HTTP_ACCESS_CONTROL_REQUEST_METHOD")
+    return environ["REQUEST_METHOD"] == "OPTIONS" and all(name in environ for name in headers)
+
+
 # --- The database in a request -----------------------------------------------------------------
 
 REFUSALS = (ValidationErrors, models.NoSuchAccount, models.ApiKeyTaken)
@@ -206,6 +215,7 @@ def get_health(db: Database) -> dict[str, Any]:
 
 
 def get_openapi(db: Database) -> dict[str, Any]:
+    response.set_header("Access-Control-Allow-Origin", "*")  # it is public
     return reading.read_openapi(OPENAPI_FILE, reading.application().prefix)
 
 
@@ -335,6 +345,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         error = res
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(exchange.NOT_FOUND, "there is no such path" + self._signpost())
+        if is_preflight(request.environ):  # which never has a key: to say so would mislead
+            error.body = error.reason = PREFLIGHT
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         if error.status_code != exchange.UNKNOWN_KEY:
             fields, key = [field for field, _ in error.details], request_key(request.environ)

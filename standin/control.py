@@ -13,22 +13,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
-from wsgiref.util import is_hop_by_hop
 
 from bottle import request, response
 
 from fense_admin import Application, __version__, create_app, models, rules
 from fense_admin.databases import Database
 from fense_admin.exchange import (
-    ERROR,
-    HOP_BY_HOP,
     NOT_FOUND,
     RECEIVED,
-    REQUEST_ID,
     ApiError,
     Stream,
-    error_body,
-    log,
     request_key,
     when_over,
 )
@@ -37,11 +31,13 @@ from fense_admin.reading import read_fields, read_json, read_query
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import document, faults, state, waits
+from fense_admin.standin.calling import own_context
 from fense_admin.standin.clock import CLOCK_RULES, Clock
 from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard, control_key
 from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import (
+    ENTRY,
     SEEN,
     add_response,
     journal_entry,
@@ -357,7 +353,7 @@ class ControlPlane:
 
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()
-        entry = journal_entry(environ, self.app)
+        entry = environ[ENTRY] = journal_entry(environ, self.app)
         entry.instance, entry.mount = self.shown_name, environ.get("SCRIPT_NAME", "")
         self.journal.append(entry)
         answer: list[Any] = []
@@ -369,9 +365,9 @@ class ControlPlane:
             entry.created = json.loads(b"".join(body))["fense_account_id"]
         if met and fault.get("after"):
             entry["handled"] = int(answer[0][:3])
-            body = self._after(met, body, answer, environ)
+            body = self.faults.meet_response(met, body, answer, environ, self.app)
         elif environ.get(faults.IS_ANSWERED):
-            body = self._replace(faults.error_of(fault), fault, body, answer, environ)
+            body = faults.replace(faults.error_of(fault), fault, body, answer, environ, self.app)
         how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:
             entry["status"] = int(answer[0][:3])
@@ -394,48 +390,6 @@ class ControlPlane:
         if isinstance(body, Stream):
             return faults.drop_stream(how, environ, body)
         return faults.drop(how, environ, bytes(sent))
-
-    def _after(self, met: faults.Met, body: Any, answer: list[Any], environ: dict[str, Any]) -> Any:
-        """The body of what a fault answers in place of this response, which was produced."""
-        try:
-            if environ["REQUEST_METHOD"] == "POST":
-                self.faults.wait(met, environ, self.db)
-        except ApiError as error:  # too many requests wait
-            return self._replace(error, {}, body, answer, environ)
-        number = met.fault["id"]
-        log.info("the armed fault %d meets this response: id=%s", number, environ[REQUEST_ID])
-        if "status" not in met.fault:
-            return body
-        return self._replace(faults.error_of(met.fault), met.fault, body, answer, environ)
-
-    def _replace(
-        self,
-        error: ApiError,
-        fault: dict[str, Any],
-        body: Any,
-        answer: list[Any],
-        environ: dict[str, Any],
-    ) -> list[bytes]:
-        """Put an error, as a fault has it, in the place of this response. Returns its body."""
-        if isinstance(body, Stream):
-            body.close()
-        if "body" in fault:
-            content = fault["body"].encode()
-            content_type = fault.get("content_type", faults.PLAIN_TEXT)
-            environ[ERROR] = None
-        else:
-            content, content_type = error_body(error.status_code, error.body), "application/json"
-            environ[ERROR] = error
-        set_by_fault = fault.get("headers", {})
-        names = {name.lower() for name in set_by_fault}
-        headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
-        common = self.app.common_headers(environ[REQUEST_ID])
-        headers += [pair for pair in common if pair[0].lower() not in names]
-        by_server = environ.get(HOP_BY_HOP, headers)
-        for name, value in set_by_fault.items():
-            (by_server if is_hop_by_hop(name) else headers).append((name, value))
-        answer[:] = [error.status_line, headers]
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
 
     def new_instance(self, seed: Seed, name: str | None = None) -> Instance:
         """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""
@@ -475,22 +429,3 @@ def json_object(name: str, items: list[Any]) -> str:
     """{name: items} as JSON. Item by item: for a long list json.dumps would hold the GIL."""
     response.content_type = "application/json"
     return f'{{"{name}": [{", ".join(map(json.dumps, items))}]}}'
-
-
-CONTEXT = [(request, "environ")]
-CONTEXT += [(response, f"_{name}") for name in ("status_line", "status_code", "cookies", "headers")]
-CONTEXT += [(response, "body")]
-
-
-@contextlib.contextmanager
-def own_context() -> Iterator[None]:
-    """Keep Bottle's request and response: another Bottle application may be calling this one."""
-    try:
-        outer = [getattr(local, name) for local, name in CONTEXT]
-    except RuntimeError:  # there is none yet in this thread
-        outer = []
-    try:
-        yield
-    finally:
-        for (local, name), value in zip(CONTEXT, outer, strict=False):
-            setattr(local, name, value)

@@ -9,13 +9,24 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+from wsgiref.util import is_hop_by_hop
 
 import bottle
 from bottle import request
 
-from fense_admin import rules
+from fense_admin import Application, rules
 from fense_admin.databases import Database
-from fense_admin.exchange import RESET, UNAVAILABLE, ApiError, Stream
+from fense_admin.exchange import (
+    ERROR,
+    HOP_BY_HOP,
+    REQUEST_ID,
+    RESET,
+    UNAVAILABLE,
+    ApiError,
+    Stream,
+    error_body,
+    log,
+)
 from fense_admin.reading import application
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
@@ -142,12 +153,13 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
     fields = rules.validate(sent, FAULT_RULES, errors)
     has_delay = sent.get("delay_ms") not in (None, 0, [0, 0])
     is_nothing = not has_delay and "status" not in sent and "drop" not in sent
-    if is_nothing:
+    if is_nothing and "after" not in sent:
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
     # After the request was handled, a drop is of the real response.
     has_error = "status" in sent or ("drop" in sent and not sent.get("after"))
     needs = "needs a status" if sent.get("after") else "needs a status or a drop"
     for name, is_met, message in (
+        ("after", not is_nothing, "needs a status, a drop or a delay_ms"),
         ("headers", has_error or is_nothing, needs),
         ("message", has_error or is_nothing, needs),
         ("message", "body" not in sent, "is not accepted beside body"),
@@ -279,6 +291,21 @@ class Faults:
         if met.waiting.was_reset:
             raise ApiError(UNAVAILABLE, WAS_RESET)
 
+    def meet_response(
+        self, met: Met, body: Any, answer: list[Any], environ: dict[str, Any], app: Application
+    ) -> Any:
+        """Let a fault that came `after` meet this response: see `replace`."""
+        try:
+            if environ["REQUEST_METHOD"] == "POST":
+                self.wait(met, environ, app.db)
+        except ApiError as error:  # too many requests wait
+            return replace(error, {}, body, answer, environ, app)
+        number = met.fault["id"]
+        log.info("the armed fault %d meets this response: id=%s", number, environ[REQUEST_ID])
+        if "status" not in met.fault:
+            return body
+        return replace(error_of(met.fault), met.fault, body, answer, environ, app)
+
     # In a request
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
@@ -306,3 +333,35 @@ class Faults:
 def error_of(fault: dict[str, Any]) -> ApiError:
     """Return the error that a fault answers, without its `headers` and its `body`."""
     return ApiError(fault.get("status", UNAVAILABLE), fault.get("message", MESSAGE))
+
+
+def replace(
+    error: ApiError,
+    fault: dict[str, Any],
+    body: Any,
+    answer: list[Any],
+    environ: dict[str, Any],
+    app: Application,
+) -> list[bytes]:
+    """Put an error, as a fault has it, in the place of a response. Returns its body.
+
+    `answer` is the response's status line and headers, and `body` its body, as WSGI has them.
+    """
+    if isinstance(body, Stream):
+        body.close()
+    if "body" in fault:
+        content, content_type = fault["body"].encode(), fault.get("content_type", PLAIN_TEXT)
+        environ[ERROR] = None
+    else:
+        content, content_type = error_body(error.status_code, error.body), "application/json"
+        environ[ERROR] = error
+    set_by_fault = fault.get("headers", {})
+    names = {name.lower() for name in set_by_fault}
+    headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
+    common = app.common_headers(environ[REQUEST_ID])
+    headers += [pair for pair in common if pair[0].lower() not in names]
+    by_server = environ.get(HOP_BY_HOP, headers)
+    for name, value in set_by_fault.items():
+        (by_server if is_hop_by_hop(name) else headers).append((name, value))
+    answer[:] = [error.status_line, headers]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]

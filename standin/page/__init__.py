@@ -7,49 +7,37 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
-import bottle
 from bottle import request, response
 
 import fense_admin
-from fense_admin import __version__, files, rules, sqlite
+from fense_admin import __version__, rules, sqlite
 from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
-from fense_admin.reading import mount_point, origin, read_openapi
+from fense_admin.reading import read_openapi
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import document as control_plane
-from fense_admin.standin.instances import INSTANCES, ROOT, Plane
+from fense_admin.standin.instances import Plane
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 from fense_admin.standin.page import curl, documentation, entries, filters
 from fense_admin.standin.page import faults as in_words
-from fense_admin.standin.page.curl import Lines
-from fense_admin.standin.page.text import clip, escape, size
+from fense_admin.standin.page.shown import FILES, Shown, read
+from fense_admin.standin.page.text import clip, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
-HERE = os.path.dirname(__file__)
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-FILES = {"page.css": "text/css", "page.js": "text/javascript"}
-TEMPLATES = (
-    "accounts body chart curl error faults fields layout list one_account one_request pager "
-    "reference requests service"
-).split()
 # Bytes of HTML. What a client sends is bounded, but a byte of it may take twelve on the page.
 MOST_OF_REQUEST = 180_000  # for all that the view of a request shows of it
 MOST_OF_CURL = 130_000  # for the curl lines: what is longer is left out
 MOST_OF_TITLE = 1_000
-MOST_OF_CELL = 600  # in a list
 ROW = 100  # for the tags of a table's row
-
-SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
 
 View = tuple[str, dict[str, Any]]  # a title, and the values of the template
 Sent = dict[str, Any]  # a view's parameters
@@ -84,104 +72,12 @@ def show(plane: Plane, path: str) -> str | bytes:
         return shown.whole_page(title, "error", error=error)
 
 
-def read(name: str) -> bytes:
-    """A file of the page's."""
-    return files.read(os.path.join(HERE, name))
-
-
-def read_files() -> None:
-    """Read all files of the page, before an update replaces them."""
-    for name in [*FILES, *(f"{name}.html" for name in TEMPLATES)]:
-        read(name)
-
-
-@functools.cache
-def template(name: str) -> bottle.SimpleTemplate:
-    return bottle.SimpleTemplate(read(f"{name}.html").decode(), escape_func=escape)
-
-
-def prose(text: str) -> str:
-    """Text of an OpenAPI document as HTML: its paragraphs, and what stands in backticks as code."""
-    paragraphs = [re.sub("`([^`]+)`", r"<code>\1</code>", escape(p)) for p in text.split("\n\n")]
-    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
-
-
 def duration(seconds: float) -> str:
     """A duration in its largest unit: "42 s", "5 min" or "3 h"."""
     for unit, length in (("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-# Bodies of the curl lines for what one does by hand
-KEY = "merchant-key-7d1e-9f2c"
-NEW_ACCOUNT = {"api_key": KEY, "name": "Acme Ltd", "email": "owner@acme.example"}
-STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
-
-
-class Shown:
-    """What the views and the templates share: where this stand-in is, and how to ask it."""
-
-    def __init__(self, plane: Plane) -> None:
-        self.plane = plane
-        self.origin = origin()
-        self.root = mount_point() + ROOT
-        self.standin_url = self.origin + self.root
-        self.base_url = self.origin + mount_point() + plane.app.prefix
-        self.is_development = fense_admin.DEVELOPMENT_KEY in plane.app.masker.own
-        system = request.get_header("Sec-CH-UA-Platform") or request.get_header("User-Agent", "")
-        # The reader's own comes first; who uses another there finds it below.
-        self.shells = ["powershell", "sh"] if "Windows" in system else ["sh", "powershell"]
-        self.parent = self.root.partition(INSTANCES)[0] + ROOT + "/"
-
-    def newest_first(self) -> list[Entry]:
-        """The entries of the journal."""
-        return list(self.plane.journal)[::-1]
-
-    def whole_page(self, title: str, view: str, **values: Any) -> str:
-        content = self.part(view, title=title, **values)
-        return self.part("layout", title=title, view=view, content=content)
-
-    def part(self, name: str, **values: Any) -> str:
-        """A template as HTML."""
-        shared = {
-            "shown": self,
-            "plane": self.plane,
-            "entries": entries,
-            "prose": prose,
-            "clip": clip,
-            "MOST_OF_CELL": MOST_OF_CELL,
-            "NEW_ACCOUNT": NEW_ACCOUNT,
-            "STATE": STATE,
-            "version": __version__,
-        }
-        return str(template(name).render(shared | values))
-
-    def more(self, count: int) -> str:
-        """What stands below a table that leaves out so many rows."""
-        return f'<p class="note">and {count:,} more</p>' if count else ""
-
-    def link(self, path: str, /, **query: Any) -> str:
-        """The path of a view, with the parameters that are given."""
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return f"{self.root}/{path}" + (f"?{urlencode(given)}" if given else "")
-
-    def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
-        """The curl block of a request to the control plane, or to the API at this base."""
-        url = (self.standin_url if base is None else base) + path
-        return self.block(curl.by_hand(method, url, self.is_development, body))
-
-    def block(self, lines: Lines, most: float = math.inf) -> str:
-        """The curl block of these lines, as far as their HTML takes no more bytes than `most`."""
-        fitting = []
-        for shell in self.shells:
-            line = getattr(lines, shell)
-            most -= size(line)
-            if most < 0:
-                break
-            fitting.append((shell, line))
-        return self.part("curl", lines=fitting, names=SHELLS) if fitting else ""
 
 
 # --- Requests ----------------------------------------------------------------------------------
