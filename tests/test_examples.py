@@ -58,6 +58,24 @@ NEEDED = {
 }
 
 
+HELPERS = {
+    "vitest": "javascript/fense.mjs",
+    "rspec": "rspec/fense.rb",
+    "go": "go/fense_test.go",
+    "phpunit": "phpunit/Fense.php",
+    "junit": "junit/Fense.java",
+    "nunit": "nunit/Fense.cs",
+}
+
+
+@pytest.mark.parametrize("runner", HELPERS)
+def test_a_helper_begins_with_how_to_run_it(runner):
+    text = (CHECKOUT / "examples" / HELPERS[runner]).read_text("utf-8")
+    head = "".join(text.splitlines(keepends=True)[:5])
+    assert "copy this file" in head
+    assert f"fense-admin exec --seed examples/seed.json -- {PARALLEL[runner]}\n" in head
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("runner", "reports"),

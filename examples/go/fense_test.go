@@ -1,7 +1,7 @@
-package billing
-
-// The helper: copy this file beside your tests, and run  fense-admin exec -- go test -count=1 ./...
+// A stand-in for each test: copy this file beside them, and run  fense-admin exec -- go test -count=1 ./...
 // Here: fense-admin exec --seed examples/seed.json -- sh -c 'cd examples/go && go test -count=1 ./...'
+
+package billing
 
 import (
 	"encoding/json"

@@ -1,5 +1,4 @@
-// A stand-in for each test file, for any test runner: see the two folders beside this. Copy this file, and
-// run  fense-admin exec -- npm test
+// A stand-in for each test file, for any test runner: copy this file, and run  fense-admin exec -- npm test
 // Here: fense-admin exec --seed examples/seed.json -- npm test --prefix examples/javascript
 const { FENSE_STANDIN_URL, FENSE_API_KEY } = process.env; // set by `fense-admin exec`
 

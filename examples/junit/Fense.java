@@ -1,3 +1,7 @@
+// A stand-in for each test class: copy this file, and run  fense-admin exec -- mvn test  (or gradle test)
+// It needs junit-jupiter and jackson-databind. For parallel classes, set in junit-platform.properties
+// junit.jupiter.execution.parallel.enabled=true and ...parallel.mode.classes.default=concurrent
+// Here, with Debian's packages: fense-admin exec --seed examples/seed.json -- examples/junit/run.sh
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.net.URI;
@@ -6,11 +10,6 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse.BodyHandlers;
 
-/**
- * A stand-in for each test class: copy this file, and run  fense-admin exec -- mvn test  (or gradle).
- * It needs junit-jupiter and jackson-databind. Here, with those of Debian:
- * fense-admin exec --seed examples/seed.json -- examples/junit/run.sh
- */
 class Fense implements AutoCloseable {
   private static final String INSTANCES = System.getenv("FENSE_STANDIN_URL") + "/instances";
   private static final String KEY = System.getenv("FENSE_API_KEY");

@@ -1,6 +1,6 @@
 // A stand-in for each test class: copy this file, and run  fense-admin exec -- dotnet test
-// It needs NUnit and Newtonsoft.Json. Here, with Debian's Mono:
-// fense-admin exec --seed examples/seed.json -- examples/nunit/run.sh
+// It needs NUnit and Newtonsoft.Json. For parallel classes, add [assembly: Parallelizable(ParallelScope.Fixtures)]
+// Here, with Debian's Mono: fense-admin exec --seed examples/seed.json -- examples/nunit/run.sh
 using System;
 using System.Net.Http;
 using System.Text;
