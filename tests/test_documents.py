@@ -100,7 +100,7 @@ STATEMENTS = [
             "After the id 2^53 - 1 a creation is 503",
             f"{INVALID}, 401, 403, 404 and 500, in one shape",
             f"that is not an integer is {INVALID}",
-            f"One that another account has is {INVALID}",
+            f"that another account has is {INVALID}",
             f"Different ids in path and query are {INVALID}",
             f"other than `identity` is {INVALID}",
             f"more than 4,300 digits are {INVALID}",

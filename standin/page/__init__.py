@@ -33,6 +33,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+CHANGES = "changes"  # the path that responds once the list of requests has changed
+CHANGE_TIMEOUT = 50  # seconds; proxies often give up after 60
 # Bytes of HTML. What a client sends is bounded, but a byte of it may take twelve on the page.
 MOST_OF_REQUEST = 180_000  # for all that the view of a request shows of it
 MOST_OF_CURL = 130_000  # for the curl lines: what is longer is left out
@@ -55,6 +57,12 @@ def show(plane: Plane, path: str) -> str | bytes:
     if path in FILES:
         response.content_type = f"{FILES[path]}; charset=utf-8"
         return read(path)
+    if path == CHANGES:
+        spare = plane.db.engine.while_waiting
+        if seen := filters.read(filters.OF_CHANGES)["after"]:
+            plane.journal.wait_for_change(int(seen), CHANGE_TIMEOUT, request.environ, spare)
+        response.content_type = "text/plain; charset=utf-8"
+        return f"{plane.journal.changes}"
     response.content_type = "text/html; charset=utf-8"
     shown = Shown(plane)
     try:
@@ -84,12 +92,14 @@ def duration(seconds: float) -> str:
 
 
 def requests(shown: Shown, sent: Sent) -> View:
+    changes = shown.plane.journal.changes  # first: those that come in between are asked for again
     journal = shown.newest_first()
     found = [entry for entry in journal if filters.fit(entry, sent)]
     pager = filters.Pager(found, sent.pop("page"))
     methods = {"GET", "POST"} | set(list(dict.fromkeys(entry["method"] for entry in journal))[:20])
     failed = sum(map(entries.has_failed, journal))
-    return "Requests", {
+    return f"({failed:,} failed) Requests" if failed else "Requests", {
+        "changes": shown.link(f"page/{CHANGES}", after=changes),
         "filters": sent,
         "pager": pager,
         "methods": sorted(method for method in methods if len(method) <= 20),
