@@ -37,6 +37,7 @@ from fense_admin.standin.faults import Faults
 from fense_admin.standin.guard import ControlGuard
 from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import (
+    ENTRY,
     SEEN,
     add_response,
     journal_entry,
@@ -359,9 +360,9 @@ class ControlPlane:
 
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()
-        entry = journal_entry(environ, self.app)
+        entry = environ[ENTRY] = journal_entry(environ, self.app)
         entry.instance, entry.mount = self.shown_name, environ.get("SCRIPT_NAME", "")
-        self.journal.append(entry)
+        self.journal.note_arrived(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
         met: faults.Met | None = environ.get(faults.MET)
