@@ -59,7 +59,6 @@ class Drop(NamedTuple):
     effect: str  # continues "It"; {status} is the status of the response
     # Which part of the body to send; None: nothing, not even headers.
     part: Callable[[bytes], bytes] | None = None
-    )
     is_reset: bool = False  # whether the connection is reset instead of closed
 
 
@@ -68,7 +67,7 @@ DROPS = {
     "empty": Drop("closed without a response", "closes the connection without a response"),
     "truncate": Drop(
         "response cut short",
-        "cuts the {status} response short",
+        "cuts the response {status} short",
         lambda body: body[: len(body) // 2],
     ),
 }

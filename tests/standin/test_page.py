@@ -546,7 +546,7 @@ def test_armed_faults_say_what_they_meet_and_how_often_they_were_used(seeded, se
         ["2", "waits 1 ms, then lets the request be served",
          "all requests to /accounts/usage/[0-9]*, until it is disarmed GET /accounts/usage/{fense_account_id}",
          "1 GET /accounts/usage/1", "Disarm"],
-        ["3", "cuts the 418 response short",
+        ["3", "cuts the response 418 short",
          "the next request to /account/* No endpoint of the API has such a path.", "0", "Disarm"],
     ]  # fmt: skip
     seeded_api.post("/accounts", {})
