@@ -1,8 +1,8 @@
 """How long a list of the page takes to open: python benchmarks/page.py
 
 With 10,000 accounts, each with lookups on 30 days, and 1,000 requests of 8 KiB. Each list is opened
-over HTTP, from the first byte sent to the last one received: the median of 20, and the CPU time that
-the service and its client took, which other programs don't change.
+over HTTP, from the first byte sent to the last one received: the median of 20, and the CPU time
+that the service and its client took, which other programs don't change.
 """
 
 from __future__ import annotations
