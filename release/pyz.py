@@ -32,7 +32,9 @@ def make_pyz(wheels: list[Path], target: Path, epoch: int) -> None:
     files = {"__main__.py": (HERE / "pyz_main.py").read_bytes()}
     for wheel in wheels:
         files |= archives.read_zip(wheel)
-    assert not any(".data/" in name for name in files), "only an installer knows where these go"
+    # Commands of the libraries. Nothing else may need an installer.
+    files = {name: files[name] for name in files if ".data/scripts/" not in name}
+    assert not any(".data/" in name for name in files)
     archives.write_zip(target, files, epoch, b"#!/usr/bin/env python3\n")
     target.chmod(0o755)
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import archives
 
-SPDX = re.compile(r"[A-Za-z0-9.+-]+")  # one licence, not an expression of several
+# The SPDX ids of licences that the wheels' metadata doesn't declare, or not by these ids.
+LICENCES = {"bottle": "MIT", "peewee": "MIT", "waitress": "ZPL-2.1"}
 
 
 def make_sbom(own: Path, libraries: list[Path], optional: list[Path], epoch: int) -> str:
@@ -29,7 +30,7 @@ def make_sbom(own: Path, libraries: list[Path], optional: list[Path], epoch: int
         found = component(wheel) | {"scope": "optional"}
         del found["hashes"]
         components.append(found)
-    refs = {it["name"]: it["bom-ref"] for it in components}
+    refs = {it["name"]: it["bom-ref"] for it in (main, *components)}
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -42,7 +43,7 @@ def make_sbom(own: Path, libraries: list[Path], optional: list[Path], epoch: int
         "components": components,
         "dependencies": [
             {
-                "ref": f"{metadata['Name']}@{metadata['Version']}",
+                "ref": refs[name_of(metadata)],
                 "dependsOn": sorted({refs[it] for it in required(metadata) if it in refs}),
             }
             for metadata in map(metadata_of, (own, *libraries, *optional))
@@ -54,7 +55,7 @@ def make_sbom(own: Path, libraries: list[Path], optional: list[Path], epoch: int
 def component(wheel: Path) -> dict[str, Any]:
     """Return what the document says about one wheel."""
     metadata = metadata_of(wheel)
-    name, version = metadata["Name"], metadata["Version"]
+    name, version = name_of(metadata), metadata["Version"]
     index = "generic" if name == "fense-admin" else "pypi"
     return {
         "type": "library",
@@ -70,8 +71,7 @@ def component(wheel: Path) -> dict[str, Any]:
 
 def licences(wheel: Path, metadata: Message) -> list[dict[str, Any]]:
     """Return the licence that the package declares, once with each text in the wheel."""
-    declared = metadata["License-Expression"] or metadata["License"] or "see the text"
-    kind = "id" if metadata["License-Expression"] and SPDX.fullmatch(declared) else "name"
+    licence = metadata["License-Expression"] or LICENCES[name_of(metadata)]
     texts = [
         content
         for name, content in sorted(archives.read_zip(wheel).items())
@@ -81,7 +81,7 @@ def licences(wheel: Path, metadata: Message) -> list[dict[str, Any]]:
     return [
         {
             "license": {
-                kind: declared,
+                "id": licence,
                 "text": {
                     "contentType": "text/plain",
                     "encoding": "base64",
@@ -99,10 +99,19 @@ def metadata_of(wheel: Path) -> Message:
     return email.message_from_bytes(files[name])
 
 
+def name_of(metadata: Message) -> str:
+    return normal(metadata["Name"])
+
+
+def normal(name: str) -> str:
+    """Return the name of a package as package indexes compare names."""
+    return re.sub("[-_.]+", "-", name).lower()
+
+
 def required(metadata: Message) -> set[str]:
     """Return the names of the packages that this one may require."""
     lines = metadata.get_all("Requires-Dist", [])
-    return {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+    return {normal(re.split(r"[^\w.-]", line)[0]) for line in lines} - {name_of(metadata)}
 
 
 def check(text: str) -> None:
