@@ -38,6 +38,9 @@ test-systems: .venv/dev     ## the suite on Windows and macOS, as far as Linux c
 test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with buildah and debootstrap
 	$(BIN)/python -m pytest tests/image.py --timeout 400
 
+test-release: .venv/dev .venv-release/run  ## a release, built twice, installed, its sdist's tests run
+	$(BIN)/python -m pytest tests/release.py --timeout 900
+
 test-clients: .venv/dev     ## clients that openapi-generator makes in Go, Ruby, PHP and Java, compiled and run
 	@$(BIN)/python -m pip install -q --disable-pip-version-check openapi-generator-cli==7.26.0
 	$(BIN)/python -m pytest tests/generated_clients.py --timeout 300
@@ -59,6 +62,10 @@ bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside 
 
 pyz: .venv/run              ## dist/fense-admin.pyz: the service and its libraries in one file
 	$(BIN)/python release/pyz.py
+
+image:                      ## the Docker image, labelled with its version and commit
+	docker build -t fense-admin $(ARGS) --build-arg REVISION="$$(git rev-parse HEAD)" \
+	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' fense_admin.py)" .
 
 release: .venv-release/run  ## dist/: sdist, wheel, pyz, SBOM and SHA256SUMS of the last commit, checked
 	@.venv-release/bin/python release/release.py
@@ -111,4 +118,4 @@ typings: $(wildcard *.py)
 	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
-.PHONY: serve test test-all test-sqlite test-systems test-image test-guide test-clients soak lint bench pyz release screenshots clean help anew
+.PHONY: serve test test-all test-sqlite test-systems test-image test-guide test-release test-clients soak lint bench pyz image release screenshots clean help anew

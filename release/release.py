@@ -51,12 +51,11 @@ def releasable() -> str:
     """Return the version to release, or raise `Refused`."""
     source = (CHECKOUT / "fense_admin.py").read_text("utf-8")
     version = re.search('^__version__ = "(.+)"', source, re.M)[1]  # type: ignore[index]
-    try:
-        changed = git("status", "--porcelain")
-    except (OSError, subprocess.CalledProcessError):
-        raise Refused("this is not a git checkout: run make release in a clone") from None
-    if changed:
-        raise Refused(f"{changed.split()[1]} is not committed: commit, stash or remove it")
+    if not (CHECKOUT / ".git").exists():
+        raise Refused("this is not a git checkout: run make release in a clone")
+    if changed := git("status", "--porcelain", "-z"):
+        name = changed.split("\0")[0].split(maxsplit=1)[1]
+        raise Refused(f"{name} is not committed: commit, stash or remove it")
     heading = rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$"
     if not re.search(heading, (CHECKOUT / "CHANGELOG.md").read_text("utf-8"), re.M):
         raise Refused(f"CHANGELOG.md has no entry '## [{version}] - YYYY-MM-DD': write it")
