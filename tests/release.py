@@ -110,7 +110,8 @@ def test_the_wheel_serves_runs_a_command_and_passes_the_example(wheel, empty, tm
     run_program(empty, *PIP, wheel, "pytest", cwd=tmp_path)
     serves_and_runs([empty.with_name("fense-admin")], tmp_path)
     example = shutil.copy(CHECKOUT / "examples" / "test_billing.py", tmp_path)
-    assert "3 passed" in run_program(empty, "-m", "pytest", "-q", example, cwd=tmp_path)
+    output = run_program(empty, "-m", "pytest", "-q", example, cwd=tmp_path)
+    assert re.search("^[0-9]+ passed in", output, re.M)
 
 
 def test_the_pyz_serves_runs_a_command_and_passes_the_example(release, empty, tmp_path):
@@ -120,7 +121,7 @@ def test_the_pyz_serves_runs_a_command_and_passes_the_example(release, empty, tm
     example = shutil.copy(CHECKOUT / "examples" / "test_billing.py", tmp_path)
     test = [empty, "-m", "pytest", "-q", example]
     output = run_program("env", f"PYTHONPATH={pyz}", *test, cwd=tmp_path)
-    assert "3 passed" in output
+    assert re.search("^[0-9]+ passed in", output, re.M)
 
 
 def test_the_sbom_covers_what_the_pyz_contains_with_its_licences(release):
