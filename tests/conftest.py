@@ -138,7 +138,8 @@ def pytest_configure_node(node):
 def pytest_collection_modifyitems(config, items):
     kept, config.stash[NOT_HERE] = this_system.sort_out(items)
     if len(kept) < len(items):
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        stay = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in stay])
         items[:] = kept
     slow = [] if config.option.all else [item for item in items if item.get_closest_marker("slow")]
     if slow:
