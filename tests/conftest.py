@@ -723,13 +723,22 @@ def engine():
     return "sqlite"
 
 
+@pytest.fixture(scope="session")
+def app_on_postgresql(postgresql):
+    """One for all tests: it takes longer to start than most of them take."""
+    app = create_app(postgresql.empty(), master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+    with contextlib.closing(app):
+        yield app
+
+
 @pytest.fixture
 def app(request, engine, make_app):
     """The application itself, over an empty database."""
-    database = ":memory:"
     if engine == "postgresql":
-        database = request.getfixturevalue("postgresql").empty()
-    return make_app(database, master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+        app = request.getfixturevalue("app_on_postgresql")
+        request.getfixturevalue("postgresql").empty()
+        return app
+    return make_app(":memory:", master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
 
 
 @pytest.fixture
@@ -831,10 +840,11 @@ def sqlite_db(request, tmp_path, open_database):
 @pytest.fixture(params=["memory", "file", "postgresql"])
 def db(request, tmp_path, open_database):
     """A database without accounts."""
-    names = {"memory": ":memory:", "file": tmp_path / "fense.sqlite3"}
     if request.param == "postgresql":
-        names["postgresql"] = request.getfixturevalue("postgresql").empty()
-    return open_database(names[request.param])
+        app = request.getfixturevalue("app_on_postgresql")
+        request.getfixturevalue("postgresql").empty()
+        return app.db
+    return open_database(":memory:" if request.param == "memory" else tmp_path / "fense.sqlite3")
 
 
 @pytest.fixture
