@@ -165,11 +165,24 @@ def pytest_testnodedown(node):
 
 
 def pytest_generate_tests(metafunc):
-    """The contract is the same on every engine: each test of it runs on all of them."""
+    """The contract is the same on every engine: each test of it runs on all of them.
+
+    What is refused before an account is looked for runs on PostgreSQL with the slow tests.
+    """
     is_contract = metafunc.definition.path.parent.name == "contract"
     is_here = metafunc.config.getoption("--fense-url") is None
     if is_contract and is_here and "engine" in metafunc.fixturenames:
-        metafunc.parametrize("engine", ["sqlite", "postgresql"])
+        refused = metafunc.definition.path.stem in ("test_keys", "test_paths", "test_refusals")
+        metafunc.parametrize("engine", few(["sqlite", "postgresql"], 1 if refused else 2))
+
+
+def few(values: Any, count: int = 1) -> list[Any]:
+    """These, as parameters of a test: all but the first of them with the slow tests alone."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [
+        pytest.param(*row, marks=[pytest.mark.slow] if place >= count else [])
+        for place, row in enumerate(rows)
+    ]
 
 
 def tools(*names: str) -> list[str]:
