@@ -9,13 +9,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl
 
-from bottle import request, response
+from bottle import response
 
 import fense_admin
-from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, TOO_LARGE, ApiError
-from fense_admin.reading import read_input
+from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, ApiError
+from fense_admin.reading import read_form
 from fense_admin.rules import parse_json
 from fense_admin.standin import calling, faults
 from fense_admin.standin.instances import ROOT, Plane
@@ -23,8 +22,7 @@ from fense_admin.standin.instances import ROOT, Plane
 if TYPE_CHECKING:
     from fense_admin.standin.page.shown import Shown
 
-MOST_FIELDS = 1_000
-FILE = "file"  # the name and the kind of a field that has a file's bytes
+FILE = "file"  # the name and the kind of a field whose text stands for a file's bytes
 SEE_OTHER = 303
 
 Sent = dict[str, str]  # the text of each field
@@ -100,7 +98,7 @@ def form_name(pattern: str) -> str:
 
 def answer(shown: Shown, path: str) -> str:
     """Do what the form at this path asks for, and go to the view that shows it."""
-    sent = read_form(shown.plane.app.limits.state_body)
+    sent = read_form(shown.plane.app.limits.state_body, FILE)
     shown.plane.guard.refuse_other_forms(sent.pop("token", ""))
     pattern, form, groups = find(shown.forms, path)
     fields = form.fields(shown, *groups)
@@ -114,29 +112,6 @@ def answer(shown: Shown, path: str) -> str:
     where = view or form.back.format(*groups)
     response.set_header("Location", shown.link(where, done=form_name(pattern)))
     return ""
-
-
-def read_form(most: int) -> Sent:
-    """The fields of the form that was sent; the bytes of a file are surrogates if need be."""
-    raw = read_input(request.environ, most)
-    if len(raw) > most:
-        raise ApiError(TOO_LARGE, f"the form is over {most} bytes")
-    content_type = request.environ.get("CONTENT_TYPE", "")
-    boundary = re.fullmatch(r'multipart/form-data;\s*boundary="?([^";]{1,100})"?', content_type)
-    if boundary:
-        parts = (b"\r\n" + raw).split(b"\r\n--" + boundary[1].encode("latin-1"))[1:-1]
-        return dict(read_part(*part.partition(b"\r\n\r\n")) for part in parts[:MOST_FIELDS])
-    try:
-        pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
-    except ValueError:
-        raise ApiError(INVALID, "this is not a form of this page") from None
-    return dict(pairs)
-
-
-def read_part(head: bytes, _: bytes, content: bytes) -> tuple[str, str]:
-    found = re.search(b'[; ]name="([^"]*)"', head)
-    name = found[1].decode(errors="replace") if found else ""
-    return name, content.decode(errors="surrogateescape" if name == FILE else "replace")
 
 
 def values(fields: Sequence[Field], sent: Sent) -> dict[str, Any]:

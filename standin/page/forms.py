@@ -29,6 +29,8 @@ OF_FAULTS = {
 }
 CHOICES = {"method": ("", "GET", "HEAD", "POST"), "drop": ("", *DROPS)}
 HINTS = {
+    "method": "any",
+    "drop": "none",
     "status": "400 to 599",
     "path": "/accounts/*",
     "times": "1; 0: until disarmed",
@@ -36,6 +38,10 @@ HINTS = {
     "headers": '{"Retry-After": "1"}',
     "content_type": "text/html",
 }
+FIELDS_OF_FAULTS = [
+    Field(name, OF_FAULTS.get(name, "text"), "", CHOICES.get(name, ()), HINTS.get(name, ""))
+    for name in FAULT_RULES
+]
 
 
 def asking(method: str, path: str) -> Callable[..., None]:
@@ -96,13 +102,6 @@ def add_lookups(shown: Shown, values: Values, number: str) -> None:
 # --- Faults and requests -----------------------------------------------------------------------
 
 
-def fields_of_fault(shown: Shown) -> list[Field]:
-    return [
-        Field(name, OF_FAULTS.get(name, "text"), "", CHOICES.get(name, ()), HINTS.get(name, ""))
-        for name in FAULT_RULES
-    ]
-
-
 def disarm_fault(shown: Shown, values: Values, number: str) -> None:
     if not shown.plane.faults.disarm_one(int(number)):
         raise ApiError(NOT_FOUND, "this fault is not armed any more")
@@ -117,10 +116,6 @@ def end_of_month(day: str) -> str:
     return f"{day[:7]}-{last}T23:59:59Z"
 
 
-def fields_of_clock(shown: Shown) -> list[Field]:
-    return [Field("now", value=shown.plane.db.now())]
-
-
 def load_state(shown: Shown, values: Values) -> None:
     with ValidationErrors() as errors:
         if not values:
@@ -133,16 +128,9 @@ def load_demo(shown: Shown, values: Values) -> None:
     ask(shown.plane, "PUT", f"{ROOT}/state", demo.document(shown.plane.db.today()))
 
 
-def fields_of_move(shown: Shown) -> list[Field]:
-    return [Field("advance_seconds", "number", "86400")]
-
-
-def fields_of_instance(shown: Shown) -> list[Field]:
-    return [Field("name", hint="billing.test.ts"), Field("seed", "json", hint='"demo"')]
-
-
 # --- The forms ---------------------------------------------------------------------------------
 
+OF_INSTANCES = [Field("name", hint="billing.test.ts"), Field("seed", "json", hint='"demo"')]
 OF_FILE = [Field(FILE, FILE, label="A state document, such as fense-state.json")]
 REPLACES = "This replaces every account and all lookups. It can't be undone."
 TO_THE_SEED = (
@@ -171,7 +159,7 @@ FORMS: dict[str, Form] = {
     ),
     "faults/arm": Form(
         "Arm a fault", asking("POST", f"{ROOT}/faults"), "The fault is armed.",
-        fields_of_fault, FAULTS,
+        lambda shown: FIELDS_OF_FAULTS, FAULTS,
     ),
     "faults/([0-9]{1,18})/disarm": Form(
         "Disarm", disarm_fault, "The fault was disarmed.", back=FAULTS,
@@ -184,10 +172,12 @@ FORMS: dict[str, Form] = {
         question=FORGETS,
     ),
     "clock/stop": Form(
-        "Stop the clock", asking("PUT", CLOCK), "The clock was stopped.", fields_of_clock, SERVICE,
+        "Stop the clock", asking("PUT", CLOCK), "The clock was stopped.",
+        lambda shown: [Field("now", value=shown.plane.db.now())], SERVICE,
     ),
     "clock/move": Form(
-        "Move the clock", asking("PUT", CLOCK), "The clock was moved.", fields_of_move, SERVICE,
+        "Move the clock", asking("PUT", CLOCK), "The clock was moved.",
+        lambda shown: [Field("advance_seconds", "number", "86400")], SERVICE,
     ),
     "clock/release": Form(
         "Release the clock", asking("DELETE", CLOCK), "The clock runs again.", back=SERVICE,
@@ -205,7 +195,7 @@ FORMS: dict[str, Form] = {
     ),
     "instances/create": Form(
         "Create an instance", asking("POST", INSTANCES), "The instance was created.",
-        fields_of_instance, SERVICE,
+        lambda shown: OF_INSTANCES, SERVICE,
     ),
     "instances/([0-9a-f]{16})/end": Form(
         "End the instance", asking("DELETE", INSTANCES + "/{}"), "The instance has ended.",
