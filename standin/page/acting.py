@@ -107,7 +107,8 @@ def answer(shown: Shown, path: str) -> str:
     except (ApiError, *fense_admin.REFUSALS) as raised:
         error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         response.status = error.status_code
-        return shown.form_page(path, sent, error)
+        shown.sent, shown.error = sent, error
+        return shown.form_page(path)
     response.status = SEE_OTHER
     where = view or form.back.format(*groups)
     response.set_header("Location", shown.link(where, done=form_name(pattern)))
@@ -141,16 +142,22 @@ def ask(plane: Plane, method: str, path: str, body: Any = None) -> Any:
     return json.loads(found.body) if found.body and found.is_whole else None
 
 
-def beside(fields: Sequence[Field], error: ApiError | None) -> tuple[str, dict[str, str]]:
-    """The message that is to stand above a form, and those beside its fields, by their names.
+def beside(error: ApiError | None) -> dict[str, str]:
+    """The messages that are to stand beside fields, by their names.
 
-    What `error` has for a field of a part of the body, such as [0].lookups, is the field's.
+    What an error has for a field of a part of the body, such as [0].lookups, is the field's.
     """
-    if error is None:
-        return "", {}
-    names, found = {field.name for field in fields}, dict[str, str]()
-    for name, message in error.details:
+    found: dict[str, str] = {}
+    for name, message in error.details if error else ():
         found.setdefault(name.rpartition(".")[2], message)
-    all_of_it = "; ".join(f"{name} {message}" for name, message in error.details)
-    is_told = found.keys() <= names and error.body == all_of_it
-    return ("Nothing was changed." if is_told else error.body), found
+    return found
+
+
+def above(fields: Sequence[Field], error: ApiError | None) -> str:
+    """The message that is to stand above these fields: all of it, unless they have each part."""
+    if error is None:
+        return ""
+    beside_fields = "; ".join(f"{name} {message}" for name, message in error.details)
+    is_told = re.fullmatch(re.escape(beside_fields) + "(; and [0-9]+ more)?", error.body)
+    is_told = is_told and beside(error).keys() <= {field.name for field in fields}
+    return "Nothing was changed." if is_told else error.body
