@@ -63,13 +63,15 @@ def wheel(source, tmp_path_factory):
     """The wheel, built from the sdist, as an installer from an index would."""
     folder = tmp_path_factory.mktemp("dist")
     tracked = {it.relative_to(source).as_posix() for it in source.rglob("*") if it.is_file()}
-    build = "import setuptools.build_meta as b; print(b.build_sdist(__import__('sys').argv[1]))"
-    run_program(sys.executable, "-c", build, str(folder), cwd=source)
-    sdist = folder / f"fense_admin-{__version__}.tar.gz"
-    with tarfile.open(sdist) as archive:
+    build = "import sys, setuptools.build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
+    run_program(sys.executable, "-c", build, "build_sdist", folder, cwd=source)
+    with tarfile.open(folder / f"fense_admin-{__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.12 asks for one
+        archive.extractall(folder)
     assert names >= tracked, "MANIFEST.in lacks these"
-    run_program(*PIP, "wheel", *FROM_HERE, "-w", str(folder), str(sdist), cwd=folder)
+    unpacked = folder / f"fense_admin-{__version__}"
+    run_program(sys.executable, "-c", build, "build_wheel", folder, cwd=unpacked)
     return folder / f"fense_admin-{__version__}-py3-none-any.whl"
 
 
