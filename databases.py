@@ -101,8 +101,10 @@ class Database:
         Ignores case, and whether "é" is one character or "e" with a combining accent.
         """
         wanted = models.folded(text)
+        if not wanted:
+            return [number for (number,) in self.engine.execute_sql(models.SELECT_IDS).fetchall()]
         rows = self.engine.execute_sql(models.SELECT_NAMES).fetchall()
-        return [number for number, names in rows if not wanted or wanted in models.folded(names)]
+        return [number for number, names in rows if wanted in models.folded(names)]
 
     def get_account(self, fense_account_id: int) -> shapes.Account:
         """Return an account in the form of the contract. Raises `NoSuchAccount`."""
