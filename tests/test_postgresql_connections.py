@@ -50,20 +50,15 @@ def own(postgresql):
 # --- What a URL means ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("parameter", "name", "value"),
-    [
-        ("?application_name=fense@node1", "application_name", "fense@node1"),
-        ("?sslrootcert=/etc/ssl/db@prod.pem", "application_name", "fense-admin"),
-        ("?options=-cwork_mem%3D5MB", "work_mem", "5MB"),
-    ],
-)
-def test_an_at_sign_after_the_host_is_only_a_letter(
-    postgresql, open_database, own, parameter, name, value
-):
+def test_an_at_sign_after_the_host_is_only_a_letter(postgresql, open_database, own):
     for url in (postgresql.empty(), own[1]):
         url = url.replace("fense@", "fense:secret@")
-        assert setting(open_database(url + parameter), name) == value
+        for parameter, name, value in (
+            ("?application_name=fense@node1", "application_name", "fense@node1"),
+            ("?sslrootcert=/etc/ssl/db@prod.pem", "application_name", "fense-admin"),
+            ("?options=-cwork_mem%3D5MB", "work_mem", "5MB"),
+        ):
+            assert setting(open_database(url + parameter), name) == value
 
 
 def test_a_password_goes_to_no_host_behind_a_later_at_sign(postgresql, open_database):
@@ -125,13 +120,13 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_a_session_has_our_settings_whatever_its_database_says(own, open_database, name):
+def test_a_session_has_our_settings_whatever_its_database_says(own, open_database):
     alter, url = own
-    theirs, ours = FOREIGN[name]
-    alter(f"SET {name} = {theirs}")
+    for name, (theirs, _) in FOREIGN.items():
+        alter(f"SET {name} = {theirs}")
     db = open_database(url)
-    assert setting(db, name) == ours
+    ours = {name: ours for name, (_, ours) in FOREIGN.items()}
+    assert {name: setting(db, name) for name in FOREIGN} == ours
     assert db.create_account(FIELDS)["fense_account_id"] == 1
 
 
