@@ -1,11 +1,13 @@
 """Connections to PostgreSQL: to which address, with which settings, and what is refused."""
 
 import contextlib
+import ipaddress
 import shutil
 import socket
 import subprocess
 import threading
 import time
+import types
 
 import psycopg
 import pytest
@@ -540,6 +542,13 @@ def reachable(tmp_path_factory):
         yield server, certificate
 
 
+def test_a_server_that_is_not_on_this_machine_is_warned_of(postgresql, open_database, monkeypatch):
+    elsewhere = types.SimpleNamespace(is_loopback=False)
+    monkeypatch.setattr(ipaddress, "ip_address", lambda _: elsewhere)
+    warning = open_database(postgresql.empty()).engine.info.warning
+    assert warning.startswith("the connection to 127.0.0.1 is not encrypted: add ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "sslmode", "is_warned"),
@@ -560,6 +569,7 @@ def test_a_server_on_another_machine_without_tls_is_warned_of(
 
 
 @pytest.mark.needs("a PostgreSQL server of its own")
+@pytest.mark.slow
 def test_the_warning_is_in_the_log_of_the_start(reachable, start):
     address = own_address()
     url = f"postgresql://fense@{address}:{reachable[0].port}/postgres?sslmode=disable"
