@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bottle import request, response
 
@@ -34,7 +34,7 @@ from fense_admin.standin import document, faults, state, waits
 from fense_admin.standin.calling import own_context
 from fense_admin.standin.clock import CLOCK_RULES, Clock
 from fense_admin.standin.faults import Faults
-from fense_admin.standin.guard import ControlGuard, control_key
+from fense_admin.standin.guard import ControlGuard
 from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import (
     ENTRY,
@@ -45,6 +45,9 @@ from fense_admin.standin.journal import (
 )
 from fense_admin.standin.state import Seed
 from fense_admin.standin.waits import Journal
+
+if TYPE_CHECKING:
+    from fense_admin.standin import page
 
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
@@ -91,6 +94,7 @@ class ControlPlane:
         self.clock: Clock = Clock(parent.clock.stopped_at if parent else None)
         self.db.clock = self.clock
         self.seed = seed or Seed(None, self.db.now())
+        self.master_key = master_key
         self.limits = app.limits
         self.faults: Faults = Faults(app.limits.waiting, parent.faults if parent else None)
         self.is_instance = parent is not None
@@ -139,8 +143,10 @@ class ControlPlane:
             endpoint("/instances/<id>", DELETE=self.delete_instance)
             ended = INSTANCES + r"/<id>/<path:re:[\s\S]*>"
             self.control.route(ended, "ANY", no_such_instance, skip=[self.guard])
-        for path in ("", "/", "/page/<path:path>"):
-            self.control.endpoint(ROOT + path, {"GET": self.get_page}, page=True)
+        see = {"GET": self.answer_page}
+        see_and_act = see | {"POST": self.answer_page}
+        for path, handlers in (("", see), ("/", see), ("/page/<path:path>", see_and_act)):
+            self.control.endpoint(ROOT + path, handlers, page=(*handlers,))
 
     def reset(self) -> None:
         """Back to the seed: accounts, usage, ids, faults, journal, clock; no instances.
@@ -196,8 +202,9 @@ class ControlPlane:
         instance, rest = self.instances.at(path)
         if instance is not None:
             return instance.plane.body_limit({**environ, "PATH_INFO": rest})
-        is_control = path.startswith(ROOT + "/")
-        is_large = is_control and self.guard.master.knows(control_key(environ))
+        is_large = path.startswith(ROOT + "/") and self.guard.takes_large_body(
+            path.removeprefix(ROOT), environ
+        )
         return self.limits.state_body if is_large else None
 
     def choose_id(self, environ: Mapping[str, Any]) -> str:
@@ -314,10 +321,10 @@ class ControlPlane:
     def get_openapi(self, db: Database) -> dict[str, Any]:
         return document.served(has_instances=not self.is_instance)
 
-    def get_page(self, db: Database, path: str = "") -> str | bytes:
+    def answer_page(self, db: Database, path: str = "") -> page.Body:
         from fense_admin.standin import page  # late: most stand-ins are never looked at
 
-        return page.show(self, path)
+        return page.answer(self, path)
 
     # The contract's requests
 

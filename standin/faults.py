@@ -7,6 +7,7 @@ import fnmatch
 import random
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from wsgiref.util import is_hop_by_hop
@@ -35,6 +36,7 @@ GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's clien
 # Keys of the WSGI environment
 MET = "fense_admin.met"  # the `Met` of the request
 IS_ANSWERED = "fense_admin.is_answered"  # whether it answered in place of the handler
+IS_SPARED = "fense_admin.is_spared"  # whether no fault meets it: a form of the page sent it
 IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset since the request came
 WAS_RESET = "the stand-in was reset while this request waited"
 # Headers that the server itself sets; `content_type` is a key of its own.
@@ -185,9 +187,12 @@ def wait_for(event: threading.Event, seconds: float, environ: Mapping[str, Any])
 
 
 class Waiting(threading.Event):
-    """The requests that wait for a delay. Once it is set, the delays of all of them are over."""
+    """The requests that wait for the delay of a fault. Once it is set, their delays are over."""
 
     was_reset = False
+
+
+NO_DELAY = Waiting()
 
 
 class Armed:
@@ -195,6 +200,7 @@ class Armed:
 
     def __init__(self, fault: dict[str, Any]) -> None:
         self.fault = fault
+        self.waiting = Waiting()
         self.left_to_skip = fault.get("skip", 0)
         self._delay = fault.get("delay_ms", 0)
         if isinstance(self._delay, list):
@@ -211,7 +217,7 @@ class Met(NamedTuple):
 
     fault: dict[str, Any]
     delay: float  # seconds
-    waiting: Waiting  # where the delay is waited for
+    waiting: Waiting = NO_DELAY  # where the delay is waited for
 
 
 class Faults:
@@ -229,7 +235,8 @@ class Faults:
         self._most = most_waiting
         self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
-        self._waiting = Waiting()
+        # Of all that requests wait for, also once they are used up.
+        self._waiting: weakref.WeakSet[Waiting] = weakref.WeakSet()
         self._armed: list[Armed] = []
         self._count = 0
 
@@ -239,6 +246,7 @@ class Faults:
             self._count += 1
             fault = {"id": self._count} | fields | {"times": fields.get("times", 1), "used": 0}
             self._armed.append(Armed(fault))
+            self._waiting.add(self._armed[-1].waiting)
             return copy.deepcopy(fault)
 
     def armed(self) -> list[dict[str, Any]]:
@@ -250,12 +258,23 @@ class Faults:
         """Disarm them all; requests that wait for a delay go on."""
         with self._lock:
             self._armed.clear()
-            self._waiting.set()
-            self._waiting = Waiting()
+            for waiting in self._waiting:
+                waiting.set()
+
+    def disarm_one(self, number: int) -> bool:
+        """Disarm the fault with this id, and end the waits for it. Returns whether it was armed."""
+        with self._lock:
+            found = next((armed for armed in self._armed if armed.fault["id"] == number), None)
+            if found:
+                self._armed.remove(found)
+                found.waiting.set()
+        return found is not None
 
     def reset(self) -> None:
         """Disarm them and count from 1; requests that wait are answered 503, not written."""
-        self._waiting.was_reset = True
+        with self._lock:
+            for waiting in self._waiting:
+                waiting.was_reset = True
         self.disarm()
         self._count = 0
 
@@ -274,8 +293,8 @@ class Faults:
                     self._armed.remove(armed)
                 elif fault["times"]:
                     fault["times"] -= 1
-                return Met(fault, armed.draw_delay(), self._waiting)
-        return Met({}, 0, self._waiting)
+                return Met(fault, armed.draw_delay(), armed.waiting)
+        return Met({}, 0)
 
     def wait(self, met: Met, environ: dict[str, Any], db: Database) -> None:
         """Wait for its delay, or until all delays are ended, or the request's client has gone."""
@@ -316,6 +335,8 @@ class Faults:
         def faulted(db: Database, **kwargs: Any) -> Any:
             if request.environ.get(IS_STALE):
                 raise ApiError(UNAVAILABLE, WAS_RESET)
+            if request.environ.get(IS_SPARED):
+                return callback(db=db, **kwargs)
             path = request.path[len(application().prefix) :]
             request.environ[MET] = met = self.take(request.method, path)
             is_after = bool(met.fault.get("after"))

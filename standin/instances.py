@@ -39,6 +39,7 @@ class Plane(application.Application, Protocol):
     instances: Instances
     is_instance: bool
     shown_name: str
+    master_key: str
 
     def close(self) -> None: ...
 

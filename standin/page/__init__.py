@@ -1,6 +1,7 @@
-"""The page for people: why a request failed, and what is in the stand-in. It only shows.
+"""The page for people: why a request failed, and what is in the stand-in.
 
-`VIEWS`, at the end, lists what there is to see. A `StandIn` imports none of it before it is opened.
+`VIEWS`, at the end, lists what there is to see, `FORMS` in forms.py what can be done. A `StandIn`
+imports none of it before it is opened.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import document as control_plane
 from fense_admin.standin.instances import Plane
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
-from fense_admin.standin.page import curl, documentation, entries, filters
+from fense_admin.standin.page import acting, curl, documentation, entries, filters
 from fense_admin.standin.page import faults as in_words
+from fense_admin.standin.page.forms import FORMS, end_of_month
 from fense_admin.standin.page.shown import FILES, Shown, read
 from fense_admin.standin.page.text import clip, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
@@ -39,6 +41,9 @@ MOST_OF_CURL = 130_000  # for the curl lines: what is longer is left out
 MOST_OF_TITLE = 1_000
 ROW = 100  # for the tags of a table's row
 
+STATE_FILE = "state.json"
+
+Body = str | bytes | Iterator[str]
 View = tuple[str, dict[str, Any]]  # a title, and the values of the template
 Sent = dict[str, Any]  # a view's parameters
 
@@ -46,23 +51,21 @@ Sent = dict[str, Any]  # a view's parameters
 # --- Answers -----------------------------------------------------------------------------------
 
 
-def show(plane: Plane, path: str) -> str | bytes:
-    """The answer to a GET of this path below /_standin/page/; "" is the first view.
+def answer(plane: Plane, path: str) -> Body:
+    """The answer to a GET or POST of this path below /_standin/page/; "" is the first view.
 
     Raises `ApiError` where there is nothing to show, unless the client asked for HTML.
     """
     response.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-    if path in FILES:
+    if path in FILES and request.method != "POST":
         response.content_type = f"{FILES[path]}; charset=utf-8"
         return read(path)
     response.content_type = "text/html; charset=utf-8"
-    shown = Shown(plane)
+    shown = Shown(plane, FORMS)
     try:
-        for pattern, (view, checks) in VIEWS.items():
-            if found := re.fullmatch(pattern, path):
-                title, values = view(shown, filters.read(checks), *found.groups())
-                return shown.whole_page(title, view.__name__, **values)
-        raise ApiError(NOT_FOUND, "there is no such view")
+        if request.method == "POST":
+            return acting.answer(shown, path)
+        return show(shown, path)
     except (ApiError, *fense_admin.REFUSALS) as raised:
         error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         if "text/html" not in request.get_header("Accept", ""):
@@ -70,6 +73,22 @@ def show(plane: Plane, path: str) -> str | bytes:
         response.status = error.status_code
         title = "Not found" if error.status_code == NOT_FOUND else "Refused"
         return shown.whole_page(title, "error", error=error)
+
+
+def show(shown: Shown, path: str) -> Body:
+    """The view or the form at this path."""
+    for pattern, (view, checks) in VIEWS.items():
+        if found := re.fullmatch(pattern, path):
+            sent = filters.read(checks | {"done": rules.one_of(*DONE)})
+            shown.done = DONE.get(sent.pop("done"), "")
+            title, values = view(shown, sent, *found.groups())
+            return shown.whole_page(title, view.__name__, **values)
+    filters.read({})
+    if path == STATE_FILE:
+        response.content_type = "application/json"
+        response.set_header("Content-Disposition", "attachment; filename=fense-state.json")
+        return shown.plane.db.state()
+    return shown.form_page(path)
 
 
 def duration(seconds: float) -> str:
@@ -242,7 +261,6 @@ def one_account(shown: Shown, sent: Sent, number: str) -> View:
         "count": len(touched),
         "updates": updates[: filters.PAGE_LENGTH],
         "more_updates": max(0, len(updates) - filters.PAGE_LENGTH),
-        "today": today,
     }
 
 
@@ -284,7 +302,12 @@ def service(shown: Shown, sent: Sent) -> View:
         (it.urls(), it.plane, duration(it.age()), duration(it.unused_for()))
         for it in plane.instances.all()
     ]
-    return "Service", {"facts": facts, "instances": instances}
+    return "Service", {
+        "facts": facts,
+        "instances": instances,
+        "end_of_month": end_of_month(plane.db.today()),
+        "STATE_FILE": STATE_FILE,
+    }
 
 
 def reference(shown: Shown, sent: Sent, of: str | None) -> View:
@@ -315,3 +338,5 @@ VIEWS: dict[str, tuple[Callable[..., View], filters.Checks]] = {
     "service": (service, {}),
     "documentation(?:/(control-plane))?": (reference, {}),
 }
+# What a view says after a form, by its name.
+DONE = {acting.form_name(pattern): form.done for pattern, form in FORMS.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import html
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,20 +16,22 @@ from bottle import request
 
 import fense_admin
 from fense_admin import __version__, files
+from fense_admin.exchange import ApiError
 from fense_admin.reading import mount_point, origin
 from fense_admin.standin.instances import INSTANCES, ROOT, Plane
 from fense_admin.standin.journal import Entry
-from fense_admin.standin.page import curl, entries
+from fense_admin.standin.page import acting, curl, entries
 from fense_admin.standin.page.curl import Lines
 from fense_admin.standin.page.text import clip, escape, size
 
 HERE = os.path.dirname(__file__)
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 TEMPLATES = (
-    "accounts body chart curl error faults fields layout list one_account one_request pager "
-    "reference requests service"
+    "accounts act body chart curl error faults fields form layout list one_account one_request "
+    "pager reference requests service"
 ).split()
 MOST_OF_CELL = 600  # bytes of HTML in a list
+MOST_OF_MESSAGE = 4_000  # above a form
 SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
 
 
@@ -53,17 +57,17 @@ def prose(text: str) -> str:
     return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
 
 
-# Bodies of the curl lines for what one does by hand
+# The body of the curl line for a first request
 KEY = "merchant-key-7d1e-9f2c"
 NEW_ACCOUNT = {"api_key": KEY, "name": "Acme Ltd", "email": "owner@acme.example"}
-STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
 
 
 class Shown:
     """What the views and the templates share: where this stand-in is, and how to ask it."""
 
-    def __init__(self, plane: Plane) -> None:
-        self.plane = plane
+    def __init__(self, plane: Plane, forms: Mapping[str, acting.Form]) -> None:
+        self.plane, self.forms = plane, forms
+        self.done = ""  # what the form that led here has done
         self.origin = origin()
         self.root = mount_point() + ROOT
         self.standin_url = self.origin + self.root
@@ -91,8 +95,8 @@ class Shown:
             "prose": prose,
             "clip": clip,
             "MOST_OF_CELL": MOST_OF_CELL,
+            "MOST_OF_MESSAGE": MOST_OF_MESSAGE,
             "NEW_ACCOUNT": NEW_ACCOUNT,
-            "STATE": STATE,
             "version": __version__,
         }
         return str(template(name).render(shared | values))
@@ -105,6 +109,46 @@ class Shown:
         """The path of a view, with the parameters that are given."""
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return f"{self.root}/{path}" + (f"?{urlencode(given)}" if given else "")
+
+    def form(
+        self,
+        path: str,
+        /,
+        button: str = "",
+        ask: tuple[str, ...] = (),
+        sent: acting.Sent | None = None,
+        error: ApiError | None = None,
+        **hidden: str,
+    ) -> str:
+        """The form at this path below /_standin/page/, filled with what was `sent`.
+
+        With `hidden` values it asks for these fields alone, and else for all.
+        """
+        _, form, groups = acting.find(self.forms, path)
+        fields = form.fields(self, *groups)
+        return self.part(
+            "form",
+            path=path,
+            form=form,
+            fields=[field for field in fields if not hidden or field.name in ask],
+            sent=sent,
+            messages=acting.beside(fields, error)[1],
+            hidden=hidden,
+            button=button or form.title,
+            exact=html.escape,  # `escape` would put names in the place of invisible letters
+        )
+
+    def form_page(
+        self, path: str, sent: acting.Sent | None = None, error: ApiError | None = None
+    ) -> str:
+        """A page that has this form alone, with what was `sent` and the `error` that it met."""
+        _, form, groups = acting.find(self.forms, path)
+        message, _ = acting.beside(form.fields(self, *groups), error)
+        content = self.form(path, sent=sent, error=error)
+        back = self.link(form.back.format(*groups))
+        return self.whole_page(
+            form.title, "act", form=form, message=message, content=content, back=back
+        )
 
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
         """The curl block of a request to the control plane, or to the API at this base."""

@@ -75,7 +75,7 @@ def test_under_the_development_key_a_view_opens_without_asking(make_app, path):
     if path != "page/accounts/1":
         assert api.client.get(f"{of_instance}/{path}").status_int == 200
     for url in ("/_standin", of_instance):
-        assert api.call("POST", f"{url}/{path}", b"", key=None).status == 401
+        assert api.call("POST", f"{url}/{path}", b"", key=None).status == (403 if path else 401)
         assert api.get(f"{url}/state", key=None).status == 401
     assert len(plane.journal) == 0
     plane.close()
@@ -542,12 +542,12 @@ def test_armed_faults_say_what_they_meet_and_how_often_they_were_used(seeded, se
     seeded_api.post("/accounts", {})
     seeded_api.get("/accounts/usage/1")
     assert rows(see("page/faults")) == [
-        ["1", "answers 503", "the next POST request to /accounts POST /accounts", "1 POST /accounts"],
+        ["1", "answers 503", "the next POST request to /accounts POST /accounts", "1 POST /accounts", "Disarm"],
         ["2", "waits 1 ms, then lets the request be served",
          "all requests to /accounts/usage/[0-9]*, until it is disarmed GET /accounts/usage/{fense_account_id}",
-         "1 GET /accounts/usage/1"],
+         "1 GET /accounts/usage/1", "Disarm"],
         ["3", "cuts the answer 418 short",
-         "the next request to /account/* No endpoint of the API has such a path.", "0"],
+         "the next request to /account/* No endpoint of the API has such a path.", "0", "Disarm"],
     ]  # fmt: skip
     seeded_api.post("/accounts", {})
     view = see("page/faults")
@@ -583,7 +583,8 @@ def test_the_service_view_has_clock_instances_and_where_it_is(seeded, seeded_api
     assert re.fullmatch(r"3\.\d+\.\d+", facts["SQLite"])
     assert facts["Accounts"] == "2"
     assert "2026-11-30T12:00:00Z, stopped" in view.text
-    assert rows(view) == [[instance["id"], instance["base_url"], "0 s", "0 s", "0", "0"]]
+    where = f"{instance['base_url']} key {instance['api_key']}"
+    assert rows(view) == [[instance["id"], where, "0 s", "0 s", "0", "0", "End…"]]
     assert view.select_one("table a")["href"] == instance["standin_url"] + "/"
 
 
@@ -628,7 +629,7 @@ def test_the_command_for_the_readers_system_comes_first(seeded_api, headers, fir
     seeded_api.call("POST", "/accounts", {})
     number = seeded_api.client.app.journal[-1].number
     second = "sh" if first == "powershell" else "powershell"
-    for path in ("page/faults", "page/documentation", f"page/requests/{number}"):
+    for path in ("page/documentation", f"page/requests/{number}"):
         main = seeded_api.client.get(f"/_standin/{path}", headers=KEY | headers).html.main
         shown, hidden = (main.select(f".curl.{shell}") for shell in (first, second))
         assert len(shown) == len(hidden) > 0
