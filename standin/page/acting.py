@@ -30,6 +30,10 @@ SEE_OTHER = 303
 Sent = dict[str, str]  # the text of each field
 
 
+class Below(str):
+    """HTML to show below the form that was sent, on its own page."""
+
+
 class Field(NamedTuple):
     """A field of a form. `value` is what it has at first."""
 
@@ -45,8 +49,9 @@ class Form(NamedTuple):
     """A form. Its functions take a `Shown`, and the groups of its path's pattern.
 
     `act` takes the values of the fields before those, and returns the view to show then: "" for
-    `back`, which is the view that the form belongs to. With `is_change` it takes only what was
-    changed, else what was filled in. One with a `question` has a page of its own.
+    `back`, which is the view that the form belongs to; or what to show `Below` the form. With
+    `is_change` it takes only what was changed, else what was filled in. One with a `question` has
+    a page of its own.
     """
 
     title: str
@@ -110,6 +115,8 @@ def answer(shown: Shown, path: str) -> str:
         error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         response.status = error.status_code
         return shown.form_page(path, sent, error)
+    if isinstance(view, Below):
+        return shown.form_page(path, sent, below=view)
     response.status = SEE_OTHER
     where = view or form.back.format(*groups)
     response.set_header("Location", shown.link(where, done=form_name(pattern)))

@@ -27,11 +27,12 @@ from fense_admin.standin.page.text import clip, escape, size
 HERE = os.path.dirname(__file__)
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 TEMPLATES = (
-    "accounts act body chart curl error faults fields form layout list one_account one_request "
-    "pager reference requests service"
+    "accounts act answer body chart curl error faults fields form layout list one_account "
+    "one_request pager reference requests service"
 ).split()
 MOST_OF_CELL = 600  # bytes of HTML in a list
 MOST_OF_MESSAGE = 4_000  # above a form
+MOST_OF_BODY = 100_000  # of a response
 SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
 
 
@@ -96,6 +97,7 @@ class Shown:
             "clip": clip,
             "MOST_OF_CELL": MOST_OF_CELL,
             "MOST_OF_MESSAGE": MOST_OF_MESSAGE,
+            "MOST_OF_BODY": MOST_OF_BODY,
             "NEW_ACCOUNT": NEW_ACCOUNT,
             "version": __version__,
         }
@@ -134,21 +136,24 @@ class Shown:
             sent=sent,
             messages=acting.beside(fields, error)[1],
             hidden=hidden,
-            button=button or form.title,
+            button=button or form.title.format(*groups),
             exact=html.escape,  # `escape` would put names in the place of invisible letters
         )
 
     def form_page(
-        self, path: str, sent: acting.Sent | None = None, error: ApiError | None = None
+        self,
+        path: str,
+        sent: acting.Sent | None = None,
+        error: ApiError | None = None,
+        below: str = "",
     ) -> str:
         """A page that has this form alone, with what was `sent` and the `error` that it met."""
         _, form, groups = acting.find(self.forms, path)
         message, _ = acting.beside(form.fields(self, *groups), error)
-        content = self.form(path, sent=sent, error=error)
+        content = self.form(path, sent=sent, error=error) + below
         back = self.link(form.back.format(*groups))
-        return self.whole_page(
-            form.title, "act", form=form, message=message, content=content, back=back
-        )
+        title, shared = form.title.format(*groups), {"form": form, "back": back}
+        return self.whole_page(title, "act", message=message, content=content, **shared)
 
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
         """The curl block of a request to the control plane, or to the API at this base."""
