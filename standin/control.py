@@ -362,7 +362,7 @@ class ControlPlane:
         began = monotonic()
         entry = environ[ENTRY] = journal_entry(environ, self.app)
         entry.instance, entry.mount = self.shown_name, environ.get("SCRIPT_NAME", "")
-        self.journal.append(entry)
+        self.journal.note_arrived(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
         met: faults.Met | None = environ.get(faults.MET)

@@ -35,6 +35,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+CHANGES = "changes"  # the path that responds once the list of requests has changed
+CHANGE_TIMEOUT = 50  # seconds; proxies often give up after 60
 # Bytes of HTML. What a client sends is bounded, but a byte of it may take twelve on the page.
 MOST_OF_REQUEST = 180_000  # for all that the view of a request shows of it
 MOST_OF_CURL = 130_000  # for the curl lines: what is longer is left out
@@ -57,15 +59,20 @@ def answer(plane: Plane, path: str) -> Body:
     Raises `ApiError` where there is nothing to show, unless the client asked for HTML.
     """
     response.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-    if path in FILES and request.method != "POST":
+    is_form = request.method == "POST"
+    if path in FILES and not is_form:
         response.content_type = f"{FILES[path]}; charset=utf-8"
         return read(path)
+    if path == CHANGES and not is_form:
+        spare = plane.db.engine.while_waiting
+        if seen := filters.read(filters.OF_CHANGES)["after"]:
+            plane.journal.wait_for_change(int(seen), CHANGE_TIMEOUT, request.environ, spare)
+        response.content_type = "text/plain; charset=utf-8"
+        return f"{plane.journal.changes}"
     response.content_type = "text/html; charset=utf-8"
     shown = Shown(plane, FORMS)
     try:
-        if request.method == "POST":
-            return acting.answer(shown, path)
-        return show(shown, path)
+        return acting.answer(shown, path) if is_form else show(shown, path)
     except (ApiError, *fense_admin.REFUSALS) as raised:
         error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         if "text/html" not in request.get_header("Accept", ""):
@@ -79,7 +86,7 @@ def show(shown: Shown, path: str) -> Body:
     """The view or the form at this path."""
     for pattern, (view, checks) in VIEWS.items():
         if found := re.fullmatch(pattern, path):
-            sent = filters.read(checks | {"done": rules.one_of(*DONE)})
+            sent = filters.read({**checks, "done": rules.one_of(*DONE)})
             shown.done = DONE.get(sent.pop("done"), "")
             title, values = view(shown, sent, *found.groups())
             return shown.whole_page(title, view.__name__, **values)
@@ -103,12 +110,14 @@ def duration(seconds: float) -> str:
 
 
 def requests(shown: Shown, sent: Sent) -> View:
+    changes = shown.plane.journal.changes  # first: those that come in between are asked for again
     journal = shown.newest_first()
     found = [entry for entry in journal if filters.fit(entry, sent)]
     pager = filters.Pager(found, sent.pop("page"))
     methods = {"GET", "POST"} | set(list(dict.fromkeys(entry["method"] for entry in journal))[:20])
     failed = sum(map(entries.has_failed, journal))
-    return "Requests", {
+    return f"({failed:,} failed) Requests" if failed else "Requests", {
+        "changes": shown.link(f"page/{CHANGES}", after=changes),
         "filters": sent,
         "pager": pager,
         "methods": sorted(method for method in methods if len(method) <= 20),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import calendar
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fense_admin import rules
@@ -65,7 +65,7 @@ def create_account(shown: Shown, values: Values) -> str:
 
 
 def fields_of_account(shown: Shown, number: str) -> list[Field]:
-    account = shown.plane.db.get_account(int(number))
+    account: Mapping[str, Any] = shown.plane.db.get_account(int(number))
     is_on = {name: "on" if account.get(name) else "" for name in SWITCHES}
     return [
         Field(name, OF_ACCOUNTS.get(name, "text"), is_on.get(name, account.get(name) or ""))

@@ -431,7 +431,7 @@ def test_no_page_from_elsewhere_sends_a_form_or_learns_whether_it_would_work(pag
     tokens = [page.fense.app.guard.token] if headers else []
     forms = filled(page)
     before = everything(page)
-    for path, values in [*forms.items(), ("nothing", {}), ("page.css", {})]:
+    for path, values in [*forms.items(), ("nothing", {}), ("page.css", {}), ("changes", {})]:
         answers = set()
         for token in [*tokens, None, "", "x" * 43, "é"]:
             form = values if token is None else values | {"token": token}
