@@ -227,7 +227,7 @@ class Database:
         """
         with self.engine.while_waiting():
             if not self._big_reads.acquire(timeout=PATIENCE):
-                raise OperationalError("too many big responses at once")
+                raise OperationalError("too many large responses at once")
             try:
                 with self.engine.reading() as read:
                     yield read

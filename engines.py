@@ -18,7 +18,7 @@ from fense_admin.realtime import monotonic
 
 MEMORY = ":memory:"
 BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
-UNKNOWN = "it may have been written, or not"
+UNKNOWN = "it is unknown whether the change was saved"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # A host in such a URL, with its port; and a URL without a password, as libpq reads it.
 HOST = r"(?:\[[^]@/]*\]|[^][:@/?,]*)(?::[0-9]+)?"
@@ -81,9 +81,9 @@ def check_name(text: str) -> str:
         return text
     other = re.match(r"\s*(?!postgres)(\w[\w+.-]*://)", text, re.IGNORECASE)
     if other:
-        tried = "SQLite (a file's name) and PostgreSQL 15 (postgresql://...) were tried"
-        raise ValueError(f"{other[1]} is not supported: {tried}, and nothing else")
-    raise ValueError("must be a file's name, :memory:, or a URL as postgresql://host/name")
+        known = "only SQLite (a file name) and PostgreSQL (postgresql://...) are"
+        raise ValueError(f"{other[1]} is not supported: {known}")
+    raise ValueError("must be a file name, :memory:, or a URL such as postgresql://host/name")
 
 
 def is_server(name: str) -> bool:
@@ -102,10 +102,14 @@ def read_schema(path: str) -> list[str]:
 def check_tables(name: str, sections: Sequence[str], version: int, tables: Iterable[str]) -> None:
     """Raise `Unusable` if the version is newer than the schema, or lacks one of its tables."""
     if version > len(sections):
-        raise Unusable(f"{name} was written by a newer version of fense-admin: upgrade this one")
+        raise Unusable(
+            f"{name} was written by a newer version of fense-admin: upgrade this installation"
+        )
     created = re.findall(r"^CREATE TABLE (\w+) \($", "".join(sections[:version]), re.MULTILINE)
     if not set(created) <= set(tables):
-        raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
+        raise Unusable(
+            f"{name} lacks some of its tables: restore a backup or choose another database"
+        )
 
 
 # --- Waiting -----------------------------------------------------------------------------------

@@ -56,10 +56,10 @@ LOOPBACK = re.compile(
     r"(?:(?:[^:]+\.)?localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]*)?", re.IGNORECASE
 )
 CHALLENGE = f'ApiKey header="{exchange.KEY_HEADER}"'
-MERCHANTS_KEY = "a merchant's key does not open these endpoints"
+MERCHANTS_KEY = "a merchant's key gives no access to these endpoints"
 FOREIGN_PAGE = (
-    f"{DEVELOPMENT_KEY} is public, so it takes no request of another web page's ({{}}): "
-    "to go on, set DISPUTE_MASTER_KEY to a key of your own"
+    f"{DEVELOPMENT_KEY} is public, so requests from other web pages are refused ({{}}): "
+    "to allow them, set DISPUTE_MASTER_KEY to a key of your own"
 )
 
 
@@ -165,7 +165,7 @@ class DatabasePlugin:
                 note_unavailable(self.db, error, request.environ[exchange.REQUEST_ID])
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
-                message = f"the database can't be used just now; {changed}"
+                message = f"the database is temporarily unavailable; {changed}"
                 raise ApiError(exchange.UNAVAILABLE, message, Retry_After="1") from None
 
         return served
@@ -267,7 +267,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
 
         def method_not_allowed(**kwargs: Any) -> None:
-            message = f"this path takes {allow}"
+            message = f"this path accepts {allow}"
             if request.method in ("GET", "HEAD") and path == self.prefix + "/accounts":
                 message += f"; GET {mount_point()}{path}/usage lists all accounts"
             raise ApiError(exchange.METHOD_NOT_ALLOWED, message, Allow=allow)
@@ -390,7 +390,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         except Exception:
             what = self.masker.loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
-            message = f"a fault of this service, logged with the id {request_id}"
+            message = f"internal error; see the log for request id {request_id}"
             error = environ[exchange.ERROR] = ApiError(exchange.INTERNAL_ERROR, message)
             error.reason = ""  # which is in the log already
             raw = error_body(exchange.INTERNAL_ERROR, message)
@@ -406,7 +406,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             if log.isEnabledFor(logging.INFO):
                 what = self.masker.loggable(method, path, mount, key)
                 error = environ.get(exchange.ERROR)
-                why = error.reason[:MAX_REASON] if error else "it broke off" * bool(problem)
+                cut_off = "the response was cut off" * bool(problem)
+                why = error.reason[:MAX_REASON] if error else cut_off
                 log_request(what, status, monotonic() - began, request_id, why)
 
         if not isinstance(body, list):
@@ -443,7 +444,7 @@ def create_app(
         public_url = errors.check("public_url", rules.check_public_url, public_url)
         errors.check("database", rules.check_string, database)
     if not keys:
-        raise ValueError("give a master_key or service_keys: without a key nobody gets in")
+        raise ValueError("master_key or service_keys is required")
     app = Application(open_database(database), prefix, keys, public_url, limits or Limits())
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)

@@ -231,7 +231,7 @@ class Connector:
                 self._look_up = LookUp(self.hosts)
             look_up = self._look_up
         if not wait_long(look_up.ended.wait, deadline, waiting):
-            raise NoAnswer("the name server does not answer")
+            raise NoAnswer("the name server does not respond")
         return look_up
 
 

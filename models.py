@@ -340,7 +340,7 @@ def count_months(first: str, last: str) -> int:
 
 def beyond_most(date: str) -> str:
     """What is said of lookups that `NotRecorded` calls excessive."""
-    return f"would take {date} past {rules.MAX_LOOKUPS}, a day's most"
+    return f"would exceed the daily maximum of {rules.MAX_LOOKUPS} on {date}"
 
 
 def highest_id(accounts: Iterable[dict[str, Any]]) -> int:

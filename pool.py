@@ -166,8 +166,9 @@ class Pool:
         """Raise `Unusable` if it isn't PostgreSQL, or shares the session with others."""
         product = value_of(connection, "SELECT version()")
         if not product.startswith("PostgreSQL "):
-            other = f"no PostgreSQL ({product.split()[0]})"
-            raise Unusable(f"{self.info.name} is {other}: nothing else was tried")
+            raise Unusable(
+                f"{self.info.name} is {product.split()[0]}: only PostgreSQL is supported"
+            )
         self._refuse_shared_sessions(connection)
         self.info.product = " ".join(product.split()[:2])
         self.info.warning = self._warn_of_clear_text(connection)
@@ -194,7 +195,7 @@ class Pool:
         if len(ours) > 1 or len(others) > 1 or ours == others:
             raise Unusable(
                 f"{self.info.name} is a pooler that shares sessions (pgbouncer's pool_mode="
-                "transaction or statement): set pool_mode=session, or name the server itself"
+                "transaction or statement): set pool_mode=session, or use the server's own address"
             )
 
     def _warn_of_clear_text(self, connection: Connection) -> str:
@@ -239,7 +240,9 @@ class Pool:
                 oldest = next(iter(others.values()))
                 left = min(oldest + QUEUED, deadline) - monotonic()
                 if left <= 0:
-                    raise OperationalError("others wait for the same too long: a lock, or a COMMIT")
+                    raise OperationalError(
+                        "too many requests already wait for the same lock or COMMIT"
+                    )
                 self._changed.wait(left)
             others[operation] = monotonic()
         try:
@@ -343,5 +346,5 @@ class Pool:
     def _reason(self, error: BaseException) -> str:
         """Why it failed, in one line, without a password."""
         if isinstance(error, NoAnswer):
-            return str(error) or "the server does not answer"
+            return str(error) or "the server does not respond"
         return self._url.hide_secrets(first_line(str(error)) or type(error).__name__)

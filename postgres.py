@@ -113,7 +113,7 @@ class Gate:
         if self.is_shut:
             left = self._tried_since + CONNECTING - monotonic()
             if not self._trying.acquire(timeout=max(0, left)):
-                raise OperationalError("the server does not answer")
+                raise OperationalError("the server does not respond")
             try:
                 if self.is_shut:  # still, after waiting for another
                     self._tried_since = monotonic()
@@ -201,19 +201,19 @@ class Engine(Pool):
         connection.deadline = monotonic() + START_TIMEOUT
         encoding = value_of(connection, "SHOW server_encoding")
         if encoding != "UTF8":
-            raise Unusable(f"{name} is encoded in {encoding}: name a database in UTF8")
+            raise Unusable(f"{name} is encoded in {encoding}: choose a database in UTF8")
         connection.execute(f"BEGIN; {UNHURRIED}; SET LOCAL lock_timeout = '{START_TIMEOUT}s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))  # several may start
         tables, version = {table for (table,) in connection.execute(TABLES)}, 0
         if "fense_admin" in tables:
             version = value_of(connection, "SELECT max(version) FROM fense_admin") or 0
         elif tables:
-            raise Unusable(f"{name} has another program's tables: name an empty database")
+            raise Unusable(f"{name} has tables of another program: choose an empty database")
         engines.check_tables(name, sections, version, tables)
         if read_only:
             connection.execute("COMMIT")
             if not tables:
-                raise Unusable(f"{name} is empty: name the database that has the accounts")
+                raise Unusable(f"{name} is empty: choose the database that has the accounts")
             return
         connection.deadline = math.inf
         for section in sections[version:]:
@@ -226,7 +226,7 @@ class Engine(Pool):
         last_id = value_of(connection, LAST_ID)
         if highest > last_id:
             raise Unusable(
-                f"{name} would give ids twice: the last account has the id {highest}, but the "
+                f"{name} would assign ids twice: the highest id in use is {highest}, but the "
                 f"counter is at {last_id} (logical replication does not copy it): run SELECT "
                 f"setval('{SEQUENCE}', N) there, where N is the counter of the original server, or "
                 f"{highest} if no account with a higher id was ever made"
@@ -320,7 +320,7 @@ class Engine(Pool):
             return result
 
         if self._commits.was_just_shut():
-            raise OperationalError("the server does not answer a COMMIT")
+            raise OperationalError("the server does not respond to COMMIT")
         with self._commits.passed():
             return self._run("write", transaction, patient)
 
@@ -388,7 +388,9 @@ class Engine(Pool):
                 connection.cancel_safe(timeout=CANCELLING)
             except psycopg.Error:
                 self._server.shut(after_waiting=True)
-            raise CommitUnknown(f"the server does not answer a COMMIT: {engines.UNKNOWN}") from None
+            raise CommitUnknown(
+                f"the server does not respond to COMMIT: {engines.UNKNOWN}"
+            ) from None
         except psycopg.Error as error:
             if connection.info.transaction_status != IDLE:
                 raise CommitUnknown(f"{self._reason(error)}: {engines.UNKNOWN}") from None
@@ -396,7 +398,7 @@ class Engine(Pool):
         except MemoryError:
             raise CommitUnknown(f"out of memory in a COMMIT: {engines.UNKNOWN}") from None
         if connection.warned:  # the wait for a standby was cancelled
-            raise CommitUnknown(f"the server waits for no standby any more: {engines.UNKNOWN}")
+            raise CommitUnknown(f"the server stopped waiting for a standby: {engines.UNKNOWN}")
         self._commits.is_shut = False
 
     def _run(

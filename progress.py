@@ -152,5 +152,5 @@ class Progress(Report):
             say(f"stopped by {error.signal}: {self._unchanged}")
         elif self._late and not error:
             late = Stopped(self._late[0])
-            say(f"stopped by {late.signal}, which came when all was done")
+            say(f"stopped by {late.signal}, which came after the work was done")
             raise late

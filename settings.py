@@ -85,14 +85,14 @@ SETTINGS = {
     "public-url": Setting(
         "",
         rules.check_public_url,
-        "URL that clients use, such as https://fense.example, where a proxy on another machine is "
-        "in front",
+        "URL that clients use, such as https://fense.example, if a proxy on another machine is in "
+        "front",
     ),
     "threads": Setting(
         "4", number(rules.whole_number(1, 999)), "requests answered at the same time"
     ),
     "seed": Setting("", str, "state document to load into an empty database, or demo"),
-    "drain": Setting("10", check_seconds, "seconds that a stop waits for in-flight requests"),
+    "drain": Setting("10", check_seconds, "seconds to wait for in-flight requests when stopping"),
 }
 MASTER_KEY, SERVICE_KEYS = "DISPUTE_MASTER_KEY", "DISPUTE_SERVICE_KEYS"  # in the environment alone
 PORT = "FENSE_ADMIN_PORT"  # which Kubernetes sets as well

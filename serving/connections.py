@@ -34,9 +34,9 @@ MAKE_ROOM = "make room for temporary files, or set TMPDIR"
 # waitress's own messages may quote the request, and a key in it; these don't.
 ERRORS = {
     400: "the request is not valid HTTP/1.1",
-    413: "the body is over {body} bytes",
-    431: "the request line and headers are over {header} bytes",
-    501: "of the transfer codings only chunked is known here",
+    413: "the body exceeds the maximum of {body} bytes",
+    431: "the request line and headers exceed the maximum of {header} bytes",
+    501: "chunked is the only supported transfer coding",
     503: "a request or response this large needs a temporary file, which can't be written now",
 }
 
@@ -55,7 +55,7 @@ class ErrorTask(internals.ErrorTask):
         status = request.error.code
         request_id = app.choose_id(asked_environ(request))
         limits = {"header": app.limits.header, "body": request.adj.max_request_body_size - 1}
-        message = ERRORS.get(status, "a fault of this service").format(**limits)
+        message = ERRORS.get(status, "internal error").format(**limits)
         body = error_body(status, message)
         self.status = f"{status} {request.error.reason}"
         self.response_headers = [("Content-Type", "application/json")]
@@ -297,7 +297,7 @@ class Channel(Dispatcher):
             its_task.close_on_finish = True
         except NoTemporaryFile as error:
             if self.streams:
-                log.warning("a response broke off: no temporary file (%s): %s", error, MAKE_ROOM)
+                log.warning("a response was cut off: no temporary file (%s): %s", error, MAKE_ROOM)
                 self.reset()
                 its_task.close_on_finish = True
             else:
@@ -308,7 +308,7 @@ class Channel(Dispatcher):
                 its_task = ErrorTask(self, request)
                 its_task.service()
         except Exception:
-            log.exception("a fault while answering")
+            log.exception("internal error while responding")
             if not its_task.wrote_header:
                 request.error = internals.InternalServerError("")
                 with contextlib.suppress(Exception):

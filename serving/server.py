@@ -95,7 +95,7 @@ class Server:
         try:
             channel.answered()
         except Exception:
-            log.exception("a fault of this service: it ends a connection")
+            log.exception("internal error; closing the connection")
             channel.abandon()
 
     def _drain(self, deadline: float) -> None:

@@ -64,7 +64,7 @@ INSTANCE_RULES: dict[str, rules.Rule] = {
     "seed": check_seed,
     "name": rules.or_null(
         rules.matching(
-            f"[^{rules.CONTROL}]{{1,100}}", "must be 1 to 100 characters, no control characters"
+            f"[^{rules.CONTROL}]{{1,100}}", "must be 1 to 100 characters without control characters"
         )
     ),
 }
@@ -105,7 +105,7 @@ class ControlPlane:
         self.journal: Journal = Journal(parent.journal if parent else None)
         app.install(self.faults)
         if app.signposts:
-            app.signposts["a page for people"] = ROOT + "/"
+            app.signposts["a web page"] = ROOT + "/"
 
         self.control = Application(app.db, "", app.masker.own, app.public_url, app.limits)
         # A stand-in and its instances mask each other's keys.

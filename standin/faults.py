@@ -38,7 +38,7 @@ MET = "fense_admin.met"  # the `Met` of the request
 IS_ANSWERED = "fense_admin.is_answered"  # whether it answered in place of the handler
 IS_SPARED = "fense_admin.is_spared"  # whether no fault meets it: a form of the page sent it
 IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset since the request came
-WAS_RESET = "the stand-in was reset while this request waited"
+WAS_RESET = "the stand-in was reset while this request was waiting"
 # Headers that the server itself sets; `content_type` is a key of its own.
 RESERVED_HEADERS = frozenset(
     "connection content-length content-type date server transfer-encoding via x-request-id "
@@ -46,7 +46,7 @@ RESERVED_HEADERS = frozenset(
 )
 MAX_BODY = 64 * 1024  # bytes of a fault's body
 PLAIN_TEXT = "text/plain; charset=utf-8"  # the Content-Type of such a body
-MESSAGE = "a fault that was armed for this request"
+MESSAGE = "simulated failure"
 
 
 # --- Drops: what can happen to a connection ----------------------------------------------------
@@ -63,9 +63,11 @@ class Drop(NamedTuple):
 
 DROPS = {
     "reset": Drop("connection reset", "resets the connection", is_reset=True),
-    "empty": Drop("closed without an answer", "closes the connection without an answer"),
+    "empty": Drop("closed without a response", "closes the connection without a response"),
     "truncate": Drop(
-        "answer cut short", "cuts the answer {status} short", lambda body: body[: len(body) // 2]
+        "response cut short",
+        "cuts the response {status} short",
+        lambda body: body[: len(body) // 2],
     ),
 }
 
@@ -77,7 +79,7 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
     if how.is_reset and RESET in environ:  # a server set it; in-process nothing did
         environ[RESET]()
     # Under a server it ends the connection; an in-process client gets it as it is.
-    raise ConnectionResetError(f"dropped by {MESSAGE}")
+    raise ConnectionResetError(f"dropped by a {MESSAGE}")
 
 
 def drop_stream(how: Drop, environ: dict[str, Any], stream: Stream) -> Iterator[bytes]:
@@ -98,11 +100,11 @@ def check_headers(value: object) -> JsonObject:
         raise ValueError("has a header twice")
     for name, text in headers.items():
         if not re.fullmatch("[A-Za-z0-9-]+", name):
-            raise ValueError(f"has {name!a}, which is no header's name")
+            raise ValueError(f"has {name!a}, which is not a valid header name")
         if name.lower() in RESERVED_HEADERS:
-            raise ValueError(f"has {name}, which the server itself sets")
+            raise ValueError(f"has {name}, which the server sets itself")
         if not isinstance(text, str) or not re.fullmatch(r"[\x20-\x7e]*", text):
-            raise ValueError(f"has a {name} that is no string of printable ASCII characters")
+            raise ValueError(f"has a {name} that is not a string of printable ASCII characters")
     return headers
 
 
@@ -121,10 +123,12 @@ def check_delay(value: object) -> int | list[int]:
         milliseconds: int = check_milliseconds(value)
         return milliseconds
     if len(value) != 2:
-        raise ValueError("must be a number of milliseconds, or a pair: the least and the most")
+        raise ValueError("must be a number of milliseconds, or a pair [least, most]")
     least, most = map(check_milliseconds, value)
     if least > most:
-        raise ValueError("must be a pair whose first number is not above its second")
+        raise ValueError(
+            "must be a pair [least, most]: the first number must not exceed the second"
+        )
     return [least, most]
 
 
@@ -164,7 +168,7 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
         ("after", not is_nothing, "needs a status, a drop or a delay_ms"),
         ("headers", has_error or is_nothing, needs),
         ("message", has_error or is_nothing, needs),
-        ("message", "body" not in sent, "is not accepted beside body"),
+        ("message", "body" not in sent, "is not accepted together with body"),
         ("body", "status" in sent, "needs a status"),
         ("content_type", "body" in sent, "needs a body"),
         ("random_seed", isinstance(sent.get("delay_ms"), list), "needs a pair in delay_ms"),
@@ -301,7 +305,7 @@ class Faults:
         if not met.delay:
             return
         if not self._room.acquire(blocking=False):
-            raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
+            raise ApiError(UNAVAILABLE, f"{self._most} requests are already waiting for a delay")
         try:
             with db.engine.while_waiting():
                 wait_for(met.waiting, met.delay, environ)
@@ -320,7 +324,7 @@ class Faults:
         except ApiError as error:  # too many requests wait
             return replace(error, {}, body, answer, environ, app)
         number = met.fault["id"]
-        log.info("the armed fault %d meets this response: id=%s", number, environ[REQUEST_ID])
+        log.info("fault %d was applied to this response: id=%s", number, environ[REQUEST_ID])
         if "status" not in met.fault:
             return body
         return replace(error_of(met.fault), met.fault, body, answer, environ, app)

@@ -49,14 +49,16 @@ class ControlGuard:
         blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
         if blamed == "Origin":
             raise ApiError(
-                FORBIDDEN, "the control plane takes no requests of another page's (Origin)"
+                FORBIDDEN, "the control plane refuses requests from other web pages (Origin)"
             )
         is_own = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
         # A link on another site may open the page: that shows it to the user alone.
         if not is_own and not (is_page and is_navigation(environ)):
-            raise ApiError(FORBIDDEN, "the control plane takes no requests of another site's pages")
+            raise ApiError(FORBIDDEN, "the control plane refuses requests from other sites' pages")
         if blamed:
-            raise ApiError(FORBIDDEN, "the control plane is at localhost or 127.0.0.1 only (Host)")
+            raise ApiError(
+                FORBIDDEN, "the control plane is available at localhost or 127.0.0.1 only (Host)"
+            )
 
     def refuse_other_forms(self, token: str) -> None:
         """Refuse a form that is not of this page: where a browser names no site, that decides."""
@@ -78,7 +80,7 @@ class ControlGuard:
         if self.master.knows(key):
             return
         if key and (self.service.knows(key) or db.is_merchant_key(key)):
-            raise ApiError(FORBIDDEN, "the control plane takes the master key alone")
+            raise ApiError(FORBIDDEN, "the control plane accepts only the master key")
         message = "the key is not the master key" if key else "the master key is missing"
         message += self.master.hint
         raise ApiError(UNKNOWN_KEY, message, WWW_Authenticate='Basic realm="fense-admin"')

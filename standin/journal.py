@@ -191,7 +191,7 @@ def report(entries: Sequence[Entry], faults: Sequence[tuple[str, dict[str, Any]]
     """
     lines: dict[str, list[str]] = {"": []}  # by instance
     if len(entries) > REPORTED:
-        lines[""].append(f"({len(entries) - REPORTED} requests before these)")
+        lines[""].append(f"({len(entries) - REPORTED} earlier requests)")
     for entry in entries[-REPORTED:]:
         lines.setdefault(entry.instance, []).append(summary(entry))
     for instance, fault in faults:
@@ -209,9 +209,9 @@ def summary(entry: Entry) -> str:
     """One line: method, path, status, and for a 4xx the message."""
     query = f"?{entry['query']}" if entry["query"] else ""
     path = entry["path"].removeprefix(entry.mount)
-    line = f"{entry['method']} {path}{query} {entry['status'] or 'no answer'}"
+    line = f"{entry['method']} {path}{query} {entry['status'] or 'no response'}"
     if entry["fault"]:
-        handled = f"; the service itself answered {entry['handled']}" if entry["handled"] else ""
+        handled = f"; the service itself returned {entry['handled']}" if entry["handled"] else ""
         line += f" (fault {entry['fault']}{handled})"
     if 400 <= (entry["status"] or 0) < 500 and entry.reason:
         line += f": {entry.reason}"

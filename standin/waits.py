@@ -136,7 +136,7 @@ class Journal(collections.deque[Entry]):
         (503) if too many wait already.
         """
         wait = Wait(wanted, count)
-        with place(self._room, f"{MOST_WAITS} requests wait for others already"):
+        with place(self._room, f"{MOST_WAITS} calls are already waiting for requests"):
             with self._lock:
                 wait.left -= len(self._answered(wanted))
                 self._waits.append(wait)

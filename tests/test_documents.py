@@ -108,15 +108,15 @@ STATEMENTS = [
         ],
         "openapi.json": [
             f'"description": "A JSON object in UTF-8 of at most {kib(LIMITS.body)}."',
-            f'"The body is over {kib(LIMITS.body)}."',
+            f'"The body exceeds {kib(LIMITS.body)}."',
             f"1 to {REQUEST_ID} visible ASCII characters",
         ],
         "standin/openapi.json": [
             f"of at most {LIMITS.state_body // 2**20} MiB",
-            f"At most {journal.JOURNAL_LENGTH:,}, the oldest first",
-            f"The first {kib(journal.MAX_TEXT)}, keys masked",
+            f"At most {journal.JOURNAL_LENGTH:,}, oldest first",
+            f"The first {kib(journal.MAX_TEXT)}, with keys masked",
             f'"there are {instances.MAX_INSTANCES} instances: end some, or reset"',
-            f'"the body is over {LIMITS.state_body} bytes"',
+            f'"the body exceeds the maximum of {LIMITS.state_body} bytes"',
         ],
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
@@ -130,8 +130,8 @@ STATEMENTS = [
         "deploy/fense-admin.socket": [f"ListenStream={ADDRESS}"],
         "deploy/nginx.conf": [
             f"server {ADDRESS};",
-            f"the body is over {LIMITS.read_body} bytes",
-            f"the request line and headers are over {LIMITS.header} bytes",
+            f"the body exceeds the maximum of {LIMITS.read_body} bytes",
+            f"the request line and headers exceed the maximum of {LIMITS.header} bytes",
             f"client_max_body_size {LIMITS.read_body // 1024}k;",
             f"client_body_buffer_size {LIMITS.read_body // 1024}k;",
             f"it answers what is over {LIMITS.body // 1024}k itself",

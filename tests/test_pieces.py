@@ -305,7 +305,7 @@ def test_a_server_that_stops_answering_ends_a_move_within_seconds(
 
     began = time.monotonic()
     try:
-        with pytest.raises(engines.DatabaseError, match="the server does not answer") as error:
+        with pytest.raises(engines.DatabaseError, match="the server does not respond") as error:
             databases.copy(source, target, Frozen())
         assert time.monotonic() - began < 4
     finally:

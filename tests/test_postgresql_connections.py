@@ -367,7 +367,7 @@ def test_while_a_name_server_hangs_there_is_one_look_up(postgresql, open_databas
     try:
 
         def ask():
-            with pytest.raises(engines.DatabaseError, match=r"the (name )?server does not answer"):
+            with pytest.raises(engines.DatabaseError, match=r"the (name )?server does not respond"):
                 db.count_accounts()
 
         assert seconds(lambda: in_threads(8, ask)) < 4
@@ -503,7 +503,7 @@ def test_a_counter_of_ids_that_lags_is_refused_with_the_fix(postgresql, open_dat
     postgresql.execute(f"SELECT setval('{schema}.account_fense_account_id_seq', 1)")
     with pytest.raises(engines.Unusable) as refused:
         databases.open_database(url)
-    assert "the last account has the id 3, but the counter is at 1" in str(refused.value)
+    assert "the highest id in use is 3, but the counter is at 1" in str(refused.value)
     assert "SELECT setval('account_fense_account_id_seq', N)" in str(refused.value)
     postgresql.execute(f"SELECT setval('{schema}.account_fense_account_id_seq', 3)")
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4

@@ -287,7 +287,7 @@ def service(shown: Shown, sent: Sent) -> View:
         "Control plane": shown.standin_url,
         "Prefix": plane.app.prefix or "none",
         "Port": f"{environ['SERVER_PORT']}, for {reach}",
-        "Database": "in memory: it goes with the process" if info.in_memory else info.name,
+        "Database": "in memory: it is lost when the process ends" if info.in_memory else info.name,
         "SQLite": sqlite.VERSION,
         "Python": platform.python_version(),
         "fense-admin": __version__,

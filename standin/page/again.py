@@ -28,6 +28,7 @@ LABELS = {
     "headers": "Headers",
     "body": "Body",
 }
+MASKED = f"{HIDDEN} stands for a key, which the journal masks: put your own there"
 AREAS = ("headers", "body")
 NAMED = re.compile(r"⟨U\+([0-9A-F]{4,5}|10[0-9A-F]{4})⟩")  # as `named` writes a character
 GUESSED_PATH = re.compile(r"there is no such path; did you mean (/[!-~]*)\?")
@@ -61,7 +62,7 @@ def filled(entry: Entry, is_development: bool) -> dict[str, str]:
 
 def missing(entry: Entry) -> dict[str, str]:
     """What the journal or the form does not have of a request, by the form's fields."""
-    sent, masked = filled(entry, False), f"the journal masks what {HIDDEN} stands for"
+    sent, masked = filled(entry, False), MASKED
     found = {name: masked for name in ("path", "headers") if HIDDEN in sent[name]}
     key = entry["headers"].get(KEY_HEADER)
     if key and not entry.has_development_key:
@@ -69,7 +70,7 @@ def missing(entry: Entry) -> dict[str, str]:
     if entry.has_masked_body:
         found["body"] = masked
     if "body" in entry.is_cut:
-        found["body"] = "the journal keeps the first 8 KiB of a body"
+        found["body"] = "the journal keeps the first 8 KiB of a body: add the rest"
     long = [name for name in sent if size(sent[name]) > MOST]
     return found | {name: f"the {name} is too long for a form" for name in long}
 

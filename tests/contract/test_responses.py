@@ -95,7 +95,7 @@ def test_a_fault_of_ours_is_logged_and_not_told(api, inside, caplog, monkeypatch
 
     monkeypatch.setattr(inside.db, "get_account", break_down)
     answer = api.call(method, "/accounts/1", headers={"X-Request-Id": "mine"})
-    message = "a fault of this service, logged with the id mine"
+    message = "internal error; see the log for request id mine"
     expected = refusal(code="internal_server_error", message=message)
     assert (answer.status, answer.body) == (500, None if method == "HEAD" else expected)
     assert answer.headers["Content-Type"] == "application/json"
@@ -119,7 +119,7 @@ def test_a_database_that_fails_is_unavailable(api, inside, caplog):
     inside.db.engine.execute_sql("ALTER TABLE account RENAME TO elsewhere")
     for method, path in (("GET", "/accounts/1"), ("POST", "/accounts/1"), ("GET", "/healthz")):
         answer = api.call(method, path, {} if method == "POST" else None)
-        message = "the database can't be used just now; nothing was changed"
+        message = "the database is temporarily unavailable; nothing was changed"
         expected = refusal(code="service_unavailable", message=message)
         assert (answer.status, answer.body) == (503, expected)
         assert answer.headers["Retry-After"] == "1"

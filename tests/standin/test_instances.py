@@ -205,7 +205,7 @@ def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
         api.call("PUT", "/_standin/clock", {"now": "0001-01-01T00:00:00Z"})
         before = len(threading.enumerate()), len(parent.instances)
         answer = api.call("POST", "/_standin/instances")
-        message = "is before the first day of the calendar"
+        message = "is before 0001-01-01, the earliest date"
         fault = refusal(("accounts[0].usage.-400", message))
         assert (answer.status, answer.body) == (400, fault)
         assert (len(threading.enumerate()), len(parent.instances)) == before

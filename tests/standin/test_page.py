@@ -86,7 +86,7 @@ def test_without_the_slash_it_is_the_page_too(make_app):
     page = api.client.get("/_standin")
     assert re.sub("[0-9.]+ ms", "", page.text) == api.client.get("/_standin/").text
     assert 'href="/_standin/page/page.css"' in page.text
-    assert api.get("/").body["error"]["message"].endswith(", a page for people is at /_standin/")
+    assert api.get("/").body["error"]["message"].endswith(", a web page is at /_standin/")
 
 
 @pytest.mark.parametrize("path", [*VIEWS, *FILES])
@@ -140,7 +140,7 @@ REFUSALS = [
     ("?page=0", "page", "must be the number of a page, from 1"),
     ("?method=GET&method=POST", "method", "is given twice"),
     ("page/accounts?page=x", "page", "must be the number of a page, from 1"),
-    ("page/accounts/1?start_date=2026-02-30", "start_date", "must be a day of the calendar, written YYYY-MM-DD"),
+    ("page/accounts/1?start_date=2026-02-30", "start_date", "must be a valid date, written YYYY-MM-DD"),
     ("page/accounts/1?by=week", "by", "must be one of day, month"),
     ("page/accounts/1?start_date=2026-11-02&end_date=2026-11-01", "start_date", "must not be after end_date"),
     ("page/accounts/1?start_date=2020-01-01", "start_date", "makes more than 366 days: choose a shorter range"),
@@ -235,7 +235,7 @@ def test_what_is_wrong_stands_beside_the_field(seeded_api, see):
     assert ["email", "is required"] in rows(view, ".why table")
     seeded_api.get("/accounts/usage?start_date=2026-11-31&end_date=2026-12-01")
     assert rows(newest(seeded_api, see), "#came ~ table") == [
-        ["start_date", "2026-11-31 must be a day of the calendar, written YYYY-MM-DD"],
+        ["start_date", "2026-11-31 must be a valid date, written YYYY-MM-DD"],
         ["end_date", "2026-12-01"],
     ]
 
@@ -269,7 +269,7 @@ def test_a_body_that_is_longer_than_is_kept_is_shown_as_far_as_it_is(seeded, see
     seeded_api.post(
         "/accounts", json.dumps(account_fields(name="é" * 5000), ensure_ascii=False).encode()
     )
-    assert "the line sends no more" in text_of(newest(seeded_api, see))
+    assert "keeps the first 8 KiB of a body" in text_of(newest(seeded_api, see))
 
 
 def test_the_fault_that_answered_is_told(seeded, seeded_api, see):
@@ -281,8 +281,8 @@ def test_the_fault_that_answered_is_told(seeded, seeded_api, see):
     assert "Fault 1 met it: it answers 503, with Retry-After: 7." in why
     with pytest.raises(ConnectionResetError):
         seeded_api.get("/accounts/7")
-    assert rows(see(""))[0][:2] == ["closed without an answer", "GET /accounts/7 by fault 2"]
-    assert "closes the connection without an answer" in text_of(
+    assert rows(see(""))[0][:2] == ["closed without a response", "GET /accounts/7 by fault 2"]
+    assert "closes the connection without a response" in text_of(
         newest(seeded_api, see).select_one(".why")
     )
 
@@ -546,7 +546,7 @@ def test_armed_faults_say_what_they_meet_and_how_often_they_were_used(seeded, se
         ["2", "waits 1 ms, then lets the request be served",
          "all requests to /accounts/usage/[0-9]*, until it is disarmed GET /accounts/usage/{fense_account_id}",
          "1 GET /accounts/usage/1", "Disarm"],
-        ["3", "cuts the answer 418 short",
+        ["3", "cuts the response 418 short",
          "the next request to /account/* No endpoint of the API has such a path.", "0", "Disarm"],
     ]  # fmt: skip
     seeded_api.post("/accounts", {})
@@ -579,7 +579,7 @@ def test_the_service_view_has_clock_instances_and_where_it_is(seeded, seeded_api
     assert facts["Control plane"] == "http://localhost:80/_standin"
     assert facts["Prefix"] == "none"
     assert facts["Port"] == "80, for this machine alone"
-    assert facts["Database"] == "in memory: it goes with the process"
+    assert facts["Database"] == "in memory: it is lost when the process ends"
     assert re.fullmatch(r"3\.\d+\.\d+", facts["SQLite"])
     assert facts["Accounts"] == "2"
     assert "2026-11-30T12:00:00Z, stopped" in view.text
@@ -681,7 +681,7 @@ def test_the_documentation_says_what_a_value_may_be(see):
     assert fields["api_key required"][0] == "string, 1 to 255 characters"
     assert fields["dispute_account_id optional"] == [
         "string or null",
-        "The Dispute.com account linked to, hex digits of either case; null for no link. Default: null.",
+        "The linked Dispute.com account, with hex digits in either case; null for no link. Default: null.",
     ]
     usage = view.select_one("section[aria-labelledby=getAccountUsage]")
     assert rows(usage)[1] == [

@@ -47,7 +47,7 @@ def button(page, text):
 
 def edit(fense, how="again"):
     """The form to change the newest request in."""
-    page = fense.client.get(f"/_standin/page/requests/{fense.app.journal[-1].number}/{how}")
+    page = fense.client.get(f"/_standin/page/requests/{how}/{fense.app.journal[-1].number}/send")
     return button(page, "Send again")
 
 

@@ -248,7 +248,7 @@ def test_what_came_instead_is_told(fense):
     with pytest.raises(TimeoutError) as raised:
         fense.wait_for_requests("POST", "/accounts/*", count=2, timeout=0.1)
     assert str(raised.value) == (
-        "0 of 2 came in 0.1 s (POST /accounts/*); what came:\n"
+        "0 of 2 arrived in 0.1 s (POST /accounts/*); received:\n"
         "GET /accounts/7 404: no account has this fense_account_id"
     )
 
