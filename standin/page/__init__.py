@@ -147,7 +147,7 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
         "headers": rows_within(tenth, entry["headers"].items()),
         "curl": block,
         "missing": again.missing(entry),
-        "meant": again.corrected(entry, again.filled(entry, False))[1],
+        "meant": again.corrected(entry, again.filled(entry))[1],
         "account": entries.account_of(entry),
         "fault": entry.fault and clip(in_words.does(entry.fault), MOST_OF_TITLE),
     }

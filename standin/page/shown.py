@@ -150,9 +150,9 @@ class Shown:
         """A page that has this form alone, with what was `sent` and the `error` that it met."""
         _, form, groups = acting.find(self.forms, path)
         message, _ = acting.beside(form.fields(self, *groups), error)
-        content = self.form(path, sent=sent, error=error) + below
+        content = self.form(path, sent=sent, error=error)
         back = self.link(form.back.format(*groups))
-        title, shared = form.title.format(*groups), {"form": form, "back": back}
+        title, shared = form.title.format(*groups), {"form": form, "back": back, "below": below}
         return self.whole_page(title, "act", message=message, content=content, **shared)
 
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -47,7 +47,7 @@ def fields(shown: Shown, of: str, id: str) -> list[Field]:
     endpoint = find(of, id)
     key = DEVELOPMENT_KEY if shown.is_development else ""
     asks_for_key = of != CONTROL_PLANE and endpoint.operation.get("security") != []
-    return [*parts(endpoint), *[Field("key", value=key, label=KEY_HEADER)] * asks_for_key]
+    return [*parts(endpoint), *[Field(KEY_HEADER, value=key)] * asks_for_key]
 
 
 def parts(endpoint: Endpoint) -> Iterator[Field]:
@@ -77,13 +77,28 @@ def parts(endpoint: Endpoint) -> Iterator[Field]:
 
 
 def try_it(shown: Shown, values: dict[str, Any], of: str, id: str) -> str:
-    """Send the request of an operation; one of the control plane has its key."""
+    """Send the request that the values make. One to the control plane has its key."""
     endpoint, is_control = find(of, id), of == CONTROL_PLANE
-    base = ROOT if is_control else shown.plane.app.prefix
-    method, target, headers, body = checked(endpoint, base, values)
-    if key := shown.plane.master_key if is_control else values.get("key"):
-        headers[KEY_HEADER] = key
-    return send(shown, method, target, headers, body)
+    sent: dict[str, dict[str, Any]] = {"path": {}, "query": {}, "body": {}}
+    with ValidationErrors() as errors:
+        for it in parts(endpoint):
+            place, _, name = it.name.partition(" ")
+            if it.name in values:
+                value = values[it.name]
+                sent[place][name] = as_json(value) if it.kind == "choice" else value
+            elif place == "path":
+                errors.add(it.name, "is required")
+    path = {name: quote(text, "", errors="replace") for name, text in sent["path"].items()}
+    target = ROOT if is_control else shown.plane.app.prefix
+    target += endpoint.path.format_map(path)
+    if sent["query"]:
+        target += "?" + urlencode(sent["query"], errors="replace")
+    key = shown.plane.master_key if is_control else values.get(KEY_HEADER)
+    headers, body = {KEY_HEADER: key} if key else {}, b""
+    if endpoint.body:
+        headers["Content-Type"] = "application/json"
+        body = sent["body"].get("", json.dumps(sent["body"])).encode(errors="replace")
+    return send(shown, endpoint.method, target, headers, body)
 
 
 def send(shown: Shown, method: str, target: str, headers: dict[str, str], body: bytes) -> str:
@@ -94,28 +109,3 @@ def send(shown: Shown, method: str, target: str, headers: dict[str, str], body: 
     lines = lay_out(found.body.decode(errors="replace"), not found.is_whole)
     text = "\n".join(line.text for line in lines)
     return Below(shown.part("answer", answer=found, asked=f"{method} {target}", text=text))
-
-
-def checked(endpoint: Endpoint, base: str, values: Mapping[str, Any]) -> Sent:
-    """Return the request that the values make, below this path.
-
-    Raises `ValidationErrors` where the path is not whole.
-    """
-    sent: dict[str, dict[str, Any]] = {"path": {}, "query": {}, "body": {}}
-    headers = {}
-    with ValidationErrors() as errors:
-        for it in parts(endpoint):
-            place, _, name = it.name.partition(" ")
-            if it.name in values:
-                value = values[it.name]
-                sent[place][name] = as_json(value) if it.kind == "choice" else value
-            elif place == "path":
-                errors.add(it.name, "is required")
-    path = {name: quote(text, "", errors="replace") for name, text in sent["path"].items()}
-    target = base + endpoint.path.format_map(path)
-    if sent["query"]:
-        target += "?" + urlencode(sent["query"], errors="replace")
-    if not endpoint.body:
-        return endpoint.method, target, headers, b""
-    body = sent["body"].get("", json.dumps(sent["body"])).encode(errors="replace")
-    return endpoint.method, target, {"Content-Type": "application/json"}, body
