@@ -281,14 +281,14 @@ def build_parser() -> Parser:
     add_settings(it, "database")
     add_quiet(it)
 
-    count = settings.number(rules.whole_number(1, settings.MOST_COMPARED))
+    count = settings.number(rules.whole_number(1, settings.MAX_COMPARED))
     it = command(
         "compare",
         commands.compare,
         "send the same requests to a real Fense and to a stand-in, and print where they differ",
         "Send the same requests to a service and to a stand-in, and print where the responses "
         "differ. It only reads: GET and HEAD, one request at a time, at most "
-        f"{settings.MOST_REQUESTS}. {KEYS_FROM}.",
+        f"{settings.MAX_REQUESTS}. {KEYS_FROM}.",
     )
     it.add_argument(
         "target",

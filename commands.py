@@ -331,7 +331,7 @@ def record(options: argparse.Namespace) -> int:
         raise WrongUsage("the following arguments are required: lookups")
     check_exists(options.database, "choose it with --database")
     recording = Progress("nothing was added", options.quiet)
-    with recording, opened(options.database) as db:
+    with recording, use_database(options.database) as db:
         if is_list:
             record_list(db, recording)
             return 0
@@ -359,7 +359,7 @@ def record_list(db: Database, recording: Progress) -> None:
         with rules.ValidationErrors() as errors:
             rows = state.check_usage(entries, errors, db.today())
         recording.begin("recording")
-        state.record_usage(db, rows, patient=True, report=recording)
+        state.record_usage(db, rows, long_running=True, report=recording)
         recording.end_of_days("recorded")
     except rules.ValidationErrors as errors:
         raise CommandError(f"nothing was added: {errors}") from None
@@ -377,10 +377,10 @@ def move(options: argparse.Namespace) -> int:
                 f"{options.target} is {options.source} itself: choose a new database"
             )
     moving = Progress("nothing was moved", options.quiet)
-    with moving, opened(options.source, read_only=True) as source:
+    with moving, use_database(options.source, read_only=True) as source:
         moving.begin("moving")
         if not has_accounts(options.target):  # else it isn't migrated either
-            with opened(options.target) as target:
+            with use_database(options.target) as target:
                 if copy(source, target, moving):
                     moving.end_of_days("moved")
                     print(f"fense-admin moved accounts={moving.accounts}")
@@ -390,7 +390,7 @@ def move(options: argparse.Namespace) -> int:
 
 def has_accounts(database: str) -> bool:
     """Whether it is a database with accounts. It stays as it is, of whatever version."""
-    with contextlib.suppress(engines.Unusable), opened(database, read_only=True) as db:
+    with contextlib.suppress(engines.Unusable), use_database(database, read_only=True) as db:
         return db.count_accounts() > 0
     return False
 
@@ -447,8 +447,8 @@ def check_exists(database: str, hint: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(database: str, read_only: bool = False) -> Iterator[Database]:
-    """The database, which is closed at the end."""
+def use_database(database: str, read_only: bool = False) -> Iterator[Database]:
+    """Open a database, and close it at the end of the block."""
     db = open_database(database, read_only)
     try:
         yield db

@@ -203,11 +203,11 @@ class Engine(Protocol):
         """Let the next account's id follow this one."""
         ...
 
-    def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
+    def write(self, work: Callable[[], Result], long_running: bool = False) -> Result:
         """Run the function in a transaction and return what it returns.
 
-        It may be run several times, unless it is `patient`: then each query has a deadline, a long
-        one, and all of it has none. Raises `CommitUnknown`.
+        It may be run several times, unless it is `long_running`: then each query has a longer
+        deadline, and the whole has none. Raises `CommitUnknown`.
         """
         ...
 
@@ -222,11 +222,11 @@ class Engine(Protocol):
         """Return a context in which all that this thread reads is of one moment."""
         ...
 
-    def reading(self, patient: bool = False) -> AbstractContextManager[Read]:
+    def reading(self, long_running: bool = False) -> AbstractContextManager[Read]:
         """Return the context of a function that reads what there is at one moment, query by query.
 
         It has a connection to itself: in between, the thread may do something else, and the context
-        may end in another one. Each query has a deadline, a long one if it is `patient`.
+        may end in another one. Each query has a deadline, a long one if it is `long_running`.
         """
         ...
 

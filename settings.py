@@ -30,9 +30,9 @@ class Limits:
         for low, high in (("body", "state_body"), ("waiting", "connections")):
             if getattr(self, low) >= getattr(self, high):
                 raise ValueError(f"the limit {low} must be below the limit {high}")
-        if self.connections > systems.MOST_CONNECTIONS:
+        if self.connections > systems.MAX_CONNECTIONS:
             raise ValueError(
-                f"the limit connections must be at most {systems.MOST_CONNECTIONS} on this system"
+                f"the limit connections must be at most {systems.MAX_CONNECTIONS} on this system"
             )
 
     @property
@@ -41,8 +41,8 @@ class Limits:
         return 2 * self.body
 
 
-MOST_COMPARED = 20  # accounts that one comparison reads
-MOST_REQUESTS = 200  # that it sends
+MAX_COMPARED = 20  # accounts that one comparison reads
+MAX_REQUESTS = 200  # that it sends
 
 
 # --- Flags with a variable ---------------------------------------------------------------------

@@ -238,7 +238,7 @@ class Engine(SqliteDatabase):
         with peewee_errors:
             return cast("Cursor", self.connection().execute(sql, params or ()))
 
-    def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
+    def write(self, work: Callable[[], Result], long_running: bool = False) -> Result:
         # One at a time in this process: SQLite's own waiting is slow and unfair.
         with self._only_writer(), self.transaction():
             return work()
@@ -259,7 +259,7 @@ class Engine(SqliteDatabase):
         return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
 
     @contextlib.contextmanager
-    def reading(self, patient: bool = False) -> Iterator[Read]:
+    def reading(self, long_running: bool = False) -> Iterator[Read]:
         # A database in memory has no write-ahead log: there this blocks writers until it ends, as
         # one long query would.
         connection = self._connect()

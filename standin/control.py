@@ -302,7 +302,7 @@ class ControlPlane:
             source = fields.get("seed")
             if isinstance(source, JsonObject):
                 rows = state.check_state(source, errors, now[:10], "seed.")
-        self.instances.check_room()
+        self.instances.check_limit()
         instance = self.new_instance(
             self.seed.since(now) if source is None else Seed(source, now, rows), fields.get("name")
         )
@@ -365,15 +365,15 @@ class ControlPlane:
         self.journal.note_arrived(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
-        met: faults.Met | None = environ.get(faults.MET)
-        fault = met.fault if met else {}
+        applied: faults.AppliedFault | None = environ.get(faults.APPLIED_FAULT)
+        fault = applied.fault if applied else {}
         entry.fault, entry["fault"] = fault, fault.get("id")
         if answer[0].startswith("201"):
             entry.created = json.loads(b"".join(body))["fense_account_id"]
-        if met and fault.get("after"):
+        if applied and fault.get("after"):
             entry["handled"] = int(answer[0][:3])
-            body = self.faults.meet_response(met, body, answer, environ, self.app)
-        elif environ.get(faults.IS_ANSWERED):
+            body = self.faults.apply_to_response(applied, body, answer, environ, self.app)
+        elif environ.get(faults.IS_REPLACED):
             body = faults.replace(faults.error_of(fault), fault, body, answer, environ, self.app)
         how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:

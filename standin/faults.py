@@ -34,9 +34,9 @@ from fense_admin.rules import JsonObject, ValidationErrors
 
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
 # Keys of the WSGI environment
-MET = "fense_admin.met"  # the `Met` of the request
-IS_ANSWERED = "fense_admin.is_answered"  # whether it answered in place of the handler
-IS_SPARED = "fense_admin.is_spared"  # whether no fault meets it: a form of the page sent it
+APPLIED_FAULT = "fense_admin.applied"  # the `AppliedFault` of the request
+IS_REPLACED = "fense_admin.is_replaced"  # whether the fault responded in place of the handler
+IS_SPARED = "fense_admin.is_spared"  # whether no fault applies to it: a form of the page sent it
 IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset since the request came
 WAS_RESET = "the stand-in was reset while this request was waiting"
 # Headers that the server itself sets; `content_type` is a key of its own.
@@ -216,7 +216,7 @@ class Armed:
         return (self._random.uniform(*delay) if isinstance(delay, list) else delay) / 1000
 
 
-class Met(NamedTuple):
+class AppliedFault(NamedTuple):
     """The fault that meets a request; {} for none."""
 
     fault: dict[str, Any]
@@ -233,11 +233,11 @@ class Faults:
     as they share the connections.
     """
 
-    _room: threading.BoundedSemaphore
+    _slots: threading.BoundedSemaphore
 
     def __init__(self, most_waiting: int, parent: Faults | None = None) -> None:
         self._most = most_waiting
-        self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
+        self._slots = parent._slots if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
         # Of all that requests wait for, also once they are used up.
         self._waiting: weakref.WeakSet[Waiting] = weakref.WeakSet()
@@ -282,7 +282,7 @@ class Faults:
         self.disarm()
         self._count = 0
 
-    def take(self, method: str, path: str) -> Met:
+    def take(self, method: str, path: str) -> AppliedFault:
         """Return the oldest fault that matches, and use it."""
         with self._lock:
             for armed in self._armed:
@@ -297,37 +297,42 @@ class Faults:
                     self._armed.remove(armed)
                 elif fault["times"]:
                     fault["times"] -= 1
-                return Met(fault, armed.draw_delay(), armed.waiting)
-        return Met({}, 0)
+                return AppliedFault(fault, armed.draw_delay(), armed.waiting)
+        return AppliedFault({}, 0)
 
-    def wait(self, met: Met, environ: dict[str, Any], db: Database) -> None:
+    def wait(self, applied: AppliedFault, environ: dict[str, Any], db: Database) -> None:
         """Wait for its delay, or until all delays are ended, or the request's client has gone."""
-        if not met.delay:
+        if not applied.delay:
             return
-        if not self._room.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             raise ApiError(UNAVAILABLE, f"{self._most} requests are already waiting for a delay")
         try:
             with db.engine.while_waiting():
-                wait_for(met.waiting, met.delay, environ)
+                wait_for(applied.waiting, applied.delay, environ)
         finally:
-            self._room.release()
-        if met.waiting.was_reset:
+            self._slots.release()
+        if applied.waiting.was_reset:
             raise ApiError(UNAVAILABLE, WAS_RESET)
 
-    def meet_response(
-        self, met: Met, body: Any, answer: list[Any], environ: dict[str, Any], app: Application
+    def apply_to_response(
+        self,
+        applied: AppliedFault,
+        body: Any,
+        answer: list[Any],
+        environ: dict[str, Any],
+        app: Application,
     ) -> Any:
         """Let a fault that came `after` meet this response: see `replace`."""
         try:
             if environ["REQUEST_METHOD"] == "POST":
-                self.wait(met, environ, app.db)
+                self.wait(applied, environ, app.db)
         except ApiError as error:  # too many requests wait
             return replace(error, {}, body, answer, environ, app)
-        number = met.fault["id"]
+        number = applied.fault["id"]
         log.info("fault %d was applied to this response: id=%s", number, environ[REQUEST_ID])
-        if "status" not in met.fault:
+        if "status" not in applied.fault:
             return body
-        return replace(error_of(met.fault), met.fault, body, answer, environ, app)
+        return replace(error_of(applied.fault), applied.fault, body, answer, environ, app)
 
     # In a request
 
@@ -342,14 +347,14 @@ class Faults:
             if request.environ.get(IS_SPARED):
                 return callback(db=db, **kwargs)
             path = request.path[len(application().prefix) :]
-            request.environ[MET] = met = self.take(request.method, path)
-            is_after = bool(met.fault.get("after"))
+            request.environ[APPLIED_FAULT] = applied = self.take(request.method, path)
+            is_after = bool(applied.fault.get("after"))
             # Delay a read before it starts: it changes nothing, and would hold a transaction.
             if not is_after or request.method != "POST":
-                self.wait(met, request.environ, db)
-            if not is_after and ("status" in met.fault or "drop" in met.fault):
-                request.environ[IS_ANSWERED] = True
-                raise error_of(met.fault)
+                self.wait(applied, request.environ, db)
+            if not is_after and ("status" in applied.fault or "drop" in applied.fault):
+                request.environ[IS_REPLACED] = True
+                raise error_of(applied.fault)
             return callback(db=db, **kwargs)
 
         return faulted

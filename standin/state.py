@@ -279,17 +279,17 @@ def check_usage(
 def record_usage(
     db: Database,
     rows: list[models.Lookups],
-    patient: bool = False,
+    long_running: bool = False,
     report: Report = NO_REPORT,
 ) -> None:
     """Add them, all or nothing. Raises `ValidationErrors`; `ApiError` (404): unknown accounts."""
     try:
-        db.record_all(rows, patient, report)
+        db.record_all(rows, long_running, report)
     except models.NotRecorded as refused:
         unknown = ValidationErrors()
         with ValidationErrors() as errors:
             for place in refused.excessive:
-                errors.add(f"[{place}].lookups", models.beyond_most(rows[place][1]))
+                errors.add(f"[{place}].lookups", models.over_daily_maximum(rows[place][1]))
             for place in refused.unknown:
                 unknown.add(f"[{place}].fense_account_id", "is not the id of an account")
         raise invalid(unknown, NOT_FOUND) from None

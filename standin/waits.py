@@ -16,7 +16,7 @@ from fense_admin.exchange import UNAVAILABLE, ApiError
 from fense_admin.standin.faults import FAULT_RULES, wait_for
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 
-MOST_WAITS = 100  # at once; those of instances count with their parent's
+MAX_WAITS = 100  # at once; those of instances count with their parent's
 MOST_PAGES = 20  # that wait for a change at once, besides; those of instances count, too
 
 WhileWaiting = Callable[[], AbstractContextManager[None]]
@@ -65,16 +65,16 @@ class Wait(threading.Event):
 class Journal(collections.deque[Entry]):
     """The newest requests, oldest first, and those who wait for some.
 
-    At most `MOST_WAITS` wait, those of an instance counted with its parent's. `changes` counts
+    At most `MAX_WAITS` wait, those of an instance counted with its parent's. `changes` counts
     the requests that arrived, their answers, and how often they were cleared.
     """
 
-    _room: threading.BoundedSemaphore
+    _slots: threading.BoundedSemaphore
     _page_room: threading.BoundedSemaphore
 
     def __init__(self, parent: Journal | None = None) -> None:
         super().__init__(maxlen=JOURNAL_LENGTH)
-        self._room = parent._room if parent else threading.BoundedSemaphore(MOST_WAITS)
+        self._slots = parent._slots if parent else threading.BoundedSemaphore(MAX_WAITS)
         self._page_room = parent._page_room if parent else threading.BoundedSemaphore(MOST_PAGES)
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
@@ -136,7 +136,7 @@ class Journal(collections.deque[Entry]):
         (503) if too many wait already.
         """
         wait = Wait(wanted, count)
-        with place(self._room, f"{MOST_WAITS} calls are already waiting for requests"):
+        with place(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
             with self._lock:
                 wait.left -= len(self._answered(wanted))
                 self._waits.append(wait)

@@ -138,7 +138,8 @@ def pytest_configure_node(node):
 def pytest_collection_modifyitems(config, items):
     kept, config.stash[NOT_HERE] = this_system.sort_out(items)
     if len(kept) < len(items):
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        stay = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in stay])
         items[:] = kept
     slow = [] if config.option.all else [item for item in items if item.get_closest_marker("slow")]
     if slow:
@@ -164,11 +165,24 @@ def pytest_testnodedown(node):
 
 
 def pytest_generate_tests(metafunc):
-    """The contract is the same on every engine: each test of it runs on all of them."""
+    """The contract is the same on every engine: each test of it runs on all of them.
+
+    What is refused before an account is looked for runs on PostgreSQL with the slow tests.
+    """
     is_contract = metafunc.definition.path.parent.name == "contract"
     is_here = metafunc.config.getoption("--fense-url") is None
     if is_contract and is_here and "engine" in metafunc.fixturenames:
-        metafunc.parametrize("engine", ["sqlite", "postgresql"])
+        refused = metafunc.definition.path.stem in ("test_keys", "test_paths", "test_refusals")
+        metafunc.parametrize("engine", few(["sqlite", "postgresql"], 1 if refused else 2))
+
+
+def few(values: Any, count: int = 1) -> list[Any]:
+    """These, as parameters of a test: all but the first of them with the slow tests alone."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [
+        pytest.param(*row, marks=[pytest.mark.slow] if place >= count else [])
+        for place, row in enumerate(rows)
+    ]
 
 
 def tools(*names: str) -> list[str]:
@@ -249,7 +263,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"to run them, too: sudo apt install {' '.join(packages)}")
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: Any
     body: Any
@@ -264,7 +278,7 @@ class Api:
 
     def call(
         self, method: str, path: str, body: Any = None, *, key: Any = SENT, headers: Any = ()
-    ) -> Answer:
+    ) -> Response:
         """`body` is sent as JSON, or as it is where it is bytes; `key=None` sends none."""
         sent = {"Content-Type": "application/json"} if body is not None else {}
         key = self.master_key if key is SENT else key
@@ -281,12 +295,12 @@ class Api:
         OUTPUT.append(f"{answer.headers} {answer.text}")
         if answer.status_code == 201:
             CREATED.append(None)
-        return Answer(answer.status_code, answer.headers, answer.json if answer.body else None)
+        return Response(answer.status_code, answer.headers, answer.json if answer.body else None)
 
-    def get(self, path: str, **options: Any) -> Answer:
+    def get(self, path: str, **options: Any) -> Response:
         return self.call("GET", path, **options)
 
-    def post(self, path: str, body: Any, **options: Any) -> Answer:
+    def post(self, path: str, body: Any, **options: Any) -> Response:
         return self.call("POST", path, body, **options)
 
     def new_account(self, **fields: Any) -> dict[str, Any]:
@@ -722,13 +736,22 @@ def engine():
     return "sqlite"
 
 
+@pytest.fixture(scope="session")
+def app_on_postgresql(postgresql):
+    """One for all tests: it takes longer to start than most of them take."""
+    app = create_app(postgresql.empty(), master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+    with contextlib.closing(app):
+        yield app
+
+
 @pytest.fixture
 def app(request, engine, make_app):
     """The application itself, over an empty database."""
-    database = ":memory:"
     if engine == "postgresql":
-        database = request.getfixturevalue("postgresql").empty()
-    return make_app(database, master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+        app = request.getfixturevalue("app_on_postgresql")
+        request.getfixturevalue("postgresql").empty()
+        return app
+    return make_app(":memory:", master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
 
 
 @pytest.fixture
@@ -830,10 +853,11 @@ def sqlite_db(request, tmp_path, open_database):
 @pytest.fixture(params=["memory", "file", "postgresql"])
 def db(request, tmp_path, open_database):
     """A database without accounts."""
-    names = {"memory": ":memory:", "file": tmp_path / "fense.sqlite3"}
     if request.param == "postgresql":
-        names["postgresql"] = request.getfixturevalue("postgresql").empty()
-    return open_database(names[request.param])
+        app = request.getfixturevalue("app_on_postgresql")
+        request.getfixturevalue("postgresql").empty()
+        return app.db
+    return open_database(":memory:" if request.param == "memory" else tmp_path / "fense.sqlite3")
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ STATEMENTS = [
         ],
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
-            f"about {pool.MOST_WAITING} more while the server keeps requests waiting",
+            f"about {pool.MAX_WAITING} more while the server keeps requests waiting",
             f"| `connect_timeout` | {libpq.DEFAULTS['connect_timeout']} s for each address |",
             f"after {libpq.STEP} s tries the next one as well",
             f"{pool.RELIED_ON['default_transaction_isolation']}'`",

@@ -54,13 +54,15 @@ def source(tmp_path_factory):
 def wheel(source, tmp_path_factory):
     """The wheel, built from the sdist, as an installer from an index would."""
     folder = tmp_path_factory.mktemp("dist")
-    build = "import setuptools.build_meta as b; print(b.build_sdist(__import__('sys').argv[1]))"
-    run_program(sys.executable, "-c", build, str(folder), cwd=source)
-    sdist = folder / f"fense_admin-{__version__}.tar.gz"
-    with tarfile.open(sdist) as archive:
+    build = "import sys, setuptools.build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
+    run_program(sys.executable, "-c", build, "build_sdist", folder, cwd=source)
+    with tarfile.open(folder / f"fense_admin-{__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.12 asks for one
+        archive.extractall(folder)
     assert names >= {"schema.sql", "openapi.json", "README.md", "LICENSE", "CHANGELOG.md"}
-    run_program(*PIP, "wheel", *FROM_HERE, "-w", str(folder), str(sdist), cwd=folder)
+    unpacked = folder / f"fense_admin-{__version__}"
+    run_program(sys.executable, "-c", build, "build_wheel", folder, cwd=unpacked)
     return folder / f"fense_admin-{__version__}-py3-none-any.whl"
 
 

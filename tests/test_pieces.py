@@ -200,7 +200,7 @@ def test_a_big_response_has_a_worker_in_its_place(db):
 
 def test_one_big_response_too_many_is_rejected_and_the_next_is_not(shared, monkeypatch):
     db, _ = shared
-    monkeypatch.setattr(databases, "PATIENCE", 0.05)
+    monkeypatch.setattr(databases, "BIG_READ_TIMEOUT", 0.05)
     fill(db, 10)
     open_ones = [db.all_usage(None, None) for _ in range(databases.BIG_READS)]
     with pytest.raises(engines.DatabaseError) as error:

@@ -143,7 +143,7 @@ def test_the_service_relies_on_settings_that_options_do_not_change(postgresql, o
     assert setting(db, "lock_timeout") == "3s"
 
 
-MET = """
+APPLIED_FAULT = """
 CREATE SEQUENCE met;
 CREATE FUNCTION meet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     IF nextval('met') < 4 THEN RAISE 'met another' USING ERRCODE = '40P01'; END IF;
@@ -156,7 +156,7 @@ CREATE TRIGGER meet BEFORE DELETE ON fense_admin FOR EACH STATEMENT EXECUTE FUNC
 def test_a_migration_that_met_another_transaction_is_run_again(postgresql, open_database):
     url = postgresql.new()
     open_database(url).create_account(FIELDS)
-    postgresql.execute(f"SET search_path = {url.rpartition('%3D')[2]}; {MET}")
+    postgresql.execute(f"SET search_path = {url.rpartition('%3D')[2]}; {APPLIED_FAULT}")
     before = postgresql.execute("SELECT count(*) FROM pg_stat_activity")
     assert open_database(url).count_accounts() == 1
     counted = "SELECT count(*) - 1 FROM pg_stat_activity"

@@ -579,7 +579,7 @@ def test_a_connection_that_others_use_for_too_long_is_unavailable_to_the_rest(
         (error,) = in_threads(1, lambda: engine.execute_sql("SELECT 1"))
         assert engines.is_unavailable(error)
         assert str(error) == "all connections are in use: too many connections"
-        assert not engine._server.is_shut
+        assert not engine._server.is_tripped
     assert in_threads(1, lambda: engine.execute_sql("SELECT 1").fetchone()) == [(1,)]
 
 

@@ -58,7 +58,7 @@ def slowly(step):
         step(self, *numbers)
         time.sleep(float(sys.argv[1]))
     return slow
-progress.SILENT, progress.REDRAWN, progress.REPEATED, progress.PATIENCE = 0.1, 0.02, 0.2, 0.2
+progress.SILENT, progress.REDRAWN, progress.REPEATED, progress.WRITE_TIMEOUT = 0.1, 0.02, 0.2, 0.2
 progress.Progress.show = slowly(progress.Progress.show)
 sys.stdin = open("list.json")
 sys.exit(cli.main(sys.argv[2:]))

@@ -263,7 +263,7 @@ def test_without_room_for_a_temporary_file_it_breaks_off(file_app, version, monk
 
 @pytest.mark.parametrize("seed", range(5))
 def test_bytes_are_sent_in_order_whatever_their_sizes(seed, monkeypatch, temporary_files):
-    monkeypatch.setattr(outgoing, "MOST_IN_MEMORY", 300)
+    monkeypatch.setattr(outgoing, "MAX_IN_MEMORY", 300)
     monkeypatch.setattr(outgoing, "SMALL", 20)
     chance, sent, got = random.Random(seed), b"", b""
     it = outgoing.Outgoing()
@@ -289,7 +289,7 @@ def test_bytes_are_sent_in_order_whatever_their_sizes(seed, monkeypatch, tempora
 
 
 def test_the_journal_has_the_beginning_of_it(fense):
-    text = json.dumps("y" * outgoing.MOST_IN_MEMORY)
+    text = json.dumps("y" * outgoing.MAX_IN_MEMORY)
     fense._db.all_usage = lambda *_: iter([text[:5_000], text[5_000:]])
     connection = http.client.HTTPConnection("127.0.0.1", fense._server.port, timeout=10)
     with contextlib.closing(connection):

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
-from fense_admin import DEVELOPMENT_KEY
 from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
 from fense_admin.reading import mount_point
 from fense_admin.rules import HIDDEN, NOT_ACCEPTED, ValidationErrors, printable
@@ -14,7 +13,7 @@ from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 from fense_admin.standin.page import entries
 from fense_admin.standin.page.acting import Field
 from fense_admin.standin.page.text import INVISIBLE, named, size
-from fense_admin.standin.page.trying import Sent, send
+from fense_admin.standin.page.trying import Sent, known_key, send
 
 if TYPE_CHECKING:
     from fense_admin.standin.page.shown import Shown
@@ -40,15 +39,15 @@ def find(shown: Shown, number: str) -> Entry:
     raise ApiError(NOT_FOUND, message)
 
 
-def filled(entry: Entry, how: str = "again", is_development: bool = False) -> Values:
-    """The form's values for a request as it was, or "corrected"; without a key of one's own."""
+def filled(entry: Entry, how: str = "again", key: str = "") -> Values:
+    """The form's values for a request as it was, or "corrected", with this key."""
     headers = dict(entry["headers"])
-    key = headers.pop(KEY_HEADER, "") and DEVELOPMENT_KEY * is_development
+    has_key = headers.pop(KEY_HEADER, "")
     headers.pop("content-length", None)
     values = {
         "method": entry["method"],
         "path": entries.target(entry).removeprefix(entry.mount),
-        KEY_HEADER: key,
+        KEY_HEADER: key if has_key else "",
         "headers": "\n".join(f"{name}: {value}" for name, value in headers.items()),
         "body": entry.sent_body.decode(errors="surrogateescape"),
     }
@@ -71,7 +70,7 @@ def missing(entry: Entry) -> Values:
 
 def fields(shown: Shown, how: str, number: str) -> list[Field]:
     entry = find(shown, number)
-    notes, values = missing(entry), filled(entry, how, shown.is_development)
+    notes, values = missing(entry), filled(entry, how, known_key(shown.plane))
     return [
         Field(
             name,
@@ -86,7 +85,7 @@ def fields(shown: Shown, how: str, number: str) -> list[Field]:
 def send_again(shown: Shown, values: Values, how: str, number: str) -> str:
     """Send a request with what was filled in; without any, as it was or corrected."""
     entry = find(shown, number)
-    sent = filled(entry, how, shown.is_development)
+    sent = filled(entry, how, known_key(shown.plane))
     if values:
         sent = {name: NAMED.sub(character, values.get(name, "")) for name in sent}
     return send(shown, *checked(entry, sent))

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from fense_admin import DEVELOPMENT_KEY, OPENAPI_FILE, files
+from fense_admin import OPENAPI_FILE, files
 from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
 from fense_admin.rules import ValidationErrors
 from fense_admin.standin import calling
 from fense_admin.standin import document as control_plane
-from fense_admin.standin.instances import ROOT
+from fense_admin.standin.instances import ROOT, Plane
 from fense_admin.standin.page.acting import Below, Field, as_json
 from fense_admin.standin.page.documentation import Endpoint, endpoints
 from fense_admin.standin.page.entries import lay_out
@@ -45,9 +45,13 @@ def fields(shown: Shown, of: str, id: str) -> list[Field]:
     A body that has lists is a field as a whole.
     """
     endpoint = find(of, id)
-    key = DEVELOPMENT_KEY if shown.is_development else ""
-    asks_for_key = of != CONTROL_PLANE and endpoint.operation.get("security") != []
-    return [*parts(endpoint), *[Field(KEY_HEADER, value=key)] * asks_for_key]
+    asks_for_key = of != CONTROL_PLANE and "security" not in endpoint.operation
+    return [*parts(endpoint), *[Field(KEY_HEADER, value=known_key(shown.plane))] * asks_for_key]
+
+
+def known_key(plane: Plane) -> str:
+    """The key that forms are filled with, in development mode: that of this stand-in."""
+    return plane.master_key if plane.guard.page_is_open else ""
 
 
 def parts(endpoint: Endpoint) -> Iterator[Field]:
@@ -73,7 +77,7 @@ def parts(endpoint: Endpoint) -> Iterator[Field]:
         label = f"{name}, required" if name in schema.get("required", ()) else name
         hint = "not sent" if choices else read.kind(part)
         text = value if isinstance(value, str) else json.dumps(value)
-        yield Field(f"body {name}", kind, text, ["", *choices], hint, label)
+        yield Field(f"body {name}", kind, text, choices, hint, label)
 
 
 def try_it(shown: Shown, values: dict[str, Any], of: str, id: str) -> str:

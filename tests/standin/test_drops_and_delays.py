@@ -262,7 +262,7 @@ def test_a_client_that_sent_one_byte_more_and_has_gone_ends_its_wait(fense, monk
 
 def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
     monkeypatch.setattr(fense.app.faults, "_most", 3)
-    monkeypatch.setattr(fense.app.faults, "_room", threading.BoundedSemaphore(3))
+    monkeypatch.setattr(fense.app.faults, "_slots", threading.BoundedSemaphore(3))
     fense.disarm()  # from here on the limit holds
     fense.fail(delay_ms=60_000, times=0)
     with contextlib.ExitStack() as stack:

@@ -192,7 +192,7 @@ def test_its_keys_are_in_no_log_of_its_parent_either(seeded_api, caplog):
 def test_requests_that_wait_in_instances_count_with_those_of_the_parent(seeded, seeded_api):
     plane = seeded.app
     made = make(seeded_api)
-    assert plane.instances[made["id"]].plane.faults._room is plane.faults._room
+    assert plane.instances[made["id"]].plane.faults._slots is plane.faults._slots
 
 
 def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):

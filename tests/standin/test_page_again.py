@@ -70,7 +70,7 @@ def blamed(answer):
     assert answer.status_int == 400
     found = {}
     for field in answer.html.select("[aria-invalid]"):
-        found[field["name"]] = field.find_next("strong", "blame").text.strip()
+        found[field["name"]] = field.find_parent("label").select_one(".blame").text.strip()
     return found
 
 
@@ -386,7 +386,7 @@ def test_in_an_instance_and_under_a_prefix_it_goes_there():
         page = fense.client.get(f"{instance.path}/_standin/page/requests/{entry.number}")
         form = button(page.click("Send it with .*"), "Send again")
         assert form["path"].value == "/admin/accounts/1"
-        form["x-api-key"] = urls["api_key"]
+        assert form["x-api-key"].value == urls["api_key"]  # as the list of instances shows it
         answer = form.submit()
         assert answer.location.startswith(f"{instance.path}/_standin/page/requests/")
         assert [e["status"] for e in instance.plane.journal] == [404, 200]

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import MASTER_KEY, SEED, Api
+from conftest import MASTER_KEY, SEED, Api, few
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +11,7 @@ from fense_admin.standin import StandIn, journal
 from fense_admin.standin.page.text import INVISIBLE, clip, named, size
 
 KEY = {"x-api-key": MASTER_KEY}
-MOST_BYTES = 200_000
+MAX_BYTES = 200_000
 MOST_SECONDS = 0.25  # of this thread: five times what SECURITY.md promises, for a busy machine
 LONG = 9_000  # more than the journal keeps
 HEAD = 15_000  # about what the server takes of a request line and headers
@@ -77,7 +77,7 @@ def look(api, path):
         page = api.client.get(f"/_standin/{path}", headers=KEY, expect_errors=True)
         times.append(time.thread_time() - began)
     assert page.status_int == 200
-    assert len(page.body) <= MOST_BYTES
+    assert len(page.body) <= MAX_BYTES
     assert min(times) < MOST_SECONDS
     return page
 
@@ -134,7 +134,7 @@ def test_a_query_of_any_kind_is_shown(api, name):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"'&" * LONG, b'{"a":1,' * LONG], ids=["none", "text", "JSON"]
+    "body", few([b'{"a":1,' * LONG, b"'&" * LONG, b""]), ids=["JSON", "text", "none"]
 )
 @pytest.mark.parametrize("name", HEADERS)
 def test_headers_of_any_kind_are_shown(api, name, body):
@@ -213,6 +213,7 @@ def without_space(text):
     return "".join(text.split())
 
 
+@settings(max_examples=30)
 @given(st.text(), st.integers(0, 200))
 def test_a_text_is_cut_to_its_bytes_as_html(text, most):
     cut = clip(text, most)

@@ -80,7 +80,7 @@ def test_twenty_pages_hold_nobody_up_and_one_more_is_refused(fense, follow):
     began = time.monotonic()
     assert call_standin(fense, "GET", f"{CHANGES}?after={seen}")[0] == 503
     assert call_standin(fense, "GET", "/_standin/")[0] == 200
-    with fense.app.journal._room:  # that of tests that wait is another one
+    with fense.app.journal._slots:  # that of tests that wait is another one
         assert call_standin(fense, "GET", "/_standin/requests?wait_ms=1")[0] == 200
     assert waiting(fense) == waits.MOST_PAGES
     call_standin(fense, "GET", "/accounts/1")

@@ -211,7 +211,7 @@ def test_an_instance_is_tried_through_its_own_page(fense):
     assert body_below(answer)["id"] == 1
     assert fense.faults() == []
     form = form_of(fense, "contract", "updateAccount", root)
-    form["x-api-key"] = instance.master_key
+    assert form["x-api-key"].value == instance.master_key
     assert form.submit().location.startswith(f"{root}/page/requests/")
     assert instance.plane.journal[-1]["status"] == 503
     answer = form_of(fense, "control", "createInstance", root).submit()

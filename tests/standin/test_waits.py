@@ -202,8 +202,8 @@ def test_a_wait_of_a_client_that_has_gone_ends(fense):
 
 
 def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
-    results = [wait_for(fense, "status=500&wait_ms=60000") for _ in range(waits.MOST_WAITS)]
-    wait_until(lambda: len(fense.app.journal._waits) == waits.MOST_WAITS)
+    results = [wait_for(fense, "status=500&wait_ms=60000") for _ in range(waits.MAX_WAITS)]
+    wait_until(lambda: len(fense.app.journal._waits) == waits.MAX_WAITS)
     began = time.monotonic()
     assert call_standin(fense, "GET", f"{LIST}?wait_ms=60000")[0] == 503
     assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
