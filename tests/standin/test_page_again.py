@@ -24,6 +24,7 @@ def stand_in(master_key, **options):
 def fense():
     """A stand-in in development mode, whose page asks for no key."""
     with stand_in(DEVELOPMENT_KEY) as fense:
+        fense.set_clock("2026-11-30T12:00:00Z")  # so that the same request has the same response
         yield fense
 
 
