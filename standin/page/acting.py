@@ -166,6 +166,7 @@ def above(fields: Sequence[Field], error: ApiError | None) -> str:
     if error is None:
         return ""
     beside_fields = "; ".join(f"{name} {message}" for name, message in error.details)
-    is_told = re.fullmatch(re.escape(beside_fields) + "(; and [0-9]+ more)?", error.body)
-    is_told = is_told and beside(error).keys() <= {field.name for field in fields}
-    return "Nothing was changed." if is_told else error.body
+    is_all = re.fullmatch(re.escape(beside_fields) + "(; and [0-9]+ more)?", error.body)
+    if is_all and beside(error).keys() <= {field.name for field in fields}:
+        return "Nothing was changed."
+    return str(error.body)
