@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +16,7 @@ from webtest.forms import Checkbox
 
 from fense_admin import rules
 from fense_admin.standin import StandIn, demo
+from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.faults import FAULT_RULES
 from fense_admin.standin.page.forms import FORMS
 
@@ -320,6 +322,24 @@ def test_the_forms_have_each_field_of_an_account_in_its_kind(page):
         for name, rule in names.items():
             is_switch = rule is rules.check_flag
             assert isinstance(form[name], Checkbox) == is_switch, name
+
+
+@pytest.mark.slow
+def test_forms_write_to_a_database_server_too(postgresql, make_app):
+    plane = ControlPlane(make_app(postgresql.empty(), master_key=DEVELOPMENT_KEY), DEVELOPMENT_KEY)
+    page = Page(SimpleNamespace(app=plane))
+    page.send("page/accounts", "accounts/create", name="Acme", email="a@b")
+    page.send("page/accounts/1", "accounts/1/change", suppress_billing=True)
+    page.send(
+        "page/accounts/1", "accounts/1/lookups", date="2026-11-01", last="2026-11-03", lookups="2"
+    )
+    (account,) = page.open("page/service").click("Save it as a file").json["accounts"]
+    assert (account["suppress_billing"], sum(account["usage"].values())) == (True, 6)
+    refused = page.send("page/accounts/1", "accounts/1/change", name="")
+    assert "name" in beside(refused)[0]
+    question = page.open("page/service").click("Reset")
+    assert done(page.follow(question.form.submit())) == "The stand-in was reset."
+    assert page.open("page/state.json").json == {"accounts": []}
 
 
 # --- What a form refuses -------------------------------------------------------------------------
