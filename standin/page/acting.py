@@ -28,6 +28,10 @@ SEE_OTHER = 303
 Sent = dict[str, str]  # the text of each field
 
 
+class Below(str):
+    """HTML to show below the form that was sent, on its own page."""
+
+
 class Field(NamedTuple):
     """A field of a form. `value` is what it has at first."""
 
@@ -43,8 +47,9 @@ class Form(NamedTuple):
     """A form. Its functions take a `Shown`, and the groups of its path's pattern.
 
     `act` takes the values of the fields before those, and returns the view to show then: "" for
-    `back`, which is the view that the form belongs to. With `is_change` it takes only what was
-    changed, else what was filled in. One with a `question` has a page of its own.
+    `back`, which is the view that the form belongs to; or what to show `Below` the form. With
+    `is_change` it takes only what was changed, else what was filled in. One with a `question` has
+    a page of its own.
     """
 
     title: str
@@ -108,6 +113,9 @@ def answer(shown: Shown, path: str) -> str:
         error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         response.status = error.status_code
         shown.sent, shown.error = sent, error
+        return shown.form_page(path)
+    if isinstance(view, Below):
+        shown.sent, shown.below = sent, view
         return shown.form_page(path)
     response.status = SEE_OTHER
     where = view or form.back.format(*groups)
