@@ -84,9 +84,11 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
 
 def drop_stream(how: Drop, environ: dict[str, Any], stream: Stream) -> Iterator[bytes]:
     """As `drop`, of a response that is sent while it is produced."""
-    first = next(iter(stream), b"") if how.part else b""
-    stream.close()
-    if RESET in environ:  # HTTP/1.0 has no other sign that it is not whole
+    try:
+        first = next(iter(stream), b"") if how.part else b""
+    finally:
+        stream.close()
+    if how.part and RESET in environ:  # HTTP/1.0 has no other sign that it is not whole
         environ[RESET]()
     yield from drop(how, environ, first)
 

@@ -26,6 +26,13 @@ def check_method(text: str) -> str:
     return rules.matching("[A-Za-z-]{1,20}", "must be a method, such as POST")(text).upper()
 
 
+def check_timeout(value: object) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= threading.TIMEOUT_MAX):  # NaN is neither
+        raise ValueError("must be a number of seconds, 0 or more")
+    return value
+
+
 # What the query of `GET /_standin/requests` takes.
 FILTER_RULES: dict[str, rules.Rule] = {
     "method": check_method,

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import threading
 import time
 import urllib.parse
@@ -255,8 +256,24 @@ def test_what_came_instead_is_told(fense):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"method": ""}, {"path": "x"}, {"status": 99}, {"count": 0}, {"count": 1.5}],
+    [
+        *({"method": it} for it in ("", 5, b"GET")),
+        *({"path": it} for it in ("x", b"/x")),
+        *({"status": it} for it in (99, True, 404.0)),
+        *({"count": it} for it in (0, 1.5, None, True)),
+        *({"timeout": it} for it in (None, -1, True, "1", math.nan, math.inf, 10**400)),
+    ],
+    ids=lambda it: str(it)[:40],
 )
 def test_an_argument_that_makes_no_sense_is_a_value_error(fense, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        fense.wait_for_requests(timeout=0, **arguments)
+        fense.wait_for_requests(**{"timeout": 0} | arguments)
+
+
+def test_what_was_waited_for_is_told_with_its_status_and_how_long_it_took(fense):
+    with (
+        in_background(lambda: wait_until(lambda: fense.app.journal._waits) or fense.reset()),
+        pytest.raises(TimeoutError, match=r"^0 of 1 arrived in \S+ s \(POST 2xx\)") as raised,
+    ):
+        fense.wait_for_requests("POST", status="2xx", timeout=60)
+    assert "in 60 s" not in str(raised.value)  # the reset ended it before
