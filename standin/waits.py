@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from urllib.parse import unquote
 
 from fense_admin import rules, settings
 from fense_admin.exchange import UNAVAILABLE, ApiError
@@ -52,7 +53,7 @@ class Filter:
         self._prefix = prefix
 
     def matches(self, entry: Entry) -> bool:
-        path = entry["path"].removeprefix(entry.mount).removeprefix(self._prefix)
+        path = unquote(entry["path"]).removeprefix(entry.mount).removeprefix(self._prefix)
         return (
             self._method in (None, entry["method"])
             and fnmatch.fnmatchcase(path, self._path)

@@ -182,6 +182,14 @@ def test_the_path_is_that_within_an_instance(seeded_api):
     assert entry["path"] == f"{root}/accounts/1"
 
 
+def test_a_path_is_compared_as_that_of_a_fault():
+    with StandIn(prefix="/admin") as fense:
+        fense.fail(500, path="/accounts/1")
+        assert call_standin(fense, "GET", "/%61dmin/accounts/%31")[0] == 500
+        (entry,) = fense.wait_for_requests(path="/accounts/1", timeout=0)
+        assert entry["path"] == "/%61dmin/accounts/%31"
+
+
 def test_a_request_that_was_forgotten_in_flight_is_not_counted(fense):
     fense.fail(delay_ms=600_000)
     with in_background(lambda: call_standin(fense, "GET", "/accounts/1"), stop=fense.disarm):
