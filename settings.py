@@ -22,7 +22,8 @@ class Limits:
     state_body: int = 32 * 1024 * 1024  # bytes of a body of the control plane, with the master key
     header: int = 16 * 1024  # bytes of request line and headers together
     connections: int = 500  # open at the same time; for those beyond, one that is idle is closed
-    waiting: int = 400  # requests that wait for a delay: the other connections are for others
+    # Requests that wait for a delay. With the waits for requests they leave connections for others.
+    waiting: int = 350
     # Seconds in which a connection brings a whole request, or takes a part of a response.
     idle: float = 30
 

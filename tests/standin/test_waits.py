@@ -21,6 +21,7 @@ from conftest import (
 )
 
 from fense_admin.serving.workers import Workers
+from fense_admin.settings import Limits
 from fense_admin.standin import StandIn, waits
 
 LIST = "/_standin/requests"
@@ -223,6 +224,11 @@ def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
     call_standin(fense, "GET", "/accounts/usage")
     assert {result()[0] for result in results} == {200}
     assert fense.app.journal._waits == []
+
+
+def test_however_much_waits_connections_are_left_for_the_control_plane():
+    limits = Limits()
+    assert limits.waiting + waits.MAX_WAITS + waits.MOST_PAGES <= limits.connections - 20
 
 
 def test_a_request_that_waits_slows_no_other_down(fense, monkeypatch):
