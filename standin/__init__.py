@@ -106,7 +106,7 @@ class StandIn:
             return
         self._left = True
         atexit.unregister(self.__exit__)
-        self.app.faults.disarm()
+        self.app.release_waiting()
         if self._serves:
             self._server.stop()
             self._thread.join()

@@ -7,7 +7,7 @@ import contextlib
 import fnmatch
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import unquote
@@ -66,8 +66,14 @@ class Wait(threading.Event):
 
     def __init__(self, wanted: Filter, count: int) -> None:
         super().__init__()
-        self.wanted, self.count = wanted, count
-        self.left = count
+        self.wanted = wanted
+        # Kept here as well: the journal may be full before there are enough of them.
+        self.found: collections.deque[Entry] = collections.deque(maxlen=count)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        self.found.extend(entries)
+        if len(self.found) == self.found.maxlen:
+            self.set()
 
 
 class Journal(collections.deque[Entry]):
@@ -87,6 +93,7 @@ class Journal(collections.deque[Entry]):
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
         self._forgotten = 0  # the highest number of an entry that was cleared
+        self._is_over = False
         self.changes = 0
         self._next_change = threading.Event()
 
@@ -106,7 +113,7 @@ class Journal(collections.deque[Entry]):
             self._forgotten = max((entry.number for entry in self), default=self._forgotten)
             super().clear()
             for wait in self._waits:
-                wait.left = wait.count
+                wait.found.clear()
 
     def note_answered(self, entry: Entry, duration_ms: float) -> None:
         """Note that a request was answered, or dropped by a fault: its entry is complete."""
@@ -115,13 +122,12 @@ class Journal(collections.deque[Entry]):
             self._note_change()
             for wait in self._waits:
                 if entry.number > self._forgotten and wait.wanted.matches(entry):
-                    wait.left -= 1
-                    if wait.left <= 0:
-                        wait.set()
+                    wait.add([entry])
 
-    def end_waits(self) -> None:
-        """End them all, with what there is."""
+    def end_waits(self, for_good: bool = False) -> None:
+        """End them all, with what there is; `for_good` ends those that begin later at once."""
         with self._lock:
+            self._is_over |= for_good
             self._note_change()
             for wait in self._waits:
                 wait.set()
@@ -146,13 +152,14 @@ class Journal(collections.deque[Entry]):
         wait = Wait(wanted, count)
         with place(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
             with self._lock:
-                wait.left -= len(self._answered(wanted))
+                wait.add(it for it in self.find(wanted) if it["duration_ms"] is not None)
                 self._waits.append(wait)
             try:
-                if wait.left > 0:
+                if not (wait.is_set() or self._is_over):
                     with while_waiting():
                         wait_for(wait, seconds, environ)
-                return self._answered(wanted)[-count:]
+                with self._lock:
+                    return sorted(wait.found, key=lambda entry: entry.number)
             finally:
                 with self._lock:
                     self._waits.remove(wait)
@@ -167,12 +174,9 @@ class Journal(collections.deque[Entry]):
         with place(self._page_room, f"{MOST_PAGES} pages wait for requests already"):
             with self._lock:
                 is_new, change = self.changes != seen, self._next_change
-            if not is_new:
+            if not (is_new or self._is_over):
                 with while_waiting():
                     wait_for(change, seconds, environ)
-
-    def _answered(self, wanted: Filter) -> list[Entry]:
-        return [entry for entry in self.find(wanted) if entry["duration_ms"] is not None]
 
 
 @contextlib.contextmanager

@@ -17,12 +17,16 @@ from conftest import (
     connect,
     in_background,
     port_of,
+    read_all,
+    statuses,
     wait_until,
 )
 
 from fense_admin.serving.workers import Workers
 from fense_admin.settings import Limits
 from fense_admin.standin import StandIn, waits
+from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
+from fense_admin.standin.waits import Journal
 
 LIST = "/_standin/requests"
 
@@ -151,6 +155,39 @@ def test_a_reset_and_a_stop_end_a_wait(how):
             assert (status, body) == (200, {"requests": []})
             assert took < 10
     assert result()[0] == 200
+
+
+def test_a_wait_that_begins_during_a_stop_ends_at_once():
+    with StandIn() as fense:
+        one = f"GET {LIST}?wait_ms=60000 HTTP/1.1\r\nHost: localhost\r\nx-api-key: {fense.master_key}\r\n\r\n"
+        with connect(port_of(fense)) as sock:
+            sock.sendall(2 * one.encode())
+            wait_until(lambda: fense.app.journal._waits)
+            fense.__exit__()
+            assert statuses(read_all(sock)) == [200, 200]
+
+
+def test_a_stop_ends_a_wait_in_process():
+    with StandIn(serve=False) as fense:
+
+        def end():
+            wait_until(lambda: fense.app.journal._waits)
+            fense.__exit__()
+
+        began = time.monotonic()
+        with in_background(end), pytest.raises(TimeoutError):
+            fense.wait_for_requests(timeout=10)
+        assert time.monotonic() - began < 5
+
+
+def test_a_request_that_the_journal_has_dropped_since_counts(fense, monkeypatch):
+    journal = Journal()
+    monkeypatch.setattr(fense.app, "journal", journal)
+    result = wait_for(fense, "method=POST&count=2&wait_ms=10000")
+    call_standin(fense, "POST", "/accounts/1", {})
+    journal.extend([Entry(path="/", method="GET") for _ in range(JOURNAL_LENGTH)])
+    call_standin(fense, "POST", "/accounts/2", {})
+    assert [it["path"] for it in result()[1]["requests"]] == ["/accounts/1", "/accounts/2"]
 
 
 def test_an_instance_that_ends_ends_its_waits(fense):
