@@ -1,4 +1,4 @@
-"""Requests of the journal: found by what they were, and waited for."""
+"""Find requests in the journal, and wait for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fense_admin.exchange import UNAVAILABLE, ApiError
 from fense_admin.standin.faults import FAULT_RULES, wait_for
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 
-MAX_WAITS = 100  # at once; those of instances count with their parent's
+MAX_WAITS = 100  # at once, including those of its instances
 MOST_PAGES = 20  # that wait for a change at once, besides; those of instances count, too
 
 WhileWaiting = Callable[[], AbstractContextManager[None]]
@@ -29,12 +29,12 @@ def check_method(text: str) -> str:
 
 def check_timeout(value: object) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and 0 <= value <= threading.TIMEOUT_MAX):  # NaN is neither
+    if not (is_number and 0 <= value <= threading.TIMEOUT_MAX):  # which NaN is not, either
         raise ValueError("must be a number of seconds, 0 or more")
     return value
 
 
-# What the query of `GET /_standin/requests` takes.
+# The query parameters of `GET /_standin/requests`.
 FILTER_RULES: dict[str, rules.Rule] = {
     "method": check_method,
     "path": FAULT_RULES["path"],
@@ -45,7 +45,7 @@ FILTER_RULES: dict[str, rules.Rule] = {
 
 
 class Filter:
-    """Which requests are wanted, as checked by `FILTER_RULES`: method, path and status."""
+    """A filter for requests by method, path and status, which `FILTER_RULES` have checked."""
 
     def __init__(self, sent: Mapping[str, Any], prefix: str) -> None:
         self._method, self._path = sent.get("method"), sent.get("path", "*")
@@ -62,7 +62,7 @@ class Filter:
 
 
 class Wait(threading.Event):
-    """Somebody who waits for requests. It is set once they have been answered, or at the end."""
+    """A wait for requests. It is set when they have been answered, or at the end."""
 
     def __init__(self, wanted: Filter, count: int) -> None:
         super().__init__()
@@ -77,22 +77,22 @@ class Wait(threading.Event):
 
 
 class Journal(collections.deque[Entry]):
-    """The newest requests, oldest first, and those who wait for some.
+    """The newest requests, oldest first, and the calls that wait for some.
 
-    At most `MAX_WAITS` wait, those of an instance counted with its parent's. `changes` counts
-    the requests that arrived, their answers, and how often they were cleared.
+    At most `MAX_WAITS` wait, including those of instances. `changes` counts requests, responses,
+    and how often the journal was cleared.
     """
 
     _slots: threading.BoundedSemaphore
-    _page_room: threading.BoundedSemaphore
+    _page_slots: threading.BoundedSemaphore
 
     def __init__(self, parent: Journal | None = None) -> None:
         super().__init__(maxlen=JOURNAL_LENGTH)
         self._slots = parent._slots if parent else threading.BoundedSemaphore(MAX_WAITS)
-        self._page_room = parent._page_room if parent else threading.BoundedSemaphore(MOST_PAGES)
+        self._page_slots = parent._page_slots if parent else threading.BoundedSemaphore(MOST_PAGES)
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
-        self._forgotten = 0  # the highest number of an entry that was cleared
+        self._forgotten = 0  # the highest number of a cleared entry
         self._is_over = False
         self.changes = 0
         self._next_change = threading.Event()
@@ -116,7 +116,7 @@ class Journal(collections.deque[Entry]):
                 wait.found.clear()
 
     def note_answered(self, entry: Entry, duration_ms: float) -> None:
-        """Note that a request was answered, or dropped by a fault: its entry is complete."""
+        """Mark an entry as complete: its request was answered, or dropped by a fault."""
         with self._lock:
             entry["duration_ms"] = duration_ms
             self._note_change()
@@ -125,7 +125,7 @@ class Journal(collections.deque[Entry]):
                     wait.add([entry])
 
     def end_waits(self, for_good: bool = False) -> None:
-        """End them all, with what there is; `for_good` ends those that begin later at once."""
+        """End all waits early, with the requests so far; `for_good` ends later ones at once."""
         with self._lock:
             self._is_over |= for_good
             self._note_change()
@@ -133,7 +133,7 @@ class Journal(collections.deque[Entry]):
                 wait.set()
 
     def find(self, wanted: Filter, count: int = JOURNAL_LENGTH) -> list[Entry]:
-        """Return the newest of the requests that are wanted, oldest first."""
+        """Return the newest matching requests, oldest first."""
         return [entry for entry in list(self) if wanted.matches(entry)][-count:]
 
     def wait(
@@ -144,10 +144,10 @@ class Journal(collections.deque[Entry]):
         while_waiting: WhileWaiting,
         count: int = 1,
     ) -> list[Entry]:
-        """Return so many of them once they have been answered, or after the time what there is.
+        """Return `count` matching requests when they have been answered; fewer after `seconds`.
 
-        It ends early with the stand-in, a reset, or when the client has gone. Raises `ApiError`
-        (503) if too many wait already.
+        Ends early with the stand-in, with a reset, or when the client disconnects. Raises
+        `ApiError` (503) if too many are already waiting.
         """
         wait = Wait(wanted, count)
         with place(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
@@ -167,11 +167,11 @@ class Journal(collections.deque[Entry]):
     def wait_for_change(
         self, seen: int, seconds: float, environ: Mapping[str, Any], while_waiting: WhileWaiting
     ) -> None:
-        """Return once `changes` is not what was seen, or after the time; it may end early, too.
+        """Return when `changes` differs from `seen`, after `seconds`, or earlier.
 
-        Raises `ApiError` (503) if too many pages wait already.
+        Raises `ApiError` (503) if too many pages are already waiting.
         """
-        with place(self._page_room, f"{MOST_PAGES} pages wait for requests already"):
+        with place(self._page_slots, f"{MOST_PAGES} pages are already waiting for requests"):
             with self._lock:
                 is_new, change = self.changes != seen, self._next_change
             if not (is_new or self._is_over):

@@ -27,11 +27,12 @@ from fense_admin.standin.page.text import clip, escape, size
 HERE = os.path.dirname(__file__)
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 TEMPLATES = (
-    "accounts act body chart curl error faults fields form layout list one_account one_request "
-    "pager reference requests service"
+    "accounts act answer body chart curl error faults fields form layout list one_account "
+    "one_request pager reference requests service"
 ).split()
 MOST_OF_CELL = 600  # bytes of HTML in a list
 MOST_OF_MESSAGE = 4_000  # above a form
+MOST_OF_BODY = 100_000  # of a response
 SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
 
 
@@ -68,6 +69,9 @@ class Shown:
     def __init__(self, plane: Plane, forms: Mapping[str, acting.Form]) -> None:
         self.plane, self.forms = plane, forms
         self.done = ""  # what the form that led here has done
+        self.sent: acting.Sent | None = None  # a form that was refused, or answered on its page
+        self.error: ApiError | None = None  # why
+        self.below = ""  # what it was answered
         self.origin = origin()
         self.root = mount_point() + ROOT
         self.standin_url = self.origin + self.root
@@ -96,6 +100,7 @@ class Shown:
             "clip": clip,
             "MOST_OF_CELL": MOST_OF_CELL,
             "MOST_OF_MESSAGE": MOST_OF_MESSAGE,
+            "MOST_OF_BODY": MOST_OF_BODY,
             "NEW_ACCOUNT": NEW_ACCOUNT,
             "version": __version__,
         }
@@ -110,16 +115,7 @@ class Shown:
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return f"{self.root}/{path}" + (f"?{urlencode(given)}" if given else "")
 
-    def form(
-        self,
-        path: str,
-        /,
-        button: str = "",
-        ask: tuple[str, ...] = (),
-        sent: acting.Sent | None = None,
-        error: ApiError | None = None,
-        **hidden: str,
-    ) -> str:
+    def form(self, path: str, /, button: str = "", ask: tuple[str, ...] = (), **hidden: str) -> str:
         """The form at this path below /_standin/page/, filled with what was `sent`.
 
         With `hidden` values it asks for these fields alone, and else for all.
@@ -131,23 +127,19 @@ class Shown:
             path=path,
             form=form,
             fields=[field for field in fields if not hidden or field.name in ask],
-            sent=sent,
-            messages=acting.beside(fields, error)[1],
+            messages=acting.beside(self.error),
             hidden=hidden,
-            button=button or form.title,
+            button=button or form.title.format(*groups),
             exact=html.escape,  # `escape` would put names in the place of invisible letters
         )
 
-    def form_page(
-        self, path: str, sent: acting.Sent | None = None, error: ApiError | None = None
-    ) -> str:
-        """A page that has this form alone, with what was `sent` and the `error` that it met."""
+    def form_page(self, path: str) -> str:
+        """A page that has this form alone, with the `error` that it met."""
         _, form, groups = acting.find(self.forms, path)
-        message, _ = acting.beside(form.fields(self, *groups), error)
-        content = self.form(path, sent=sent, error=error)
-        back = self.link(form.back.format(*groups))
+        message = acting.above(form.fields(self, *groups), self.error)
+        shown = {"content": self.form(path), "back": self.link(form.back.format(*groups))}
         return self.whole_page(
-            form.title, "act", form=form, message=message, content=content, back=back
+            form.title.format(*groups), "act", form=form, message=message, **shown
         )
 
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
