@@ -35,8 +35,8 @@ test-systems: .venv/dev     ## the suite on Windows and macOS, as far as Linux c
 	$(call simulate,macos) -m "not slow" --ignore-glob "tests/standin/test_page*" $(ANYWHERE)
 	for system in windows macos; do $(call simulate,$$system) -m slow tests/test_crash.py || exit; done
 
-test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with buildah and debootstrap
-	$(BIN)/python -m pytest tests/image.py --timeout 400
+test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with Docker and debootstrap
+	$(BIN)/python -m pytest tests/image.py --timeout 600
 
 test-clients: .venv/dev     ## clients that openapi-generator makes in Go, Ruby, PHP and Java, compiled and run
 	@$(BIN)/python -m pip install -q --disable-pip-version-check openapi-generator-cli==7.26.0
