@@ -24,7 +24,7 @@ test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admi
 
 # What isn't about Linux, nor about text and tools alone.
 ANYWHERE = $(addprefix tests/,contract standin) $(filter-out $(addprefix tests/test_,%openapi.py \
-  clients.py deploy.py documents.py examples.py fuzzing.py imports.py make.py packaging.py readme.py \
+  clients.py deploy.py documents.py examples.py fuzzing.py imports.py links.py make.py packaging.py readme.py release.py \
   simulation.py two_nodes.py typing.py waitress.py workflow.py),$(wildcard tests/test_*.py))
 simulate = SIMULATED_SYSTEM=$(1) PYTHONPATH=$(CURDIR)/tests/systems $(PYTEST)
 

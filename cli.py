@@ -76,11 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> None:
     """Refuse a URL with a password where none belongs: a message would show it."""
-    message = "a URL with a password belongs in FENSE_ADMIN_DATABASE, or to --database"
+    message = "pass a URL with a password in FENSE_ADMIN_DATABASE or --database"
     if arguments[0] == "move":
-        message = "a password belongs in PGPASSWORD or ~/.pgpass: arguments show in ps"
+        message = "pass the password in PGPASSWORD or ~/.pgpass: ps shows arguments"
     if arguments[0] == "health":
-        message = "a check of health needs no password: leave it out of the URL"
+        message = "a health check needs no password: remove it from the URL"
     if arguments[0] == "compare":
         message = f"its URL takes no password. {KEYS_FROM}"
     for before, text in itertools.pairwise(["", *arguments]):
@@ -209,7 +209,7 @@ def build_parser() -> Parser:
         "serve",
         commands.serve,
         "serve until stopped (the default)",
-        "Serve until stopped. Keys come from the environment alone: DISPUTE_MASTER_KEY, and "
+        "Serve until stopped. Keys come only from the environment: DISPUTE_MASTER_KEY, and "
         "DISPUTE_SERVICE_KEYS, separated by commas.",
     )
     add_settings(it, *settings.SETTINGS)
@@ -224,27 +224,29 @@ def build_parser() -> Parser:
     it = command(
         "exec",
         commands.run_command,
-        "run a command beside a service of its own: exec -- COMMAND",
-        "Run a command beside a service of its own, in memory, on a free port. The command finds "
-        "it by FENSE_BASE_URL, FENSE_API_KEY and FENSE_STANDIN_URL. It stands after --, with its "
-        "arguments.",
+        "run a command with a service just for it: exec -- COMMAND",
+        "Start a service in memory on a free port, run a command, then stop the service. The "
+        "command finds it through FENSE_BASE_URL, FENSE_API_KEY and FENSE_STANDIN_URL. Put the "
+        "command and its arguments after --.",
     )
     add_settings(it, "prefix", "seed")
     add_quiet(it, "don't report progress")
 
-    it = command("health", commands.health, "exit with 0 once a service answers, or 1")
+    it = command("health", commands.health, "exit with 0 as soon as a service responds, or with 1")
     it.add_argument(
         "--wait", type=typed(settings.check_seconds), default=0, help="seconds to wait for it"
     )
     origin = typed(lambda text: rules.split_url(text)[0])  # all that a check of health takes
-    it.add_argument("url", nargs="?", type=origin, help="default: that of serve")
+    it.add_argument(
+        "url", nargs="?", type=origin, help="its URL (default: the address that serve uses)"
+    )
 
-    it = command("record", commands.record, "add lookups to an account's day in a database")
+    it = command("record", commands.record, "add lookups to a day of an account")
     it.add_argument(
         "id",
         type=typed(check_id_or_dash),
-        help="the fense_account_id; or - for a list on standard input, as POST /_standin/usage "
-        "takes it, of which all is added or nothing",
+        help="the fense_account_id; or - to read a list from standard input, in the form that "
+        "POST /_standin/usage takes; either all of it is added or nothing",
     )
     it.add_argument(
         "lookups", nargs="?", type=typed(settings.number(rules.check_lookups)), help="how many"
@@ -263,26 +265,30 @@ def build_parser() -> Parser:
         commands.move,
         "copy all accounts and their usage to another, empty database",
         "Copy all accounts and their usage from a file to a server, or back, into a database "
-        "without accounts. Stop what serves the first one before. A server's password is read from "
-        "PGPASSWORD or ~/.pgpass.",
+        "without accounts. First stop the service that uses the source. A server's password is "
+        "read from PGPASSWORD or ~/.pgpass.",
     )
-    it.add_argument("source", metavar="FROM", type=typed(engines.check_name), help="a database")
-    it.add_argument("target", metavar="TO", type=typed(engines.check_name), help="the other")
+    it.add_argument(
+        "source", metavar="FROM", type=typed(engines.check_name), help="the database to copy"
+    )
+    it.add_argument(
+        "target", metavar="TO", type=typed(engines.check_name), help="an empty database"
+    )
     add_quiet(it)
 
-    it = command("backup", commands.backup, "copy the database file, while it is served or not")
-    it.add_argument("target", help="the copy, a file that is not there yet")
+    it = command("backup", commands.backup, "copy the database file, even while a service uses it")
+    it.add_argument("target", help="path of the copy, which must not exist yet")
     add_settings(it, "database")
     add_quiet(it)
 
-    count = settings.number(rules.whole_number(1, settings.MOST_COMPARED))
+    count = settings.number(rules.whole_number(1, settings.MAX_COMPARED))
     it = command(
         "compare",
         commands.compare,
         "send the same requests to a real Fense and to a stand-in, and print where they differ",
         "Send the same requests to a service and to a stand-in, and print where the responses "
         "differ. It only reads: GET and HEAD, one request at a time, at most "
-        f"{settings.MOST_REQUESTS}. {KEYS_FROM}.",
+        f"{settings.MAX_REQUESTS}. {KEYS_FROM}.",
     )
     it.add_argument(
         "target",

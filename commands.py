@@ -96,7 +96,7 @@ def serve(options: argparse.Namespace) -> int:
     log.info("fense-admin %s with %s", fense_admin.__version__, app.db.engine.info.product)
     log_database(app.db, options.database, found)
     if has_control_plane:
-        log.info("the page for people: %s/_standin/", options.public_url or origin)
+        log.info("web page: %s/_standin/", options.public_url or origin)
     try:
         version = fense_admin.__version__
         print(f"fense-admin ready url={origin}{options.prefix} version={version}", flush=True)
@@ -111,10 +111,11 @@ def read_ahead(has_control_plane: bool) -> None:
     """Read what is otherwise read once it is needed: an update may replace the files until then."""
     files.read(fense_admin.OPENAPI_FILE)
     if has_control_plane:
-        from fense_admin.standin import document, page
+        from fense_admin.standin import document
+        from fense_admin.standin.page import shown
 
         document.read()
-        page.read_files()
+        shown.read_files()
 
 
 def origin_of(host: str, port: int) -> str:
@@ -126,14 +127,14 @@ def log_database(db: Database, database: str, found: int) -> None:
     count, info = db.count_accounts(), db.engine.info
     accounts = "1 account" if count == 1 else f"{count} accounts"
     if info.in_memory:
-        log.info("the database is in memory, with %s: it goes with the process", accounts)
+        log.info("the database is in memory, with %s: it is lost when the process ends", accounts)
         return
     name = info.name if info.is_server else os.path.abspath(database)
     log.info("the database is %s, with %s", name, accounts)
     if info.warning:
         log.warning("%s", info.warning)
     if found and not info.is_server:
-        log.info("accounts of earlier runs are kept: to start empty, name another --database")
+        log.info("accounts of earlier runs are kept: to start empty, choose another --database")
 
 
 def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[str, Any], bool]:
@@ -146,22 +147,21 @@ def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[st
     is_server = engines.is_server(options.database)
     if is_on and is_server:
         raise ValueError(
-            "--standin needs SQLite: its control plane is one process's, and would reset what all "
-            "processes on a server share"
+            "--standin needs SQLite: on a server, its reset would delete what other processes use"
         )
     if master_key is None and not service_keys:
         if not on_loopback:
             raise ValueError(
-                f"{options.host} can be reached from outside, so it needs a key: "
+                f"{options.host} can be reached from other machines, so it needs a key: "
                 "set DISPUTE_MASTER_KEY"
             )
         master_key = fense_admin.DEVELOPMENT_KEY
         log.warning("no DISPUTE_MASTER_KEY is set: the x-api-key is %s", master_key)
         if is_server and options.standin is None:
-            log.warning("the control plane is off: it is for SQLite alone")
+            log.warning("the control plane is off: it needs SQLite")
         is_on = options.standin is not False and not is_server
     if is_on and master_key is None:
-        raise ValueError("--standin takes the master key alone: set DISPUTE_MASTER_KEY")
+        raise ValueError("--standin needs a master key: set DISPUTE_MASTER_KEY")
     return {"master_key": master_key, "service_keys": service_keys}, is_on
 
 
@@ -187,7 +187,7 @@ def load_seed(db: Database, seed: Seed, path: str, loading: Progress) -> None:
             loading.end_of_days(f"loaded {path}:")
         else:
             log.warning(
-                "the database has accounts already: %s is not loaded; to load it, name an empty "
+                "the database already has accounts: %s is not loaded; to load it, choose an empty "
                 "--database",
                 path,
             )
@@ -313,9 +313,9 @@ def check_health(origin: str, timeout: float) -> str | None:
     except OSError as error:
         text = error.strerror or str(error) or type(error).__name__
         # Without the brackets that Python puts around the reason.
-        return "does not answer: " + re.sub(r"\[.*?\] | \(_ssl.*\)", "", text)
+        return "does not respond: " + re.sub(r"\[.*?\] | \(_ssl.*\)", "", text)
     except http.client.HTTPException:
-        return "does not answer in HTTP"
+        return "does not speak HTTP"
     except UnicodeError:
         return "can't be reached: check its name"
     return None if status == 200 else f"returned {status}"
@@ -324,12 +324,14 @@ def check_health(origin: str, timeout: float) -> str | None:
 def record(options: argparse.Namespace) -> int:
     is_list, has_lookups = options.id == "-", options.lookups is not None
     if is_list and (has_lookups or options.date):
-        raise WrongUsage("a list on standard input has its own lookups and dates")
+        raise WrongUsage(
+            "a list on standard input takes neither lookups nor --date: it has its own"
+        )
     if not is_list and not has_lookups:
         raise WrongUsage("the following arguments are required: lookups")
-    check_exists(options.database, "name it with --database")
+    check_exists(options.database, "choose it with --database")
     recording = Progress("nothing was added", options.quiet)
-    with recording, opened(options.database) as db:
+    with recording, use_database(options.database) as db:
         if is_list:
             record_list(db, recording)
             return 0
@@ -357,7 +359,7 @@ def record_list(db: Database, recording: Progress) -> None:
         with rules.ValidationErrors() as errors:
             rows = state.check_usage(entries, errors, db.today())
         recording.begin("recording")
-        state.record_usage(db, rows, patient=True, report=recording)
+        state.record_usage(db, rows, long_running=True, report=recording)
         recording.end_of_days("recorded")
     except rules.ValidationErrors as errors:
         raise CommandError(f"nothing was added: {errors}") from None
@@ -366,37 +368,39 @@ def record_list(db: Database, recording: Progress) -> None:
 
 
 def move(options: argparse.Namespace) -> int:
-    check_exists(options.source, "name one that is there")
+    check_exists(options.source, "choose one that exists")
     if options.target == engines.MEMORY:
-        raise CommandError("what is moved into memory goes with the process: name a file")
+        raise CommandError("a database in memory is lost when the process ends: choose a file")
     with contextlib.suppress(OSError):  # one is a server, or not there yet
         if os.path.samefile(options.source, options.target):  # A.sqlite3 may be a.sqlite3, too
-            raise CommandError(f"{options.target} is {options.source} itself: name a new database")
+            raise CommandError(
+                f"{options.target} is {options.source} itself: choose a new database"
+            )
     moving = Progress("nothing was moved", options.quiet)
-    with moving, opened(options.source, read_only=True) as source:
+    with moving, use_database(options.source, read_only=True) as source:
         moving.begin("moving")
         if not has_accounts(options.target):  # else it isn't migrated either
-            with opened(options.target) as target:
+            with use_database(options.target) as target:
                 if copy(source, target, moving):
                     moving.end_of_days("moved")
                     print(f"fense-admin moved accounts={moving.accounts}")
                     return 0
-    raise CommandError(f"{options.target} has accounts already: name an empty database")
+    raise CommandError(f"{options.target} already has accounts: choose an empty database")
 
 
 def has_accounts(database: str) -> bool:
     """Whether it is a database with accounts. It stays as it is, of whatever version."""
-    with contextlib.suppress(engines.Unusable), opened(database, read_only=True) as db:
+    with contextlib.suppress(engines.Unusable), use_database(database, read_only=True) as db:
         return db.count_accounts() > 0
     return False
 
 
 def backup(options: argparse.Namespace) -> int:
     if engines.is_server(options.database):
-        raise CommandError("a server is backed up by its own tool: run pg_dump --format=custom")
-    check_exists(options.database, "name it with --database")
+        raise CommandError("back up a server with its own tool: run pg_dump --format=custom")
+    check_exists(options.database, "choose it with --database")
     if options.target == engines.MEMORY:
-        raise CommandError("a backup goes into a file: name one that is not there yet")
+        raise CommandError("a backup needs a file: choose one that does not exist yet")
     copying = Progress("no backup was made", options.quiet)
     size = 0.0
 
@@ -443,8 +447,8 @@ def check_exists(database: str, hint: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(database: str, read_only: bool = False) -> Iterator[Database]:
-    """The database, which is closed at the end."""
+def use_database(database: str, read_only: bool = False) -> Iterator[Database]:
+    """Open a database, and close it at the end of the block."""
     db = open_database(database, read_only)
     try:
         yield db

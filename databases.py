@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
 BIG_READS = 16  # big responses produced at once: each has a connection and a thread
-PATIENCE = 2  # seconds that one more waits for its turn before it is rejected
+BIG_READ_TIMEOUT = 2  # seconds that one more waits for its turn before it is rejected
 USAGE = ("usage", "usage_month")  # the tables
 REPORTED = 5_000  # rows from one report of a long write to the next
 
@@ -226,8 +226,8 @@ class Database:
         Another worker takes the place of this one. Raises `OperationalError` if there are too many.
         """
         with self.engine.while_waiting():
-            if not self._big_reads.acquire(timeout=PATIENCE):
-                raise OperationalError("too many big responses at once")
+            if not self._big_reads.acquire(timeout=BIG_READ_TIMEOUT):
+                raise OperationalError("too many large responses at once")
             try:
                 with self.engine.reading() as read:
                     yield read
@@ -251,14 +251,14 @@ class Database:
         except models.NotRecorded as refused:
             if refused.unknown:
                 raise models.NoSuchAccount(fense_account_id) from None
-            raise ValueError(models.beyond_most(days[refused.excessive[0]])) from None
+            raise ValueError(models.over_daily_maximum(days[refused.excessive[0]])) from None
 
     def record_all(
-        self, rows: Sequence[Lookups], patient: bool = False, report: Report = NO_REPORT
+        self, rows: Sequence[Lookups], long_running: bool = False, report: Report = NO_REPORT
     ) -> None:
         """Add these checked lookups, all or nothing. Raises `NotRecorded`.
 
-        `patient` is for long lists: see the engine's `write`.
+        `long_running` is for long lists: see the engine's `write`.
         """
         days: dict[tuple[int, str], int] = {}
         months: dict[tuple[int, str], int] = {}
@@ -289,7 +289,7 @@ class Database:
             self.engine.execute_each(models.ADD_TO_MONTH, models.MONTH_KEYS, added, 2)
             report.before_commit()
 
-        self.engine.write(record, patient)
+        self.engine.write(record, long_running)
 
     def _excessive(self, rows: Sequence[Lookups], full: set[tuple[int, str]]) -> list[int]:
         """The places of rows that exceed the maximum of a day. `full` are these days."""
@@ -384,12 +384,12 @@ class Database:
                 loaded = count
                 report(loaded, 0)
 
-            counted = tell_each(accounts, report_accounts)
+            counted = report_each(accounts, report_accounts)
             # A column that an account leaves out gets the schema's default.
             for columns, group in itertools.groupby(counted, key=tuple):
                 rows = (tuple(account.values()) for account in group)
                 self.engine.load("account", columns, rows)
-            days = tell_each(usage, lambda count: report(loaded, count))
+            days = report_each(usage, lambda count: report(loaded, count))
             first = list(itertools.islice(days, models.MANY_DAYS))
             is_long = len(first) == models.MANY_DAYS
             with self.engine.without_keys(USAGE) if is_long else contextlib.nullcontext():
@@ -400,7 +400,7 @@ class Database:
             report.before_commit()
             return True
 
-        return self.engine.write(load, patient=True)
+        return self.engine.write(load, long_running=True)
 
 
 def pieces_of(read: Read, size: int) -> Iterator[Piece]:
@@ -436,15 +436,15 @@ def in_pieces(head: str, lists: Iterable[str | None]) -> Iterator[str]:
     yield "]}" if before == ", " else head + "]}"
 
 
-def tell_each(items: Iterable[Item], tell: Callable[[int], None]) -> Iterator[Item]:
-    """Return the items; after each `REPORTED` of them, and at the end, tell how many were taken."""
+def report_each(items: Iterable[Item], report: Callable[[int], None]) -> Iterator[Item]:
+    """Yield the items. Call `report` with their number after each `REPORTED`, and at the end."""
 
     def batches() -> Iterator[list[Item]]:
         left, taken = iter(items), 0
         while batch := list(itertools.islice(left, REPORTED)):
             yield batch
             taken += len(batch)
-            tell(taken)
+            report(taken)
 
     # Between the batches no code in Python runs for a row.
     return itertools.chain.from_iterable(batches())
@@ -455,7 +455,7 @@ def copy(source: Database, target: Database, report: Report = NO_REPORT) -> bool
 
     Returns whether it did. The next id is the same in both.
     """
-    with source.engine.reading(patient=True) as read:
+    with source.engine.reading(long_running=True) as read:
 
         def rows(query: str) -> Iterator[Row]:
             return itertools.chain.from_iterable(

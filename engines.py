@@ -18,7 +18,7 @@ from fense_admin.realtime import monotonic
 
 MEMORY = ":memory:"
 BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
-UNKNOWN = "it may have been written, or not"
+UNKNOWN = "it is unknown whether the change was saved"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
 # A host in such a URL, with its port; and a URL without a password, as libpq reads it.
 HOST = r"(?:\[[^]@/]*\]|[^][:@/?,]*)(?::[0-9]+)?"
@@ -81,9 +81,9 @@ def check_name(text: str) -> str:
         return text
     other = re.match(r"\s*(?!postgres)(\w[\w+.-]*://)", text, re.IGNORECASE)
     if other:
-        tried = "SQLite (a file's name) and PostgreSQL 15 (postgresql://...) were tried"
-        raise ValueError(f"{other[1]} is not supported: {tried}, and nothing else")
-    raise ValueError("must be a file's name, :memory:, or a URL as postgresql://host/name")
+        known = "only SQLite (a file name) and PostgreSQL (postgresql://...) are"
+        raise ValueError(f"{other[1]} is not supported: {known}")
+    raise ValueError("must be a file name, :memory:, or a URL such as postgresql://host/name")
 
 
 def is_server(name: str) -> bool:
@@ -102,10 +102,14 @@ def read_schema(path: str) -> list[str]:
 def check_tables(name: str, sections: Sequence[str], version: int, tables: Iterable[str]) -> None:
     """Raise `Unusable` if the version is newer than the schema, or lacks one of its tables."""
     if version > len(sections):
-        raise Unusable(f"{name} was written by a newer version of fense-admin: upgrade this one")
+        raise Unusable(
+            f"{name} was written by a newer version of fense-admin: upgrade this installation"
+        )
     created = re.findall(r"^CREATE TABLE (\w+) \($", "".join(sections[:version]), re.MULTILINE)
     if not set(created) <= set(tables):
-        raise Unusable(f"{name} has lost its tables: restore a backup, or name another")
+        raise Unusable(
+            f"{name} lacks some of its tables: restore a backup or choose another database"
+        )
 
 
 # --- Waiting -----------------------------------------------------------------------------------
@@ -199,11 +203,11 @@ class Engine(Protocol):
         """Let the next account's id follow this one."""
         ...
 
-    def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
+    def write(self, work: Callable[[], Result], long_running: bool = False) -> Result:
         """Run the function in a transaction and return what it returns.
 
-        It may be run several times, unless it is `patient`: then each query has a deadline, a long
-        one, and all of it has none. Raises `CommitUnknown`.
+        It may be run several times, unless it is `long_running`: then each query has a longer
+        deadline, and the whole has none. Raises `CommitUnknown`.
         """
         ...
 
@@ -218,11 +222,11 @@ class Engine(Protocol):
         """Return a context in which all that this thread reads is of one moment."""
         ...
 
-    def reading(self, patient: bool = False) -> AbstractContextManager[Read]:
+    def reading(self, long_running: bool = False) -> AbstractContextManager[Read]:
         """Return the context of a function that reads what there is at one moment, query by query.
 
         It has a connection to itself: in between, the thread may do something else, and the context
-        may end in another one. Each query has a deadline, a long one if it is `patient`.
+        may end in another one. Each query has a deadline, a long one if it is `long_running`.
         """
         ...
 

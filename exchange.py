@@ -70,7 +70,7 @@ class Stream:
         except Exception as error:
             self._error = error
             self._reset()  # HTTP/1.0 has no other sign that it is not whole
-            raise ConnectionAbortedError("the response broke off") from None
+            raise ConnectionAbortedError("the response was cut off") from None
 
     def close(self) -> None:
         """End it, whether it is whole or not."""

@@ -56,10 +56,10 @@ LOOPBACK = re.compile(
     r"(?:(?:[^:]+\.)?localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]*)?", re.IGNORECASE
 )
 CHALLENGE = f'ApiKey header="{exchange.KEY_HEADER}"'
-MERCHANTS_KEY = "a merchant's key does not open these endpoints"
+MERCHANTS_KEY = "a merchant's key gives no access to these endpoints"
 FOREIGN_PAGE = (
-    f"{DEVELOPMENT_KEY} is public, so it takes no request of another web page's ({{}}): "
-    "to go on, set DISPUTE_MASTER_KEY to a key of your own"
+    f"{DEVELOPMENT_KEY} is public, so requests from other web pages are refused ({{}}): "
+    "to allow them, set DISPUTE_MASTER_KEY to a key of your own"
 )
 
 
@@ -113,6 +113,15 @@ def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str 
     return "Host" if on_loopback and not LOOPBACK.fullmatch(host) else None
 
 
+PREFLIGHT = "a CORS preflight: a browser asks whether a web page may send this request; it may not"
+
+
+def is_preflight(environ: Mapping[str, Any]) -> bool:
+    """Whether a browser asks, on behalf of another origin's page, what that page may send."""
+    headers = ("HTTP_ORIGIN", "HTTP_ACCESS_CONTROL_REQUEST_METHOD")
+    return environ["REQUEST_METHOD"] == "OPTIONS" and all(name in environ for name in headers)
+
+
 # --- The database in a request -----------------------------------------------------------------
 
 REFUSALS = (ValidationErrors, models.NoSuchAccount, models.ApiKeyTaken)
@@ -156,7 +165,7 @@ class DatabasePlugin:
                 note_unavailable(self.db, error, request.environ[exchange.REQUEST_ID])
                 is_unknown = isinstance(error, engines.CommitUnknown)
                 changed = engines.UNKNOWN if is_unknown else "nothing was changed"
-                message = f"the database can't be used just now; {changed}"
+                message = f"the database is temporarily unavailable; {changed}"
                 raise ApiError(exchange.UNAVAILABLE, message, Retry_After="1") from None
 
         return served
@@ -206,6 +215,7 @@ def get_health(db: Database) -> dict[str, Any]:
 
 
 def get_openapi(db: Database) -> dict[str, Any]:
+    response.set_header("Access-Control-Allow-Origin", "*")  # it is public
     return reading.read_openapi(OPENAPI_FILE, reading.application().prefix)
 
 
@@ -257,7 +267,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
 
         def method_not_allowed(**kwargs: Any) -> None:
-            message = f"this path takes {allow}"
+            message = f"this path accepts {allow}"
             if request.method in ("GET", "HEAD") and path == self.prefix + "/accounts":
                 message += f"; GET {mount_point()}{path}/usage lists all accounts"
             raise ApiError(exchange.METHOD_NOT_ALLOWED, message, Allow=allow)
@@ -335,6 +345,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         error = res
         if not isinstance(error, ApiError):  # the router's own, which knows no such path
             error = ApiError(exchange.NOT_FOUND, "there is no such path" + self._signpost())
+        if is_preflight(request.environ):  # which never has a key: to say so would mislead
+            error.body = error.reason = PREFLIGHT
         # A 401 has no word of the client's in it, and a short key may be part of one of ours.
         if error.status_code != exchange.UNKNOWN_KEY:
             fields, key = [field for field, _ in error.details], request_key(request.environ)
@@ -378,7 +390,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         except Exception:
             what = self.masker.loggable(method, path, mount, key)
             log.exception("internal server error: %s id=%s", what, request_id)
-            message = f"a fault of this service, logged with the id {request_id}"
+            message = f"internal error; see the log for request id {request_id}"
             error = environ[exchange.ERROR] = ApiError(exchange.INTERNAL_ERROR, message)
             error.reason = ""  # which is in the log already
             raw = error_body(exchange.INTERNAL_ERROR, message)
@@ -394,7 +406,8 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             if log.isEnabledFor(logging.INFO):
                 what = self.masker.loggable(method, path, mount, key)
                 error = environ.get(exchange.ERROR)
-                why = error.reason[:MAX_REASON] if error else "it broke off" * bool(problem)
+                cut_off = "the response was cut off" * bool(problem)
+                why = error.reason[:MAX_REASON] if error else cut_off
                 log_request(what, status, monotonic() - began, request_id, why)
 
         if not isinstance(body, list):
@@ -431,7 +444,7 @@ def create_app(
         public_url = errors.check("public_url", rules.check_public_url, public_url)
         errors.check("database", rules.check_string, database)
     if not keys:
-        raise ValueError("give a master_key or service_keys: without a key nobody gets in")
+        raise ValueError("master_key or service_keys is required")
     app = Application(open_database(database), prefix, keys, public_url, limits or Limits())
     app.install(ApiKeyPlugin(keys))
     app.contract("/accounts", POST=create_account)

@@ -44,7 +44,7 @@ EVENTS: dict[int, int] = {READING: systems.READ, WRITING: systems.WRITE}
 Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
 
 
-class NoAnswer(Exception):
+class NoResponse(Exception):
     """The server did not answer before the deadline."""
 
 
@@ -195,7 +195,7 @@ class Connector:
     def connect(self, deadline: float, waiting: Waiting, last: list[Address]) -> Attempt:
         """Make a connection, trying some addresses after all others.
 
-        Raises `psycopg.OperationalError`, `NoAnswer`; `RuntimeError` if there can be no more
+        Raises `psycopg.OperationalError`, `NoResponse`; `RuntimeError` if there can be no more
         threads.
         """
         errors: list[str] = []
@@ -205,7 +205,7 @@ class Connector:
             try:
                 found = self._look_up_names(by, waiting)
                 addresses, errors = found.addresses, found.errors
-            except NoAnswer:
+            except NoResponse:
                 if not addresses:
                     raise
 
@@ -219,7 +219,7 @@ class Connector:
         with contextlib.closing(Race(attempts, errors, step)) as race:
             won = wait_long(race.run, deadline, waiting)
         if won is None:
-            raise NoAnswer
+            raise NoResponse
         self._worked = won.address
         won.connection.nonblocking = 1  # as psycopg wants it
         return won
@@ -231,7 +231,7 @@ class Connector:
                 self._look_up = LookUp(self.hosts)
             look_up = self._look_up
         if not wait_long(look_up.ended.wait, deadline, waiting):
-            raise NoAnswer("the name server does not answer")
+            raise NoResponse("the name server does not respond")
         return look_up
 
 

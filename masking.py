@@ -23,7 +23,7 @@ from fense_admin.rules import ACCOUNT_RULES, HIDDEN
 MAX_KEY = 255  # characters
 MAX_KEYS_SENT = 4  # in one header; of more, nothing is shown
 MARGIN = 6 * MAX_KEY  # characters: what a key takes at most, each character escaped
-MOST_WORDS = 8  # of a key, where other text surrounds it without white space
+MAX_WORDS = 8  # of a key, where other text surrounds it without white space
 LONG_RUN = 1_024  # characters without white space: in more, each word is looked at by itself
 KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer|token|secret", re.IGNORECASE)
 ESCAPES = (
@@ -103,7 +103,7 @@ def tokens(text: str) -> set[str]:
             continue
         words = list(WORD.finditer(run))
         for place, first in enumerate(words):
-            for last in words[place : place + MOST_WORDS]:
+            for last in words[place : place + MAX_WORDS]:
                 if last.end() - first.start() > MAX_KEY:
                     break
                 found.add(run[first.start() : last.end()])

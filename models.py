@@ -338,9 +338,9 @@ def count_months(first: str, last: str) -> int:
     return (int(last[:4]) - int(first[:4])) * 12 + int(last[5:]) - int(first[5:]) + 1
 
 
-def beyond_most(date: str) -> str:
+def over_daily_maximum(date: str) -> str:
     """What is said of lookups that `NotRecorded` calls excessive."""
-    return f"would take {date} past {rules.MAX_LOOKUPS}, a day's most"
+    return f"would exceed the daily maximum of {rules.MAX_LOOKUPS} on {date}"
 
 
 def highest_id(accounts: Iterable[dict[str, Any]]) -> int:

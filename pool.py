@@ -20,11 +20,11 @@ from psycopg.rows import TupleRow
 
 from fense_admin import systems
 from fense_admin.engines import BRIEFLY, Info, Unusable, Waiting, wait_long
-from fense_admin.libpq import URL, Address, Connector, NoAnswer, first_line
+from fense_admin.libpq import URL, Address, Connector, NoResponse, first_line
 from fense_admin.realtime import monotonic
 
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
-MOST_WAITING = 32  # threads that others stand in for while they wait; each may have a connection
+MAX_WAITING = 32  # threads that others stand in for while they wait; each may have a connection
 CROWDED = 24  # waiting threads: with more, none might be left for operations that don't wait
 QUEUED = 0.5  # seconds that an operation then waits for others of its kind before it is rejected
 IDLE_KEPT = 4  # connections that stay open when there are fewer threads again
@@ -71,7 +71,7 @@ class Connection(psycopg.Connection[TupleRow]):
     def wait(
         self, gen: Generator[int, int, Any], interval: float = 0, timeout: float | None = None
     ) -> Any:
-        """Run an operation, which is a generator of psycopg's. Raises `NoAnswer`."""
+        """Run an operation, which is a generator of psycopg's. Raises `NoResponse`."""
         if self.pace:
             self.deadline = monotonic() + self.pace
         try:
@@ -86,7 +86,7 @@ class Connection(psycopg.Connection[TupleRow]):
         wait = functools.partial(systems.wait_for, {number: wanted})
         found = wait_long(wait, self.deadline, self.while_waiting)
         if not found:
-            raise NoAnswer
+            raise NoResponse
         return found[number]
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -131,7 +131,7 @@ class Pool:
     def _connect(self, deadline: float) -> Connection:
         """A new connection, to a server that takes writes if there is one.
 
-        Raises `psycopg.Error`, `NoAnswer`; `Unusable` if it is the first one.
+        Raises `psycopg.Error`, `NoResponse`; `Unusable` if it is the first one.
         """
         unfit: list[Address] = []
         while True:
@@ -166,8 +166,9 @@ class Pool:
         """Raise `Unusable` if it isn't PostgreSQL, or shares the session with others."""
         product = value_of(connection, "SELECT version()")
         if not product.startswith("PostgreSQL "):
-            other = f"no PostgreSQL ({product.split()[0]})"
-            raise Unusable(f"{self.info.name} is {other}: nothing else was tried")
+            raise Unusable(
+                f"{self.info.name} is {product.split()[0]}: only PostgreSQL is supported"
+            )
         self._refuse_shared_sessions(connection)
         self.info.product = " ".join(product.split()[:2])
         self.info.warning = self._warn_of_clear_text(connection)
@@ -187,14 +188,14 @@ class Pool:
             for _ in range(ROUNDS):  # as other clients take their share of the sessions
                 ours.add(value_of(connection, PROCESS))
                 others |= {value_of(other, PROCESS) for _ in range(2)}  # two if they take turns
-        except (psycopg.OperationalError, NoAnswer):
+        except (psycopg.OperationalError, NoResponse):
             return  # the only session is taken, so it is ours
         finally:
             self._drop(other)
         if len(ours) > 1 or len(others) > 1 or ours == others:
             raise Unusable(
                 f"{self.info.name} is a pooler that shares sessions (pgbouncer's pool_mode="
-                "transaction or statement): set pool_mode=session, or name the server itself"
+                "transaction or statement): set pool_mode=session, or use the server's own address"
             )
 
     def _warn_of_clear_text(self, connection: Connection) -> str:
@@ -215,7 +216,7 @@ class Pool:
         """The context in which a thread waits: another one stands in for it, up to a number."""
         with self._changed:
             self._waiting_threads += 1
-            is_spared = self._waiting_threads <= MOST_WAITING
+            is_spared = self._waiting_threads <= MAX_WAITING
         try:
             with self.while_waiting() if is_spared else contextlib.nullcontext():
                 yield
@@ -239,7 +240,9 @@ class Pool:
                 oldest = next(iter(others.values()))
                 left = min(oldest + QUEUED, deadline) - monotonic()
                 if left <= 0:
-                    raise OperationalError("others wait for the same too long: a lock, or a COMMIT")
+                    raise OperationalError(
+                        "too many requests already wait for the same lock or COMMIT"
+                    )
                 self._changed.wait(left)
             others[operation] = monotonic()
         try:
@@ -253,7 +256,7 @@ class Pool:
         """Take an idle connection for this thread, or else a new one, and set its deadline.
 
         If no new one can be made, wait for one that another thread uses. Raises `psycopg.Error`,
-        `NoAnswer`, `OperationalError`.
+        `NoResponse`, `OperationalError`.
         """
         by = min(deadline, monotonic() + START_TIMEOUT)
         reason = "the server refuses more"
@@ -342,6 +345,6 @@ class Pool:
 
     def _reason(self, error: BaseException) -> str:
         """Why it failed, in one line, without a password."""
-        if isinstance(error, NoAnswer):
-            return str(error) or "the server does not answer"
+        if isinstance(error, NoResponse):
+            return str(error) or "the server does not respond"
         return self._url.hide_secrets(first_line(str(error)) or type(error).__name__)

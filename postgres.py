@@ -23,7 +23,7 @@ from psycopg import pq
 
 from fense_admin import engines
 from fense_admin.engines import CommitUnknown, Cursor, Names, Read, Result, Row, Unusable, Values
-from fense_admin.libpq import URL, NoAnswer
+from fense_admin.libpq import URL, NoResponse
 from fense_admin.pool import START_TIMEOUT, Connection, Pool, value_of
 from fense_admin.realtime import monotonic
 
@@ -56,7 +56,7 @@ OUR_BUGS = ("42601", "42P02")  # the text of a query is wrong
 UNHURRIED = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 # Long reads and writes have many statements, each of which does little.
 PACE = 10  # seconds for each operation of these: after that the server does not answer
-PATIENT = f"""
+LONG_RUNNING = f"""
 SET LOCAL statement_timeout = '{PACE - 1}s'; SET LOCAL idle_in_transaction_session_timeout = 0
 """
 READ_ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -77,7 +77,7 @@ WHERE contype = 'f' AND referring.oid = ANY (%s::regclass[])
     AND pg_has_role(referring.relowner, 'USAGE') AND pg_has_role(referred.relowner, 'USAGE')
 """
 ARRAYS = {int: "bigint[]", str: "text[]"}
-FAILURES = (psycopg.Error, DatabaseError, NoAnswer, ValueError, RuntimeError)  # of a start
+FAILURES = (psycopg.Error, DatabaseError, NoResponse, ValueError, RuntimeError)  # of a start
 IDLE = pq.TransactionStatus.IDLE
 SEQUENCE = "account_fense_account_id_seq"
 LAST_ID = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"
@@ -86,41 +86,41 @@ LAST_ID = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"
 # --- Circuit breaker ---------------------------------------------------------------------------
 
 
-class Gate:
-    """Lets one at a time through while what is behind it does not answer."""
+class CircuitBreaker:
+    """While the server is silent, lets one thread probe it, and the others fail at once."""
 
     def __init__(self) -> None:
-        self.is_shut = False
-        self._waited_until = 0.0  # in vain
-        self._tried_since = 0.0
-        self._trying = threading.Lock()
+        self.is_tripped = False
+        self._timed_out_at = 0.0
+        self._probed_since = 0.0
+        self._probing = threading.Lock()
 
-    def shut(self, after_waiting: bool = False) -> None:
-        self.is_shut = True
-        if after_waiting:
-            self._waited_until = monotonic()
+    def trip(self, after_timeout: bool = False) -> None:
+        self.is_tripped = True
+        if after_timeout:
+            self._timed_out_at = monotonic()
 
-    def was_just_shut(self) -> bool:
-        """Whether somebody has waited until just now: what comes has waited, too, in a queue."""
-        return self.is_shut and monotonic() < self._waited_until + AFTERWARDS
+    def was_just_tripped(self) -> bool:
+        """Whether a wait timed out within the last `AFTERWARDS` seconds."""
+        return self.is_tripped and monotonic() < self._timed_out_at + AFTERWARDS
 
     @contextlib.contextmanager
-    def passed(self) -> Iterator[None]:
-        """The context of one that goes through.
+    def attempt(self) -> Iterator[None]:
+        """Return the context of an attempt to use the server.
 
-        Raises `OperationalError` if it is shut and another tries for long.
+        Raises `OperationalError` if it is tripped and another thread is still probing.
         """
-        if self.is_shut:
-            left = self._tried_since + CONNECTING - monotonic()
-            if not self._trying.acquire(timeout=max(0, left)):
-                raise OperationalError("the server does not answer")
+        if self.is_tripped:
+            left = self._probed_since + CONNECTING - monotonic()
+            if not self._probing.acquire(timeout=max(0, left)):
+                raise OperationalError("the server does not respond")
             try:
-                if self.is_shut:  # still, after waiting for another
-                    self._tried_since = monotonic()
+                if self.is_tripped:  # still, after another thread's probe
+                    self._probed_since = monotonic()
                     yield
                     return
             finally:
-                self._trying.release()
+                self._probing.release()
         yield
 
 
@@ -165,8 +165,10 @@ class Engine(Pool):
     last_id = LAST_ID
 
     def __init__(self, url: str, read_only: bool = False) -> None:
-        self._server = Gate()
-        self._commits = Gate()  # of its own: reads go on while a COMMIT waits for a standby
+        self._server = CircuitBreaker()
+        self._commits = (
+            CircuitBreaker()
+        )  # of its own: reads go on while a COMMIT waits for a standby
         known = URL(url)
         try:
             super().__init__(known)
@@ -201,19 +203,19 @@ class Engine(Pool):
         connection.deadline = monotonic() + START_TIMEOUT
         encoding = value_of(connection, "SHOW server_encoding")
         if encoding != "UTF8":
-            raise Unusable(f"{name} is encoded in {encoding}: name a database in UTF8")
+            raise Unusable(f"{name} is encoded in {encoding}: choose a database in UTF8")
         connection.execute(f"BEGIN; {UNHURRIED}; SET LOCAL lock_timeout = '{START_TIMEOUT}s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))  # several may start
         tables, version = {table for (table,) in connection.execute(TABLES)}, 0
         if "fense_admin" in tables:
             version = value_of(connection, "SELECT max(version) FROM fense_admin") or 0
         elif tables:
-            raise Unusable(f"{name} has another program's tables: name an empty database")
+            raise Unusable(f"{name} has tables of another program: choose an empty database")
         engines.check_tables(name, sections, version, tables)
         if read_only:
             connection.execute("COMMIT")
             if not tables:
-                raise Unusable(f"{name} is empty: name the database that has the accounts")
+                raise Unusable(f"{name} is empty: choose the database that has the accounts")
             return
         connection.deadline = math.inf
         for section in sections[version:]:
@@ -226,7 +228,7 @@ class Engine(Pool):
         last_id = value_of(connection, LAST_ID)
         if highest > last_id:
             raise Unusable(
-                f"{name} would give ids twice: the last account has the id {highest}, but the "
+                f"{name} would assign ids twice: the highest id in use is {highest}, but the "
                 f"counter is at {last_id} (logical replication does not copy it): run SELECT "
                 f"setval('{SEQUENCE}', N) there, where N is the counter of the original server, or "
                 f"{highest} if no account with a higher id was ever made"
@@ -311,40 +313,42 @@ class Engine(Pool):
         assert self._local.connection is not None
         return self._local.connection
 
-    def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
+    def write(self, work: Callable[[], Result], long_running: bool = False) -> Result:
         def transaction(connection: Connection) -> Result:
-            connection.pace = PACE if patient else 0
-            connection.execute(f"BEGIN; {PATIENT}" if patient else "BEGIN")
+            connection.pace = PACE if long_running else 0
+            connection.execute(f"BEGIN; {LONG_RUNNING}" if long_running else "BEGIN")
             result = work()
             self._commit(connection)
             return result
 
-        if self._commits.was_just_shut():
-            raise OperationalError("the server does not answer a COMMIT")
-        with self._commits.passed():
-            return self._run("write", transaction, patient)
+        if self._commits.was_just_tripped():
+            raise OperationalError("the server does not respond to COMMIT")
+        with self._commits.attempt():
+            return self._run("write", transaction, long_running)
 
     @contextlib.contextmanager
-    def reading(self, patient: bool = False) -> Iterator[Read]:
+    def reading(self, long_running: bool = False) -> Iterator[Read]:
         def begin(connection: Connection) -> Connection:
-            connection.pace = PACE if patient else WORKING
-            connection.execute(f"{READ_ONE_MOMENT}; {PATIENT}" if patient else READ_ONE_MOMENT)
+            connection.pace = PACE if long_running else WORKING
+            connection.execute(
+                f"{READ_ONE_MOMENT}; {LONG_RUNNING}" if long_running else READ_ONE_MOMENT
+            )
             return connection
 
-        connection = self._run("reading", begin, patient, keep=True)
+        connection = self._run("reading", begin, long_running, keep=True)
         # Its worker is spared already, so its waits don't count among those of `_waiting`.
         connection.while_waiting = contextlib.nullcontext
 
         def read(query: str, values: Values) -> list[Row]:
             # Not prepared: a generic plan doesn't know how many accounts a piece has.
             found = connection.execute(translated(query), values, prepare=False).fetchall()
-            self._server.is_shut = False
+            self._server.is_tripped = False
             return found
 
-        failure: psycopg.Error | NoAnswer | None = None
+        failure: psycopg.Error | NoResponse | None = None
         try:
             yield read
-        except (psycopg.Error, NoAnswer) as error:
+        except (psycopg.Error, NoResponse) as error:
             failure = error
             raise self._translated(error) from None
         finally:
@@ -358,7 +362,7 @@ class Engine(Pool):
             connection.pace = WORKING
             connection.execute(READ_ONE_MOMENT)
             yield
-        except (psycopg.Error, NoAnswer) as error:
+        except (psycopg.Error, NoResponse) as error:
             raise self._translated(error) from None
         finally:
             self._recover(None, self._local.connection)
@@ -374,21 +378,23 @@ class Engine(Pool):
             self.execute_sql("LOCK TABLE account IN EXCLUSIVE MODE")
 
     def _commit(self, connection: Connection) -> None:
-        is_patient = connection.pace > 0
+        is_long_running = connection.pace > 0
         connection.warned, connection.pace = False, 0.0
-        # A patient one had a deadline for each operation; the wait for a standby has no end.
-        if is_patient:
+        # Long writes had a deadline for each operation only; COMMIT may wait for a standby.
+        if is_long_running:
             connection.deadline = monotonic() + START_TIMEOUT
         connection.deadline += COMMITTING
         try:
             connection.execute("COMMIT")
-        except NoAnswer:
-            self._commits.shut(after_waiting=True)
+        except NoResponse:
+            self._commits.trip(after_timeout=True)
             try:  # else the server's process would wait on, for a standby say
                 connection.cancel_safe(timeout=CANCELLING)
             except psycopg.Error:
-                self._server.shut(after_waiting=True)
-            raise CommitUnknown(f"the server does not answer a COMMIT: {engines.UNKNOWN}") from None
+                self._server.trip(after_timeout=True)
+            raise CommitUnknown(
+                f"the server does not respond to COMMIT: {engines.UNKNOWN}"
+            ) from None
         except psycopg.Error as error:
             if connection.info.transaction_status != IDLE:
                 raise CommitUnknown(f"{self._reason(error)}: {engines.UNKNOWN}") from None
@@ -396,21 +402,21 @@ class Engine(Pool):
         except MemoryError:
             raise CommitUnknown(f"out of memory in a COMMIT: {engines.UNKNOWN}") from None
         if connection.warned:  # the wait for a standby was cancelled
-            raise CommitUnknown(f"the server waits for no standby any more: {engines.UNKNOWN}")
-        self._commits.is_shut = False
+            raise CommitUnknown(f"the server stopped waiting for a standby: {engines.UNKNOWN}")
+        self._commits.is_tripped = False
 
     def _run(
         self,
         kind: str,
         work: Callable[[Connection], Result],
-        patient: bool = False,
+        long_running: bool = False,
         keep: bool = False,
     ) -> Result:
         """Run it on a connection, which it may `keep`; again where that may help."""
-        with self._server.passed():
-            if patient:
+        with self._server.attempt():
+            if long_running:
                 return self._run_until(math.inf, work, keep)
-            deadline = monotonic() + (HURRIED if self._server.was_just_shut() else WORKING)
+            deadline = monotonic() + (HURRIED if self._server.was_just_tripped() else WORKING)
             with self._admitted(kind, deadline):
                 return self._run_until(deadline, work, keep)
 
@@ -427,9 +433,9 @@ class Engine(Pool):
                     self._local.connection = None
                 else:
                     self._give_back(connection)
-                self._server.is_shut = False
+                self._server.is_tripped = False
                 return result
-            except NoAnswer as error:
+            except NoResponse as error:
                 self._recover(error, self._local.connection)
                 raise self._translated(error) from None
             except psycopg.Error as error:
@@ -438,7 +444,7 @@ class Engine(Pool):
                 can_help = error.sqlstate in CONFLICTS if is_connected else runs <= 2
                 if is_over or not can_help or runs == RUNS:
                     if not is_connected:
-                        self._server.shut()
+                        self._server.trip()
                     raise self._translated(error) from None
             except BaseException as error:
                 self._recover(error, self._local.connection)
@@ -449,8 +455,8 @@ class Engine(Pool):
 
     def _recover(self, error: BaseException | None, connection: Connection | None) -> bool:
         """End a connection's transaction; whether the connection can be used on."""
-        if isinstance(error, NoAnswer):
-            self._server.shut(after_waiting=True)
+        if isinstance(error, NoResponse):
+            self._server.trip(after_timeout=True)
             self._drop(connection)
             self._drop_idle()
             return False
@@ -466,16 +472,16 @@ class Engine(Pool):
         try:
             if connection.info.transaction_status != IDLE:
                 connection.execute("ROLLBACK")
-        except (psycopg.Error, NoAnswer):
+        except (psycopg.Error, NoResponse):
             self._drop(connection)
             return False
         self._give_back(connection)
         return True
 
-    def _translated(self, error: psycopg.Error | NoAnswer) -> Exception:
+    def _translated(self, error: psycopg.Error | NoResponse) -> Exception:
         """Return the error as `engines.is_unavailable` knows it."""
         state = getattr(error, "sqlstate", None)
-        is_lost = isinstance(error, (NoAnswer, psycopg.OperationalError, psycopg.InterfaceError))
+        is_lost = isinstance(error, (NoResponse, psycopg.OperationalError, psycopg.InterfaceError))
         if state in OUR_BUGS:
             return error
         if state.startswith(UNAVAILABLE) if state else is_lost:

@@ -17,7 +17,7 @@ from fense_admin.realtime import monotonic
 SILENT = 1.0  # seconds before the first report: most commands have ended by then
 REDRAWN = 0.2  # seconds from one report to the next on a terminal, where it is one line
 REPEATED = 2.0  # seconds elsewhere, where each is another line
-PATIENCE = 5.0  # seconds that a message waits for a full pipe to be read
+WRITE_TIMEOUT = 5.0  # seconds that a message waits for a full pipe to be read
 
 
 class Stopped(SystemExit):
@@ -46,13 +46,13 @@ def say(text: str) -> None:
 
 
 def write(text: str) -> None:
-    """Write to standard error, unless it is closed, or full for `PATIENCE` seconds."""
+    """Write to standard error, unless it is closed, or full for `WRITE_TIMEOUT` seconds."""
     if not sys.stderr:
         return
     with contextlib.suppress(OSError):
         output = systems.output(sys.stderr.fileno())
-        output.write(text.encode("utf-8", "backslashreplace"), PATIENCE)
-        output.flush(PATIENCE)
+        output.write(text.encode("utf-8", "backslashreplace"), WRITE_TIMEOUT)
+        output.flush(WRITE_TIMEOUT)
 
 
 def terminal_width() -> int:
@@ -71,14 +71,14 @@ class Progress(Report):
 
     `unchanged` is the message if a signal stops it, such as "nothing was moved". From
     `before_commit` on that would be wrong: a signal then waits for the end of the context.
-    `tell` writes a line, except on a terminal, where one line is redrawn.
+    `print_line` writes a line, except on a terminal, where one line is redrawn.
     """
 
     def __init__(
-        self, unchanged: str, is_quiet: bool | None, tell: Callable[[str], None] = say
+        self, unchanged: str, is_quiet: bool | None, print_line: Callable[[str], None] = say
     ) -> None:
         self.accounts = self.days = 0
-        self._unchanged, self._is_quiet, self._tell = unchanged, is_quiet, tell
+        self._unchanged, self._is_quiet, self._print_line = unchanged, is_quiet, print_line
         self._doing = self._shown = ""
         self._began = 0.0
         self._ended = threading.Event()
@@ -114,7 +114,7 @@ class Progress(Report):
         self._stop_reporting()
         seconds = monotonic() - self._began
         if not self._is_quiet and seconds >= SILENT:
-            self._tell(f"{done} in {seconds:.1f} s ({amount / seconds:,.0f} {unit} a second)")
+            self._print_line(f"{done} in {seconds:.1f} s ({amount / seconds:,.0f} {unit} a second)")
 
     def end_of_days(self, done: str) -> None:
         """Print what was done to the accounts and days that were reported last."""
@@ -132,7 +132,7 @@ class Progress(Report):
                 write("\r" + f"fense-admin: {rules.printable(line)}"[:width].ljust(width))
             else:
                 wait = REPEATED
-                self._tell(line)
+                self._print_line(line)
         if width:
             write("\r" + " " * width + "\r")
 
@@ -152,5 +152,5 @@ class Progress(Report):
             say(f"stopped by {error.signal}: {self._unchanged}")
         elif self._late and not error:
             late = Stopped(self._late[0])
-            say(f"stopped by {late.signal}, which came when all was done")
+            say(f"stopped by {late.signal}, which came after the work was done")
             raise late

@@ -48,7 +48,7 @@ def read_json(
     most: int = limit or application().limits.body
     raw = read_input(request.environ, most)
     if len(raw) > most:
-        raise ApiError(TOO_LARGE, f"the body is over {most} bytes")
+        raise ApiError(TOO_LARGE, f"the body exceeds the maximum of {most} bytes")
     if may_be_empty and not raw:
         return kind()
     sent_as = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
@@ -57,7 +57,7 @@ def read_json(
     coding = request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
     try:
         if coding not in ("", "identity"):
-            raise ValueError("must be sent as it is, without Content-Encoding")
+            raise ValueError("must be sent uncompressed, without Content-Encoding")
         body = parse(raw)
         if isinstance(body, kind):
             return body

@@ -126,7 +126,7 @@ def parse_json(raw: bytes, make_object: Callable[[list[tuple[str, Any]]], Any] =
     """The value of a JSON text, its objects as `JsonObject`. Raises `ValueError`: "is not ..."."""
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number there")
+        raise ValueError(f"{constant} is not allowed")
 
     try:
         return json.loads(raw.decode(), object_pairs_hook=make_object, parse_constant=refuse)
@@ -154,7 +154,7 @@ def as_json(value: object) -> Any:
     try:
         return parse_json(json.dumps(value).encode())
     except (TypeError, RecursionError) as error:
-        raise ValueError(f"is no JSON: {error}") from None
+        raise ValueError(f"can't be encoded as JSON: {error}") from None
 
 
 def validate(
@@ -250,13 +250,13 @@ def check_string(value: object) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError("must be Unicode text: it has half of a surrogate pair") from None
+        raise ValueError("must be valid Unicode: it has half of a surrogate pair") from None
     return value
 
 
 def check_name(value: object) -> str:
     if re.search(f"[{CONTROL}]", text := check_string(value)):
-        raise ValueError("must have no control characters, nor line breaks")
+        raise ValueError("must not have control characters or line breaks")
     if not 1 <= len(name := text.strip()) <= 255:
         raise ValueError("must be 1 to 255 characters, not counting white space around it")
     return name
@@ -266,7 +266,7 @@ def check_date(value: object) -> str:
     with contextlib.suppress(ValueError):
         if isinstance(value, str) and str(datetime.date.fromisoformat(value)) == value:
             return value
-    raise ValueError("must be a day of the calendar, written YYYY-MM-DD")
+    raise ValueError("must be a valid date, written YYYY-MM-DD")
 
 
 def day_or_before(today: str) -> Rule:
@@ -280,7 +280,7 @@ def day_or_before(today: str) -> Rule:
             try:
                 return str(datetime.date.fromisoformat(today) + datetime.timedelta(number))
             except OverflowError:
-                raise ValueError("is before the first day of the calendar") from None
+                raise ValueError("is before 0001-01-01, the earliest date") from None
         return check_date(value)
 
     return check
@@ -304,7 +304,7 @@ def check_days(value: object, today: str) -> list[str]:
     check = day_or_before(today)
     first, last = (datetime.date.fromisoformat(check(0 if value is None else end)) for end in ends)
     if first > last:
-        raise ValueError("must be a range whose first day is not after its last")
+        raise ValueError("must be a range: its first day must not be after its last")
     if (last - first).days >= MAX_DAYS:
         raise ValueError(f"must be a range of at most {MAX_DAYS} days")
     return [str(first + datetime.timedelta(day)) for day in range((last - first).days + 1)]
@@ -340,7 +340,7 @@ def check_id(text: str) -> int:
 check_api_key = matching(r"[\x21-\x7e]{1,255}", "must be 1 to 255 visible ASCII characters")
 check_email = matching(
     rf"(?=.{{1,254}}\Z)[^@\s{CONTROL}]+@[^@\s{CONTROL}]+",
-    "must be an address as local@domain, at most 254 characters",
+    "must be an address such as name@example.com, at most 254 characters",
 )
 check_flag = instance(bool, "true or false")
 check_object = instance(JsonObject, "an object")

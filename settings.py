@@ -30,9 +30,9 @@ class Limits:
         for low, high in (("body", "state_body"), ("waiting", "connections")):
             if getattr(self, low) >= getattr(self, high):
                 raise ValueError(f"the limit {low} must be below the limit {high}")
-        if self.connections > systems.MOST_CONNECTIONS:
+        if self.connections > systems.MAX_CONNECTIONS:
             raise ValueError(
-                f"the limit connections must be at most {systems.MOST_CONNECTIONS} on this system"
+                f"the limit connections must be at most {systems.MAX_CONNECTIONS} on this system"
             )
 
     @property
@@ -41,8 +41,8 @@ class Limits:
         return 2 * self.body
 
 
-MOST_COMPARED = 20  # accounts that one comparison reads
-MOST_REQUESTS = 200  # that it sends
+MAX_COMPARED = 20  # accounts that one comparison reads
+MAX_REQUESTS = 200  # that it sends
 
 
 # --- Flags with a variable ---------------------------------------------------------------------
@@ -85,14 +85,14 @@ SETTINGS = {
     "public-url": Setting(
         "",
         rules.check_public_url,
-        "URL that clients use, such as https://fense.example, where a proxy on another machine is "
-        "in front",
+        "URL that clients use, such as https://fense.example, if a proxy on another machine is in "
+        "front",
     ),
     "threads": Setting(
         "4", number(rules.whole_number(1, 999)), "requests answered at the same time"
     ),
     "seed": Setting("", str, "state document to load into an empty database, or demo"),
-    "drain": Setting("10", check_seconds, "seconds that a stop waits for in-flight requests"),
+    "drain": Setting("10", check_seconds, "seconds to wait for in-flight requests when stopping"),
 }
 MASTER_KEY, SERVICE_KEYS = "DISPUTE_MASTER_KEY", "DISPUTE_SERVICE_KEYS"  # in the environment alone
 PORT = "FENSE_ADMIN_PORT"  # which Kubernetes sets as well

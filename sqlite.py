@@ -109,7 +109,7 @@ class Engine(SqliteDatabase):
             if not read_only:
                 self._files = self._find_files()
             if systems.HAS_MODES and self._path and os.stat(self._path).st_mode & 0o044:
-                log.warning("%s can be read by others: run chmod 600 on it", path)
+                log.warning("%s can be read by other users: run chmod 600 on it", path)
             self.timeout = BUSY_TIMEOUT
         except Unusable:
             self.close_all()
@@ -221,7 +221,9 @@ class Engine(SqliteDatabase):
         if state == self._folder_state:
             return
         if self._files != self._find_files():
-            raise OperationalError("the database file, its -wal or -shm was replaced: start anew")
+            raise OperationalError(
+                "the database file, its -wal or its -shm was replaced: restart the service"
+            )
         if time.time_ns() - folder.st_mtime_ns > SETTLED:
             self._folder_state = state
 
@@ -236,7 +238,7 @@ class Engine(SqliteDatabase):
         with peewee_errors:
             return cast("Cursor", self.connection().execute(sql, params or ()))
 
-    def write(self, work: Callable[[], Result], patient: bool = False) -> Result:
+    def write(self, work: Callable[[], Result], long_running: bool = False) -> Result:
         # One at a time in this process: SQLite's own waiting is slow and unfair.
         with self._only_writer(), self.transaction():
             return work()
@@ -257,7 +259,7 @@ class Engine(SqliteDatabase):
         return cast("AbstractContextManager[None]", self.atomic("DEFERRED"))
 
     @contextlib.contextmanager
-    def reading(self, patient: bool = False) -> Iterator[Read]:
+    def reading(self, long_running: bool = False) -> Iterator[Read]:
         # A database in memory has no write-ahead log: there this blocks writers until it ends, as
         # one long query would.
         connection = self._connect()
@@ -266,7 +268,7 @@ class Engine(SqliteDatabase):
             with peewee_errors:
                 found: list[Row] = connection.execute(query, values).fetchall()
             if self._unwritten and self._file_state() != self._unwritten:
-                reason = "was written to while it was read: stop what serves it"
+                reason = "was changed while it was being read: stop the service that uses it"
                 raise OperationalError(f"{self._path} {reason}")
             return found
 
@@ -331,14 +333,14 @@ def _stat(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
-        raise OperationalError(f"{os.path.basename(path)} is gone: {error.strerror}") from error
+        raise OperationalError(f"{os.path.basename(path)} is missing: {error.strerror}") from error
 
 
 def _real_path(path: str) -> str:
     """The file's path without links. Raises `Unusable` for a directory or a device (NUL, CON)."""
     if os.path.exists(path) and not os.path.isfile(path):
         what = "directory" if os.path.isdir(path) else "device"
-        raise Unusable(f"{path} is a {what}: name a file with --database")
+        raise Unusable(f"{path} is a {what}: choose a file with --database")
     try:
         return os.path.realpath(path)
     except OSError as error:  # a device of Windows that isn't there
@@ -353,9 +355,9 @@ def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> 
     version, owner = database.user_version, database.application_id
     tables = database.get_tables()
     if owner == version == 0 and not tables:
-        raise Unusable(f"{path} is empty, and was there before: remove it, or name another")
+        raise Unusable(f"{path} already exists and is empty: delete it or choose another file")
     if owner != APPLICATION_ID:
-        raise Unusable(f"{path} is another program's SQLite database: name another file")
+        raise Unusable(f"{path} is an SQLite database of another program: choose another file")
     sections = engines.read_schema(SCHEMA_FILE)
     if or_newer:
         version = min(version, len(sections))
@@ -365,19 +367,21 @@ def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> 
 def _why_unusable(path: str, error: Exception, read_only: bool) -> str:
     text = getattr(error, "strerror", None) or str(error)
     if "not a database" in text:
-        return f"{path} is no SQLite database: name another file with --database"
+        return f"{path} is not an SQLite database: choose another file with --database"
     if "locked" in text:
-        return f"{path} is locked by another program: stop that one first"
+        return f"{path} is locked by another program: stop that program first"
     if read_only and "readonly" in text:  # a -journal is beside it
-        advice = "open it with the version that wrote it, which rolls its last change back"
+        advice = "open it with the version that wrote it, which rolls back the last change"
     elif read_only:
-        advice = "check who may read it; if a -wal is beside it, copy both to where you may write"
+        advice = (
+            "check its permissions; if a -wal file is beside it, copy both to a writable folder"
+        )
     elif "full" in text or getattr(error, "errno", None) in NO_ROOM:
-        advice = "make room on its disk, and where temporary files are kept"
+        advice = "free space on its disk and in the temporary folder"
     elif isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
-        advice = "name a file in a folder that exists and can be written"
+        advice = "choose a file in a folder that exists and is writable"
     else:
-        advice = "restore a backup, or name another"
+        advice = "restore a backup or choose another file"
     return f"can't open {path} ({text}): {advice}"
 
 

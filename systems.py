@@ -144,7 +144,7 @@ def allow_open_files() -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, hard)
+        most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MAX_DESCRIPTORS, hard)
         if soft < most:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
@@ -198,9 +198,9 @@ def sync(path: str) -> None:
 # one that has gone, and Windows has none: there it uses `select`.
 USE_POLL = sys.platform == "linux"
 # `select` takes only descriptors below this. (On Windows a socket's number doesn't matter.)
-MOST_DESCRIPTORS = sys.maxsize if USE_POLL or sys.platform == "win32" else 1024
+MAX_DESCRIPTORS = sys.maxsize if USE_POLL or sys.platform == "win32" else 1024
 # `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
-MOST_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
+MAX_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
 # and without SO_EXCLUSIVEADDRUSE another one could take it. Elsewhere a restart needs SO_REUSEADDR.
 LISTEN_OPTION: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
@@ -265,7 +265,7 @@ def peek(sock: socket.socket) -> bytes | None:
 # --- Output ------------------------------------------------------------------------------------
 
 if sys.platform == "win32":
-    MOST_PIECES = 1000  # that may wait to be written
+    MAX_PIECES = 1000  # that may wait to be written
     GATHERED = 0.01  # seconds in which what is written is put together: to wake a thread costs time
 
     class Output:
@@ -277,7 +277,7 @@ if sys.platform == "win32":
         def __init__(self, descriptor: int) -> None:
             # A console takes text; `open` makes UTF-8 of it, whatever its code page.
             self._file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
-            self._pieces: queue.Queue[bytes] = queue.Queue(MOST_PIECES)
+            self._pieces: queue.Queue[bytes] = queue.Queue(MAX_PIECES)
             threading.Thread(target=self._run, name="fense-admin log", daemon=True).start()
 
         def write(self, data: bytes, seconds: float = 0) -> int:

@@ -199,7 +199,7 @@ def check_key(
     sent = digest(key or "")
     if True not in [hmac.compare_digest(sent, known) for known in KEYS]:
         if key and session.scalar(select(Account.id).where(Account.api_key_sha256 == sent)):
-            raise HTTPException(403, "a merchant's key does not open these endpoints")
+            raise HTTPException(403, "a merchant's key gives no access to these endpoints")
         raise HTTPException(401, "unknown key", {"WWW-Authenticate": "ApiKey"})
 
 

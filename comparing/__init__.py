@@ -33,8 +33,8 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """
     if not is_url(options.target) and (options.write or options.dry_run):
         raise WrongUsage("--write and --dry-run need a URL, not a recording")
-    if len(set(options.account)) > settings.MOST_COMPARED:
-        raise WrongUsage(f"--account can be given at most {settings.MOST_COMPARED} times")
+    if len(set(options.account)) > settings.MAX_COMPARED:
+        raise WrongUsage(f"--account can be given at most {settings.MAX_COMPARED} times")
     if options.dry_run:
         return list_requests(options)
     with contextlib.ExitStack() as stack:
@@ -88,10 +88,10 @@ def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:
         raise WrongUsage(NO_KEY)
     origin, prefix = rules.split_url(options.target)
     most = len(set(options.account)) or options.accounts
-    reads, writes = asking.most_requests(most), writing.most_requests() if options.write else 0
-    if reads + writes > settings.MOST_REQUESTS:
+    reads, writes = asking.max_requests(most), writing.max_requests() if options.write else 0
+    if reads + writes > settings.MAX_REQUESTS:
         raise WrongUsage(
-            f"--write with {most} accounts takes more than {settings.MOST_REQUESTS} requests: read "
+            f"--write with {most} accounts takes more than {settings.MAX_REQUESTS} requests: read "
             "fewer"
         )
     if options.write:
@@ -125,7 +125,7 @@ def confirm(is_confirmed: bool, say: Callable[[str], None]) -> None:
 def read_recording(path: str) -> Asked:
     try:
         with open(path, "rb") as file:
-            raw = file.read(recording.MOST_BYTES + 1)
+            raw = file.read(recording.MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is not a valid path"
         raise WrongUsage(

@@ -8,22 +8,22 @@ from fense_admin import exchange, rules
 from fense_admin.comparing import questions
 from fense_admin.comparing.differences import Differences
 from fense_admin.comparing.questions import ALL, KNOWN, Question
-from fense_admin.comparing.service import Answer, CouldNotAsk
+from fense_admin.comparing.service import CouldNotAsk, Response
 from fense_admin.comparing.shape import Json, Shapes
 
-Ask = Callable[[Question], Answer]
+Ask = Callable[[Question], Response]
 OK = 200
 REFUSED = (exchange.UNKNOWN_KEY, exchange.FORBIDDEN)
 GONE = "an account disappeared while it was read: try again"
-Asked = list[tuple[Question, Answer]]
+Asked = list[tuple[Question, Response]]
 
 
-MOST_AGAIN = 2  # requests that are sent again to see whether something changed since
+MAX_AGAIN = 2  # requests that are sent again to see whether something changed since
 
 
-def most_requests(accounts: int) -> int:
+def max_requests(accounts: int) -> int:
     """How many requests a comparison sends at most if it reads so many accounts."""
-    return questions.MOST_OTHER + accounts * questions.MOST_PER_ACCOUNT + MOST_AGAIN
+    return questions.MAX_OTHER + accounts * questions.MAX_PER_ACCOUNT + MAX_AGAIN
 
 
 def planned() -> Iterator[Question]:
@@ -39,7 +39,7 @@ def ask_all(ask: Ask, numbers: Sequence[int], most: int, has_other_key: bool) ->
     """Ask everything, about these accounts or else the first ones. Raises `CouldNotAsk`."""
     asked: Asked = []
 
-    def put(question: Question) -> Answer:
+    def put(question: Question) -> Response:
         answer = ask(question)
         asked.append((question, answer))
         return answer
@@ -98,7 +98,7 @@ def ids_in(usage: Json) -> list[int]:
     return [it for it in dict.fromkeys(listed) if it is not None and 0 < it <= rules.MAX_ID]
 
 
-def check_is_fense(answer: Answer, shapes: Shapes) -> Json:
+def check_is_fense(answer: Response, shapes: Shapes) -> Json:
     """Return the usage of all accounts in our shape. Raises `CouldNotAsk` for anything else."""
     if answer.status in REFUSED:
         raise CouldNotAsk(
@@ -119,7 +119,7 @@ def check_is_fense(answer: Answer, shapes: Shapes) -> Json:
     return body
 
 
-def days_in(answer: Answer, shapes: Shapes) -> list[str]:
+def days_in(answer: Response, shapes: Shapes) -> list[str]:
     """The days on which an account has lookups, in order."""
     body = shapes.read("AccountUsage", answer.body) if answer.status == OK else None
     return sorted(

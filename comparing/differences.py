@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-MOST_SHOWN = 3  # examples of a difference that are printed
-MOST_KEPT = 50  # that are kept
+MAX_SHOWN = 3  # examples of a difference that are printed
+MAX_KEPT = 50  # that are kept
 
 # A name in a body may be a value, such as an e-mail address in a map by address: see `shown_names`.
 NAME = "[A-Za-z_][A-Za-z_-]{0,39}[0-9]?"
@@ -55,7 +55,7 @@ class Differences:
         self.tried.add(line)
         known = self._found.setdefault((line, ours), Difference(line, ours))
         known.seen.add(self.question)
-        if theirs not in known.theirs and len(known.theirs) < MOST_KEPT:
+        if theirs not in known.theirs and len(known.theirs) < MAX_KEPT:
             known.theirs.append(theirs)
 
     def of(self, line: str) -> list[Difference]:

@@ -21,17 +21,17 @@ from fense_admin.comparing.questions import (
     UNKNOWN,
     Question,
 )
-from fense_admin.comparing.service import Answer, read_answer
+from fense_admin.comparing.service import Response, read_response
 from fense_admin.comparing.shape import BODY_LINES, Json, Shapes, plain, shape_of
 from fense_admin.standin import StandIn
 
-Asked = tuple[Question, Answer]
+Asked = tuple[Question, Response]
 OK, CREATED = 200, 201
 # The lines about the time of an update, and what they say.
 TIMED = {"updated-at": "`updated_at` moves", "empty-update": "`updated_at` stays"}
 GROWING = SETTLED + 1  # days, the newest, whose lookups may grow while they are read
-MOST_DAYS = 40_000  # with lookups of an account that is compared: a century
-MOST_STATUSES = 3  # of errors that have one in common there: from here on it is one difference
+MAX_DAYS = 40_000  # with lookups of an account that is compared: a century
+MAX_STATUSES = 3  # of errors that have one in common there: from here on it is one difference
 # Where all errors of a status have another one there, that is one difference, of this line.
 COMMON_STATUS = {exchange.INVALID: "bad-request", exchange.UNKNOWN_KEY: "unknown-key"}
 ERROR: Json = {"code": "", "message": "", "details": [{"field": "", "message": ""}]}
@@ -73,7 +73,9 @@ class Comparison:
 
     # Comparing
 
-    def _compare(self, question: Question, theirs: Answer, ours: Answer, shapes: Shapes) -> None:
+    def _compare(
+        self, question: Question, theirs: Response, ours: Response, shapes: Shapes
+    ) -> None:
         common = COMMON_STATUS.get(ours.status, question.line)
         self.differences.tried.update(("key", question.line, common))
         status = self._other_status.get(ours.status, ours.status)
@@ -112,7 +114,7 @@ class Comparison:
                 theirs.setdefault(ours.status, {})[number] = answer.status
         found = {status: set(there.values()) for status, there in theirs.items()}
         all_alike = set().union(*found.values())
-        if len(all_alike) == 1 and len(found) >= MOST_STATUSES:
+        if len(all_alike) == 1 and len(found) >= MAX_STATUSES:
             (status,) = all_alike
             for number in set().union(*theirs.values()):
                 self.differences.question = number
@@ -128,7 +130,7 @@ class Comparison:
                     self._note(line, f"{expected}", f"{common[expected]}")
         return common
 
-    def _compare_headers(self, theirs: Answer, ours: Answer, has_our_shape: bool) -> None:
+    def _compare_headers(self, theirs: Response, ours: Response, has_our_shape: bool) -> None:
         self.differences.tried.add("content-type")
         expected, sent = (it.headers.get("content-type", "none") for it in (ours, theirs))
         media_type, _, parameters = sent.partition("; ")
@@ -144,7 +146,7 @@ class Comparison:
                 if there != wanted:
                     self._note(line, f"`{name.title()}`: {wanted}", there)
 
-    def _compare_error(self, question: Question, theirs: Answer, ours: Answer) -> bool:
+    def _compare_error(self, question: Question, theirs: Response, ours: Response) -> bool:
         """Compare the body of an error; whether it has our shape."""
         if ours.status < exchange.INVALID:
             return True
@@ -335,17 +337,17 @@ def listed_days(usage: Json) -> list[tuple[str, int]] | None:
 
 def known_usage(days: list[tuple[str, int]] | None) -> dict[str, int] | None:
     """The days as a stand-in can have them; None if it can't."""
-    if days is None or len(dict(days)) < len(days) or len(days) > MOST_DAYS:
+    if days is None or len(dict(days)) < len(days) or len(days) > MAX_DAYS:
         return None
     if not all(0 <= lookups <= rules.MAX_LOOKUPS for _, lookups in days):
         return None
     return {day: lookups for day, lookups in days if lookups}
 
 
-def ask_ourselves(questions: Sequence[Question], accounts: list[dict[str, Any]]) -> list[Answer]:
+def ask_ourselves(questions: Sequence[Question], accounts: list[dict[str, Any]]) -> list[Response]:
     """What a stand-in with these accounts answers, asked in this process."""
     seed: Any = {"accounts": accounts}
-    answers: list[Answer] = []
+    answers: list[Response] = []
     with StandIn(seed=seed, serve=False) as standin:
         keys = {
             KNOWN: standin.master_key,
@@ -357,11 +359,11 @@ def ask_ourselves(questions: Sequence[Question], accounts: list[dict[str, Any]])
             if question.line in TIMED:
                 standin.set_clock(datetime.datetime.now(datetime.timezone.utc))
                 standin.advance(len(answers))
-            answers.append(answer_of(standin, question, keys.get(question.key)))
+            answers.append(response_of(standin, question, keys.get(question.key)))
     return answers
 
 
-def answer_of(standin: StandIn, question: Question, key: str | None) -> Answer:
+def response_of(standin: StandIn, question: Question, key: str | None) -> Response:
     """What the stand-in answers to a question that brings this key."""
     path, _, query = question.path.partition("?")
     body = (question.with_keys("merchant", "other-merchant") or "").encode()
@@ -386,7 +388,7 @@ def answer_of(standin: StandIn, question: Question, key: str | None) -> Answer:
     pieces = standin.app(environ, start_response)
     raw = b"".join(pieces)
     getattr(pieces, "close", lambda: None)()
-    return read_answer(*begun[-1], raw)
+    return read_response(*begun[-1], raw)
 
 
 def nameless(number: int) -> dict[str, Any]:
@@ -419,7 +421,7 @@ def schema_of(ours: Json) -> str | None:
     return next((schema for name, schema in names.items() if name in (ours or ())), None)
 
 
-def is_error(answer: Answer) -> bool:
+def is_error(answer: Response) -> bool:
     """Whether a service refused a request, perhaps with the status 200."""
     if answer.status != OK:
         return answer.status > OK

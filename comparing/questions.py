@@ -95,7 +95,7 @@ def settled(days: Iterable[str]) -> list[str]:
     return sorted(day for day in days if day <= str(today - datetime.timedelta(SETTLED)))
 
 
-MOST_PER_ACCOUNT = len(about_account(1)) + len(list(about_usage(1, ())))
+MAX_PER_ACCOUNT = len(about_account(1)) + len(list(about_usage(1, ())))
 
 
 def about_all(days: Iterable[str]) -> Iterator[Question]:
@@ -149,4 +149,4 @@ def about_errors(number: int, has_account: bool, has_other_key: bool) -> Iterato
         yield Question("two-ids", twice, "AccountUsage", number)
 
 
-MOST_OTHER = 1 + len([*about_all(()), *about_errors(1, True, True)])
+MAX_OTHER = 1 + len([*about_all(()), *about_errors(1, True, True)])

@@ -18,14 +18,14 @@ from fense_admin.comparing.differences import (
     shown_names,
 )
 from fense_admin.comparing.questions import KEYS, READS, Question
-from fense_admin.comparing.service import COMPARED, Answer, CouldNotAsk, is_shallow
+from fense_admin.comparing.service import COMPARED, CouldNotAsk, Response, is_shallow
 from fense_admin.comparing.shape import BODY_LINES, Json, plain, whole
 from fense_admin.comparing.writing import WRITTEN
 
 FORMAT = 1
-MOST_BYTES = 256 * 1024 * 1024  # of a recording
-MOST_VALUES = 10_000_000  # in a recording: each takes memory, however short its text is
-MOST_QUESTIONS = 300
+MAX_BYTES = 256 * 1024 * 1024  # of a recording
+MAX_VALUES = 10_000_000  # in a recording: each takes memory, however short its text is
+MAX_QUESTIONS = 300
 LONGEST = 4096  # characters of a text of a question
 TARGET = r"/(?!_standin)[A-Za-z0-9/._-]*(?:\{id\})?(?:\?[A-Za-z0-9_={}&.-]*)?"
 UUID = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -65,7 +65,7 @@ class Replacer:
     def question(self, question: Question) -> Question:
         return question._replace(account=self._numbers[question.account])
 
-    def answer(self, answer: Answer) -> Answer:
+    def answer(self, answer: Response) -> Response:
         return answer._replace(
             body=self._value(answer.body, "", answer.status >= exchange.INVALID),
             headers={name: plain_header(name, text) for name, text in answer.headers.items()},
@@ -140,22 +140,22 @@ def record(asked: Asked, version: str) -> str:
 def read(raw: bytes) -> Asked:
     """Return what a recording has. Raises `CouldNotAsk` for any other document."""
     try:
-        if len(raw) > MOST_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        if len(raw) > MAX_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
             raise CouldNotAsk("the recording is too large")
         document = rules.parse_json(raw, dict)
         if document["recording"] != FORMAT:
             raise CouldNotAsk("the recording is from another version: record it again")
         entries = document["questions"]
-        if not 0 < len(entries) <= MOST_QUESTIONS:
+        if not 0 < len(entries) <= MAX_QUESTIONS:
             raise ValueError
         return [read_entry(**entry) for entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError):
         raise CouldNotAsk("the file is not a recording of fense-admin compare") from None
 
 
-def read_entry(response: dict[str, Json], **fields: Json) -> tuple[Question, Answer]:
+def read_entry(response: dict[str, Json], **fields: Json) -> tuple[Question, Response]:
     """Return a question of a recording and its answer. Raises `ValueError` or `TypeError`."""
-    question, answer = Question(**fields), Answer(**response)
+    question, answer = Question(**fields), Response(**response)
     if not (
         all(isinstance(it, str) and len(it) <= LONGEST for it in strings(question))
         and re.fullmatch(TARGET, question.target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fense_admin.comparing.differences import MOST_SHOWN, Differences
+from fense_admin.comparing.differences import MAX_SHOWN, Differences
 from fense_admin.comparing.lines import Line, read_lines
 from fense_admin.comparing.questions import DATA, NEEDS_TWO_KEYS, WRITES
 
@@ -64,8 +64,8 @@ def printed_line(result: dict[str, Any], total: int) -> Iterator[str]:
     short = text if len(text) <= WIDTH else text[: WIDTH - 1].rstrip() + "…"
     yield f"  {result['result']:9}  {result['line']}: {short}"
     for it in result.get("differences", ()):
-        theirs = "; ".join(it["theirs"][:MOST_SHOWN])
-        more = len(it["theirs"]) - MOST_SHOWN
+        theirs = "; ".join(it["theirs"][:MAX_SHOWN])
+        more = len(it["theirs"]) - MAX_SHOWN
         theirs += f"; and {more} more" if more > 0 else ""
         count = it["responses"]
         yield f"             ours: {it['ours']}"

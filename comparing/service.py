@@ -26,8 +26,8 @@ from fense_admin.comparing.questions import (
 )
 from fense_admin.exchange import KEY_HEADER
 
-MOST_BYTES = 32 * 1024 * 1024  # of a response
-MOST_VALUES = 5_000_000  # in a response: each takes memory, however short its text is
+MAX_BYTES = 32 * 1024 * 1024  # of a response
+MAX_VALUES = 5_000_000  # in a response: each takes memory, however short its text is
 DEEPEST = 30  # objects and lists inside each other in a body
 COMPARED = ("content-type", "www-authenticate", "allow", "location")  # headers that are kept
 # Statuses that say nothing about the request: rate limits, proxies, maintenance
@@ -38,7 +38,7 @@ class CouldNotAsk(Exception):
     """The comparison can't be made. The message is one sentence that says why."""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response."""
 
     status: int
@@ -47,17 +47,19 @@ class Answer(NamedTuple):
     is_json: bool
 
 
-def read_answer(status: int, headers: Mapping[str, str], raw: bytes) -> Answer:
+def read_response(status: int, headers: Mapping[str, str], raw: bytes) -> Response:
     """Return a response as it is compared. Raises `CouldNotAsk` for a body that is too large."""
-    if len(raw) > MOST_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
+    if len(raw) > MAX_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise CouldNotAsk("its response is too large to compare")
     kept = {name: plain_header(name, headers[name]) for name in COMPARED if name in headers}
     try:
         body = rules.parse_json(rules.without_mark(raw), dict)
     except ValueError:
-        return Answer(status, kept, None, False)
+        return Response(status, kept, None, False)
     return (
-        Answer(status, kept, body, True) if is_shallow(body) else Answer(status, kept, None, False)
+        Response(status, kept, body, True)
+        if is_shallow(body)
+        else Response(status, kept, None, False)
     )
 
 
@@ -112,7 +114,7 @@ class Service:
         """Whether nobody between here and the service can read the key."""
         return self._scheme == "https" or bool(fense_admin.LOOPBACK.fullmatch(self._host))
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question) -> Response:
         """Send a request and read the response. Raises `CouldNotAsk`."""
         if question.method not in READS and not self.may_write:
             raise CouldNotAsk(f"{question.method} is not sent without --write")
@@ -134,8 +136,8 @@ class Service:
                     path = self._prefix + question.path
                     connection.request(question.method, path, body and body.encode(), headers)
                     response = connection.getresponse()
-                    raw = response.read(MOST_BYTES + 1)
-            if late.is_set() or (response.length and len(raw) <= MOST_BYTES):
+                    raw = response.read(MAX_BYTES + 1)
+            if late.is_set() or (response.length and len(raw) <= MAX_BYTES):
                 raise http.client.IncompleteRead(raw)
         except (OSError, http.client.HTTPException, ValueError) as error:
             is_late = late.is_set() or isinstance(error, TimeoutError)
@@ -150,7 +152,7 @@ class Service:
             raise CouldNotAsk(f"{self._host} sent a compressed response, which was not asked for")
         sent = {name: response.headers.get_all(name, []) for name in COMPARED}
         joined = {name: ", ".join(texts) for name, texts in sent.items() if texts}
-        return read_answer(response.status, joined, raw)
+        return read_response(response.status, joined, raw)
 
     def _connection(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(self._host, timeout=self._timeout)

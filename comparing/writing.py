@@ -103,7 +103,7 @@ def planned() -> Iterator[Question]:
     yield deactivation(1)
 
 
-def most_requests() -> int:
+def max_requests() -> int:
     """How many requests the writing sends at most."""
     return len([*planned()]) + len(REFUSED)  # each of those may make an account to deactivate
 

@@ -24,7 +24,7 @@ def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise CannotListen(f"{host} is no address of this machine: check --host") from error
+        raise CannotListen(f"{host} is not an address of this machine: check --host") from error
 
 
 def inherited() -> list[socket.socket]:
@@ -56,9 +56,9 @@ def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
                 continue  # localhost is ::1 as well, and may be that first
             for sock in sockets:
                 sock.close()
-            advice = "is in use: stop what uses it, or choose another --port"
+            advice = "is in use: stop the other program or choose another --port"
             if error.errno != errno.EADDRINUSE:
-                advice = f"can't be had ({error.strerror}): check --host and --port"
+                advice = f"can't be used ({error.strerror}): check --host and --port"
             raise CannotListen(f"port {port} of {address[0]} {advice}") from error
     return sockets
 

@@ -34,9 +34,9 @@ MAKE_ROOM = "make room for temporary files, or set TMPDIR"
 # waitress's own messages may quote the request, and a key in it; these don't.
 ERRORS = {
     400: "the request is not valid HTTP/1.1",
-    413: "the body is over {body} bytes",
-    431: "the request line and headers are over {header} bytes",
-    501: "of the transfer codings only chunked is known here",
+    413: "the body exceeds the maximum of {body} bytes",
+    431: "the request line and headers exceed the maximum of {header} bytes",
+    501: "chunked is the only supported transfer coding",
     503: "a request or response this large needs a temporary file, which can't be written now",
 }
 
@@ -55,7 +55,7 @@ class ErrorTask(internals.ErrorTask):
         status = request.error.code
         request_id = app.choose_id(asked_environ(request))
         limits = {"header": app.limits.header, "body": request.adj.max_request_body_size - 1}
-        message = ERRORS.get(status, "a fault of this service").format(**limits)
+        message = ERRORS.get(status, "internal error").format(**limits)
         body = error_body(status, message)
         self.status = f"{status} {request.error.reason}"
         self.response_headers = [("Content-Type", "application/json")]
@@ -65,7 +65,7 @@ class ErrorTask(internals.ErrorTask):
             log.warning("no temporary file (%s): %s id=%s", request.error, MAKE_ROOM, request_id)
         self.set_close_on_finish()
         self.content_length = len(body)
-        self.channel.refused = True
+        self.channel.rejected = True
         self.write(b"" if request.is_head else body)
         log_request("- -", status, 0, request_id, message)
 
@@ -153,7 +153,7 @@ class Channel(Dispatcher):
         self.outgoing = Outgoing()
         self.streams = False  # the answer in flight: what there is of it is sent already
         self.is_last = False  # the answer; then the connection is closed
-        self.refused = False  # before the end of a request: the client may still be sending
+        self.rejected = False  # before the end of a request: the client may still be sending
         self.lingers_until: float | None = None
         # Since then it waits for a whole request, or for the client to take some of the answer. A
         # request that comes byte by byte does not count.
@@ -242,7 +242,7 @@ class Channel(Dispatcher):
             linger = struct.pack(systems.LINGER_FORMAT, 1, 0)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-    def answered(self) -> None:
+    def finish_request(self) -> None:
         """Send the complete response."""
         if self.in_flight is not None:
             self.in_flight.close()
@@ -257,7 +257,7 @@ class Channel(Dispatcher):
         self.abandon()  # HTTP has no urgent data
 
     def handle_close(self) -> None:
-        if self.refused and self.lingers_until is None:
+        if self.rejected and self.lingers_until is None:
             # Closing on a client that still sends would reset the connection, and lose its answer.
             self.lingers_until = monotonic() + LINGER
             with contextlib.suppress(OSError):  # it has gone
@@ -275,7 +275,7 @@ class Channel(Dispatcher):
 
     def abandon(self) -> None:
         """Close it, whatever the client may still send."""
-        self.refused = False
+        self.rejected = False
         self.handle_close()
 
     # In the thread that answers
@@ -285,7 +285,7 @@ class Channel(Dispatcher):
         try:
             self.respond(request)
         finally:
-            self.server.answered.append(self)
+            self.server.finished.append(self)
             self.server.waker.wake()
 
     def respond(self, request: RequestParser) -> None:
@@ -297,7 +297,7 @@ class Channel(Dispatcher):
             its_task.close_on_finish = True
         except NoTemporaryFile as error:
             if self.streams:
-                log.warning("a response broke off: no temporary file (%s): %s", error, MAKE_ROOM)
+                log.warning("a response was cut off: no temporary file (%s): %s", error, MAKE_ROOM)
                 self.reset()
                 its_task.close_on_finish = True
             else:
@@ -308,7 +308,7 @@ class Channel(Dispatcher):
                 its_task = ErrorTask(self, request)
                 its_task.service()
         except Exception:
-            log.exception("a fault while answering")
+            log.exception("internal error while responding")
             if not its_task.wrote_header:
                 request.error = internals.InternalServerError("")
                 with contextlib.suppress(Exception):
@@ -352,22 +352,22 @@ class Listener(Dispatcher):
         return False
 
     def handle_accept(self) -> None:
-        self.server.ringing.append(self)
+        self.server.ready.append(self)
 
     def accept_one(self) -> bool:
         """Accept a connection, if one waits; at the limit, close the one that was idle longest."""
         server = self.server
-        if server.is_full() and not server.make_room():
+        if server.is_full() and not server.close_longest_idle():
             return False
         try:
             accepted = self.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                return server.make_room()
+                return server.close_longest_idle()
             return False
-        if accepted is not None and accepted[0].fileno() >= systems.MOST_DESCRIPTORS:
+        if accepted is not None and accepted[0].fileno() >= systems.MAX_DESCRIPTORS:
             accepted[0].close()
-            return server.make_room()
+            return server.close_longest_idle()
         if accepted is not None:
             Channel(server, *accepted)
         return accepted is not None
@@ -400,7 +400,7 @@ class Connections:
     """The listening sockets and the open connections: at most `Limits.connections`.
 
     waitress's tasks take it for their server. `dispatch` has the request in flight of a connection
-    answered; the connection is then in `answered`.
+    answered; the connection is then in `finished`.
     """
 
     def __init__(
@@ -413,8 +413,8 @@ class Connections:
         self.draining = False
         self.map: dict[int, Any] = {}  # of the loop, by descriptor
         self.channels: set[Channel] = set()
-        self.ringing: list[Listener] = []  # at which a connection waits
-        self.answered: collections.deque[Channel] = collections.deque()  # by a worker
+        self.ready: list[Listener] = []  # at which a connection waits
+        self.finished: collections.deque[Channel] = collections.deque()  # by a worker
         self._looked_at = 0.0
         # What waitress's tasks look up here.
         self.adj = internals.Adjustments(
@@ -430,10 +430,10 @@ class Connections:
 
     def is_full(self) -> bool:
         """Return whether there are as many as may be; during a stop, as many as can be."""
-        most = systems.MOST_CONNECTIONS if self.draining else self.limits.connections
+        most = systems.MAX_CONNECTIONS if self.draining else self.limits.connections
         return len(self.channels) >= most
 
-    def make_room(self) -> bool:
+    def close_longest_idle(self) -> bool:
         """Close the connection that has been idle longest. Return whether there was one."""
         idle = self.longest_idle()
         if idle is not None:
@@ -453,8 +453,8 @@ class Connections:
         After all events of a turn: where one closes to make room, the new one gets its descriptor,
         and would get what had happened to the old one, too.
         """
-        while self.ringing:
-            self.ringing.pop().accept_one()
+        while self.ready:
+            self.ready.pop().accept_one()
 
     def close_stalled(self) -> None:
         """Once a second: close each connection that was idle, or too slow, for `Limits.idle`."""

@@ -52,7 +52,7 @@ class LogHandler(logging.Handler):
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
             line = b"\n" * self._is_cut + line
             if self._lost:
-                loss = f"{self._lost} lines of the log were lost: nobody read them"
+                loss = f"{self._lost} log lines were dropped: standard error was blocked"
                 loss = self.format(logging.makeLogRecord({"msg": loss})) + "\n"
                 if not self._write(loss.encode()):
                     self._lost += 1

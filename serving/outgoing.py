@@ -8,7 +8,7 @@ import tempfile
 import threading
 from typing import IO
 
-MOST_IN_MEMORY = 1024 * 1024  # bytes
+MAX_IN_MEMORY = 1024 * 1024  # bytes
 SMALL = 8 * 1024  # bytes: pieces below this are put together, to be sent at once
 
 
@@ -32,7 +32,7 @@ class Outgoing:
     def add(self, data: bytes) -> None:
         """Put it at the end. Raises `OSError` where it needs a file that can't be written."""
         with self._changing:
-            if self._file is not None or self._size + len(data) > MOST_IN_MEMORY:
+            if self._file is not None or self._size + len(data) > MAX_IN_MEMORY:
                 self._write(data)
             elif self._pieces and len(self._pieces[-1]) + len(data) < SMALL:
                 self._pieces[-1] = bytes(self._pieces[-1]) + data

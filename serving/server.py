@@ -79,9 +79,9 @@ class Server:
             timeout = min(timeout, ON_ITS_WAY)
         loop(timeout, use_poll=systems.USE_POLL, map=self.connections.map, count=1)
         self.connections.accept()
-        answered = self.connections.answered
-        while answered:
-            self._finish(answered.popleft())
+        finished = self.connections.finished
+        while finished:
+            self._finish(finished.popleft())
         inline, self._inline = self._inline, []
         for channel, request in inline:
             channel.respond(request)
@@ -93,9 +93,9 @@ class Server:
 
     def _finish(self, channel: Channel) -> None:
         try:
-            channel.answered()
+            channel.finish_request()
         except Exception:
-            log.exception("a fault of this service: it ends a connection")
+            log.exception("internal error; closing the connection")
             channel.abandon()
 
     def _drain(self, deadline: float) -> None:

@@ -70,11 +70,12 @@ class Workers:
             self._awake += 1
             return self.queue.popleft()
 
-    def _change(self, by: int) -> None:
+    def _change(self, by: int, awake: int = 0) -> None:
         with self._changed:
             if self._is_over:
                 return
             self._wanted += by
+            self._awake += awake
             while self._running < self._wanted:
                 thread = threading.Thread(target=self._work, name="fense-admin", daemon=True)
                 try:
@@ -93,11 +94,11 @@ class Workers:
     @contextlib.contextmanager
     def spare(self) -> Iterator[None]:
         """A context for a worker that only waits: another thread takes its place meanwhile."""
-        self._change(+1)
+        self._change(+1, awake=-1)  # else `add` would rely on it to take what comes next
         try:
             yield
         finally:
-            self._change(-1)
+            self._change(-1, awake=+1)
 
     def stop(self) -> None:
         """End them; one that is still busy is left behind after a second."""

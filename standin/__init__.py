@@ -83,7 +83,7 @@ class StandIn:
 
     def __enter__(self) -> StandIn:
         if self._entered:
-            raise RuntimeError("a StandIn serves once: make another one")
+            raise RuntimeError("a StandIn can be used only once: create another one")
         self._entered = True
         if self._serves:
             # Late: in-process it takes no waitress.
@@ -231,7 +231,7 @@ class StandIn:
             asked = " ".join(filter(None, (method, path))) or "any request"
             came = self.report() or "no request"
             raise TimeoutError(
-                f"{len(found)} of {count} came in {timeout:g} s ({asked}); what came:\n{came}"
+                f"{len(found)} of {count} arrived in {timeout:g} s ({asked}); received:\n{came}"
             )
         return copied(found)
 

@@ -35,11 +35,11 @@ class Clock(models.Clock):
         with self._moving:
             stopped_at = self.stopped_at
             if stopped_at is None:
-                raise ValueError("moves a stopped clock, and this one runs: send now first")
+                raise ValueError("needs a stopped clock, and this one is running: send now first")
             try:
                 self.stopped_at = stopped_at + datetime.timedelta(seconds=seconds)
             except OverflowError:
-                raise ValueError("would leave the calendar: the years are 1 to 9999") from None
+                raise ValueError("would leave the years 1 to 9999") from None
 
     def release(self) -> None:
         """Let it go: it is the system's again."""

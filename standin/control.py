@@ -12,23 +12,17 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import Any
-from wsgiref.util import is_hop_by_hop
+from typing import TYPE_CHECKING, Any
 
 from bottle import request, response
 
 from fense_admin import Application, __version__, create_app, models, rules
 from fense_admin.databases import Database
 from fense_admin.exchange import (
-    ERROR,
-    HOP_BY_HOP,
     NOT_FOUND,
     RECEIVED,
-    REQUEST_ID,
     ApiError,
     Stream,
-    error_body,
-    log,
     request_key,
     when_over,
 )
@@ -37,11 +31,13 @@ from fense_admin.reading import read_fields, read_json, read_query
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import document, faults, state, waits
+from fense_admin.standin.calling import own_context
 from fense_admin.standin.clock import CLOCK_RULES, Clock
 from fense_admin.standin.faults import Faults
-from fense_admin.standin.guard import ControlGuard, control_key
+from fense_admin.standin.guard import ControlGuard
 from fense_admin.standin.instances import INSTANCES, ROOT, Instance, Instances, Plane, generated
 from fense_admin.standin.journal import (
+    ENTRY,
     SEEN,
     add_response,
     journal_entry,
@@ -49,6 +45,9 @@ from fense_admin.standin.journal import (
 )
 from fense_admin.standin.state import Seed
 from fense_admin.standin.waits import Journal
+
+if TYPE_CHECKING:
+    from fense_admin.standin import page
 
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
 RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
@@ -65,7 +64,7 @@ INSTANCE_RULES: dict[str, rules.Rule] = {
     "seed": check_seed,
     "name": rules.or_null(
         rules.matching(
-            f"[^{rules.CONTROL}]{{1,100}}", "must be 1 to 100 characters, no control characters"
+            f"[^{rules.CONTROL}]{{1,100}}", "must be 1 to 100 characters without control characters"
         )
     ),
 }
@@ -95,6 +94,7 @@ class ControlPlane:
         self.clock: Clock = Clock(parent.clock.stopped_at if parent else None)
         self.db.clock = self.clock
         self.seed = seed or Seed(None, self.db.now())
+        self.master_key = master_key
         self.limits = app.limits
         self.faults: Faults = Faults(app.limits.waiting, parent.faults if parent else None)
         self.is_instance = parent is not None
@@ -105,7 +105,7 @@ class ControlPlane:
         self.journal: Journal = Journal(parent.journal if parent else None)
         app.install(self.faults)
         if app.signposts:
-            app.signposts["a page for people"] = ROOT + "/"
+            app.signposts["a web page"] = ROOT + "/"
 
         self.control = Application(app.db, "", app.masker.own, app.public_url, app.limits)
         # A stand-in and its instances mask each other's keys.
@@ -143,8 +143,10 @@ class ControlPlane:
             endpoint("/instances/<id>", DELETE=self.delete_instance)
             ended = INSTANCES + r"/<id>/<path:re:[\s\S]*>"
             self.control.route(ended, "ANY", no_such_instance, skip=[self.guard])
-        for path in ("", "/", "/page/<path:path>"):
-            self.control.endpoint(ROOT + path, {"GET": self.get_page}, page=True)
+        see = {"GET": self.answer_page}
+        see_and_act = see | {"POST": self.answer_page}
+        for path, handlers in (("", see), ("/", see), ("/page/<path:path>", see_and_act)):
+            self.control.endpoint(ROOT + path, handlers, page=(*handlers,))
 
     def reset(self) -> None:
         """Back to the seed: accounts, usage, ids, faults, journal, clock; no instances.
@@ -200,8 +202,9 @@ class ControlPlane:
         instance, rest = self.instances.at(path)
         if instance is not None:
             return instance.plane.body_limit({**environ, "PATH_INFO": rest})
-        is_control = path.startswith(ROOT + "/")
-        is_large = is_control and self.guard.master.knows(control_key(environ))
+        is_large = path.startswith(ROOT + "/") and self.guard.takes_large_body(
+            path.removeprefix(ROOT), environ
+        )
         return self.limits.state_body if is_large else None
 
     def choose_id(self, environ: Mapping[str, Any]) -> str:
@@ -299,7 +302,7 @@ class ControlPlane:
             source = fields.get("seed")
             if isinstance(source, JsonObject):
                 rows = state.check_state(source, errors, now[:10], "seed.")
-        self.instances.check_room()
+        self.instances.check_limit()
         instance = self.new_instance(
             self.seed.since(now) if source is None else Seed(source, now, rows), fields.get("name")
         )
@@ -318,10 +321,10 @@ class ControlPlane:
     def get_openapi(self, db: Database) -> dict[str, Any]:
         return document.served(has_instances=not self.is_instance)
 
-    def get_page(self, db: Database, path: str = "") -> str | bytes:
+    def answer_page(self, db: Database, path: str = "") -> page.Body:
         from fense_admin.standin import page  # late: most stand-ins are never looked at
 
-        return page.show(self, path)
+        return page.answer(self, path)
 
     # The contract's requests
 
@@ -357,21 +360,21 @@ class ControlPlane:
 
     def _with_entry(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         began = monotonic()
-        entry = journal_entry(environ, self.app)
+        entry = environ[ENTRY] = journal_entry(environ, self.app)
         entry.instance, entry.mount = self.shown_name, environ.get("SCRIPT_NAME", "")
-        self.journal.append(entry)
+        self.journal.note_arrived(entry)
         answer: list[Any] = []
         body = self.app(environ, lambda *started: answer.extend(started), entry["id"])
-        met: faults.Met | None = environ.get(faults.MET)
-        fault = met.fault if met else {}
+        applied: faults.AppliedFault | None = environ.get(faults.APPLIED_FAULT)
+        fault = applied.fault if applied else {}
         entry.fault, entry["fault"] = fault, fault.get("id")
         if answer[0].startswith("201"):
             entry.created = json.loads(b"".join(body))["fense_account_id"]
-        if met and fault.get("after"):
+        if applied and fault.get("after"):
             entry["handled"] = int(answer[0][:3])
-            body = self._after(met, body, answer, environ)
-        elif environ.get(faults.IS_ANSWERED):
-            body = self._replace(faults.error_of(fault), fault, body, answer, environ)
+            body = self.faults.apply_to_response(applied, body, answer, environ, self.app)
+        elif environ.get(faults.IS_REPLACED):
+            body = faults.replace(faults.error_of(fault), fault, body, answer, environ, self.app)
         how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:
             entry["status"] = int(answer[0][:3])
@@ -394,48 +397,6 @@ class ControlPlane:
         if isinstance(body, Stream):
             return faults.drop_stream(how, environ, body)
         return faults.drop(how, environ, bytes(sent))
-
-    def _after(self, met: faults.Met, body: Any, answer: list[Any], environ: dict[str, Any]) -> Any:
-        """The body of what a fault answers in place of this response, which was produced."""
-        try:
-            if environ["REQUEST_METHOD"] == "POST":
-                self.faults.wait(met, environ, self.db)
-        except ApiError as error:  # too many requests wait
-            return self._replace(error, {}, body, answer, environ)
-        number = met.fault["id"]
-        log.info("the armed fault %d meets this response: id=%s", number, environ[REQUEST_ID])
-        if "status" not in met.fault:
-            return body
-        return self._replace(faults.error_of(met.fault), met.fault, body, answer, environ)
-
-    def _replace(
-        self,
-        error: ApiError,
-        fault: dict[str, Any],
-        body: Any,
-        answer: list[Any],
-        environ: dict[str, Any],
-    ) -> list[bytes]:
-        """Put an error, as a fault has it, in the place of this response. Returns its body."""
-        if isinstance(body, Stream):
-            body.close()
-        if "body" in fault:
-            content = fault["body"].encode()
-            content_type = fault.get("content_type", faults.PLAIN_TEXT)
-            environ[ERROR] = None
-        else:
-            content, content_type = error_body(error.status_code, error.body), "application/json"
-            environ[ERROR] = error
-        set_by_fault = fault.get("headers", {})
-        names = {name.lower() for name in set_by_fault}
-        headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
-        common = self.app.common_headers(environ[REQUEST_ID])
-        headers += [pair for pair in common if pair[0].lower() not in names]
-        by_server = environ.get(HOP_BY_HOP, headers)
-        for name, value in set_by_fault.items():
-            (by_server if is_hop_by_hop(name) else headers).append((name, value))
-        answer[:] = [error.status_line, headers]
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
 
     def new_instance(self, seed: Seed, name: str | None = None) -> Instance:
         """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""
@@ -475,22 +436,3 @@ def json_object(name: str, items: list[Any]) -> str:
     """{name: items} as JSON. Item by item: for a long list json.dumps would hold the GIL."""
     response.content_type = "application/json"
     return f'{{"{name}": [{", ".join(map(json.dumps, items))}]}}'
-
-
-CONTEXT = [(request, "environ")]
-CONTEXT += [(response, f"_{name}") for name in ("status_line", "status_code", "cookies", "headers")]
-CONTEXT += [(response, "body")]
-
-
-@contextlib.contextmanager
-def own_context() -> Iterator[None]:
-    """Keep Bottle's request and response: another Bottle application may be calling this one."""
-    try:
-        outer = [getattr(local, name) for local, name in CONTEXT]
-    except RuntimeError:  # there is none yet in this thread
-        outer = []
-    try:
-        yield
-    finally:
-        for (local, name), value in zip(CONTEXT, outer, strict=False):
-            setattr(local, name, value)

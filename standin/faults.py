@@ -7,25 +7,38 @@ import fnmatch
 import random
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+from wsgiref.util import is_hop_by_hop
 
 import bottle
 from bottle import request
 
-from fense_admin import rules
+from fense_admin import Application, rules
 from fense_admin.databases import Database
-from fense_admin.exchange import RESET, UNAVAILABLE, ApiError, Stream
+from fense_admin.exchange import (
+    ERROR,
+    HOP_BY_HOP,
+    REQUEST_ID,
+    RESET,
+    UNAVAILABLE,
+    ApiError,
+    Stream,
+    error_body,
+    log,
+)
 from fense_admin.reading import application
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 
 GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
 # Keys of the WSGI environment
-MET = "fense_admin.met"  # the `Met` of the request
-IS_ANSWERED = "fense_admin.is_answered"  # whether it answered in place of the handler
+APPLIED_FAULT = "fense_admin.applied"  # the `AppliedFault` of the request
+IS_REPLACED = "fense_admin.is_replaced"  # whether the fault responded in place of the handler
+IS_SPARED = "fense_admin.is_spared"  # whether no fault applies to it: a form of the page sent it
 IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset since the request came
-WAS_RESET = "the stand-in was reset while this request waited"
+WAS_RESET = "the stand-in was reset while this request was waiting"
 # Headers that the server itself sets; `content_type` is a key of its own.
 RESERVED_HEADERS = frozenset(
     "connection content-length content-type date server transfer-encoding via x-request-id "
@@ -33,7 +46,7 @@ RESERVED_HEADERS = frozenset(
 )
 MAX_BODY = 64 * 1024  # bytes of a fault's body
 PLAIN_TEXT = "text/plain; charset=utf-8"  # the Content-Type of such a body
-MESSAGE = "a fault that was armed for this request"
+MESSAGE = "simulated failure"
 
 
 # --- Drops: what can happen to a connection ----------------------------------------------------
@@ -50,9 +63,11 @@ class Drop(NamedTuple):
 
 DROPS = {
     "reset": Drop("connection reset", "resets the connection", is_reset=True),
-    "empty": Drop("closed without an answer", "closes the connection without an answer"),
+    "empty": Drop("closed without a response", "closes the connection without a response"),
     "truncate": Drop(
-        "answer cut short", "cuts the answer {status} short", lambda body: body[: len(body) // 2]
+        "response cut short",
+        "cuts the response {status} short",
+        lambda body: body[: len(body) // 2],
     ),
 }
 
@@ -64,7 +79,7 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
     if how.is_reset and RESET in environ:  # a server set it; in-process nothing did
         environ[RESET]()
     # Under a server it ends the connection; an in-process client gets it as it is.
-    raise ConnectionResetError(f"dropped by {MESSAGE}")
+    raise ConnectionResetError(f"dropped by a {MESSAGE}")
 
 
 def drop_stream(how: Drop, environ: dict[str, Any], stream: Stream) -> Iterator[bytes]:
@@ -85,11 +100,11 @@ def check_headers(value: object) -> JsonObject:
         raise ValueError("has a header twice")
     for name, text in headers.items():
         if not re.fullmatch("[A-Za-z0-9-]+", name):
-            raise ValueError(f"has {name!a}, which is no header's name")
+            raise ValueError(f"has {name!a}, which is not a valid header name")
         if name.lower() in RESERVED_HEADERS:
-            raise ValueError(f"has {name}, which the server itself sets")
+            raise ValueError(f"has {name}, which the server sets itself")
         if not isinstance(text, str) or not re.fullmatch(r"[\x20-\x7e]*", text):
-            raise ValueError(f"has a {name} that is no string of printable ASCII characters")
+            raise ValueError(f"has a {name} that is not a string of printable ASCII characters")
     return headers
 
 
@@ -108,10 +123,12 @@ def check_delay(value: object) -> int | list[int]:
         milliseconds: int = check_milliseconds(value)
         return milliseconds
     if len(value) != 2:
-        raise ValueError("must be a number of milliseconds, or a pair: the least and the most")
+        raise ValueError("must be a number of milliseconds, or a pair [least, most]")
     least, most = map(check_milliseconds, value)
     if least > most:
-        raise ValueError("must be a pair whose first number is not above its second")
+        raise ValueError(
+            "must be a pair [least, most]: the first number must not exceed the second"
+        )
     return [least, most]
 
 
@@ -142,15 +159,16 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
     fields = rules.validate(sent, FAULT_RULES, errors)
     has_delay = sent.get("delay_ms") not in (None, 0, [0, 0])
     is_nothing = not has_delay and "status" not in sent and "drop" not in sent
-    if is_nothing:
+    if is_nothing and "after" not in sent:
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
     # After the request was handled, a drop is of the real response.
     has_error = "status" in sent or ("drop" in sent and not sent.get("after"))
     needs = "needs a status" if sent.get("after") else "needs a status or a drop"
     for name, is_met, message in (
+        ("after", not is_nothing, "needs a status, a drop or a delay_ms"),
         ("headers", has_error or is_nothing, needs),
         ("message", has_error or is_nothing, needs),
-        ("message", "body" not in sent, "is not accepted beside body"),
+        ("message", "body" not in sent, "is not accepted together with body"),
         ("body", "status" in sent, "needs a status"),
         ("content_type", "body" in sent, "needs a body"),
         ("random_seed", isinstance(sent.get("delay_ms"), list), "needs a pair in delay_ms"),
@@ -173,9 +191,12 @@ def wait_for(event: threading.Event, seconds: float, environ: Mapping[str, Any])
 
 
 class Waiting(threading.Event):
-    """The requests that wait for a delay. Once it is set, the delays of all of them are over."""
+    """The requests that wait for the delay of a fault. Once it is set, their delays are over."""
 
     was_reset = False
+
+
+NO_DELAY = Waiting()
 
 
 class Armed:
@@ -183,6 +204,7 @@ class Armed:
 
     def __init__(self, fault: dict[str, Any]) -> None:
         self.fault = fault
+        self.waiting = Waiting()
         self.left_to_skip = fault.get("skip", 0)
         self._delay = fault.get("delay_ms", 0)
         if isinstance(self._delay, list):
@@ -194,12 +216,12 @@ class Armed:
         return (self._random.uniform(*delay) if isinstance(delay, list) else delay) / 1000
 
 
-class Met(NamedTuple):
+class AppliedFault(NamedTuple):
     """The fault that meets a request; {} for none."""
 
     fault: dict[str, Any]
     delay: float  # seconds
-    waiting: Waiting  # where the delay is waited for
+    waiting: Waiting = NO_DELAY  # where the delay is waited for
 
 
 class Faults:
@@ -211,13 +233,14 @@ class Faults:
     as they share the connections.
     """
 
-    _room: threading.BoundedSemaphore
+    _slots: threading.BoundedSemaphore
 
     def __init__(self, most_waiting: int, parent: Faults | None = None) -> None:
         self._most = most_waiting
-        self._room = parent._room if parent else threading.BoundedSemaphore(most_waiting)
+        self._slots = parent._slots if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
-        self._waiting = Waiting()
+        # Of all that requests wait for, also once they are used up.
+        self._waiting: weakref.WeakSet[Waiting] = weakref.WeakSet()
         self._armed: list[Armed] = []
         self._count = 0
 
@@ -227,6 +250,7 @@ class Faults:
             self._count += 1
             fault = {"id": self._count} | fields | {"times": fields.get("times", 1), "used": 0}
             self._armed.append(Armed(fault))
+            self._waiting.add(self._armed[-1].waiting)
             return copy.deepcopy(fault)
 
     def armed(self) -> list[dict[str, Any]]:
@@ -238,16 +262,27 @@ class Faults:
         """Disarm them all; requests that wait for a delay go on."""
         with self._lock:
             self._armed.clear()
-            self._waiting.set()
-            self._waiting = Waiting()
+            for waiting in self._waiting:
+                waiting.set()
+
+    def disarm_one(self, number: int) -> bool:
+        """Disarm the fault with this id, and end the waits for it. Returns whether it was armed."""
+        with self._lock:
+            found = next((armed for armed in self._armed if armed.fault["id"] == number), None)
+            if found:
+                self._armed.remove(found)
+                found.waiting.set()
+        return found is not None
 
     def reset(self) -> None:
         """Disarm them and count from 1; requests that wait are answered 503, not written."""
-        self._waiting.was_reset = True
+        with self._lock:
+            for waiting in self._waiting:
+                waiting.was_reset = True
         self.disarm()
         self._count = 0
 
-    def take(self, method: str, path: str) -> Met:
+    def take(self, method: str, path: str) -> AppliedFault:
         """Return the oldest fault that matches, and use it."""
         with self._lock:
             for armed in self._armed:
@@ -262,22 +297,42 @@ class Faults:
                     self._armed.remove(armed)
                 elif fault["times"]:
                     fault["times"] -= 1
-                return Met(fault, armed.draw_delay(), self._waiting)
-        return Met({}, 0, self._waiting)
+                return AppliedFault(fault, armed.draw_delay(), armed.waiting)
+        return AppliedFault({}, 0)
 
-    def wait(self, met: Met, environ: dict[str, Any], db: Database) -> None:
+    def wait(self, applied: AppliedFault, environ: dict[str, Any], db: Database) -> None:
         """Wait for its delay, or until all delays are ended, or the request's client has gone."""
-        if not met.delay:
+        if not applied.delay:
             return
-        if not self._room.acquire(blocking=False):
-            raise ApiError(UNAVAILABLE, f"{self._most} requests wait for a delay already")
+        if not self._slots.acquire(blocking=False):
+            raise ApiError(UNAVAILABLE, f"{self._most} requests are already waiting for a delay")
         try:
             with db.engine.while_waiting():
-                wait_for(met.waiting, met.delay, environ)
+                wait_for(applied.waiting, applied.delay, environ)
         finally:
-            self._room.release()
-        if met.waiting.was_reset:
+            self._slots.release()
+        if applied.waiting.was_reset:
             raise ApiError(UNAVAILABLE, WAS_RESET)
+
+    def apply_to_response(
+        self,
+        applied: AppliedFault,
+        body: Any,
+        answer: list[Any],
+        environ: dict[str, Any],
+        app: Application,
+    ) -> Any:
+        """Let a fault that came `after` meet this response: see `replace`."""
+        try:
+            if environ["REQUEST_METHOD"] == "POST":
+                self.wait(applied, environ, app.db)
+        except ApiError as error:  # too many requests wait
+            return replace(error, {}, body, answer, environ, app)
+        number = applied.fault["id"]
+        log.info("fault %d was applied to this response: id=%s", number, environ[REQUEST_ID])
+        if "status" not in applied.fault:
+            return body
+        return replace(error_of(applied.fault), applied.fault, body, answer, environ, app)
 
     # In a request
 
@@ -289,15 +344,17 @@ class Faults:
         def faulted(db: Database, **kwargs: Any) -> Any:
             if request.environ.get(IS_STALE):
                 raise ApiError(UNAVAILABLE, WAS_RESET)
+            if request.environ.get(IS_SPARED):
+                return callback(db=db, **kwargs)
             path = request.path[len(application().prefix) :]
-            request.environ[MET] = met = self.take(request.method, path)
-            is_after = bool(met.fault.get("after"))
+            request.environ[APPLIED_FAULT] = applied = self.take(request.method, path)
+            is_after = bool(applied.fault.get("after"))
             # Delay a read before it starts: it changes nothing, and would hold a transaction.
             if not is_after or request.method != "POST":
-                self.wait(met, request.environ, db)
-            if not is_after and ("status" in met.fault or "drop" in met.fault):
-                request.environ[IS_ANSWERED] = True
-                raise error_of(met.fault)
+                self.wait(applied, request.environ, db)
+            if not is_after and ("status" in applied.fault or "drop" in applied.fault):
+                request.environ[IS_REPLACED] = True
+                raise error_of(applied.fault)
             return callback(db=db, **kwargs)
 
         return faulted
@@ -306,3 +363,35 @@ class Faults:
 def error_of(fault: dict[str, Any]) -> ApiError:
     """Return the error that a fault answers, without its `headers` and its `body`."""
     return ApiError(fault.get("status", UNAVAILABLE), fault.get("message", MESSAGE))
+
+
+def replace(
+    error: ApiError,
+    fault: dict[str, Any],
+    body: Any,
+    answer: list[Any],
+    environ: dict[str, Any],
+    app: Application,
+) -> list[bytes]:
+    """Put an error, as a fault has it, in the place of a response. Returns its body.
+
+    `answer` is the response's status line and headers, and `body` its body, as WSGI has them.
+    """
+    if isinstance(body, Stream):
+        body.close()
+    if "body" in fault:
+        content, content_type = fault["body"].encode(), fault.get("content_type", PLAIN_TEXT)
+        environ[ERROR] = None
+    else:
+        content, content_type = error_body(error.status_code, error.body), "application/json"
+        environ[ERROR] = error
+    set_by_fault = fault.get("headers", {})
+    names = {name.lower() for name in set_by_fault}
+    headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
+    common = app.common_headers(environ[REQUEST_ID])
+    headers += [pair for pair in common if pair[0].lower() not in names]
+    by_server = environ.get(HOP_BY_HOP, headers)
+    for name, value in set_by_fault.items():
+        (by_server if is_hop_by_hop(name) else headers).append((name, value))
+    answer[:] = [error.status_line, headers]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hmac
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,12 +26,12 @@ class ControlGuard:
         self.service = ApiKeyPlugin(service_keys)
         self.page_is_open = master_key == DEVELOPMENT_KEY
         self.on_loopback = on_loopback
+        self.token = secrets.token_urlsafe()  # of this page's forms
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
-        is_page = route.method == "GET" and route.config.get("page")
-
+        is_page = route.method in route.config.get("page", ())  # a view, or one of its forms
         # The page's views and the list of requests check what they take.
-        takes_query = is_page or route.config.get("takes_query")
+        takes_query = (is_page and route.method == "GET") or route.config.get("takes_query")
 
         def guarded(db: Database, **kwargs: Any) -> Any:
             self.refuse_other_sites(request.environ, is_page)
@@ -47,21 +49,38 @@ class ControlGuard:
         blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
         if blamed == "Origin":
             raise ApiError(
-                FORBIDDEN, "the control plane takes no requests of another page's (Origin)"
+                FORBIDDEN, "the control plane refuses requests from other web pages (Origin)"
             )
         is_own = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
         # A link on another site may open the page: that shows it to the user alone.
         if not is_own and not (is_page and is_navigation(environ)):
-            raise ApiError(FORBIDDEN, "the control plane takes no requests of another site's pages")
+            raise ApiError(FORBIDDEN, "the control plane refuses requests from other sites' pages")
         if blamed:
-            raise ApiError(FORBIDDEN, "the control plane is at localhost or 127.0.0.1 only (Host)")
+            raise ApiError(
+                FORBIDDEN, "the control plane is available at localhost or 127.0.0.1 only (Host)"
+            )
+
+    def refuse_other_forms(self, token: str) -> None:
+        """Refuse a form that is not of this page: where a browser names no site, that decides."""
+        if not hmac.compare_digest(token.encode(), self.token.encode()):
+            message = "this form is from before the service started: go back and reload the page"
+            raise ApiError(FORBIDDEN, message)
+
+    def takes_large_body(self, path: str, environ: Mapping[str, Any]) -> bool:
+        """Whether a request may bring a large one: with the master key, or in an open page's form.
+
+        `environ` has HTTP_* only. No page of another site can send such a Sec-Fetch-Site.
+        """
+        is_own_form = path.startswith("/page/") and self.page_is_open
+        is_own_form &= environ.get("HTTP_SEC_FETCH_SITE") == "same-origin"
+        return is_own_form or self.master.knows(control_key(environ))
 
     def refuse_other_keys(self, environ: dict[str, Any], db: Database) -> None:
         key = control_key(environ)
         if self.master.knows(key):
             return
         if key and (self.service.knows(key) or db.is_merchant_key(key)):
-            raise ApiError(FORBIDDEN, "the control plane takes the master key alone")
+            raise ApiError(FORBIDDEN, "the control plane accepts only the master key")
         message = "the key is not the master key" if key else "the master key is missing"
         message += self.master.hint
         raise ApiError(UNKNOWN_KEY, message, WWW_Authenticate='Basic realm="fense-admin"')

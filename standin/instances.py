@@ -39,6 +39,7 @@ class Plane(application.Application, Protocol):
     instances: Instances
     is_instance: bool
     shown_name: str
+    master_key: str
 
     def close(self) -> None: ...
 
@@ -130,16 +131,16 @@ class Instances(dict[str, Instance]):
         id, slash, rest = path[len(INSTANCES) + 1 :].partition("/")
         return (self.get(id) if slash else None), slash + rest
 
-    def check_room(self) -> None:
+    def check_limit(self) -> None:
         """Raise `ApiError` (409) if there are too many, or the parent has stopped."""
         if self._is_closed or len(self) >= MAX_INSTANCES:
             raise ApiError(CONFLICT, f"there are {MAX_INSTANCES} instances: end some, or reset")
 
     def add(self, instance: Instance) -> None:
-        """Serve an instance. If there is no room, end it and raise: see `check_room`."""
+        """Serve an instance. If there is no room, end it and raise: see `check_limit`."""
         try:
             with self._changing:
-                self.check_room()
+                self.check_limit()
                 self[instance.id] = instance
         except ApiError:
             instance.end()

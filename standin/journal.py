@@ -31,6 +31,7 @@ NO_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")  # headers without HTTP_ in the e
 ABSOLUTE = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # before the path, as proxies get it
 
 NUMBERS = itertools.count(1)
+ENTRY = "fense_admin.entry"  # key of the WSGI environment: the entry of the request
 
 
 class Entry(dict[str, Any]):
@@ -39,9 +40,10 @@ class Entry(dict[str, Any]):
     `number` tells it from all others: several requests may bring one id. `sent_target` is the
     target (perhaps with a scheme and a host, or an empty query) and `sent_body` the body, byte for
     byte but for masked keys. `is_cut` has the texts ("body", "response") of which only the first
-    part is kept. `fault` is the armed fault that met it, as it was armed. `reason` and `details`
-    (field, message) are those of an error; `created` is the id of a new account. `instance` is the
-    name or the id of the instance that was asked, `mount` what is before its paths.
+    part is kept; `has_masked_body` says that keys in the body are masked. `fault` is the armed
+    fault that met it, as it was armed. `reason` and `details` (field, message) are those of an
+    error; `created` is the id of a new account. `instance` is the name or the id of the instance
+    that was asked, `mount` what is before its paths.
     """
 
     def __init__(self, *arguments: Any, **values: Any) -> None:
@@ -51,6 +53,7 @@ class Entry(dict[str, Any]):
         self.is_http_1_0 = False
         self.sent_body = b""
         self.is_cut: set[str] = set()
+        self.has_masked_body = False
         self.fault: dict[str, Any] = {}
         self.has_development_key = False
         self.reason = ""
@@ -118,8 +121,8 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
         entry.sent_target += f"?{entry['query']}"
     entry.is_http_1_0 = from_server and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
     entry.has_development_key = key == DEVELOPMENT_KEY
-    is_masked = shown != beginning(whole.replace("\0", ""), MAX_TEXT)
-    sent = kept if is_masked else raw
+    entry.has_masked_body = shown != beginning(whole.replace("\0", ""), MAX_TEXT)
+    sent = kept if entry.has_masked_body else raw
     entry.sent_body = sent[:MAX_TEXT]
     if len(sent) > MAX_TEXT or body != named:
         entry.is_cut.add("body")
@@ -188,7 +191,7 @@ def report(entries: Sequence[Entry], faults: Sequence[tuple[str, dict[str, Any]]
     """
     lines: dict[str, list[str]] = {"": []}  # by instance
     if len(entries) > REPORTED:
-        lines[""].append(f"({len(entries) - REPORTED} requests before these)")
+        lines[""].append(f"({len(entries) - REPORTED} earlier requests)")
     for entry in entries[-REPORTED:]:
         lines.setdefault(entry.instance, []).append(summary(entry))
     for instance, fault in faults:
@@ -206,9 +209,9 @@ def summary(entry: Entry) -> str:
     """One line: method, path, status, and for a 4xx the message."""
     query = f"?{entry['query']}" if entry["query"] else ""
     path = entry["path"].removeprefix(entry.mount)
-    line = f"{entry['method']} {path}{query} {entry['status'] or 'no answer'}"
+    line = f"{entry['method']} {path}{query} {entry['status'] or 'no response'}"
     if entry["fault"]:
-        handled = f"; the service itself answered {entry['handled']}" if entry["handled"] else ""
+        handled = f"; the service itself returned {entry['handled']}" if entry["handled"] else ""
         line += f" (fault {entry['fault']}{handled})"
     if 400 <= (entry["status"] or 0) < 500 and entry.reason:
         line += f": {entry.reason}"

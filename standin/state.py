@@ -132,11 +132,11 @@ def check_state(
         )
         key_name = "api_key" if "api_key" in sent else "api_key_sha256"
         if key_name not in sent:
-            errors.add(path + ".api_key", "is required, or else api_key_sha256")
+            errors.add(path + ".api_key", "is required, unless there is an api_key_sha256")
         elif key_name == "api_key":
             for name in ("api_key_sha256", "api_key_last4"):
                 if name in sent:
-                    errors.add(f"{path}.{name}", "is not accepted beside api_key")
+                    errors.add(f"{path}.{name}", "is not accepted together with api_key")
         days = account.pop("usage", None) or JsonObject()
         account_id: int = account.setdefault("fense_account_id", highest + 1)
         if account_id is not None and account_id > rules.MAX_ID:
@@ -149,7 +149,7 @@ def check_state(
         key_digest = account["api_key_sha256"]
         for name, value in (("fense_account_id", account_id), (key_name, key_digest)):
             if value in places:
-                message = f"is that of {root}accounts[{places[value]}] too"
+                message = f"duplicates {root}accounts[{places[value]}]"
                 errors.add(f"{path}.{name}", message)
             places[value] = number
         highest = max(highest, account_id)
@@ -181,7 +181,7 @@ def check_usage_by_day(
             date = check_day(name)
             lookups = rules.check_lookups(sent)
             if date in names:
-                raise ValueError(f"is the day of {names[date]}, too")
+                raise ValueError(f"is the same day as {names[date]}")
         except ValueError as error:
             errors.add(f"{path}.{name}", str(error))
         else:
@@ -247,7 +247,7 @@ def read_document(source: Any) -> JsonObject:
         with open(source, "rb") as file:
             source = rules.check_object(parse_document(rules.without_mark(file.read())))
     if not isinstance(source, dict):
-        raise ValueError("a state is a dict, or the path of a file")
+        raise ValueError("a state must be a dict or the path of a file")
     document: JsonObject = source if isinstance(source, JsonObject) else rules.as_json(source)
     return document
 
@@ -279,17 +279,17 @@ def check_usage(
 def record_usage(
     db: Database,
     rows: list[models.Lookups],
-    patient: bool = False,
+    long_running: bool = False,
     report: Report = NO_REPORT,
 ) -> None:
     """Add them, all or nothing. Raises `ValidationErrors`; `ApiError` (404): unknown accounts."""
     try:
-        db.record_all(rows, patient, report)
+        db.record_all(rows, long_running, report)
     except models.NotRecorded as refused:
         unknown = ValidationErrors()
         with ValidationErrors() as errors:
             for place in refused.excessive:
-                errors.add(f"[{place}].lookups", models.beyond_most(rows[place][1]))
+                errors.add(f"[{place}].lookups", models.over_daily_maximum(rows[place][1]))
             for place in refused.unknown:
-                unknown.add(f"[{place}].fense_account_id", "names no account")
+                unknown.add(f"[{place}].fense_account_id", "is not the id of an account")
         raise invalid(unknown, NOT_FOUND) from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import fnmatch
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,7 +16,10 @@ from fense_admin.exchange import UNAVAILABLE, ApiError
 from fense_admin.standin.faults import FAULT_RULES, wait_for
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 
-MOST_WAITS = 100  # at once; those of instances count with their parent's
+MAX_WAITS = 100  # at once; those of instances count with their parent's
+MOST_PAGES = 20  # that wait for a change at once, besides; those of instances count, too
+
+WhileWaiting = Callable[[], AbstractContextManager[None]]
 
 
 def check_method(text: str) -> str:
@@ -61,20 +65,36 @@ class Wait(threading.Event):
 class Journal(collections.deque[Entry]):
     """The newest requests, oldest first, and those who wait for some.
 
-    At most `MOST_WAITS` wait, those of an instance counted with its parent's.
+    At most `MAX_WAITS` wait, those of an instance counted with its parent's. `changes` counts
+    the requests that arrived, their answers, and how often they were cleared.
     """
 
-    _room: threading.BoundedSemaphore
+    _slots: threading.BoundedSemaphore
+    _page_room: threading.BoundedSemaphore
 
     def __init__(self, parent: Journal | None = None) -> None:
         super().__init__(maxlen=JOURNAL_LENGTH)
-        self._room = parent._room if parent else threading.BoundedSemaphore(MOST_WAITS)
+        self._slots = parent._slots if parent else threading.BoundedSemaphore(MAX_WAITS)
+        self._page_room = parent._page_room if parent else threading.BoundedSemaphore(MOST_PAGES)
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
         self._forgotten = 0  # the highest number of an entry that was cleared
+        self.changes = 0
+        self._next_change = threading.Event()
+
+    def _note_change(self) -> None:
+        self.changes += 1
+        self._next_change.set()
+        self._next_change = threading.Event()
+
+    def note_arrived(self, entry: Entry) -> None:
+        with self._lock:
+            self.append(entry)
+            self._note_change()
 
     def clear(self) -> None:
         with self._lock:
+            self._note_change()
             self._forgotten = max((entry.number for entry in self), default=self._forgotten)
             super().clear()
             for wait in self._waits:
@@ -84,6 +104,7 @@ class Journal(collections.deque[Entry]):
         """Note that a request was answered, or dropped by a fault: its entry is complete."""
         with self._lock:
             entry["duration_ms"] = duration_ms
+            self._note_change()
             for wait in self._waits:
                 if entry.number > self._forgotten and wait.wanted.matches(entry):
                     wait.left -= 1
@@ -93,6 +114,7 @@ class Journal(collections.deque[Entry]):
     def end_waits(self) -> None:
         """End them all, with what there is."""
         with self._lock:
+            self._note_change()
             for wait in self._waits:
                 wait.set()
 
@@ -105,7 +127,7 @@ class Journal(collections.deque[Entry]):
         wanted: Filter,
         seconds: float,
         environ: Mapping[str, Any],
-        while_waiting: Callable[[], AbstractContextManager[None]],
+        while_waiting: WhileWaiting,
         count: int = 1,
     ) -> list[Entry]:
         """Return so many of them once they have been answered, or after the time what there is.
@@ -114,20 +136,43 @@ class Journal(collections.deque[Entry]):
         (503) if too many wait already.
         """
         wait = Wait(wanted, count)
-        if not self._room.acquire(blocking=False):
-            raise ApiError(UNAVAILABLE, f"{MOST_WAITS} requests wait for others already")
-        try:
+        with place(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
             with self._lock:
                 wait.left -= len(self._answered(wanted))
                 self._waits.append(wait)
-            if wait.left > 0:
-                with while_waiting():
-                    wait_for(wait, seconds, environ)
-            return self._answered(wanted)[-count:]
-        finally:
+            try:
+                if wait.left > 0:
+                    with while_waiting():
+                        wait_for(wait, seconds, environ)
+                return self._answered(wanted)[-count:]
+            finally:
+                with self._lock:
+                    self._waits.remove(wait)
+
+    def wait_for_change(
+        self, seen: int, seconds: float, environ: Mapping[str, Any], while_waiting: WhileWaiting
+    ) -> None:
+        """Return once `changes` is not what was seen, or after the time; it may end early, too.
+
+        Raises `ApiError` (503) if too many pages wait already.
+        """
+        with place(self._page_room, f"{MOST_PAGES} pages wait for requests already"):
             with self._lock:
-                self._waits.remove(wait)
-            self._room.release()
+                is_new, change = self.changes != seen, self._next_change
+            if not is_new:
+                with while_waiting():
+                    wait_for(change, seconds, environ)
 
     def _answered(self, wanted: Filter) -> list[Entry]:
         return [entry for entry in self.find(wanted) if entry["duration_ms"] is not None]
+
+
+@contextlib.contextmanager
+def place(room: threading.BoundedSemaphore, when_full: str) -> Iterator[None]:
+    """Hold one of the places of a room. Raises `ApiError` (503) where none is free."""
+    if not room.acquire(blocking=False):
+        raise ApiError(UNAVAILABLE, when_full)
+    try:
+        yield
+    finally:
+        room.release()

@@ -5,7 +5,6 @@ wheel that brings its own Node.)
 """
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import sysconfig
 import venv
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parent.parent
+from documentation import CHECKOUT, blocks
+
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 INSTALL = ["install", "--no-deps", "--no-build-isolation", "--no-compile", "--target"]
 MYPY = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
@@ -25,7 +25,7 @@ PLATFORMS = {
     "win32": "Windows",
 }  # as mypy and pyright name them
 
-# The code under test of README's first example.
+# The code under test of the documents' first example.
 MY_APP = """
 import urllib.request
 
@@ -91,13 +91,12 @@ def pyright_errors(output: str) -> list[str]:
 
 
 def examples(folder: Path) -> list[Path]:
-    """All examples in Python: the files, and README's blocks, each written to a file."""
+    """All examples in Python: the files, and the documents' blocks, each written to a file."""
     folder.mkdir(exist_ok=True)
     (folder / "my_app.py").write_text(MY_APP, "utf-8")
     files = sorted((CHECKOUT / "examples").glob("*.py"))
-    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text("utf-8"), re.S)
-    for number, block in enumerate(blocks, 1):
-        files.append(folder / f"readme_{number}.py")
+    for number, block in enumerate(blocks("python"), 1):
+        files.append(folder / f"document_{number}.py")
         files[-1].write_text(block, "utf-8")
     return files
 

@@ -249,7 +249,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"to run them, too: sudo apt install {' '.join(packages)}")
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: Any
     body: Any
@@ -264,7 +264,7 @@ class Api:
 
     def call(
         self, method: str, path: str, body: Any = None, *, key: Any = SENT, headers: Any = ()
-    ) -> Answer:
+    ) -> Response:
         """`body` is sent as JSON, or as it is where it is bytes; `key=None` sends none."""
         sent = {"Content-Type": "application/json"} if body is not None else {}
         key = self.master_key if key is SENT else key
@@ -281,12 +281,12 @@ class Api:
         OUTPUT.append(f"{answer.headers} {answer.text}")
         if answer.status_code == 201:
             CREATED.append(None)
-        return Answer(answer.status_code, answer.headers, answer.json if answer.body else None)
+        return Response(answer.status_code, answer.headers, answer.json if answer.body else None)
 
-    def get(self, path: str, **options: Any) -> Answer:
+    def get(self, path: str, **options: Any) -> Response:
         return self.call("GET", path, **options)
 
-    def post(self, path: str, body: Any, **options: Any) -> Answer:
+    def post(self, path: str, body: Any, **options: Any) -> Response:
         return self.call("POST", path, body, **options)
 
     def new_account(self, **fields: Any) -> dict[str, Any]:

@@ -41,9 +41,9 @@ BETWEEN_PARAMETERS = {
 # The same of the control plane: rules between two fields or two accounts, or a field and the clock.
 # (And to a JSON Schema 1.0 is an integer.)
 BETWEEN_FIELDS = re.compile(
-    "is not accepted beside api_key|is required, or else|is that of|is the day of|"
-    "needs a status|needs a body|needs a pair in delay_ms|is not accepted beside body|must be a pair|"
-    "the fault does nothing|moves a stopped clock|would leave the calendar|must be a whole number"
+    "is not accepted together with api_key|is required, or else|is that of|is the day of|"
+    "needs a status|needs a body|needs a pair in delay_ms|is not accepted together with body|must be a pair|"
+    "the fault does nothing|needs a stopped clock|would leave the years|must be a whole number"
 )
 
 

@@ -50,7 +50,7 @@ POST /accounts/1 x null {{}} false true 2 true true
 POST /nowhere  404 {{}} true true null true true
 16 true 1
 400 bad_request
-404 not_found [0].fense_account_id: names no account
+404 not_found [0].fense_account_id: is not the id of an account
 401 unauthorized
 3.1.0
 2

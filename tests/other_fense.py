@@ -19,7 +19,8 @@ from webtest import TestApp
 from fense_admin.comparing.differences import plain_header
 from fense_admin.comparing.judging import TIMED
 from fense_admin.comparing.questions import KNOWN, MERCHANT, NONE, OTHER, Question
-from fense_admin.comparing.service import COMPARED, Answer
+from fense_admin.comparing.service import COMPARED
+from fense_admin.comparing.service import Response as Received
 from fense_admin.standin import StandIn
 
 MASTER_KEY, SERVICE_KEY = "real-master-key-77aa", "real-service-key-88bb"
@@ -107,7 +108,7 @@ class OtherFense:
         }
         return Response(given.status_int, json.loads(given.body) if given.body else None, kept)
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question) -> Received:
         keys = {KNOWN: MASTER_KEY, OTHER: SERVICE_KEY, NONE: None, MERCHANT: "merchant-key-1"}
         path, _, query = question.path.partition("?")
         body = question.body
@@ -129,7 +130,7 @@ class OtherFense:
         response = self.change(request, self.respond)
         is_json = not isinstance(response.body, str) and question.method != "HEAD"
         body = response.body if is_json else None
-        return Answer(response.status, response.headers, body, is_json)
+        return Received(response.status, response.headers, body, is_json)
 
 
 def serving(respond: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Any:

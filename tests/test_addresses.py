@@ -37,7 +37,7 @@ def test_a_busy_port_is_named(start):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         message = sentence(start("--port", port).end(None))
-    assert message.endswith("is in use: stop what uses it, or choose another --port")
+    assert message.endswith("is in use: stop the other program or choose another --port")
     assert port in message
 
 

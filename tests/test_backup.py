@@ -77,7 +77,7 @@ def test_a_database_that_lost_a_table_has_no_backup(run_command, tmp_path, table
         database.execute(f"DROP TABLE {table}")
     line = sentence(run_command("backup", "copy"))
     assert line.endswith(
-        "fense-admin.sqlite3 has lost its tables: restore a backup, or name another"
+        "fense-admin.sqlite3 lacks some of its tables: restore a backup or choose another database"
     )
     assert os.listdir(tmp_path) == ["fense-admin.sqlite3"]
 
@@ -189,10 +189,10 @@ def test_a_signal_ends_the_check_of_a_copy(tmp_path, open_database, monkeypatch)
     [
         (["there"], "can't write there: File exists"),
         (["no/folder/copy"], "can't write no/folder/copy: No such file or directory"),
-        ([":memory:"], "a backup goes into a file"),
+        ([":memory:"], "a backup needs a file"),
         (["copy", "--database=missing"], "there is no database file missing"),
         (["copy", "--database=:memory:"], "there is no database file :memory:"),
-        (["copy", "--database=there"], "there is another program's SQLite database"),
+        (["copy", "--database=there"], "there is an SQLite database of another program"),
     ],
 )
 def test_a_backup_that_can_not_be_made_changes_nothing(run_command, tmp_path, arguments, message):

@@ -51,18 +51,18 @@ def test_it_tells_its_version(start):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--host=no.such.host.invalid"], "no.such.host.invalid is no address of this machine"),
-        (["--host=192.0.2.1"], "can't be had"),
-        (["--database=."], ". is a directory: name a file"),
-        (["--database=no/such/folder/x"], "name a file in a folder that exists"),
-        (["--database=/proc/fense"], "name a file in a folder that exists"),
+        (["--host=no.such.host.invalid"], "no.such.host.invalid is not an address of this machine"),
+        (["--host=192.0.2.1"], "can't be used"),
+        (["--database=."], ". is a directory: choose a file"),
+        (["--database=no/such/folder/x"], "choose a file in a folder that exists"),
+        (["--database=/proc/fense"], "choose a file in a folder that exists"),
         (["--database=stderr"], None),
     ],
 )
 def test_what_stands_in_the_way_is_named(start, tmp_path, arguments, message):
     if message is None:
         (tmp_path / "text").write_text("no database " * 100)
-        arguments, message = ["--database=text"], "text is no SQLite database"
+        arguments, message = ["--database=text"], "text is not an SQLite database"
     environment = {"DISPUTE_MASTER_KEY": "a-key"}
     assert message in sentence(start("--port=0", *arguments, **environment).end(None))
 
@@ -72,7 +72,7 @@ def test_of_several_faults_of_a_start_the_first_is_told(start, tmp_path):
     (tmp_path / "bad.json").write_text("{")
     arguments = ["--port=0", "--seed=bad.json", "--database=."]
     output = start("--host=192.0.2.1.invalid", *arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
-    assert "is no address" in output
+    assert "is not an address" in output
     output = start(*arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
     assert "DISPUTE_MASTER_KEY" in output
     output = start(*arguments, DISPUTE_MASTER_KEY="key").end(None)[2]
@@ -133,7 +133,7 @@ def test_wrong_usage_is_told(run_command, tmp_path, arguments):
         (["exec"], BEFORE_COMMAND),
         (["helth"], "unknown command helth; did you mean health?"),
         (["nonsense"], "unknown command nonsense"),
-        (["health", "http://u:secret@x"], "needs no password: leave it out of the URL"),
+        (["health", "http://u:secret@x"], "needs no password: remove it from the URL"),
     ],
 )
 def test_wrong_usage_is_told_with_what_was_meant(run_command, arguments, message):
@@ -157,7 +157,7 @@ def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start
     unknown = run_command("record", "9" * 5_000, "5")
     assert "no account has the fense_account_id 999" in sentence(unknown)
     full = run_command("record", "1", "1000000000000", "--date=2026-11-01")
-    assert "a day's most" in sentence(full)
+    assert "the daily maximum" in sentence(full)
     nowhere = run_command("record", "1", "5", "--database=nowhere")
     assert "there is no database file nowhere" in sentence(nowhere)
     strange = run_command("record", "1", "5", "--database=no\x1b\nwhere")

@@ -12,10 +12,11 @@ from other_fense import MASTER_KEY, PERSONAL, SERVICE_KEY, OtherFense, Response,
 
 from fense_admin import settings
 from fense_admin.comparing import asking, recording, report, writing
-from fense_admin.comparing.differences import MOST_KEPT, plain_header
+from fense_admin.comparing.differences import MAX_KEPT, plain_header
 from fense_admin.comparing.judging import Comparison, known_usage
 from fense_admin.comparing.questions import ALL, KNOWN
-from fense_admin.comparing.service import Answer, CouldNotAsk, Service, read_answer
+from fense_admin.comparing.service import CouldNotAsk, Service, read_response
+from fense_admin.comparing.service import Response as Received
 
 KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 CANARY, CANARY_UUID = "canary7q@merchant.example", "cccccccc-cccc-4ccc-8ccc-cccccccccccc"
@@ -191,7 +192,7 @@ def test_a_list_of_many_accounts_is_compared_with_few_requests():
 
 
 def test_an_account_may_be_named_twice_and_only_so_many(run_command):
-    many = [f"--account={number}" for number in range(1, settings.MOST_COMPARED + 2)]
+    many = [f"--account={number}" for number in range(1, settings.MAX_COMPARED + 2)]
     code, _, errors = run_command("compare", "http://127.0.0.1:1", *many, **KEYS)
     assert (code, "at most" in errors) == (2, True)
     other = OtherFense(unchanged)
@@ -242,7 +243,7 @@ def mutated(body, chance):
 def mutated_answer(answer, chance):
     raw = json.dumps(mutated(answer.body, chance)).encode()
     status = answer.status if chance.random() < 0.9 else chance.choice([200, 201, 204, 404, 500])
-    return read_answer(status, answer.headers, raw)
+    return read_response(status, answer.headers, raw)
 
 
 def check_nothing_personal(text):
@@ -292,7 +293,7 @@ def test_a_service_that_changes_its_bodies_at_random_is_asked(seed):
         Comparison(asking.ask_all(put, (), 5, has_other_key=True))
     except CouldNotAsk as error:
         check_nothing_personal(str(error))
-    assert len(other.requests) <= asking.most_requests(3)
+    assert len(other.requests) <= asking.max_requests(3)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -318,7 +319,7 @@ def test_a_recording_changed_at_random_is_compared_or_refused(asked, seed):
 
 def recorded(**changes):
     """A recording of one question, changed."""
-    answer = Answer(200, {"content-type": "application/json"}, json.loads(NO_ACCOUNTS), True)
+    answer = Received(200, {"content-type": "application/json"}, json.loads(NO_ACCOUNTS), True)
     entry = json.loads(recording.record([(ALL, answer)], "1.0"))["questions"][0]
     response = entry["response"] | changes.pop("response", {})
     return {"recording": 1, "by": "1.0", "questions": [entry | changes | {"response": response}]}
@@ -442,7 +443,7 @@ def test_only_so_many_examples_of_a_difference_are_kept():
         for it in report.results(Comparison(ask(ever_another)).differences)
         if it["line"] == "usage-body"
     ]
-    assert len(found["differences"][0]["theirs"]) == MOST_KEPT
+    assert len(found["differences"][0]["theirs"]) == MAX_KEPT
 
 
 @pytest.mark.parametrize(
@@ -467,7 +468,7 @@ def test_of_a_header_only_what_is_usual_is_kept(name, sent, kept):
 
 def test_codes_and_fields_are_only_recorded_of_errors():
     body = {"code": "Zebra", "field": "Zebra", "total_lookups": float("inf"), "id": 10**30}
-    answers = [Answer(status, {}, copy.deepcopy(body), True) for status in (200, 400)]
+    answers = [Received(status, {}, copy.deepcopy(body), True) for status in (200, 400)]
     recorded = json.loads(recording.record([(ALL, it) for it in answers], "1.0"))["questions"]
     success, error = (it["response"]["body"] for it in recorded)
     assert "Zebra" not in (success["code"], success["field"], error["field"])
@@ -502,7 +503,7 @@ def test_one_response_that_is_no_json_differs():
 
 
 def test_a_byte_order_mark_is_left_out():
-    answer = read_answer(200, {}, b"\xef\xbb\xbf" + NO_ACCOUNTS)
+    answer = read_response(200, {}, b"\xef\xbb\xbf" + NO_ACCOUNTS)
     assert answer.body == json.loads(NO_ACCOUNTS)
 
 
@@ -571,10 +572,10 @@ def test_a_creation_without_a_response_may_have_created(monkeypatch):
 
 
 def test_reads_and_writes_together_are_bounded(run_command):
-    flags = ["--write", "--yes", f"--accounts={settings.MOST_COMPARED}"]
+    flags = ["--write", "--yes", f"--accounts={settings.MAX_COMPARED}"]
     code, _, errors = run_command("compare", "http://127.0.0.1:1", *flags, **KEYS)
     assert (code, "more than 200 requests" in errors) == (2, True)
-    assert len([*writing.planned()]) <= writing.most_requests()
+    assert len([*writing.planned()]) <= writing.max_requests()
     code, out, _ = run_command("compare", "http://127.0.0.1:1", "--dry-run", "--write")
     assert (code, out.count("POST /accounts ") > 5) == (0, True)
 

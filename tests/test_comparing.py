@@ -41,7 +41,7 @@ def test_a_service_like_ours_is_the_same(count):
     results = compared(ask(other))
     assert that_differ(results) == []
     assert {request.method for request in other.requests} == {"GET", "HEAD"}
-    assert len(other.requests) <= asking.most_requests(max(1, count))
+    assert len(other.requests) <= asking.max_requests(max(1, count))
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_a_recording_shows_the_same_and_nothing_personal(name):
 
 
 def test_no_comparison_sends_more_requests_than_it_may():
-    assert asking.most_requests(settings.MOST_COMPARED) <= settings.MOST_REQUESTS
+    assert asking.max_requests(settings.MAX_COMPARED) <= settings.MAX_REQUESTS
 
 
 def test_each_line_is_tried_by_a_read_or_a_write_or_by_neither_for_a_reason():

@@ -332,7 +332,7 @@ def test_thirty_slow_senders_keep_nobody_out(served, slow):
 def test_a_connection_that_select_could_not_take_is_closed(port, monkeypatch):
     ask = http_request("GET /accounts/usage", "Connection: close")
     with monkeypatch.context() as few:
-        few.setattr(connections.systems, "MOST_DESCRIPTORS", 0)
+        few.setattr(connections.systems, "MAX_DESCRIPTORS", 0)
         with connect(port) as sock, contextlib.suppress(OSError):
             sock.sendall(ask)
             assert read_all(sock) == b""

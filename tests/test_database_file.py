@@ -66,14 +66,14 @@ def make_newer(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (make_text, "is no SQLite database"),
-        (make_other_program, "is another program's SQLite database"),
-        (lambda path: path.touch(), "is empty, and was there before"),
-        (make_empty_database, "is empty, and was there before"),
-        (make_one_without_tables, "has lost its tables"),
+        (make_text, "is not an SQLite database"),
+        (make_other_program, "is an SQLite database of another program"),
+        (lambda path: path.touch(), "already exists and is empty"),
+        (make_empty_database, "already exists and is empty"),
+        (make_one_without_tables, "lacks some of its tables"),
         (make_newer, "was written by a newer version of fense-admin"),
         (lambda path: path.mkdir(), "is a directory"),
-        (lambda path: path.parent.rmdir(), "name a file in a folder that exists"),
+        (lambda path: path.parent.rmdir(), "choose a file in a folder that exists"),
     ],
 )
 def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make, message):
@@ -91,7 +91,7 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
 def test_a_device_is_no_database(run_command):
     for command in (("record", "1", "1"), ("backup", "copy")):
         line = sentence(run_command(*command, f"--database={os.devnull}"))
-        assert line == f"fense-admin: {os.devnull} is a device: name a file with --database"
+        assert line == f"fense-admin: {os.devnull} is a device: choose a file with --database"
 
 
 def test_a_device_of_windows_that_is_not_there_is_no_database(monkeypatch):
@@ -99,7 +99,7 @@ def test_a_device_of_windows_that_is_not_there_is_no_database(monkeypatch):
         raise OSError(errno.EBADF, "Invalid handle", path)
 
     monkeypatch.setattr(os.path, "realpath", fails)
-    with pytest.raises(Unusable, match=r"can't open CON \(Invalid handle\): name a file"):
+    with pytest.raises(Unusable, match=r"can't open CON \(Invalid handle\): choose a file"):
         databases.open_database("CON")
 
 
@@ -212,7 +212,7 @@ def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, cap
     path.chmod(0o644)
     databases.open_database(str(path)).engine.close_all()
     assert modes(tmp_path) == {"fense.sqlite3": 0o644}
-    assert caplog.messages == [f"{path} can be read by others: run chmod 600 on it"]
+    assert caplog.messages == [f"{path} can be read by other users: run chmod 600 on it"]
 
 
 def test_where_modes_mean_nothing_they_are_not_told_of(tmp_path, caplog, monkeypatch):
@@ -237,7 +237,7 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
     if made_anew:
         path.write_bytes((tmp_path / "away").read_bytes())
     with pytest.raises(
-        engines.DatabaseError, match="was replaced" if made_anew else "is gone"
+        engines.DatabaseError, match="was replaced" if made_anew else "is missing"
     ) as e:
         db.create_account(FIELDS | {"api_key": "another"})
     assert engines.is_unavailable(e.value)
@@ -254,7 +254,7 @@ def test_a_file_replaced_within_one_tick_of_the_folders_time_stamp_is_noticed(
     db.create_account(FIELDS)
     (tmp_path / "fense.sqlite3").rename(tmp_path / "away")
     os.utime(tmp_path, ns=(ticked, ticked))
-    with pytest.raises(engines.DatabaseError, match="is gone"):
+    with pytest.raises(engines.DatabaseError, match="is missing"):
         db.create_account(FIELDS | {"api_key": "another"})
 
 

@@ -10,10 +10,8 @@ import pytest
 from fense_admin import cli, databases, engines
 
 PASSWORD = "pw-Zq81xK"
-TRIED = (
-    ":// is not supported: SQLite (a file's name) and PostgreSQL 15 (postgresql://...) were tried"
-)
-NONE = "must be a file's name, :memory:, or a URL as postgresql://host/name"
+TRIED = ":// is not supported: only SQLite (a file name) and PostgreSQL (postgresql://...) are"
+NONE = "must be a file name, :memory:, or a URL such as postgresql://host/name"
 OF_NO_ENGINE = [
     (f"cockroachdb://fense:{PASSWORD}@db.example/fense", f"cockroachdb{TRIED}"),
     (f"mysql://fense:{PASSWORD}@db.example/fense", f"mysql{TRIED}"),
@@ -62,9 +60,9 @@ def test_a_url_with_a_password_is_refused_where_none_belongs(run_command, argume
     url = f"postgresql://fense:{PASSWORD}@db.example/fense"
     code, out, errors = run_command(*(argument.format(url) for argument in arguments))
     assert (code, out) == (2, "")
-    message = "a URL with a password belongs in FENSE_ADMIN_DATABASE, or to --database"
+    message = "pass a URL with a password in FENSE_ADMIN_DATABASE or --database"
     if arguments[0] == "health":
-        message = "a check of health needs no password: leave it out of the URL"
+        message = "a health check needs no password: remove it from the URL"
     assert message in errors
     assert PASSWORD not in errors
 
@@ -163,7 +161,7 @@ def test_move_takes_a_url_without_a_password_whatever_letters_it_has(run_command
     code, out, errors = run_command("move", "missing.sqlite3", url)
     assert (code, out) == (1, "")
     assert (
-        errors == "fense-admin: there is no database file missing.sqlite3: name one that is there\n"
+        errors == "fense-admin: there is no database file missing.sqlite3: choose one that exists\n"
     )
     assert not engines.may_hold_password(url)
 
@@ -185,5 +183,5 @@ def test_move_takes_a_url_without_a_password_whatever_letters_it_has(run_command
 def test_move_refuses_what_may_hold_a_password(run_command, text):
     code, out, errors = run_command("move", text, "copy.sqlite3")
     assert (code, out) == (2, "")
-    assert "a password belongs in PGPASSWORD or ~/.pgpass" in errors
+    assert "pass the password in PGPASSWORD or ~/.pgpass" in errors
     assert PASSWORD not in errors

@@ -408,14 +408,14 @@ def check_error(answer, status, code, message, request_id=None):
 
 
 NOT_HTTP = (400, "bad_request", "the request is not valid HTTP/1.1 over TLS")
-LONG_HEADER = "the request line and headers are over 16384 bytes"
+LONG_HEADER = "the request line and headers exceed the maximum of 16384 bytes"
 TOO_LONG = (431, "request_header_fields_too_large", LONG_HEADER)
-TOO_LARGE = (413, "payload_too_large", "the body is over 131072 bytes")
+TOO_LARGE = (413, "payload_too_large", "the body exceeds the maximum of 131072 bytes")
 NOT_FOUND = (404, "not_found", "there is no such path")
 UNAVAILABLE = (
     503,
     "service_unavailable",
-    "no answer from the service just now; what was to be changed may have been, or not",
+    "the service is temporarily unavailable; it is unknown whether the change was saved",
 )
 HOST = b" HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -438,7 +438,7 @@ HOST = b" HTTP/1.1\r\nHost: localhost\r\n"
         (b"GET /_error" + HOST + b"\r\n", NOT_FOUND),
         (
             b"POST /" + HOST + b"Transfer-Encoding: gzip\r\n\r\n",
-            (501, "not_implemented", "of the transfer codings only chunked is known here"),
+            (501, "not_implemented", "chunked is the only supported transfer coding"),
         ),
     ],
     ids=lambda value: ascii(value[:30]) if isinstance(value, bytes) else "",
@@ -463,7 +463,9 @@ def test_a_refusal_of_nginx_keeps_the_id_of_its_request(nginx):
 def test_a_body_that_the_service_can_refuse_gets_there(nginx, size):
     answer = nginx.ask("POST", "/accounts", f"Content-Length: {size}\r\n\r\n{'x' * size}")
     assert (answer[0], answer[1]["X-Standin"] is not None) == (413, True)
-    assert json.loads(answer[2])["error"]["message"] == "the body is over 65536 bytes"
+    assert (
+        json.loads(answer[2])["error"]["message"] == "the body exceeds the maximum of 65536 bytes"
+    )
 
 
 def test_a_header_that_the_service_takes_gets_there(nginx):

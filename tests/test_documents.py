@@ -45,16 +45,31 @@ STATEMENTS = [
     for document, statements in {
         "README.md": [
             f"the newest {journal.JOURNAL_LENGTH:,} requests",
+            f"http://{ADDRESS}, key: {fense_admin.DEVELOPMENT_KEY}",
+            f"listens on {default('host')}, speaks",
+        ],
+        "docs/testing-in-any-language.md": [
+            f"the newest {journal.JOURNAL_LENGTH:,} requests",
             f"with {kib(journal.MAX_TEXT)} of each body",
+            f"which there may be {instances.MAX_INSTANCES:,}",
+        ],
+        "docs/page.md": [
+            f"the newest {journal.JOURNAL_LENGTH:,} requests",
+            f"the first {kib(journal.MAX_TEXT)} of a body",
+        ],
+        "docs/data-and-clock.md": [f"takes up to {LIMITS.state_body // 2**20} MiB"],
+        "docs/installing.md": [f"Accounts are kept in `{default('database')}`"],
+        "docs/testing-in-python.md": [
+            f"POST /accounts/1 {INVALID}: supress_billing is not accepted here; did you mean",
+        ],
+        "docs/command.md": [f"POST /accounts {INVALID} 0.4ms"],
+        "docs/failures.md": [
             "`status` ({} to {})".format(*STATUS),
             "`drop` ({})".format(
                 " or ".join(", ".join(f"`{kind}`" for kind in faults.DROPS).rsplit(", ", 1))
             ),
-            f"http://{ADDRESS}, key: {fense_admin.DEVELOPMENT_KEY}",
-            f"listens on {default('host')} by default",
-            f"POST /accounts/1 {INVALID}: supress_billing is not accepted here; did you mean",
-            f"POST /accounts {INVALID} 0.4ms",
-            f"Accounts are kept in `{default('database')}`",
+        ],
+        "docs/configuration.md": [
             *(
                 f"| `--{name}` | `{settings.variable_of(name)}` | {f'`{value}`' if value else 'none'} |"
                 for name, (value, *_) in settings.SETTINGS.items()
@@ -85,7 +100,7 @@ STATEMENTS = [
             "After the id 2^53 - 1 a creation is 503",
             f"{INVALID}, 401, 403, 404 and 500, in one shape",
             f"that is not an integer is {INVALID}",
-            f"One that another account has is {INVALID}",
+            f"that another account has is {INVALID}",
             f"Different ids in path and query are {INVALID}",
             f"other than `identity` is {INVALID}",
             f"more than 4,300 digits are {INVALID}",
@@ -93,19 +108,19 @@ STATEMENTS = [
         ],
         "openapi.json": [
             f'"description": "A JSON object in UTF-8 of at most {kib(LIMITS.body)}."',
-            f'"The body is over {kib(LIMITS.body)}."',
+            f'"The body exceeds {kib(LIMITS.body)}."',
             f"1 to {REQUEST_ID} visible ASCII characters",
         ],
         "standin/openapi.json": [
             f"of at most {LIMITS.state_body // 2**20} MiB",
-            f"At most {journal.JOURNAL_LENGTH:,}, the oldest first",
-            f"The first {kib(journal.MAX_TEXT)}, keys masked",
+            f"At most {journal.JOURNAL_LENGTH:,}, oldest first",
+            f"The first {kib(journal.MAX_TEXT)}, with keys masked",
             f'"there are {instances.MAX_INSTANCES} instances: end some, or reset"',
-            f'"the body is over {LIMITS.state_body} bytes"',
+            f'"the body exceeds the maximum of {LIMITS.state_body} bytes"',
         ],
         "deploy/README.md": [
             f"the service itself listens on {ADDRESS}",
-            f"about {pool.MOST_WAITING} more while the server keeps requests waiting",
+            f"about {pool.MAX_WAITING} more while the server keeps requests waiting",
             f"| `connect_timeout` | {libpq.DEFAULTS['connect_timeout']} s for each address |",
             f"after {libpq.STEP} s tries the next one as well",
             f"{pool.RELIED_ON['default_transaction_isolation']}'`",
@@ -115,8 +130,8 @@ STATEMENTS = [
         "deploy/fense-admin.socket": [f"ListenStream={ADDRESS}"],
         "deploy/nginx.conf": [
             f"server {ADDRESS};",
-            f"the body is over {LIMITS.read_body} bytes",
-            f"the request line and headers are over {LIMITS.header} bytes",
+            f"the body exceeds the maximum of {LIMITS.read_body} bytes",
+            f"the request line and headers exceed the maximum of {LIMITS.header} bytes",
             f"client_max_body_size {LIMITS.read_body // 1024}k;",
             f"client_body_buffer_size {LIMITS.read_body // 1024}k;",
             f"it answers what is over {LIMITS.body // 1024}k itself",

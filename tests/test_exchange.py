@@ -157,7 +157,7 @@ def test_the_documents_and_the_page_name_each_header_that_may_have_the_key():
         basic = ["authorization"] if name == "control" else []  # see guard.control_key
         assert sorted(named) == sorted({*asked, *basic}), "securitySchemes in openapi.json"
     for header in asked:
-        for file in ("README.md", "FIDELITY.md"):
+        for file in ("docs/api.md", "FIDELITY.md"):
             assert f"`{header}`" in (CHECKOUT / file).read_text("utf-8"), file
         entry = Entry(method="GET", headers={header: "…1a2b"})
         entry.sent_target = "/"

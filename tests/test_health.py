@@ -20,7 +20,7 @@ def test_health_and_the_document_need_no_key_and_ignore_a_query(api, inside, key
 @pytest.mark.parametrize("path", ["/healthz", "/openapi.json"])
 def test_health_and_the_document_take_get_alone(api, inside, path):
     answer = api.call("POST", path, b"", key=None)
-    expected = refusal(code="method_not_allowed", message="this path takes GET, HEAD")
+    expected = refusal(code="method_not_allowed", message="this path accepts GET, HEAD")
     assert (answer.status, answer.body, answer.headers["Allow"]) == (405, expected, "GET, HEAD")
     head = api.call("HEAD", path, key=None)
     assert (head.status, head.body) == (200, None)
@@ -42,9 +42,9 @@ def test_health_waits_until_a_service_answers(start, run_command):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    message = f"fense-admin: {url}/healthz does not answer: Connection refused"
+    message = f"fense-admin: {url}/healthz does not respond: Connection refused"
     assert sentence(run_command("health", url)) == message
-    assert "does not answer" in sentence(run_command("health", "--wait=0.3", url + "/admin"))
+    assert "does not respond" in sentence(run_command("health", "--wait=0.3", url + "/admin"))
     waiting = start("health", "--wait=20", url + "/admin", http_proxy="http://127.0.0.1:9")
     service = start("--port", str(port), "--prefix=/admin")
     service.ready()
@@ -80,11 +80,11 @@ def test_health_of_a_host_that_there_is_not_is_a_sentence(run_command, host):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "does not answer: Remote end closed connection without response"),
-        (b"SSH-2.0-OpenSSH_9.2\x1b[31m\r\n", "does not answer in HTTP"),
-        (b"HTTP/1.1 abc\r\n\r\n", "does not answer in HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200 + b"\r\n", "does not answer in HTTP"),
-        (b"HTTP/1.1 200 " + b"x" * 70_000, "does not answer in HTTP"),
+        (b"", "does not respond: Remote end closed connection without response"),
+        (b"SSH-2.0-OpenSSH_9.2\x1b[31m\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 abc\r\n\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200 + b"\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 " + b"x" * 70_000, "does not speak HTTP"),
         (b"HTTP/1.1 503 \xff\r\n\r\n", "returned 503"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", "returned 302"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", "returned 204"),
@@ -123,7 +123,7 @@ def test_health_finds_what_serve_starts_with_the_same_variables(
     service.end()
     asked = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(listens_on, listens_on)
     message = sentence(run_command("health", FENSE_ADMIN_HOST=host, FENSE_ADMIN_PORT=port))
-    assert message.startswith(f"fense-admin: http://{asked}:{port}/healthz does not answer: ")
+    assert message.startswith(f"fense-admin: http://{asked}:{port}/healthz does not respond: ")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start, tmp_p
     assert [line[7] for line in lines] == [
         None,
         *["api_key is not accepted here"] * 2,
-        "a merchant's key does not open these endpoints",
+        "a merchant's key gives no access to these endpoints",
         "x-api-key is not a known key",
         "fense_account_id must be an integer",
         "the request is not valid HTTP/1.1",
@@ -82,18 +82,18 @@ def test_a_start_tells_where_the_accounts_are_and_where_the_page_is(start, tmp_p
     service.ready()
     service.call("/accounts", account_fields())
     log = service.end()[2]
-    assert f" the page for people: {service.url}/_standin/\n" in log
+    assert f" web page: {service.url}/_standin/\n" in log
     assert f" the database is {path}, with 0 accounts\n" in log
     assert "from before" not in log
     again = start("--port=0", "--prefix=/admin", "--no-standin")
     again.ready()
     log = again.end()[2]
-    assert "the page for people" not in log
+    assert "web page:" not in log
     assert f" the database is {path}, with 1 account\n" in log
-    assert " accounts of earlier runs are kept: to start empty, name another --database" in log
+    assert " accounts of earlier runs are kept: to start empty, choose another --database" in log
     memory = start("--port=0", "--database=:memory:")
     memory.ready()
-    assert "the database is in memory, with 0 accounts: it goes with" in memory.end()[2]
+    assert "the database is in memory, with 0 accounts: it is lost" in memory.end()[2]
 
 
 @pytest.mark.needs("a POSIX shell")

@@ -110,7 +110,7 @@ def test_a_log_that_can_not_be_read_is_named(start, open_folder):
     open_folder.chmod(0o555)
     line = sentence(move_as_somebody_else(start, source, "/nowhere/new.sqlite3"))
     assert line.startswith(f"fense-admin: can't open {source} (")
-    assert line.endswith("if a -wal is beside it, copy both to where you may write")
+    assert line.endswith("if a -wal file is beside it, copy both to a writable folder")
 
 
 KILLED_IN_A_CHANGE = """
@@ -131,7 +131,7 @@ def test_a_change_that_has_to_be_rolled_back_is_named_and_stays(run_command, sou
     before = content(source.parent)
     assert sorted(before) == ["old.sqlite3", "old.sqlite3-journal"]
     line = sentence(run_command("move", str(source), "new.sqlite3"))
-    assert line.endswith("open it with the version that wrote it, which rolls its last change back")
+    assert line.endswith("open it with the version that wrote it, which rolls back the last change")
     assert content(source.parent) == before
 
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_written_to_during_the_move_is_not_moved(
 
     keep = []
     monkeypatch.setattr(read.engine, "_file_state", written_meanwhile)
-    with pytest.raises(sqlite.OperationalError, match="written to"):
+    with pytest.raises(sqlite.OperationalError, match="was changed while"):
         databases.copy(read, target)
     read.engine.close_all()
     for connection in keep:
@@ -169,7 +169,7 @@ def test_a_target_that_has_accounts_is_not_migrated(run_command, tmp_path, sourc
     make_version(tmp_path / "target", 1)
     before = (tmp_path / "target").read_bytes()
     line = sentence(run_command("move", str(source), "target"))
-    assert line == "fense-admin: target has accounts already: name an empty database"
+    assert line == "fense-admin: target already has accounts: choose an empty database"
     assert (tmp_path / "target").read_bytes() == source.read_bytes() == before
 
 
@@ -182,7 +182,7 @@ def test_a_file_is_not_moved_to_itself(run_command, tmp_path, has_accounts):
     db.engine.close_all()
     (tmp_path / "other").hardlink_to(tmp_path / "A")
     line = sentence(run_command("move", "A", "other"))
-    assert line == "fense-admin: other is A itself: name a new database"
+    assert line == "fense-admin: other is A itself: choose a new database"
 
 
 # --- From a server -----------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_the_tables_of_a_server_stay_as_older_nodes_need_them(
         "2026-11-02": 5
     }
     line = sentence(run_command("move", str(tmp_path / "new.sqlite3"), old_url))
-    assert "has accounts already" in line
+    assert "already has accounts" in line
     schema = old_url.rpartition("%3D")[2]
     assert postgresql.execute(f"SELECT version FROM {schema}.fense_admin") == [(1,)]
     assert postgresql.execute(f"SELECT to_regclass('{schema}.usage_month')") == [(None,)]
@@ -221,7 +221,7 @@ def test_the_tables_of_a_server_stay_as_older_nodes_need_them(
 
 def test_an_empty_database_of_a_server_is_no_source(run_command, postgresql):
     line = sentence(run_command("move", postgresql.new(), "new.sqlite3"))
-    assert line.endswith("is empty: name the database that has the accounts")
+    assert line.endswith("is empty: choose the database that has the accounts")
 
 
 def test_a_role_that_may_only_read_can_move(run_command, postgresql, old_url):

@@ -363,6 +363,7 @@ PROPERTIES = {
 HEADERS = {  # the schema of each, with values that may be sent and values that are not
     "X-Request-Id": (["a", "!", "~" * 128], ["", "x" * 129, "a b", " a", "a ", None, 1]),
     "Cache-Control": (["no-store"], ["no-cache", ""]),
+    "Access-Control-Allow-Origin": (["*"], ["null", ""]),
     "Location": (
         ["/accounts/1", "/admin/accounts/90", "/Az.az_09~-/accounts/19"],
         ["/accounts/0", "x/accounts/1", "accounts/1", "/accounts/1x", "/a b/accounts/1", None, 1],

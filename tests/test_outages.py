@@ -28,7 +28,7 @@ from peewee import sqlite3
 
 from fense_admin import create_app, databases, engines, sqlite
 
-UNAVAILABLE = "the database can't be used just now; nothing was changed"
+UNAVAILABLE = "the database is temporarily unavailable; nothing was changed"
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_a_start_or_a_backup_on_a_full_disk_leaves_nothing_and_says_why(
 ):
     open_database(tmp_path / "fense-admin.sqlite3")
     filler = fill(small_disk)
-    with pytest.raises(engines.Unusable, match=r"full\): make room on its disk"):
+    with pytest.raises(engines.Unusable, match=r"full\): free space on its disk"):
         databases.open_database(str(small_disk / "fense.sqlite3"))
     line = sentence(run_command("backup", str(small_disk / "copy")))
     assert line.startswith("fense-admin: can't copy fense-admin.sqlite3 to ")

@@ -17,7 +17,7 @@ import pytest
 from conftest import CHECKOUT, Process, account_fields, copy_checkout, run_program, tools
 
 from fense_admin import __version__
-from fense_admin.standin import page
+from fense_admin.standin.page import shown
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 FROM_HERE = ["--no-deps", "--no-build-isolation"]  # nothing from the network
@@ -217,8 +217,8 @@ def test_a_service_goes_on_while_an_update_replaces_it(wheel, tmp_path, kind):
 
 def test_all_files_of_the_page_are_read_before_an_update_replaces_them(monkeypatch):
     read = []
-    monkeypatch.setattr(page, "read", read.append)
-    page.read_files()
+    monkeypatch.setattr(shown, "read", read.append)
+    shown.read_files()
     assert sorted(read) == sorted(
         path.name for path in (CHECKOUT / "standin/page").glob("*.*") if path.suffix != ".py"
     )

@@ -200,7 +200,7 @@ def test_a_big_response_has_a_worker_in_its_place(db):
 
 def test_one_big_response_too_many_is_rejected_and_the_next_is_not(shared, monkeypatch):
     db, _ = shared
-    monkeypatch.setattr(databases, "PATIENCE", 0.05)
+    monkeypatch.setattr(databases, "BIG_READ_TIMEOUT", 0.05)
     fill(db, 10)
     open_ones = [db.all_usage(None, None) for _ in range(databases.BIG_READS)]
     with pytest.raises(engines.DatabaseError) as error:
@@ -305,7 +305,7 @@ def test_a_server_that_stops_answering_ends_a_move_within_seconds(
 
     began = time.monotonic()
     try:
-        with pytest.raises(engines.DatabaseError, match="the server does not answer") as error:
+        with pytest.raises(engines.DatabaseError, match="the server does not respond") as error:
             databases.copy(source, target, Frozen())
         assert time.monotonic() - began < 4
     finally:

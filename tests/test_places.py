@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT
+from documentation import TEXT
 from openapi_document import CONTRACT, CONTROL_PLANE
 
 import fense_admin
 from fense_admin import exchange, models, postgres, reading, rules, sqlite
 from fense_admin.settings import Limits
 from fense_admin.standin import faults, journal, page
+from fense_admin.standin.page import shown
 from fense_admin.standin.state import STATE_ACCOUNT_RULES
 
-README, FIDELITY = ((CHECKOUT / name).read_text("utf-8") for name in ("README.md", "FIDELITY.md"))
+FIDELITY = (CHECKOUT / "FIDELITY.md").read_text("utf-8")
 
 
 def text_of(pattern):
@@ -73,8 +75,8 @@ def test_a_field_of_an_account_is_everywhere(place, fields, expected):
     assert fields == expected, f"the fields of {place} differ from models.Account's"
 
 
-def test_readme_shows_an_account_with_all_fields():
-    shown = re.findall(r'^\{"fense_account_id": 1, "name".*"updated_at".*\}$', README, re.M)
+def test_the_documents_show_an_account_with_all_fields():
+    shown = re.findall(r'^\{"fense_account_id": 1, "name".*"updated_at".*\}$', TEXT, re.M)
     assert len(shown) >= 2
     for line in shown:
         assert set(re.findall(r'"(\w+)":', line)) == COLUMNS - {"api_key_sha256"}
@@ -115,20 +117,18 @@ def test_an_endpoint_is_tested_and_shown():
         # A path with an id ends in a number, or in a value put in.
         pattern = re.escape(path).replace(r"\{fense_account_id\}", r"(?:\d|\{)")
         assert re.search(pattern, tests), f"tests/contract lacks {path}"
-        assert re.search(pattern, README), f"README.md lacks {path}"
+        assert re.search(pattern, TEXT), f"the documents lack {path}"
 
 
-def test_readme_shows_a_request_to_each_operation():
+def test_the_documents_show_a_request_to_each_operation():
     shown = {
         ("post" if " -d " in line else "get", path)
-        for line, path in re.findall(
-            r"^(?:\$ )?(curl .*?http://[^/ ]+(/[^?\s']*).*)$", README, re.M
-        )
+        for line, path in re.findall(r"^(?:\$ )?(curl .*?http://[^/ ]+(/[^?\s']*).*)$", TEXT, re.M)
     }
     for method, path, _ in CONTRACT.operations:
         pattern = re.sub(r"\\{.*?\\}", "[0-9]+", re.escape(path))
         assert any(how == method and re.fullmatch(pattern, where) for how, where in shown), (
-            f"README.md lacks {method.upper()} {path}"
+            f"the documents lack {method.upper()} {path}"
         )
 
 
@@ -144,13 +144,13 @@ def test_a_limit_is_documented(limit):
 # --- What a fault can do -----------------------------------------------------------------------
 
 
-def test_readme_lists_what_a_fault_takes():
-    paragraph = " ".join(re.search(r"\nA fault takes .*?\n\n", README, re.S)[0].split())
+def test_the_documents_list_what_a_fault_takes():
+    paragraph = " ".join(re.search(r"\nA fault takes .*?\n\n", TEXT, re.S)[0].split())
     assert listed(*faults.FAULT_RULES, *faults.DROPS) <= set(re.findall("`.*?`", paragraph))
 
 
-def test_readme_lists_what_fail_takes():
-    (comment,) = re.findall(r"# (.*), too\n    fense\.fail\(drop=.*?, times=0\)", README)
+def test_the_documents_list_what_fail_takes():
+    (comment,) = re.findall(r"# (.*), too\n    fense\.fail\(drop=.*?, times=0\)", TEXT)
     assert {*comment.split(", "), "drop", "times"} == faults.FAULT_RULES.keys()
 
 
@@ -167,8 +167,8 @@ def test_a_kind_of_drop_is_described_and_tested():
 # --- The control plane -------------------------------------------------------------------------
 
 
-def test_readme_lists_the_control_plane():
-    table = re.search(r"\| under `/_standin` \|.*?\n\n", README, re.S)[0]
+def test_the_documents_list_the_control_plane():
+    table = re.search(r"\| under `/_standin` \|.*?\n\n", TEXT, re.S)[0]
     named = set()
     for methods, path in re.findall("((?:`[A-Z]+`, )*`?[A-Z]+) (/[^`]*)`", table):
         named |= {(method.lower(), path) for method in re.findall("[A-Z]+", methods)}
@@ -187,7 +187,7 @@ def test_the_control_plane_is_tested():
 
 def test_a_template_is_in_the_list_and_its_file_is_there():
     files = {file.stem for file in (CHECKOUT / "standin/page").glob("*.html")}
-    assert set(page.TEMPLATES) == files
+    assert set(shown.TEMPLATES) == files
 
 
 @pytest.mark.parametrize("tests", ["test_page.py", "test_page_curl.py", "test_page_in_browser.py"])

@@ -70,9 +70,9 @@ def make_one_without_a_table(schema, url):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (make_foreign, "has another program's tables"),
+        (make_foreign, "has tables of another program"),
         (make_newer, "was written by a newer version of fense-admin"),
-        (make_one_without_a_table, "has lost its tables"),
+        (make_one_without_a_table, "lacks some of its tables"),
     ],
 )
 def test_a_database_that_is_not_ours_is_refused_untouched(schema, url, run_command, make, told):
@@ -91,7 +91,7 @@ def test_a_database_in_another_encoding_is_refused(postgresql):
         "DROP DATABASE IF EXISTS latin1",
         "CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
     )
-    with pytest.raises(engines.Unusable, match="is encoded in LATIN1: name a database in UTF8"):
+    with pytest.raises(engines.Unusable, match="is encoded in LATIN1: choose a database in UTF8"):
         databases.open_database(postgresql.url.replace("/postgres", "/latin1"))
 
 
@@ -260,7 +260,7 @@ def test_a_url_is_shown_without_what_may_be_a_password(url, shown):
 def test_the_control_plane_is_refused_with_a_server(run_command, url):
     code, out, errors = run_command("--standin", FENSE_ADMIN_DATABASE=url, **KEY)
     assert (code, out) == (2, "")
-    assert "--standin needs SQLite: its control plane is one process's" in errors
+    assert "--standin needs SQLite: on a server, its reset would" in errors
 
 
 def test_the_development_key_leaves_the_control_plane_off(start, url):
@@ -269,7 +269,7 @@ def test_the_development_key_leaves_the_control_plane_off(start, url):
     assert service.call("/_standin/state")[0] == 404
     assert service.call("/accounts", account_fields())[0] == 201
     log = service.end()[2]
-    assert "the control plane is off: it is for SQLite alone" in log
+    assert "the control plane is off: it needs SQLite" in log
     assert re.search(r"fense-admin \S+ with PostgreSQL \d+", log)
     assert "_standin" not in log.replace("GET /_standin/state", "")
 
@@ -374,11 +374,11 @@ def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recor
     ("text", "told"),
     [
         ('[{"fense_account_id": 1, "lookups": 1}, {"fense_account_id": 9, "lookups": 1}]',
-         "nothing was added: [1].fense_account_id names no account"),
+         "nothing was added: [1].fense_account_id is not the id of an account"),
         ('[{"fense_account_id": 1, "lookups": 1}, {"fense_account_id": 1, "lokups": 1}]',
          "nothing was added: [1].lookups is required; [1].lokups is not accepted here"),
         ('[{"fense_account_id": 1, "lookups": 1}, {"fense_account_id": 1, "lookups": 1000000000000}]',
-         "nothing was added: [1].lookups would take"),
+         "nothing was added: [1].lookups would exceed"),
         ("{}", "standard input must be a JSON array"),
         ("[", "standard input is not valid JSON"),
         ("", "standard input is not valid JSON"),
@@ -435,9 +435,9 @@ def test_a_move_into_a_database_that_has_accounts_changes_nothing(
     there = open_database(url)
     there.create_account(FIELDS)
     before = there.dump()
-    assert "has accounts already" in sentence(run_command("move", here, url))
+    assert "already has accounts" in sentence(run_command("move", here, url))
     assert there.dump() == before
-    assert "itself: name a new database" in sentence(run_command("move", here, here))
+    assert "itself: choose a new database" in sentence(run_command("move", here, here))
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_a_move_into_a_database_that_has_accounts_changes_nothing(
     [
         ("missing.sqlite3", "new.sqlite3", "there is no database file missing.sqlite3"),
         (":memory:", "new.sqlite3", "there is no database file :memory:"),
-        ("here.sqlite3", ":memory:", "what is moved into memory goes with the process"),
+        ("here.sqlite3", ":memory:", "a database in memory is lost when the process ends"),
         ("here.sqlite3", f"postgresql://fense@{AT}/fense", "Connection refused"),
         ("here.sqlite3", "no/folder/new.sqlite3", "can't open no/folder/new.sqlite3"),
     ],
@@ -461,7 +461,7 @@ def test_a_move_that_can_not_be_made_is_told(
 def test_move_takes_no_password_in_its_arguments(run_command, url):
     code, out, errors = run_command("move", f"postgresql://fense:{PASSWORD}@{AT}/fense", url)
     assert (code, out) == (2, "")
-    assert "a password belongs in PGPASSWORD or ~/.pgpass" in errors
+    assert "pass the password in PGPASSWORD or ~/.pgpass" in errors
     assert PASSWORD not in errors
 
 
@@ -550,7 +550,7 @@ def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
         join(timer)
     assert code == 128 + signal.SIGINT
     told = errors.splitlines()[-1]  # after its progress, if it took more than a second
-    assert told == "fense-admin: stopped by SIGINT, which came when all was done"
+    assert told == "fense-admin: stopped by SIGINT, which came after the work was done"
     assert target.count_accounts() == 2
 
 

@@ -143,7 +143,7 @@ def test_the_service_relies_on_settings_that_options_do_not_change(postgresql, o
     assert setting(db, "lock_timeout") == "3s"
 
 
-MET = """
+APPLIED_FAULT = """
 CREATE SEQUENCE met;
 CREATE FUNCTION meet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     IF nextval('met') < 4 THEN RAISE 'met another' USING ERRCODE = '40P01'; END IF;
@@ -156,7 +156,7 @@ CREATE TRIGGER meet BEFORE DELETE ON fense_admin FOR EACH STATEMENT EXECUTE FUNC
 def test_a_migration_that_met_another_transaction_is_run_again(postgresql, open_database):
     url = postgresql.new()
     open_database(url).create_account(FIELDS)
-    postgresql.execute(f"SET search_path = {url.rpartition('%3D')[2]}; {MET}")
+    postgresql.execute(f"SET search_path = {url.rpartition('%3D')[2]}; {APPLIED_FAULT}")
     before = postgresql.execute("SELECT count(*) FROM pg_stat_activity")
     assert open_database(url).count_accounts() == 1
     counted = "SELECT count(*) - 1 FROM pg_stat_activity"
@@ -367,7 +367,7 @@ def test_while_a_name_server_hangs_there_is_one_look_up(postgresql, open_databas
     try:
 
         def ask():
-            with pytest.raises(engines.DatabaseError, match=r"the (name )?server does not answer"):
+            with pytest.raises(engines.DatabaseError, match=r"the (name )?server does not respond"):
                 db.count_accounts()
 
         assert seconds(lambda: in_threads(8, ask)) < 4
@@ -503,7 +503,7 @@ def test_a_counter_of_ids_that_lags_is_refused_with_the_fix(postgresql, open_dat
     postgresql.execute(f"SELECT setval('{schema}.account_fense_account_id_seq', 1)")
     with pytest.raises(engines.Unusable) as refused:
         databases.open_database(url)
-    assert "the last account has the id 3, but the counter is at 1" in str(refused.value)
+    assert "the highest id in use is 3, but the counter is at 1" in str(refused.value)
     assert "SELECT setval('account_fense_account_id_seq', N)" in str(refused.value)
     postgresql.execute(f"SELECT setval('{schema}.account_fense_account_id_seq', 3)")
     assert open_database(url).create_account(FIELDS)["fense_account_id"] == 4

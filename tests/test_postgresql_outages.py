@@ -35,8 +35,8 @@ from webtest import TestApp
 
 from fense_admin import create_app, databases, engines, pool, postgres
 
-UNCHANGED = "the database can't be used just now; nothing was changed"
-UNKNOWN = "the database can't be used just now; it may have been written, or not"
+UNCHANGED = "the database is temporarily unavailable; nothing was changed"
+UNKNOWN = "the database is temporarily unavailable; it is unknown whether the change was saved"
 OURS = "FROM pg_stat_activity WHERE application_name = 'fense-admin'"
 READS = (("GET", "/accounts/1"), ("GET", "/healthz"), ("GET", "/accounts/usage"))
 
@@ -361,12 +361,12 @@ def test_a_commit_that_was_cut_off_is_unknown(server, served, without_standby, h
     assert (status, message) == (503, UNKNOWN)
     assert took < 3
     assert served.app.db.count_accounts() == 2  # it was written
-    assert "it may have been written, or not" in caplog.text
+    assert "it is unknown whether the change was saved" in caplog.text
 
 
 def test_a_start_does_not_wait_for_ever_for_a_standby(server, without_standby, monkeypatch):
     monkeypatch.setattr(postgres, "START_TIMEOUT", 0.5)
-    with pytest.raises(engines.Unusable, match="the server does not answer"):
+    with pytest.raises(engines.Unusable, match="the server does not respond"):
         databases.open_database(server.url)
 
 
@@ -540,7 +540,7 @@ def test_what_a_write_raises_leaves_nothing_behind(server, open_database):
     db = open_database(server.empty())
     for number in range(3):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
-        with pytest.raises(ValueError, match="past"):
+        with pytest.raises(ValueError, match="daily maximum"):
             db.record_lookups(1, 10**12, "2026-11-03") or db.record_lookups(1, 1, "2026-11-03")
     assert db.engine.execute_sql("SELECT pg_is_in_recovery()").fetchone() == (False,)
     assert server.execute(f"SELECT count(*) {OURS} AND state LIKE 'idle in%'") == [(0,)]
@@ -579,7 +579,7 @@ def test_a_connection_that_others_use_for_too_long_is_unavailable_to_the_rest(
         (error,) = in_threads(1, lambda: engine.execute_sql("SELECT 1"))
         assert engines.is_unavailable(error)
         assert str(error) == "all connections are in use: too many connections"
-        assert not engine._server.is_shut
+        assert not engine._server.is_tripped
     assert in_threads(1, lambda: engine.execute_sql("SELECT 1").fetchone()) == [(1,)]
 
 

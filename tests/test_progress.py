@@ -58,7 +58,7 @@ def slowly(step):
         step(self, *numbers)
         time.sleep(float(sys.argv[1]))
     return slow
-progress.SILENT, progress.REDRAWN, progress.REPEATED, progress.PATIENCE = 0.1, 0.02, 0.2, 0.2
+progress.SILENT, progress.REDRAWN, progress.REPEATED, progress.WRITE_TIMEOUT = 0.1, 0.02, 0.2, 0.2
 progress.Progress.show = slowly(progress.Progress.show)
 sys.stdin = open("list.json")
 sys.exit(cli.main(sys.argv[2:]))
@@ -282,7 +282,7 @@ def signal_at_commit(monkeypatch):
 def test_a_signal_that_comes_with_the_commit_does_not_deny_what_was_done(run, folder, name):
     code, _, errors = run(name)
     assert code == 128 + signal.SIGINT
-    assert errors == "fense-admin: stopped by SIGINT, which came when all was done\n"
+    assert errors == "fense-admin: stopped by SIGINT, which came after the work was done\n"
     file = "here.sqlite3" if name == "record" else "there"
     assert total_lookups(folder / file) == (13 if name == "record" else 10)
 
@@ -304,7 +304,8 @@ def test_a_signal_that_comes_with_the_commit_of_a_seed_stops_before_it_serves(st
     code, out, errors = start(*COMMANDS["serve"][0], command=command).end(None)
     assert (code, out) == (128 + signal.SIGTERM, "")
     assert (
-        errors.splitlines()[-1] == "fense-admin: stopped by SIGTERM, which came when all was done"
+        errors.splitlines()[-1]
+        == "fense-admin: stopped by SIGTERM, which came after the work was done"
     )
     assert total_lookups(folder / "there") == 2
 
@@ -328,5 +329,5 @@ def test_a_signal_that_comes_once_a_seed_is_loaded_stops_before_it_serves(start,
 def test_a_list_with_a_fault_is_named_and_nothing_else_is_said(run, folder):
     (folder / "list.json").write_text('[{"fense_account_id": 9, "lookups": 1}]')
     assert sentence(run("record")).endswith(
-        "nothing was added: [0].fense_account_id names no account"
+        "nothing was added: [0].fense_account_id is not the id of an account"
     )

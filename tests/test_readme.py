@@ -1,5 +1,7 @@
-"""README.md, word by word: what it shows is what happens."""
+"""README.md and docs/, word by word: what they show is what happens."""
 
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,17 +11,13 @@ from pathlib import Path
 import powershell
 import pytest
 from check_types import MY_APP
-from conftest import CHECKOUT, TIMEOUT, Process, account_fields, run_pytest, tools
+from conftest import CHECKOUT, TIMEOUT, account_fields, run_pytest, tools
+from documentation import PAGES, TEXT, blocks
 from test_examples import PARALLEL
 
 from fense_admin import cli, settings
 
-README = (CHECKOUT / "README.md").read_text("utf-8")
 URL = "http://127.0.0.1:8642"
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
 def timeless(text):
@@ -29,20 +27,17 @@ def timeless(text):
     return re.sub(r"X-Request-Id: \w{16}", "X-Request-Id: <id>", text).replace("\r", "")
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("readme")
-    with Process(folder, "--port=0", "--database=:memory:") as process:
-        process.ready()
-        yield process
-        process.end()
+CONSOLES = {page: "".join(blocks("console", text)) for page, text in PAGES.items()}
 
 
 @pytest.mark.needs("a POSIX shell")
-def test_every_curl_answers_what_is_shown(service):
+@pytest.mark.parametrize("page", [page for page, console in CONSOLES.items() if console])
+def test_every_curl_answers_what_is_shown(page, start):
     tools("curl")
-    shown = re.findall(r"^\$ (curl .*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.M)
-    assert len(shown) >= 10
+    service = start("--port=0", "--database=:memory:")
+    service.ready()
+    shown = re.findall(r"^\$ (curl .*)\n((?:(?!\$ ).*\n)*)", CONSOLES[page], re.M)
+    assert len(shown) == CONSOLES[page].count("$ ")
     for command, expected in shown:
         command = command.replace(URL, service.url)
         if "| head" not in command:
@@ -50,10 +45,34 @@ def test_every_curl_answers_what_is_shown(service):
         result = subprocess.run(
             command, shell=True, capture_output=True, text=True, timeout=TIMEOUT
         )
+        assert result.returncode == 0, result.stderr
         said = timeless(result.stdout).strip().replace(service.url, URL)
         # "..." stands for what is generated.
         pattern = re.escape(timeless(expected).strip()).replace(r"\.\.\.", "[0-9a-f]+")
         assert re.fullmatch(pattern, said), (said, expected)
+
+
+@pytest.mark.needs("a POSIX shell")
+def test_a_fault_is_armed_as_shown(fense):
+    """The lines of README that use the variables of `exec`."""
+    tools("curl")
+    shown = [block for block in blocks("sh", PAGES["README.md"]) if "$FENSE_STANDIN_URL" in block]
+    assert len(shown) == 2
+    variables = {"FENSE_STANDIN_URL": fense.standin_url, "FENSE_API_KEY": fense.master_key}
+    for block in shown:
+        subprocess.run(
+            ["sh", "-euc", block], env=os.environ | variables, check=True, timeout=TIMEOUT
+        )
+    outage, lost = fense.faults()
+    assert outage.items() >= {"status": 503, "method": "POST", "path": "/accounts"}.items()
+    assert lost.items() >= {"drop": "reset", "after": True, "path": "/accounts"}.items()
+
+
+def test_the_faults_of_the_table_can_be_armed(fense):
+    shown = re.findall(r"^\|.*\| `(\{.*\})` \|$", PAGES["docs/failures.md"], re.M)
+    assert len(shown) == 10
+    for fault in shown:
+        assert fense.fail(**json.loads(fault))["used"] == 0
 
 
 def test_the_ten_lines_of_python_run(start):
@@ -108,13 +127,12 @@ def test_the_helper_is_used_as_shown():
         assert line in example
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/windows-and-macos.md"])
-def test_lines_for_powershell_do_what_lines_for_sh_do(document, tmp_path):
-    text = (CHECKOUT / document).read_text("utf-8")
-    in_sh = [meaning_in_sh(block) for block in re.findall(r"```sh\n(.*?)```", text, re.S)]
-    blocks = re.findall(r"```powershell\n(.*?)```", text, re.S)
-    assert blocks
-    for block in blocks:
+@pytest.mark.parametrize("page", ["README.md", "docs/installing.md", "docs/windows-and-macos.md"])
+def test_lines_for_powershell_do_what_lines_for_sh_do(page, tmp_path):
+    in_sh = [meaning_in_sh(block) for block in blocks("sh", PAGES[page])]
+    in_powershell = blocks("powershell", PAGES[page])
+    assert in_powershell
+    for block in in_powershell:
         assert meaning_in_powershell(block, tmp_path) in in_sh, block
 
 
@@ -139,7 +157,7 @@ def meaning_in_powershell(block, folder):
 
 
 def test_the_table_of_settings_is_the_commands(start):
-    rows = re.findall(r"^\| `--([\w-]+)` \| `(\w+)` \| (\S+) \|", README, re.M)
+    rows = re.findall(r"^\| `--([\w-]+)` \| `(\w+)` \| (\S+) \|", TEXT, re.M)
     output, _, _ = start("serve", "--help").end(None)[1].partition("\0")
     output = " ".join(output.split())
     assert [name for name, _, _ in rows] == re.findall(r" --([\w-]+) [A-Z_]+ ", output)
@@ -148,7 +166,7 @@ def test_the_table_of_settings_is_the_commands(start):
 
 
 def test_the_table_has_the_switches_of_the_command():
-    rows = re.findall(r"^\| `--([\w-]+)`.* \| `(\w+)` \(1 or 0\) \|", README, re.M)
+    rows = re.findall(r"^\| `--([\w-]+)`.* \| `(\w+)` \(1 or 0\) \|", TEXT, re.M)
     assert rows == [(name, settings.variable_of(name)) for name in settings.SWITCHES]
     actions = cli.build_parser().commands["serve"]._actions
     flags = {action.dest for action in actions if action.nargs == 0 and action.dest != "help"}
@@ -159,8 +177,18 @@ def test_the_table_has_the_switches_of_the_command():
 
 
 def test_every_file_it_names_is_there():
-    pictures = re.findall(r'(?:="|\()(docs/[\w.-]+)', README)
-    assert len(pictures) >= 6
-    for name in [*re.findall(r"`([\w./]+\.(?:py|sql|json|md))`", README), *pictures]:
+    pictures = re.findall(r'(?:="|\()(docs/[\w.-]+)', PAGES["README.md"])
+    assert len(pictures) >= 15
+    for name in [*re.findall(r"`(\w[\w./]*\.(?:py|sql|json|md))`", TEXT), *pictures]:
         assert (CHECKOUT / name).exists(), name
     assert Path(CHECKOUT / "tests" / "contract").is_dir()
+
+
+def test_pages_are_short():
+    assert len(PAGES["README.md"].splitlines()) <= 200
+    assert {page for page, text in PAGES.items() if len(text.splitlines()) > 250} == set()
+
+
+def test_readme_links_to_each_page():
+    linked = set(re.findall(r"\((docs/[\w-]+\.md)\)", PAGES["README.md"]))
+    assert linked | {"README.md"} == set(PAGES)

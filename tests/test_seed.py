@@ -16,8 +16,8 @@ def test_a_seed_fills_an_empty_database_before_the_ready_line(start):
     again.ready()
     assert again.call("/accounts/1")[1]["name"] == "Changed"
     before_ready = again.errors.read_text("utf-8")
-    why = f"the database has accounts already: {SEED_FILE} is not loaded"
-    assert f" {why}; to load it, name an empty --database\n" in before_ready
+    why = f"the database already has accounts: {SEED_FILE} is not loaded"
+    assert f" {why}; to load it, choose an empty --database\n" in before_ready
 
 
 @pytest.mark.parametrize(

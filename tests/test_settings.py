@@ -129,7 +129,7 @@ def names_its_public_url(serve):
     service = serve("https://fense.example/base/")
     assert service.call("/openapi.json")[1]["servers"] == [{"url": "https://fense.example/base"}]
     assert service.url.startswith("http://127.0.0.1:")
-    assert " the page for people: https://fense.example/base/_standin/\n" in service.end()[2]
+    assert " web page: https://fense.example/base/_standin/\n" in service.end()[2]
 
 
 EFFECTS = {
@@ -172,7 +172,7 @@ def test_a_setting_does_what_it_is_for(start, name, given):
         ({"master_key": "a b"}, "master_key must be 1 to 255 visible ASCII characters"),
         ({"master_key": "a", "prefix": None}, "prefix must be a string"),
         ({"master_key": "a", "database": None}, "database must be a string"),
-        ({}, "give a master_key or service_keys"),
+        ({}, "master_key or service_keys is required"),
     ],
 )
 def test_an_application_names_the_argument_that_is_wrong(arguments, message):
@@ -206,7 +206,7 @@ def test_the_limit_of_a_body_reaches_the_server_and_the_application(make_app):
             sent = f"{head}Connection: close\r\nContent-Length: {size}\r\n\r\n{'x' * size}"
             answer = served.talk(sent.encode())
             assert answer.startswith(b"HTTP/1.1 413 ")
-            assert f'"the body is over {limit} bytes"'.encode() in answer
+            assert f'"the body exceeds the maximum of {limit} bytes"'.encode() in answer
 
 
 def test_the_limit_of_a_body_reaches_the_stand_in(make_app):
@@ -290,7 +290,7 @@ def test_what_kubernetes_and_docker_set_is_ignored_and_logged_once(start, inject
 def test_every_command_ignores_what_kubernetes_and_docker_set(run_command, tmp_path, injected):
     code, _, log = run_command("--host=192.0.2.1", DISPUTE_MASTER_KEY="key", **injected)
     assert code == 1
-    assert "fense-admin: port 8642 of 192.0.2.1 can't be had" in log
+    assert "fense-admin: port 8642 of 192.0.2.1 can't be used" in log
     code, _, log = run_command("health", **injected)
     assert (code, "http://127.0.0.1:8642/healthz" in log) in ((0, False), (1, True))
     assert run_command("exec", "--", "true", **injected) == (0, "", "")

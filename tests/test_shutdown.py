@@ -53,7 +53,7 @@ def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
 
 def test_a_stop_answers_what_waits_for_a_place_among_as_many_as_can_be(served, monkeypatch):
     """On Windows no more than 500 connections can be open."""
-    monkeypatch.setattr(systems, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(systems, "MAX_CONNECTIONS", 8)
     change_limits(served.server.connections, connections=8, waiting=4)
     turn, counts = served.server._turn, []
     monkeypatch.setattr(

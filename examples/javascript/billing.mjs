@@ -1,4 +1,4 @@
-// The code under test: it stops billing, and tries again where Fense says that it may.
+// The code under test: it stops billing, and tries again when Fense is down for a moment.
 export function createBilling(url, key) {
   const headers = { "x-api-key": key, "Content-Type": "application/json" };
 
@@ -6,11 +6,12 @@ export function createBilling(url, key) {
     const options = body && { method: "POST", body: JSON.stringify(body) };
     const answer = await fetch(url + path, { headers, ...options });
     if (answer.status === 503 && tries > 1) return call(path, body, tries - 1);
-    if (!answer.ok) throw new Error(`Fense answered ${answer.status}`);
+    if (!answer.ok) throw new Error(`Fense returned ${answer.status}`);
     return answer.json();
   }
 
   return {
+    create: (account) => call("/accounts", account),
     stop: (id) => call(`/accounts/${id}`, { suppress_billing: true }),
     lookups: async (id) => (await call(`/accounts/usage/${id}`)).total_lookups,
   };

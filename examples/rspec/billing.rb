@@ -1,4 +1,4 @@
-# The code under test: it stops billing, and tries again where Fense says that it may.
+# The code under test: it stops billing, and tries again when Fense is down for a moment.
 require "json"
 require "net/http"
 
@@ -7,6 +7,7 @@ class Billing
     @url, @key = url, key
   end
 
+  def create(account) = call("/accounts", account)
   def stop(id) = call("/accounts/#{id}", { suppress_billing: true })
   def lookups(id) = call("/accounts/usage/#{id}")["total_lookups"]
 
@@ -18,7 +19,7 @@ class Billing
     request.content_type, request.body = "application/json", body.to_json if body
     answer = Net::HTTP.start(uri.host, uri.port) { |http| http.request(request) }
     return call(path, body, tries - 1) if answer.code == "503" && tries > 1
-    raise "Fense answered #{answer.code}" unless answer.is_a?(Net::HTTPSuccess)
+    raise "Fense returned #{answer.code}" unless answer.is_a?(Net::HTTPSuccess)
     JSON.parse(answer.body)
   end
 end

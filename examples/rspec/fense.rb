@@ -1,4 +1,5 @@
-# A stand-in of its own for each spec file: `fense = Fense.new` at its head.
+# A stand-in for each spec file: copy this file, and run  fense-admin exec -- rspec
+# Here: fense-admin exec --seed examples/seed.json -- sh -c 'ls examples/rspec/*_spec.rb | xargs -n 1 -P 2 rspec'
 require "json"
 require "net/http"
 
@@ -7,15 +8,20 @@ class Fense
 
   attr_reader :url, :key
 
-  def initialize
-    @made = call("#{STANDIN_URL}/instances", API_KEY, "POST")
+  def initialize(file)
+    name = { name: File.basename(file) } # for the log, the page, and the report of a failure
+    @made = call("#{STANDIN_URL}/instances", API_KEY, "POST", name)
     @url, @key = @made.values_at("base_url", "api_key")
   end
 
   def reset = call("#{@made["standin_url"]}/reset", key, "POST") # to the seed
   def fail(fault) = call("#{@made["standin_url"]}/faults", key, "POST", fault)
-  def requests = call("#{@made["standin_url"]}/requests", key, "GET")["requests"]
   def end = call("#{STANDIN_URL}/instances/#{@made["id"]}", API_KEY, "DELETE")
+
+  # What was sent; with wait_ms in the query, as soon as it has been sent.
+  def requests(query = "")
+    call("#{@made["standin_url"]}/requests?#{query}", key, "GET")["requests"]
+  end
 
   private
 

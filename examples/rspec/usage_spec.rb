@@ -2,7 +2,7 @@ require_relative "billing"
 require_relative "fense"
 
 RSpec.describe Billing do
-  fense = Fense.new
+  fense = Fense.new(__FILE__)
   before { fense.reset }
   after(:all) { fense.end }
   subject(:billing) { Billing.new(fense.url, fense.key) }

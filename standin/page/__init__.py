@@ -1,56 +1,51 @@
-"""The page for people: why a request failed, and what is in the stand-in. It only shows.
+"""The page for people: why a request failed, and what is in the stand-in.
 
-`VIEWS`, at the end, lists what there is to see. A `StandIn` imports none of it before it is opened.
+`VIEWS`, at the end, lists what there is to see, `FORMS` in forms.py what can be done. A `StandIn`
+imports none of it before it is opened.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
-import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
-import bottle
 from bottle import request, response
 
 import fense_admin
-from fense_admin import __version__, files, rules, sqlite
+from fense_admin import __version__, rules, sqlite
 from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
-from fense_admin.reading import mount_point, origin, read_openapi
+from fense_admin.reading import read_openapi
 from fense_admin.rules import HIDDEN, ValidationErrors
 from fense_admin.standin import document as control_plane
-from fense_admin.standin.instances import INSTANCES, ROOT, Plane
+from fense_admin.standin.instances import Plane
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
-from fense_admin.standin.page import curl, documentation, entries, filters
+from fense_admin.standin.page import acting, curl, documentation, entries, filters
 from fense_admin.standin.page import faults as in_words
-from fense_admin.standin.page.curl import Lines
-from fense_admin.standin.page.text import clip, escape, size
+from fense_admin.standin.page.forms import FORMS, end_of_month
+from fense_admin.standin.page.shown import FILES, Shown, read
+from fense_admin.standin.page.text import clip, size
 from fense_admin.standin.page.usage import MOST_BARS, Usage, first_day, periods
 
-HERE = os.path.dirname(__file__)
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-FILES = {"page.css": "text/css", "page.js": "text/javascript"}
-TEMPLATES = (
-    "accounts body chart curl error faults fields layout list one_account one_request pager "
-    "reference requests service"
-).split()
+CHANGES = "changes"  # the path that responds once the list of requests has changed
+CHANGE_TIMEOUT = 50  # seconds; proxies often give up after 60
 # Bytes of HTML. What a client sends is bounded, but a byte of it may take twelve on the page.
 MOST_OF_REQUEST = 180_000  # for all that the view of a request shows of it
 MOST_OF_CURL = 130_000  # for the curl lines: what is longer is left out
 MOST_OF_TITLE = 1_000
-MOST_OF_CELL = 600  # in a list
 ROW = 100  # for the tags of a table's row
 
-SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
+STATE_FILE = "state.json"
 
+Body = str | bytes | Iterator[str]
 View = tuple[str, dict[str, Any]]  # a title, and the values of the template
 Sent = dict[str, Any]  # a view's parameters
 
@@ -58,23 +53,26 @@ Sent = dict[str, Any]  # a view's parameters
 # --- Answers -----------------------------------------------------------------------------------
 
 
-def show(plane: Plane, path: str) -> str | bytes:
-    """The answer to a GET of this path below /_standin/page/; "" is the first view.
+def answer(plane: Plane, path: str) -> Body:
+    """The answer to a GET or POST of this path below /_standin/page/; "" is the first view.
 
     Raises `ApiError` where there is nothing to show, unless the client asked for HTML.
     """
     response.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-    if path in FILES:
+    is_form = request.method == "POST"
+    if path in FILES and not is_form:
         response.content_type = f"{FILES[path]}; charset=utf-8"
         return read(path)
+    if path == CHANGES and not is_form:
+        spare = plane.db.engine.while_waiting
+        if seen := filters.read(filters.OF_CHANGES)["after"]:
+            plane.journal.wait_for_change(int(seen), CHANGE_TIMEOUT, request.environ, spare)
+        response.content_type = "text/plain; charset=utf-8"
+        return f"{plane.journal.changes}"
     response.content_type = "text/html; charset=utf-8"
-    shown = Shown(plane)
+    shown = Shown(plane, FORMS)
     try:
-        for pattern, (view, checks) in VIEWS.items():
-            if found := re.fullmatch(pattern, path):
-                title, values = view(shown, filters.read(checks), *found.groups())
-                return shown.whole_page(title, view.__name__, **values)
-        raise ApiError(NOT_FOUND, "there is no such view")
+        return acting.answer(shown, path) if is_form else show(shown, path)
     except (ApiError, *fense_admin.REFUSALS) as raised:
         error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         if "text/html" not in request.get_header("Accept", ""):
@@ -84,26 +82,20 @@ def show(plane: Plane, path: str) -> str | bytes:
         return shown.whole_page(title, "error", error=error)
 
 
-def read(name: str) -> bytes:
-    """A file of the page's."""
-    return files.read(os.path.join(HERE, name))
-
-
-def read_files() -> None:
-    """Read all files of the page, before an update replaces them."""
-    for name in [*FILES, *(f"{name}.html" for name in TEMPLATES)]:
-        read(name)
-
-
-@functools.cache
-def template(name: str) -> bottle.SimpleTemplate:
-    return bottle.SimpleTemplate(read(f"{name}.html").decode(), escape_func=escape)
-
-
-def prose(text: str) -> str:
-    """Text of an OpenAPI document as HTML: its paragraphs, and what stands in backticks as code."""
-    paragraphs = [re.sub("`([^`]+)`", r"<code>\1</code>", escape(p)) for p in text.split("\n\n")]
-    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
+def show(shown: Shown, path: str) -> Body:
+    """The view or the form at this path."""
+    for pattern, (view, checks) in VIEWS.items():
+        if found := re.fullmatch(pattern, path):
+            sent = filters.read({**checks, "done": rules.one_of(*DONE)})
+            shown.done = DONE.get(sent.pop("done"), "")
+            title, values = view(shown, sent, *found.groups())
+            return shown.whole_page(title, view.__name__, **values)
+    filters.read({})
+    if path == STATE_FILE:
+        response.content_type = "application/json"
+        response.set_header("Content-Disposition", "attachment; filename=fense-state.json")
+        return shown.plane.db.state()
+    return shown.form_page(path)
 
 
 def duration(seconds: float) -> str:
@@ -114,86 +106,18 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-# Bodies of the curl lines for what one does by hand
-KEY = "merchant-key-7d1e-9f2c"
-NEW_ACCOUNT = {"api_key": KEY, "name": "Acme Ltd", "email": "owner@acme.example"}
-STATE = {"accounts": [NEW_ACCOUNT | {"is_active": False, "usage": {"-7": 12}}]}
-
-
-class Shown:
-    """What the views and the templates share: where this stand-in is, and how to ask it."""
-
-    def __init__(self, plane: Plane) -> None:
-        self.plane = plane
-        self.origin = origin()
-        self.root = mount_point() + ROOT
-        self.standin_url = self.origin + self.root
-        self.base_url = self.origin + mount_point() + plane.app.prefix
-        self.is_development = fense_admin.DEVELOPMENT_KEY in plane.app.masker.own
-        system = request.get_header("Sec-CH-UA-Platform") or request.get_header("User-Agent", "")
-        # The reader's own comes first; who uses another there finds it below.
-        self.shells = ["powershell", "sh"] if "Windows" in system else ["sh", "powershell"]
-        self.parent = self.root.partition(INSTANCES)[0] + ROOT + "/"
-
-    def newest_first(self) -> list[Entry]:
-        """The entries of the journal."""
-        return list(self.plane.journal)[::-1]
-
-    def whole_page(self, title: str, view: str, **values: Any) -> str:
-        content = self.part(view, title=title, **values)
-        return self.part("layout", title=title, view=view, content=content)
-
-    def part(self, name: str, **values: Any) -> str:
-        """A template as HTML."""
-        shared = {
-            "shown": self,
-            "plane": self.plane,
-            "entries": entries,
-            "prose": prose,
-            "clip": clip,
-            "MOST_OF_CELL": MOST_OF_CELL,
-            "NEW_ACCOUNT": NEW_ACCOUNT,
-            "STATE": STATE,
-            "version": __version__,
-        }
-        return str(template(name).render(shared | values))
-
-    def more(self, count: int) -> str:
-        """What stands below a table that leaves out so many rows."""
-        return f'<p class="note">and {count:,} more</p>' if count else ""
-
-    def link(self, path: str, /, **query: Any) -> str:
-        """The path of a view, with the parameters that are given."""
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return f"{self.root}/{path}" + (f"?{urlencode(given)}" if given else "")
-
-    def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
-        """The curl block of a request to the control plane, or to the API at this base."""
-        url = (self.standin_url if base is None else base) + path
-        return self.block(curl.by_hand(method, url, self.is_development, body))
-
-    def block(self, lines: Lines, most: float = math.inf) -> str:
-        """The curl block of these lines, as far as their HTML takes no more bytes than `most`."""
-        fitting = []
-        for shell in self.shells:
-            line = getattr(lines, shell)
-            most -= size(line)
-            if most < 0:
-                break
-            fitting.append((shell, line))
-        return self.part("curl", lines=fitting, names=SHELLS) if fitting else ""
-
-
 # --- Requests ----------------------------------------------------------------------------------
 
 
 def requests(shown: Shown, sent: Sent) -> View:
+    changes = shown.plane.journal.changes  # first: those that come in between are asked for again
     journal = shown.newest_first()
     found = [entry for entry in journal if filters.fit(entry, sent)]
     pager = filters.Pager(found, sent.pop("page"))
     methods = {"GET", "POST"} | set(list(dict.fromkeys(entry["method"] for entry in journal))[:20])
     failed = sum(map(entries.has_failed, journal))
-    return "Requests", {
+    return f"({failed:,} failed) Requests" if failed else "Requests", {
+        "changes": shown.link(f"page/{CHANGES}", after=changes),
         "filters": sent,
         "pager": pager,
         "methods": sorted(method for method in methods if len(method) <= 20),
@@ -346,7 +270,6 @@ def one_account(shown: Shown, sent: Sent, number: str) -> View:
         "count": len(touched),
         "updates": updates[: filters.PAGE_LENGTH],
         "more_updates": max(0, len(updates) - filters.PAGE_LENGTH),
-        "today": today,
     }
 
 
@@ -379,7 +302,7 @@ def service(shown: Shown, sent: Sent) -> View:
         "Control plane": shown.standin_url,
         "Prefix": plane.app.prefix or "none",
         "Port": f"{environ['SERVER_PORT']}, for {reach}",
-        "Database": "in memory: it goes with the process" if info.in_memory else info.name,
+        "Database": "in memory: it is lost when the process ends" if info.in_memory else info.name,
         "SQLite": sqlite.VERSION,
         "Python": platform.python_version(),
         "fense-admin": __version__,
@@ -388,7 +311,12 @@ def service(shown: Shown, sent: Sent) -> View:
         (it.urls(), it.plane, duration(it.age()), duration(it.unused_for()))
         for it in plane.instances.all()
     ]
-    return "Service", {"facts": facts, "instances": instances}
+    return "Service", {
+        "facts": facts,
+        "instances": instances,
+        "end_of_month": end_of_month(plane.db.today()),
+        "STATE_FILE": STATE_FILE,
+    }
 
 
 def reference(shown: Shown, sent: Sent, of: str | None) -> View:
@@ -419,3 +347,5 @@ VIEWS: dict[str, tuple[Callable[..., View], filters.Checks]] = {
     "service": (service, {}),
     "documentation(?:/(control-plane))?": (reference, {}),
 }
+# What a view says after a form, by its name.
+DONE = {acting.form_name(pattern): form.done for pattern, form in FORMS.items()}

@@ -51,6 +51,7 @@ OF_REQUESTS: Checks = {
     "account": rules.matching("[0-9]{1,19}", "must be a fense_account_id"),
     "page": check_page,
 }
+OF_CHANGES: Checks = {"after": rules.matching("[0-9]{1,18}", "must be the number of changes seen")}
 OF_ACCOUNTS: Checks = {"find": any_text, "page": check_page}
 OF_USAGE: Checks = {
     "start_date": rules.check_date,

@@ -1,4 +1,4 @@
-// Buttons that copy curl lines, and a list of requests that refreshes itself. All else does without.
+// Copy buttons, requests that appear as they arrive, and keys. Everything else works without a script.
 "use strict";
 
 function addCopyButtons(part) {
@@ -16,6 +16,8 @@ function addCopyButtons(part) {
     block.append(button);
   }
 }
+
+// --- New requests --------------------------------------------------------------------------------
 
 // Make a part of the page like a newer one. What did not change is left alone, and with it what
 // someone has opened, selected or focused. Rows are recognized by their id; their order is fixed.
@@ -48,28 +50,102 @@ function patch(old, fresh) {
   while (next) removeNext();
 }
 
-function addRefresh(list) {
+// Show a newer page; what one reads stays where it is on the screen.
+function update(list, html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  const row = [...list.querySelectorAll("tr[id]")].find((one) => one.getBoundingClientRect().bottom > 0);
+  const top = row?.getBoundingClientRect().top;
+  patch(list, page.getElementById("live"));
+  patch(document.querySelector("nav"), page.querySelector("nav"));
+  document.title = page.title;
+  addCopyButtons(list);
+  if (scrollY && row?.isConnected) scrollBy(0, row.getBoundingClientRect().top - top);
+}
+
+// The service responds once something has changed, and then the page is fetched again.
+// A hidden page asks nothing. After an error it asks again later and later.
+async function follow(list, box, status) {
+  const mayAsk = () => box.checked && !document.hidden;
+  let wake = () => {};
+  let asking = new AbortController();
+  const pause = (ms) => new Promise((done) => {
+    wake = done;
+    if (ms) setTimeout(done, ms);
+  });
+  const look = () => {
+    if (mayAsk()) wake();
+    else asking.abort();
+  };
+  document.addEventListener("visibilitychange", look);
+  box.addEventListener("change", look);
+  const ask = async (url) => {
+    const answer = await fetch(url, { signal: asking.signal });
+    if (!answer.ok) throw new Error(answer.status);
+    return answer.text();
+  };
+  for (let wait = 1000; ;) {
+    while (!mayAsk()) await pause();
+    asking = new AbortController();
+    try {
+      await ask(list.dataset.changes);
+      await pause(200); // for a response, or more requests
+      update(list, await ask(location.href));
+      wait = 1000;
+      status.textContent = "";
+    } catch {
+      if (asking.signal.aborted) continue;
+      status.textContent = "No connection: trying again";
+      await pause(wait);
+      wait = Math.min(2 * wait, 60_000);
+    }
+  }
+}
+
+function goLive(list) {
   const label = document.createElement("label");
   const box = document.createElement("input");
-  label.className = "check refresh";
+  const status = document.createElement("span");
+  label.className = "check live";
   box.type = "checkbox";
-  box.checked = sessionStorage.getItem("refresh") === "on";
-  label.append(box, " Refresh every 2 s");
-  document.querySelector(".filters").append(label);
-  box.addEventListener("change", () => sessionStorage.setItem("refresh", box.checked ? "on" : "off"));
-  setInterval(async () => {
-    if (!box.checked || document.hidden) return;
-    try {
-      const answer = await fetch(location.href);
-      if (!answer.ok) return;
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      patch(list, page.getElementById("live"));
-      addCopyButtons(list);
-    } catch {
-      // The service is away: the next try may find it.
-    }
-  }, 2000);
+  box.checked = sessionStorage.getItem("live") !== "off";
+  box.addEventListener("change", () => sessionStorage.setItem("live", box.checked ? "on" : "off"));
+  label.append(box, " Live");
+  status.className = "check blame";
+  status.setAttribute("role", "status");
+  document.querySelector(".filters").append(label, status);
+  follow(list, box, status);
+}
+
+// --- Keys ----------------------------------------------------------------------------------------
+
+function addKeys(dialog, button) {
+  const box = dialog.querySelector("input");
+  const show = () => dialog.showModal();
+  const move = (by) => {
+    const rows = [...document.querySelectorAll("main tbody tr")].filter((row) => row.querySelector("a"));
+    const at = rows.findIndex((row) => row.contains(document.activeElement));
+    rows[Math.max(0, at + by)]?.querySelector("a").focus();
+  };
+  const keys = {
+    "j": () => move(1),
+    "k": () => move(-1),
+    "/": () => document.querySelector('[aria-keyshortcuts="/"]')?.focus(),
+    "?": show,
+  };
+  box.checked = localStorage.getItem("keys") !== "off";
+  box.addEventListener("change", () => localStorage.setItem("keys", box.checked ? "on" : "off"));
+  button.hidden = false;
+  button.addEventListener("click", show);
+  dialog.querySelector("button").addEventListener("click", () => dialog.close());
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.isComposing || event.ctrlKey || event.altKey || event.metaKey
+      || event.target.closest("input:not([type=checkbox]), select, textarea, dialog");
+    if (isTyping || !box.checked || !Object.hasOwn(keys, event.key)) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
 }
 
 addCopyButtons(document);
-if (document.getElementById("live")) addRefresh(document.getElementById("live"));
+if (document.getElementById("live")) goLive(document.getElementById("live"));
+addKeys(document.getElementById("keys"), document.getElementById("show-keys"));

@@ -7,7 +7,7 @@ from conftest import MASTER_KEY, SERVICE_KEY, Api, account_fields, refusal
 
 MISSING = refusal(code="unauthorized", message="the header x-api-key is missing")
 UNKNOWN = refusal(code="unauthorized", message="x-api-key is not a known key")
-MERCHANT = refusal(code="forbidden", message="a merchant's key does not open these endpoints")
+MERCHANT = refusal(code="forbidden", message="a merchant's key gives no access to these endpoints")
 ENDPOINTS = [
     ("POST", "/accounts"),
     ("GET", "/accounts/1"),

@@ -45,7 +45,7 @@ def test_a_method_that_a_path_does_not_take_is_named(api, method, path, allow):
     if method in allow.split(", "):
         assert answer.status != 405
         return
-    message = f"this path takes {allow}"
+    message = f"this path accepts {allow}"
     if (method, path) == ("GET", "/accounts"):
         message += f"; GET {api.base}/accounts/usage lists all accounts"
     expected = refusal(code="method_not_allowed", message=message)

@@ -9,10 +9,10 @@ NOT_ACCEPTED, REQUIRED = "is not accepted here", "is required"
 STRING, FLAG = "must be a string", "must be true or false"
 KEY = "must be 1 to 255 visible ASCII characters"
 NAME = "must be 1 to 255 characters, not counting white space around it"
-CONTROL = "must have no control characters, nor line breaks"
-EMAIL = "must be an address as local@domain, at most 254 characters"
+CONTROL = "must not have control characters or line breaks"
+EMAIL = "must be an address such as name@example.com, at most 254 characters"
 UUID = "must be a UUID of 8-4-4-4-12 hex digits, or null"
-SURROGATE = "must be Unicode text: it has half of a surrogate pair"
+SURROGATE = "must be valid Unicode: it has half of a surrogate pair"
 LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d11"
 NO_STRINGS = [None, True, 0, 1.5, [], {}, ["x"], {"x": "y"}]
 
@@ -215,7 +215,7 @@ def test_a_body_may_have_64_kib_and_no_more(api):
     body = json.dumps(account_fields()).encode()
     fits = body[:-1] + b" " * (64 * 1024 - len(body)) + b"}"
     assert api.post("/accounts", fits).status == 201
-    error = refusal(message="the body is over 65536 bytes", code="payload_too_large")
+    error = refusal(message="the body exceeds the maximum of 65536 bytes", code="payload_too_large")
     check_refused(api, fits + b" ", 413, (error, error))
 
 

@@ -24,6 +24,42 @@ def test_every_response_has_the_same_headers(api, method, path, status):
         assert re.fullmatch("[0-9a-f]{16}", answer.headers["X-Request-Id"])
 
 
+@pytest.mark.parametrize("key", [True, False])
+def test_any_web_page_may_read_the_openapi_document_and_nothing_else(api, key):
+    options = {"headers": {"Origin": "https://editor.example"}} | ({} if key else {"key": None})
+    allow = "Access-Control-Allow-Origin"
+    for path in ("/openapi.json", "/openapi.json?a=1"):
+        for method in ("GET", "HEAD"):
+            assert api.call(method, path, **options).headers[allow] == "*"
+    assert not [
+        (method, path)
+        for method, path, _ in [*EVERY_ANSWER, ("GET", "/healthz", 200)]
+        if [name for name in api.call(method, path, **options).headers if "access" in name.lower()]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/accounts", 401), ("/nothing", 404), ("/openapi.json", 405)]
+)
+def test_a_preflight_is_named_as_one(api, path, status):
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    answer = api.call("OPTIONS", path, key=None, headers=asked)
+    assert answer.status == status
+    assert answer.body["error"]["message"].startswith("a CORS preflight: ")
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+    for name in asked:  # without one of them it is a request as any other
+        answer = api.call("OPTIONS", path, key=None, headers=asked | {name: None})
+        assert (answer.status, "preflight" in str(answer.body)) == (status, False)
+
+
+def test_a_preflight_is_logged_as_one(api, inside, caplog):
+    caplog.set_level("INFO", "fense_admin")
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    api.call("OPTIONS", "/accounts", key=None, headers=asked)
+    assert ": a CORS preflight: " in caplog.text
+    assert "x-api-key is missing" not in caplog.text
+
+
 @pytest.mark.parametrize("valid", ["a", "!~", "0d6f-" * 25, "x" * 128])
 def test_a_sane_request_id_comes_back(api, valid):
     for path in ("/accounts/usage", "/nothing"):
@@ -59,7 +95,7 @@ def test_a_fault_of_ours_is_logged_and_not_told(api, inside, caplog, monkeypatch
 
     monkeypatch.setattr(inside.db, "get_account", break_down)
     answer = api.call(method, "/accounts/1", headers={"X-Request-Id": "mine"})
-    message = "a fault of this service, logged with the id mine"
+    message = "internal error; see the log for request id mine"
     expected = refusal(code="internal_server_error", message=message)
     assert (answer.status, answer.body) == (500, None if method == "HEAD" else expected)
     assert answer.headers["Content-Type"] == "application/json"
@@ -83,7 +119,7 @@ def test_a_database_that_fails_is_unavailable(api, inside, caplog):
     inside.db.engine.execute_sql("ALTER TABLE account RENAME TO elsewhere")
     for method, path in (("GET", "/accounts/1"), ("POST", "/accounts/1"), ("GET", "/healthz")):
         answer = api.call(method, path, {} if method == "POST" else None)
-        message = "the database can't be used just now; nothing was changed"
+        message = "the database is temporarily unavailable; nothing was changed"
         expected = refusal(code="service_unavailable", message=message)
         assert (answer.status, answer.body) == (503, expected)
         assert answer.headers["Retry-After"] == "1"

@@ -3,7 +3,7 @@
 import pytest
 from conftest import refusal
 
-NO_DAY = "must be a day of the calendar, written YYYY-MM-DD"
+NO_DAY = "must be a valid date, written YYYY-MM-DD"
 DAYS = {"2026-10-31": 1, "2026-11-01": 20, "2026-11-03": 300, "2026-11-30": 4000, "2026-12-01": 5}
 
 

@@ -168,7 +168,7 @@ def test_nothing_that_was_read_before_a_reset_reaches_the_next_test(fense, monke
             while len(statuses(answers)) < 2:
                 answers += sock.recv(65536)
             assert statuses(answers) == [503, 503]
-            assert b"the stand-in was reset while this request waited" in answers
+            assert b"the stand-in was reset while this request was waiting" in answers
     assert fense.state() == {"accounts": []}
     assert fense.requests() == []
 
@@ -262,7 +262,7 @@ def test_a_client_that_sent_one_byte_more_and_has_gone_ends_its_wait(fense, monk
 
 def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
     monkeypatch.setattr(fense.app.faults, "_most", 3)
-    monkeypatch.setattr(fense.app.faults, "_room", threading.BoundedSemaphore(3))
+    monkeypatch.setattr(fense.app.faults, "_slots", threading.BoundedSemaphore(3))
     fense.disarm()  # from here on the limit holds
     fense.fail(delay_ms=60_000, times=0)
     with contextlib.ExitStack() as stack:
@@ -270,7 +270,10 @@ def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
             stack.enter_context(connect(port_of(fense))).sendall(http_request("GET /accounts/1"))
         wait_until(lambda: len(fense.requests()) == 3)
         answer = talk(port_of(fense), http_request("GET /accounts/1", "Connection: close"))
-        assert (statuses(answer), b"3 requests wait for a delay already" in answer) == ([503], True)
+        assert (statuses(answer), b"3 requests are already waiting for a delay" in answer) == (
+            [503],
+            True,
+        )
 
 
 @pytest.mark.parametrize("drop", ["reset", "empty"])

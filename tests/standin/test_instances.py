@@ -192,7 +192,7 @@ def test_its_keys_are_in_no_log_of_its_parent_either(seeded_api, caplog):
 def test_requests_that_wait_in_instances_count_with_those_of_the_parent(seeded, seeded_api):
     plane = seeded.app
     made = make(seeded_api)
-    assert plane.instances[made["id"]].plane.faults._room is plane.faults._room
+    assert plane.instances[made["id"]].plane.faults._slots is plane.faults._slots
 
 
 def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
@@ -205,7 +205,7 @@ def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
         api.call("PUT", "/_standin/clock", {"now": "0001-01-01T00:00:00Z"})
         before = len(threading.enumerate()), len(parent.instances)
         answer = api.call("POST", "/_standin/instances")
-        message = "is before the first day of the calendar"
+        message = "is before 0001-01-01, the earliest date"
         fault = refusal(("accounts[0].usage.-400", message))
         assert (answer.status, answer.body) == (400, fault)
         assert (len(threading.enumerate()), len(parent.instances)) == before

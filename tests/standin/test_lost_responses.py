@@ -200,8 +200,8 @@ def test_delays_are_drawn_and_can_be_repeated():
 @pytest.mark.parametrize(
     ("sent", "field"),
     [
-        ({"after": True}, None),
-        ({"after": True, "delay_ms": 0}, None),
+        ({"after": True}, "after"),
+        ({"after": True, "delay_ms": 0}, "after"),
         ({"delay_ms": [0, 0]}, None),
         ({"after": "yes", "status": 503}, "after"),
         ({"after": True, "drop": "reset", "message": "x"}, "message"),

@@ -75,7 +75,7 @@ def test_under_the_development_key_a_view_opens_without_asking(make_app, path):
     if path != "page/accounts/1":
         assert api.client.get(f"{of_instance}/{path}").status_int == 200
     for url in ("/_standin", of_instance):
-        assert api.call("POST", f"{url}/{path}", b"", key=None).status == 401
+        assert api.call("POST", f"{url}/{path}", b"", key=None).status == (403 if path else 401)
         assert api.get(f"{url}/state", key=None).status == 401
     assert len(plane.journal) == 0
     plane.close()
@@ -86,7 +86,7 @@ def test_without_the_slash_it_is_the_page_too(make_app):
     page = api.client.get("/_standin")
     assert re.sub("[0-9.]+ ms", "", page.text) == api.client.get("/_standin/").text
     assert 'href="/_standin/page/page.css"' in page.text
-    assert api.get("/").body["error"]["message"].endswith(", a page for people is at /_standin/")
+    assert api.get("/").body["error"]["message"].endswith(", a web page is at /_standin/")
 
 
 @pytest.mark.parametrize("path", [*VIEWS, *FILES])
@@ -140,7 +140,7 @@ REFUSALS = [
     ("?page=0", "page", "must be the number of a page, from 1"),
     ("?method=GET&method=POST", "method", "is given twice"),
     ("page/accounts?page=x", "page", "must be the number of a page, from 1"),
-    ("page/accounts/1?start_date=2026-02-30", "start_date", "must be a day of the calendar, written YYYY-MM-DD"),
+    ("page/accounts/1?start_date=2026-02-30", "start_date", "must be a valid date, written YYYY-MM-DD"),
     ("page/accounts/1?by=week", "by", "must be one of day, month"),
     ("page/accounts/1?start_date=2026-11-02&end_date=2026-11-01", "start_date", "must not be after end_date"),
     ("page/accounts/1?start_date=2020-01-01", "start_date", "makes more than 366 days: choose a shorter range"),
@@ -235,7 +235,7 @@ def test_what_is_wrong_stands_beside_the_field(seeded_api, see):
     assert ["email", "is required"] in rows(view, ".why table")
     seeded_api.get("/accounts/usage?start_date=2026-11-31&end_date=2026-12-01")
     assert rows(newest(seeded_api, see), "#came ~ table") == [
-        ["start_date", "2026-11-31 must be a day of the calendar, written YYYY-MM-DD"],
+        ["start_date", "2026-11-31 must be a valid date, written YYYY-MM-DD"],
         ["end_date", "2026-12-01"],
     ]
 
@@ -281,8 +281,8 @@ def test_the_fault_that_answered_is_told(seeded, seeded_api, see):
     assert "Fault 1 met it: it answers 503, with Retry-After: 7." in why
     with pytest.raises(ConnectionResetError):
         seeded_api.get("/accounts/7")
-    assert rows(see(""))[0][:2] == ["closed without an answer", "GET /accounts/7 by fault 2"]
-    assert "closes the connection without an answer" in text_of(
+    assert rows(see(""))[0][:2] == ["closed without a response", "GET /accounts/7 by fault 2"]
+    assert "closes the connection without a response" in text_of(
         newest(seeded_api, see).select_one(".why")
     )
 
@@ -542,12 +542,12 @@ def test_armed_faults_say_what_they_meet_and_how_often_they_were_used(seeded, se
     seeded_api.post("/accounts", {})
     seeded_api.get("/accounts/usage/1")
     assert rows(see("page/faults")) == [
-        ["1", "answers 503", "the next POST request to /accounts POST /accounts", "1 POST /accounts"],
+        ["1", "answers 503", "the next POST request to /accounts POST /accounts", "1 POST /accounts", "Disarm"],
         ["2", "waits 1 ms, then lets the request be served",
          "all requests to /accounts/usage/[0-9]*, until it is disarmed GET /accounts/usage/{fense_account_id}",
-         "1 GET /accounts/usage/1"],
-        ["3", "cuts the answer 418 short",
-         "the next request to /account/* No endpoint of the API has such a path.", "0"],
+         "1 GET /accounts/usage/1", "Disarm"],
+        ["3", "cuts the response 418 short",
+         "the next request to /account/* No endpoint of the API has such a path.", "0", "Disarm"],
     ]  # fmt: skip
     seeded_api.post("/accounts", {})
     view = see("page/faults")
@@ -579,11 +579,12 @@ def test_the_service_view_has_clock_instances_and_where_it_is(seeded, seeded_api
     assert facts["Control plane"] == "http://localhost:80/_standin"
     assert facts["Prefix"] == "none"
     assert facts["Port"] == "80, for this machine alone"
-    assert facts["Database"] == "in memory: it goes with the process"
+    assert facts["Database"] == "in memory: it is lost when the process ends"
     assert re.fullmatch(r"3\.\d+\.\d+", facts["SQLite"])
     assert facts["Accounts"] == "2"
     assert "2026-11-30T12:00:00Z, stopped" in view.text
-    assert rows(view) == [[instance["id"], instance["base_url"], "0 s", "0 s", "0", "0"]]
+    where = f"{instance['base_url']} key {instance['api_key']}"
+    assert rows(view) == [[instance["id"], where, "0 s", "0 s", "0", "0", "End…"]]
     assert view.select_one("table a")["href"] == instance["standin_url"] + "/"
 
 
@@ -628,7 +629,7 @@ def test_the_command_for_the_readers_system_comes_first(seeded_api, headers, fir
     seeded_api.call("POST", "/accounts", {})
     number = seeded_api.client.app.journal[-1].number
     second = "sh" if first == "powershell" else "powershell"
-    for path in ("page/faults", "page/documentation", f"page/requests/{number}"):
+    for path in ("page/documentation", f"page/requests/{number}"):
         main = seeded_api.client.get(f"/_standin/{path}", headers=KEY | headers).html.main
         shown, hidden = (main.select(f".curl.{shell}") for shell in (first, second))
         assert len(shown) == len(hidden) > 0
@@ -680,7 +681,7 @@ def test_the_documentation_says_what_a_value_may_be(see):
     assert fields["api_key required"][0] == "string, 1 to 255 characters"
     assert fields["dispute_account_id optional"] == [
         "string or null",
-        "The Dispute.com account linked to, hex digits of either case; null for no link. Default: null.",
+        "The linked Dispute.com account, with hex digits in either case; null for no link. Default: null.",
     ]
     usage = view.select_one("section[aria-labelledby=getAccountUsage]")
     assert rows(usage)[1] == [

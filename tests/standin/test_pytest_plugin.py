@@ -175,12 +175,12 @@ def test_a_failed_test_shows_its_requests_and_the_faults_that_were_never_used(tm
     output = run_pytest(tmp_path)
     assert "2 failed, 1 passed" in output
     shown = output.split("requests to fense")[1].partition("\n")[2].splitlines()
-    assert shown[:1] == ["(2 requests before these)"]
+    assert shown[:1] == ["(2 earlier requests)"]
     assert shown[1:18] == ["GET /accounts/usage 200"] * 17
     assert shown[18:22] == [
         "GET /accounts/1?colour=red 400: colour is not accepted here",
         "GET /accounts/1 503 (fault 1)",
-        "GET /accounts/2 no answer (fault 2)",
+        "GET /accounts/2 no response (fault 2)",
         "never used: the armed fault 3 (status=429, path='/never', times=2)",
     ]
     assert output.count("requests to fense") == 1

@@ -155,12 +155,12 @@ NUMBER = "must be a whole number from 1 to 9007199254740991"
 LOOKUPS = "must be a whole number of lookups from 0 to 1000000000000"
 TIME = "must be a time in UTC, written YYYY-MM-DDThh:mm:ssZ"
 SHA256 = "must be a SHA-256 in 64 lower-case hex digits"
-KEY_OR_DIGEST = "is required, or else api_key_sha256"
-BESIDE = "is not accepted beside api_key"
-NO_DAY = "must be a day of the calendar, written YYYY-MM-DD"
+KEY_OR_DIGEST = "is required, unless there is an api_key_sha256"
+BESIDE = "is not accepted together with api_key"
+NO_DAY = "must be a valid date, written YYYY-MM-DD"
 BAD_ACCOUNTS = [
     ({"emial": "a@b"}, [("emial", "is not accepted here; did you mean email?")]),
-    ({"email": "ab"}, [("email", "must be an address as local@domain, at most 254 characters")]),
+    ({"email": "ab"}, [("email", "must be an address such as name@example.com, at most 254 characters")]),
     ({"is_active": 1}, [("is_active", "must be true or false")]),
     *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (0, -1, 1.5, True, "1")),
     *(({"fense_account_id": n}, [("fense_account_id", NUMBER)]) for n in (None, 2**53, 2**63)),
@@ -176,7 +176,7 @@ BAD_ACCOUNTS = [
     ({"usage": {"2026-11-01": 10**12 + 1}}, [("usage.2026-11-01", LOOKUPS)]),
     *(({"usage": {day: 1}}, [(f"usage.{day}", NO_DAY)]) for day in ("7", "-07", "-0", "-1.5", "- 1")),
     *(({"usage": {day: 1}}, [(f"usage.{day}", NO_DAY)]) for day in ("-2..0", " -1", "\u0660")),
-    ({"usage": {"-9999999": 1}}, [("usage.-9999999", "is before the first day of the calendar")]),
+    ({"usage": {"-9999999": 1}}, [("usage.-9999999", "is before 0001-01-01, the earliest date")]),
     ({"api_key_sha256": "0" * 64}, [("api_key_sha256", BESIDE)]),
     ({"api_key_last4": "0001"}, [("api_key_last4", BESIDE)]),
     ({"api_key": ...}, [("api_key", KEY_OR_DIGEST)]),
@@ -221,7 +221,7 @@ def test_a_day_under_two_names_is_named_at_the_second(seeded, seeded_api):
     seeded.set_clock("2026-03-01T00:00:00Z")
     state = {"accounts": [account_fields(usage={"2026-02-28": 1, "-1": 2})]}
     answer = seeded_api.call("PUT", "/_standin/state", state)
-    fault = ("accounts[0].usage.-1", "is the day of 2026-02-28, too")
+    fault = ("accounts[0].usage.-1", "is the same day as 2026-02-28")
     assert (answer.status, answer.body) == (400, refusal(fault))
 
 
@@ -232,8 +232,8 @@ def test_two_accounts_with_one_id_or_one_key_are_told_at_the_second(seeded_api):
     }
     answer = seeded_api.call("PUT", "/_standin/state", state)
     assert answer.body == refusal(
-        ("accounts[2].api_key", "is that of accounts[1] too"),
-        ("accounts[3].fense_account_id", "is that of accounts[0] too"),
+        ("accounts[2].api_key", "duplicates accounts[1]"),
+        ("accounts[3].fense_account_id", "duplicates accounts[0]"),
     )
     assert answer.status == 400
 
@@ -286,13 +286,13 @@ WHOLE = "must be a whole number from -9223372036854775808 to 9223372036854775807
 @pytest.mark.parametrize(
     ("entry", "status", "faults"),
     [
-        ({"fense_account_id": 2}, 404, [("fense_account_id", "names no account")]),
-        ({"fense_account_id": -1}, 404, [("fense_account_id", "names no account")]),
+        ({"fense_account_id": 2}, 404, [("fense_account_id", "is not the id of an account")]),
+        ({"fense_account_id": -1}, 404, [("fense_account_id", "is not the id of an account")]),
         ({"fense_account_id": 2**63}, 400, [("fense_account_id", WHOLE)]),
         ({"fense_account_id": "1"}, 400, [("fense_account_id", WHOLE)]),
         ({"lookups": -1}, 400, [("lookups", LOOKUPS)]),
         ({"lookups": True, "date": 1}, 400, [("date", NO_DAY), ("lookups", LOOKUPS)]),
-        ({"lookups": 10**12}, 400, [("lookups", "would take 2026-11-01 past 1000000000000, a day's most")]),
+        ({"lookups": 10**12}, 400, [("lookups", "would exceed the daily maximum of 1000000000000 on 2026-11-01")]),
         ({"date": None}, 400, [("date", NO_DAY)]),
         ({"day": 1}, 400, [("day", "is not accepted here")]),
         ({"lookups": ...}, 400, [("lookups", "is required")]),

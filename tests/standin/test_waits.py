@@ -19,6 +19,7 @@ from conftest import (
     wait_until,
 )
 
+from fense_admin.serving.workers import Workers
 from fense_admin.standin import StandIn, waits
 
 LIST = "/_standin/requests"
@@ -201,8 +202,8 @@ def test_a_wait_of_a_client_that_has_gone_ends(fense):
 
 
 def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
-    results = [wait_for(fense, "status=500&wait_ms=60000") for _ in range(waits.MOST_WAITS)]
-    wait_until(lambda: len(fense.app.journal._waits) == waits.MOST_WAITS)
+    results = [wait_for(fense, "status=500&wait_ms=60000") for _ in range(waits.MAX_WAITS)]
+    wait_until(lambda: len(fense.app.journal._waits) == waits.MAX_WAITS)
     began = time.monotonic()
     assert call_standin(fense, "GET", f"{LIST}?wait_ms=60000")[0] == 503
     assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
@@ -213,6 +214,17 @@ def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
     call_standin(fense, "GET", "/accounts/usage")
     assert {result()[0] for result in results} == {200}
     assert fense.app.journal._waits == []
+
+
+def test_a_request_that_waits_slows_no_other_down(fense, monkeypatch):
+    waiting = wait_for(fense, "method=POST&wait_ms=60000")
+    wait_until(lambda: fense.app.journal._waits)
+    # What helps after a moment where all workers are busy: this one is not.
+    monkeypatch.setattr(Workers, "wake_another", lambda workers: None)
+    for _ in range(3):
+        assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
+    fense.reset()
+    assert waiting()[0] == 200
 
 
 # --- In Python -------------------------------------------------------------------------------------
@@ -236,7 +248,7 @@ def test_what_came_instead_is_told(fense):
     with pytest.raises(TimeoutError) as raised:
         fense.wait_for_requests("POST", "/accounts/*", count=2, timeout=0.1)
     assert str(raised.value) == (
-        "0 of 2 came in 0.1 s (POST /accounts/*); what came:\n"
+        "0 of 2 arrived in 0.1 s (POST /accounts/*); received:\n"
         "GET /accounts/7 404: no account has this fense_account_id"
     )
 

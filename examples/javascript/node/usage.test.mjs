@@ -3,7 +3,7 @@ import { after, beforeEach, test } from "node:test";
 import { createBilling } from "../billing.mjs";
 import { startFense } from "../fense.mjs";
 
-const fense = await startFense();
+const fense = await startFense(import.meta.url);
 const billing = createBilling(fense.url, fense.key);
 beforeEach(() => fense.reset());
 after(() => fense.end());

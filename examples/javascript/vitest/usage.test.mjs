@@ -2,7 +2,7 @@ import { afterAll, beforeEach, expect, test } from "vitest";
 import { createBilling } from "../billing.mjs";
 import { startFense } from "../fense.mjs";
 
-const fense = await startFense();
+const fense = await startFense(import.meta.url);
 const billing = createBilling(fense.url, fense.key);
 beforeEach(() => fense.reset());
 afterAll(() => fense.end());

@@ -1,0 +1,181 @@
+"""What the page's forms send: they are read, checked, and sent on as requests of the API.
+
+A form that is refused is shown again, as it was filled in, with what is wrong beside each field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from bottle import request, response
+
+import fense_admin
+from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, TOO_LARGE, ApiError
+from fense_admin.reading import read_input
+from fense_admin.rules import parse_json
+from fense_admin.standin import calling, faults
+from fense_admin.standin.instances import ROOT, Plane
+
+if TYPE_CHECKING:
+    from fense_admin.standin.page.shown import Shown
+
+MOST_FIELDS = 1_000
+FILE = "file"  # the name and the kind of a field that has a file's bytes
+SEE_OTHER = 303
+
+Sent = dict[str, str]  # the text of each field
+
+
+class Field(NamedTuple):
+    """A field of a form. `value` is what it has at first."""
+
+    name: str
+    kind: str = "text"  # see `KINDS`
+    value: str = ""
+    choices: Sequence[str] = ()
+    hint: str = ""
+    label: str = ""  # in place of the name
+
+
+class Form(NamedTuple):
+    """A form. Its functions take a `Shown`, and the groups of its path's pattern.
+
+    `act` takes the values of the fields before those, and returns the view to show then: "" for
+    `back`, which is the view that the form belongs to. With `is_change` it takes only what was
+    changed, else what was filled in. One with a `question` has a page of its own.
+    """
+
+    title: str
+    act: Callable[..., str | None]
+    done: str  # what the view then says
+    fields: Callable[..., Sequence[Field]] = lambda shown, *groups: ()
+    back: str = ""
+    question: str = ""
+    is_change: bool = False
+
+
+def as_number(text: str) -> int | str:
+    """The number; other text as it is, for the API to refuse."""
+    return int(text) if re.fullmatch("-?[0-9]{1,18}", text.strip(), re.ASCII) else text
+
+
+def as_json(text: str) -> Any:
+    """The JSON value; other text as it is, for the API to refuse."""
+    try:
+        return parse_json(text.encode())
+    except ValueError:
+        return text
+
+
+# How the text of a field becomes a value of JSON; `text_or_null` is null where it is empty.
+KINDS: dict[str, Callable[[str], Any]] = {
+    "text": str,
+    "text_or_null": lambda text: text or None,
+    "area": lambda text: text.replace("\r\n", "\n"),
+    "choice": str,
+    "date": str,
+    "number": as_number,
+    "switch": bool,
+    "json": as_json,
+    FILE: lambda text: text.encode(errors="surrogateescape"),
+}
+
+
+def find(forms: Mapping[str, Form], path: str) -> tuple[str, Form, tuple[str, ...]]:
+    """The form at this path, after its pattern, before the groups. Raises `ApiError` (404)."""
+    for pattern, form in forms.items():
+        if found := re.fullmatch(pattern, path):
+            return pattern, form, found.groups()
+    raise ApiError(NOT_FOUND, "there is no such view")
+
+
+def form_name(pattern: str) -> str:
+    """The name of the form at the paths of this pattern: without the ids in them."""
+    return re.sub(r"\(.*?\)/", "", pattern)
+
+
+def answer(shown: Shown, path: str) -> str:
+    """Do what the form at this path asks for, and go to the view that shows it."""
+    sent = read_form(shown.plane.app.limits.state_body)
+    shown.plane.guard.refuse_other_forms(sent.pop("token", ""))
+    pattern, form, groups = find(shown.forms, path)
+    fields = form.fields(shown, *groups)
+    try:
+        view = form.act(shown, values(fields, sent), *groups)
+    except (ApiError, *fense_admin.REFUSALS) as raised:
+        error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
+        response.status = error.status_code
+        return shown.form_page(path, sent, error)
+    response.status = SEE_OTHER
+    where = view or form.back.format(*groups)
+    response.set_header("Location", shown.link(where, done=form_name(pattern)))
+    return ""
+
+
+def read_form(most: int) -> Sent:
+    """The fields of the form that was sent; the bytes of a file are surrogates if need be."""
+    raw = read_input(request.environ, most)
+    if len(raw) > most:
+        raise ApiError(TOO_LARGE, f"the form is over {most} bytes")
+    content_type = request.environ.get("CONTENT_TYPE", "")
+    boundary = re.fullmatch(r'multipart/form-data;\s*boundary="?([^";]{1,100})"?', content_type)
+    if boundary:
+        parts = (b"\r\n" + raw).split(b"\r\n--" + boundary[1].encode("latin-1"))[1:-1]
+        return dict(read_part(*part.partition(b"\r\n\r\n")) for part in parts[:MOST_FIELDS])
+    try:
+        pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise ApiError(INVALID, "this is not a form of this page") from None
+    return dict(pairs)
+
+
+def read_part(head: bytes, _: bytes, content: bytes) -> tuple[str, str]:
+    found = re.search(b'[; ]name="([^"]*)"', head)
+    name = found[1].decode(errors="replace") if found else ""
+    return name, content.decode(errors="surrogateescape" if name == FILE else "replace")
+
+
+def values(fields: Sequence[Field], sent: Sent) -> dict[str, Any]:
+    """What was filled in or changed, as a JSON body has it."""
+    return {
+        field.name: KINDS[field.kind](sent.get(field.name, ""))
+        for field in fields
+        if sent.get(field.name, "") != sent.get(f"was-{field.name}", "")
+    }
+
+
+def ask(plane: Plane, method: str, path: str, body: Any = None) -> Any:
+    """Send a request to the control plane or the API, and return its JSON; None if it has none.
+
+    It has the master key, meets no armed fault, and is not in the journal. `body` is sent as JSON;
+    bytes as they are. Raises `ApiError` for a refusal.
+    """
+    is_control = path.startswith(ROOT + "/")
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    headers = {KEY_HEADER: plane.master_key, "Content-Type": "application/json"}
+    app, target = (plane, path) if is_control else (plane.app, plane.app.prefix + path)
+    found = calling.send(app, method, target, headers, raw, **{faults.IS_SPARED: True})
+    if found.status >= INVALID:
+        error = json.loads(found.body)["error"]
+        details = [(detail["field"], detail["message"]) for detail in error["details"]]
+        raise ApiError(found.status, error["message"], details)
+    return json.loads(found.body) if found.body and found.is_whole else None
+
+
+def beside(fields: Sequence[Field], error: ApiError | None) -> tuple[str, dict[str, str]]:
+    """The message that is to stand above a form, and those beside its fields, by their names.
+
+    What `error` has for a field of a part of the body, such as [0].lookups, is the field's.
+    """
+    if error is None:
+        return "", {}
+    names, found = {field.name for field in fields}, dict[str, str]()
+    for name, message in error.details:
+        found.setdefault(name.rpartition(".")[2], message)
+    all_of_it = "; ".join(f"{name} {message}" for name, message in error.details)
+    is_told = found.keys() <= names and error.body == all_of_it
+    return ("Nothing was changed." if is_told else error.body), found
