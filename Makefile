@@ -71,7 +71,7 @@ screenshots: .venv/dev      ## docs/*.png: the page for people in Chromium, wide
 	$(BIN)/python docs/screenshots.py
 
 clean:                      ## remove the environments, and all that was built
-	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules tests/workflow/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules examples/testcontainers/node_modules tests/clients/node_modules tests/browser/node_modules tests/workflow/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:

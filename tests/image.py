@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import (
     CHECKOUT,
     TIMEOUT,
@@ -120,11 +121,12 @@ class Docker:
         assert self.inspect(container)["State"]["ExitCode"] == 0
 
     def close(self):
-        with contextlib.closing(self.process.stdin):
+        try:
+            self.process.communicate(timeout=TIMEOUT)
+        finally:
             self.process.kill()
-        self.process.wait(TIMEOUT)
         for group in Path("/sys/fs/cgroup").glob(f"**/{self.group}"):
-            run("find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";", cwd="/")
+            run("find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";", cwd=CHECKOUT)
         shutil.rmtree(self.folder)
 
 
@@ -142,7 +144,7 @@ def debian_release():
     """The Debian release of this machine and where its packages come from; else the default."""
     lists = ["Identifier: Packages", "Origin: Debian", "Component: main"]
     listing = ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", *lists]
-    listed = [line.split() for line in run(*listing, cwd="/").splitlines()]
+    listed = [line.split() for line in run(*listing, cwd=CHECKOUT).splitlines()]
     releases = [pair for pair in listed if "-" not in pair[0]]  # nor its updates
     return releases[0] if releases else ["stable"]
 
@@ -171,14 +173,19 @@ def image(docker, clone):
     return "fense-admin"
 
 
+def in_environment(variables):
+    """The options of `docker run` for these variables."""
+    return [f"--env={name}={value}" for name, value in variables.items()]
+
+
 @pytest.fixture
 def start(docker, image):
     """Runs the image until it is healthy; returns the container, which is removed at the end."""
     with contextlib.ExitStack() as stack:
 
-        def start(*arguments, options=(), image=image, port=8642):
+        def start(*arguments, options=(), image=image, port=8642, **settings):
             options = ["--publish", f"{port}:{port}", "--health-interval=0.5s", *options]
-            options += ["--env", f"DISPUTE_MASTER_KEY={KEY}"]
+            options += in_environment({"DISPUTE_MASTER_KEY": KEY} | settings)
             container = docker("run", "--detach", *options, image, *arguments)
             stack.callback(docker, "rm", "--force", "--volumes", container)
             docker.wait_until_healthy(container)
@@ -229,8 +236,8 @@ def test_with_the_extra_it_serves_a_postgresql_server(docker, start, clone, open
     os.chmod(open_folder, 0o777)
     with contextlib.closing(start_server(f"unix_socket_directories={open_folder}")) as server:
         url = f"postgresql://fense@/postgres?host=/postgresql&port={server.port}"
-        options = ["--volume", f"{open_folder}:/postgresql", "--env", f"FENSE_ADMIN_DATABASE={url}"]
-        container = start(image=image, options=options)
+        volume = ["--volume", f"{open_folder}:/postgresql"]
+        container = start(image=image, options=volume, FENSE_ADMIN_DATABASE=url)
         docker.call("/accounts", account_fields())
         docker.stop(container)
         assert server.execute("SELECT count(*) FROM account") == [(1,)]
@@ -266,3 +273,24 @@ def test_the_example_of_testcontainers_in_node_passes(docker, clone, image):
     node = ["node", "--test", f"{folder}/billing.test.mjs"]
     assert "# pass 1\n" in docker.inside(*node, cwd=clone, **WITHOUT_REAPER)
     assert docker("ps", "--all", "--quiet") == ""
+
+
+def test_the_example_of_github_actions_passes(docker, start):
+    """The service and the steps of the job, as GitHub's runner would start them."""
+    job = yaml.safe_load((CHECKOUT / "examples/github-actions.yml").read_text())["jobs"]["test"]
+    service = job["services"]["fense"]
+    assert service["ports"] == ["8642:8642"]
+    start(options=service["options"].split(), **service["env"])
+    for step in job["steps"]:
+        if "run" in step:
+            docker.inside("bash", "-ec", step["run"], **job["env"])
+
+
+def test_the_example_of_gitlab_ci_passes(docker, start):
+    """The service and the job, as GitLab's runner would start them."""
+    job = yaml.safe_load((CHECKOUT / "examples/gitlab-ci.yml").read_text())["test"]
+    (service,) = job["services"]
+    docker("network", "create", "job")
+    start(options=["--network=job", "--network-alias", service["alias"]], **service["variables"])
+    options = ["--rm", "--network=job", *in_environment(job["variables"])]
+    docker("run", *options, job["image"], "sh", "-ec", "\n".join(job["script"]))
