@@ -5,10 +5,20 @@ ARG BASE=python:3.13-slim
 FROM $BASE AS build
 ARG EXTRAS=
 COPY . /source
+# The versions that a release has; pip checks the hashes of the libraries.
 RUN python3 -m venv --without-pip /fense-admin \
- && python3 -m pip --python /fense-admin/bin/python install --quiet "/source$EXTRAS"
+ && install="python3 -m pip --python /fense-admin/bin/python install --quiet" \
+ && $install --requirement /source/release/libraries.txt \
+ && $install --constraint /source/release/postgresql.txt "/source$EXTRAS"
 
 FROM $BASE
+# `make image` sets these two.
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title=fense-admin \
+      org.opencontainers.image.version=$VERSION \
+      org.opencontainers.image.revision=$REVISION \
+      org.opencontainers.image.licenses=MIT
 COPY --from=build /fense-admin /fense-admin
 # Group 0 may write to it, too: OpenShift runs an image as an arbitrary user of that group.
 RUN mkdir /data && chown 10001:0 /data && chmod 770 /data

@@ -24,8 +24,8 @@ test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admi
 
 # What isn't about Linux, nor about text and tools alone.
 ANYWHERE = $(addprefix tests/,contract standin) $(filter-out $(addprefix tests/test_,%openapi.py \
-  clients.py deploy.py documents.py examples.py fuzzing.py imports.py links.py make.py packaging.py readme.py release.py \
-  simulation.py two_nodes.py typing.py waitress.py workflow.py),$(wildcard tests/test_*.py))
+  clients.py deploy.py documents.py examples.py fuzzing.py imports.py links.py make.py packaging.py \
+  readme.py release.py simulation.py two_nodes.py typing.py waitress.py workflow.py),$(wildcard tests/test_*.py))
 simulate = SIMULATED_SYSTEM=$(1) PYTHONPATH=$(CURDIR)/tests/systems $(PYTEST)
 
 test-systems: .venv/dev     ## the suite on Windows and macOS, as far as Linux can simulate them
@@ -37,6 +37,9 @@ test-systems: .venv/dev     ## the suite on Windows and macOS, as far as Linux c
 
 test-image: .venv/dev       ## the image of the Dockerfile, built and run; as root, with Docker and debootstrap
 	$(BIN)/python -m pytest tests/image.py --timeout 600
+
+test-release: .venv/dev .venv-release/run  ## a release, built twice, installed, its sdist's tests run
+	$(BIN)/python -m pytest tests/release.py --timeout 900
 
 test-clients: .venv/dev     ## clients that openapi-generator makes in Go, Ruby, PHP and Java, compiled and run
 	@$(BIN)/python -m pip install -q --disable-pip-version-check openapi-generator-cli==7.26.0
@@ -58,20 +61,21 @@ bench: .venv-bench/run .venv-bench-postgresql/run      ## what it costs, beside 
 	  $(if $(FULL),--full --into benchmarks,--into build/benchmarks)
 
 pyz: .venv/run              ## dist/fense-admin.pyz: the service and its libraries in one file
-	rm -rf build/lib build/pyz && mkdir -p build/pyz dist
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile --target build/pyz .
-	printf '%s\n' 'import sys' 'if sys.version_info < (3, 10):  # a syntax error would come first' \
-	  '    old = "Python %d.%d is too old: fense-admin needs 3.10 or later" % sys.version_info[:2]' \
-	  '    sys.exit(old + " (brew install python, or uv python install)")' \
-	  'from fense_admin.cli import main' 'sys.exit(main())' >build/pyz/__main__.py
-	$(BIN)/python -m zipapp -c -p '/usr/bin/env python3' -o dist/fense-admin.pyz build/pyz
+	$(BIN)/python release/pyz.py
+
+image:                      ## the Docker image, labelled with its version and commit
+	docker build -t fense-admin $(ARGS) --build-arg REVISION="$$(git rev-parse HEAD)" \
+	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' fense_admin.py)" .
+
+release: .venv-release/run  ## dist/: sdist, wheel, pyz, SBOM and SHA256SUMS of the last commit, checked
+	@.venv-release/bin/python release/release.py
 
 screenshots: .venv/dev      ## docs/*.png: the page for people in Chromium, wide and narrow, light and dark
 	@$(BIN)/python -m pip install -q --disable-pip-version-check pillow
 	$(BIN)/python docs/screenshots.py
 
 clean:                      ## remove the environments, and all that was built
-	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules examples/testcontainers/node_modules tests/clients/node_modules tests/browser/node_modules tests/workflow/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-release .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules examples/testcontainers/node_modules tests/clients/node_modules tests/browser/node_modules tests/workflow/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:
@@ -100,6 +104,10 @@ typings: $(wildcard *.py)
 	@sh environment.sh .venv-sqlite -e '.[test,sqlite]'
 	@touch $@
 
+.venv-release/run: release/tools.txt $(call unless_whole,.venv-release)
+	@sh environment.sh .venv-release -r release/tools.txt
+	@touch $@
+
 # Installed as a user would: an editable install is slower to start.
 .venv-bench/run: $(wildcard *.py *.sql comparing/*.py serving/*.py standin/*.* standin/page/*.*) benchmarks/requirements.txt $(call unless_whole,.venv-bench)
 	@sh environment.sh .venv-bench . -r benchmarks/requirements.txt
@@ -110,4 +118,4 @@ typings: $(wildcard *.py)
 	@sh environment.sh .venv-bench-postgresql '.[postgresql]'
 	@touch $@
 
-.PHONY: serve test test-all test-sqlite test-systems test-image test-guide test-clients soak lint bench pyz screenshots clean help anew
+.PHONY: serve test test-all test-sqlite test-systems test-image test-guide test-release test-clients soak lint bench pyz image release screenshots clean help anew

@@ -12,10 +12,12 @@ from urllib.parse import parse_qsl, quote
 from bottle import request
 
 from fense_admin import files, rules
-from fense_admin.exchange import TOO_LARGE, ApiError
+from fense_admin.exchange import INVALID, TOO_LARGE, ApiError
 from fense_admin.rules import JsonObject, ValidationErrors
 
 # --- Body and query ----------------------------------------------------------------------------
+
+MAX_FIELDS = 1_000  # of a form
 
 
 def application() -> Any:
@@ -65,6 +67,31 @@ def read_json(
     except ValueError as error:
         errors.add(None, f"the body {error}")
     return None
+
+
+def read_form(limit: int, file: str) -> dict[str, str]:
+    """Return the fields of a form. The bytes of the field `file` that are not UTF-8 are surrogates.
+
+    Raises `ApiError` beyond `limit` bytes (413), and for what is not a form.
+    """
+    raw = read_input(request.environ, limit)
+    if len(raw) > limit:
+        raise ApiError(TOO_LARGE, f"the form exceeds {limit} bytes")
+    content_type = request.environ.get("CONTENT_TYPE", "")
+    boundary = re.fullmatch(r'multipart/form-data;\s*boundary="?([^";]{1,100})"?', content_type)
+    if boundary:
+        mark = b"\r\n--" + boundary[1].encode("latin-1")
+        fields = {}
+        for part in (b"\r\n" + raw).split(mark, MAX_FIELDS)[1:-1]:
+            head, _, content = part.partition(b"\r\n\r\n")
+            name = head.partition(b' name="')[2].partition(b'"')[0].decode(errors="replace")
+            errors = "surrogateescape" if name == file else "replace"
+            fields[name] = content.decode(errors=errors)
+        return fields
+    try:
+        return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError:
+        raise ApiError(INVALID, "the body is not a form") from None
 
 
 def read_query(

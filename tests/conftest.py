@@ -138,7 +138,8 @@ def pytest_configure_node(node):
 def pytest_collection_modifyitems(config, items):
     kept, config.stash[NOT_HERE] = this_system.sort_out(items)
     if len(kept) < len(items):
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        stay = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in stay])
         items[:] = kept
     slow = [] if config.option.all else [item for item in items if item.get_closest_marker("slow")]
     if slow:
@@ -164,11 +165,24 @@ def pytest_testnodedown(node):
 
 
 def pytest_generate_tests(metafunc):
-    """The contract is the same on every engine: each test of it runs on all of them."""
+    """The contract is the same on every engine: each test of it runs on all of them.
+
+    What is refused before an account is looked for runs on PostgreSQL with the slow tests.
+    """
     is_contract = metafunc.definition.path.parent.name == "contract"
     is_here = metafunc.config.getoption("--fense-url") is None
     if is_contract and is_here and "engine" in metafunc.fixturenames:
-        metafunc.parametrize("engine", ["sqlite", "postgresql"])
+        refused = metafunc.definition.path.stem in ("test_keys", "test_paths", "test_refusals")
+        metafunc.parametrize("engine", few(["sqlite", "postgresql"], 1 if refused else 2))
+
+
+def few(values: Any, count: int = 1) -> list[Any]:
+    """These, as parameters of a test: all but the first of them with the slow tests alone."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [
+        pytest.param(*row, marks=[pytest.mark.slow] if place >= count else [])
+        for place, row in enumerate(rows)
+    ]
 
 
 def tools(*names: str) -> list[str]:
@@ -194,9 +208,16 @@ def run_program(*command: Any, cwd: Path, timeout: float = 100) -> str:
     return result.stdout
 
 
+def needs_git_checkout() -> None:
+    """Skip the test where the suite runs from an unpacked sdist."""
+    tools("git")
+    if not (CHECKOUT / ".git").exists():
+        pytest.skip("needs a git checkout")
+
+
 def copy_checkout(folder: Path) -> None:
     """Copy the files that git knows: building leaves nothing behind in the checkout."""
-    tools("git")
+    needs_git_checkout()
     listed = run_program("git", "ls-files", "-co", "--exclude-standard", cwd=CHECKOUT)
     for name in listed.splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -722,13 +743,22 @@ def engine():
     return "sqlite"
 
 
+@pytest.fixture(scope="session")
+def app_on_postgresql(postgresql):
+    """One for all tests: it takes longer to start than most of them take."""
+    app = create_app(postgresql.empty(), master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+    with contextlib.closing(app):
+        yield app
+
+
 @pytest.fixture
 def app(request, engine, make_app):
     """The application itself, over an empty database."""
-    database = ":memory:"
     if engine == "postgresql":
-        database = request.getfixturevalue("postgresql").empty()
-    return make_app(database, master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
+        app = request.getfixturevalue("app_on_postgresql")
+        request.getfixturevalue("postgresql").empty()
+        return app
+    return make_app(":memory:", master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
 
 
 @pytest.fixture
@@ -830,10 +860,11 @@ def sqlite_db(request, tmp_path, open_database):
 @pytest.fixture(params=["memory", "file", "postgresql"])
 def db(request, tmp_path, open_database):
     """A database without accounts."""
-    names = {"memory": ":memory:", "file": tmp_path / "fense.sqlite3"}
     if request.param == "postgresql":
-        names["postgresql"] = request.getfixturevalue("postgresql").empty()
-    return open_database(names[request.param])
+        app = request.getfixturevalue("app_on_postgresql")
+        request.getfixturevalue("postgresql").empty()
+        return app.db
+    return open_database(":memory:" if request.param == "memory" else tmp_path / "fense.sqlite3")
 
 
 @pytest.fixture

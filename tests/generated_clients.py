@@ -65,7 +65,7 @@ def go(tmp_path_factory):
     """The command, with a cache of its own."""
     tools("go", VALIDATOR)
     cache = tmp_path_factory.mktemp("go")
-    yield ["env", "GO111MODULE=off", f"GOCACHE={cache}", "go"]
+    yield ["env", "CGO_ENABLED=0", "GO111MODULE=off", f"GOCACHE={cache}", "go"]
     shutil.rmtree(cache)
 
 

@@ -43,7 +43,9 @@ for path in /etc/ssl/certs/ca-certificates.crt /etc/pip.conf /etc/xdg/pip; do
   [ ! -e $path ] || cp -rL --parents $path base
 done
 cp -r clone base/source
-chroot base python3 -m pip --quiet download --dest /wheels '/source[postgresql]' 'setuptools>=77'
+download='chroot base python3 -m pip --quiet download --dest /wheels'
+$download --requirement /source/release/libraries.txt
+$download --constraint /source/release/postgresql.txt '/source[postgresql]' 'setuptools>=77'
 rm -rf base/source base/etc/xdg base/var/lib/apt/lists base/var/cache/apt
 printf '[global]\\nno-index = true\\nfind-links = /wheels\\n' >base/etc/pip.conf
 tar --create --file base.tar --directory base .

@@ -5,14 +5,14 @@ import re
 import sys
 
 import pytest
-from conftest import CHECKOUT, account_fields, sentence
+from conftest import CHECKOUT, account_fields, few, sentence
 from this_system import STOPS
 
 from fense_admin import __version__
 from fense_admin.cli import BEFORE_COMMAND
 
 
-@pytest.mark.parametrize("signum", STOPS)
+@pytest.mark.parametrize("signum", few(STOPS))
 def test_it_serves_until_a_signal_and_keeps_what_was_written(start, tmp_path, signum):
     service = start("--port", "0")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", service.ready())
@@ -36,13 +36,13 @@ def test_it_runs_from_a_checkout_as_a_script(start):
     assert service.end()[0] == 0
 
 
-def test_it_tells_its_version(start):
+def test_it_tells_its_version_and_its_usage(start, run_command):
     assert start("--version").end(None)[:2] == (0, f"fense-admin {__version__}\n")
-    code, output, _ = start("--help").end(None)
+    code, output, _ = run_command("--help")
     assert code == 0
     assert "serve" in output
     assert "--database" in output
-    code, output, _ = start("serve", "--help").end(None)
+    code, output, _ = run_command("serve", "--help")
     assert code == 0
     for name in ("HOST", "PORT", "DATABASE", "PREFIX", "THREADS"):
         assert f"FENSE_ADMIN_{name}" in output.replace("\n", "")
@@ -56,28 +56,26 @@ def test_it_tells_its_version(start):
         (["--database=."], ". is a directory: choose a file"),
         (["--database=no/such/folder/x"], "choose a file in a folder that exists"),
         (["--database=/proc/fense"], "choose a file in a folder that exists"),
-        (["--database=stderr"], None),
+        (["--database=text"], "text is not an SQLite database"),
     ],
 )
-def test_what_stands_in_the_way_is_named(start, tmp_path, arguments, message):
-    if message is None:
-        (tmp_path / "text").write_text("no database " * 100)
-        arguments, message = ["--database=text"], "text is not an SQLite database"
-    environment = {"DISPUTE_MASTER_KEY": "a-key"}
-    assert message in sentence(start("--port=0", *arguments, **environment).end(None))
+def test_what_stands_in_the_way_is_named(run_command, tmp_path, arguments, message):
+    (tmp_path / "text").write_text("no database " * 100)
+    result = run_command("--port=0", *arguments, DISPUTE_MASTER_KEY="a-key")
+    assert message in sentence(result)
 
 
-def test_of_several_faults_of_a_start_the_first_is_told(start, tmp_path):
+def test_of_several_faults_of_a_start_the_first_is_told(run_command, tmp_path):
     """The address, then the keys, then the seed, then the database."""
     (tmp_path / "bad.json").write_text("{")
     arguments = ["--port=0", "--seed=bad.json", "--database=."]
-    output = start("--host=192.0.2.1.invalid", *arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
+    output = run_command("--host=192.0.2.1.invalid", *arguments, DISPUTE_MASTER_KEY=" ")[2]
     assert "is not an address" in output
-    output = start(*arguments, DISPUTE_MASTER_KEY=" ").end(None)[2]
+    output = run_command(*arguments, DISPUTE_MASTER_KEY=" ")[2]
     assert "DISPUTE_MASTER_KEY" in output
-    output = start(*arguments, DISPUTE_MASTER_KEY="key").end(None)[2]
+    output = run_command(*arguments, DISPUTE_MASTER_KEY="key")[2]
     assert "the seed bad.json" in output
-    output = start("--database=.", "--port=0", DISPUTE_MASTER_KEY="key").end(None)[2]
+    output = run_command("--database=.", "--port=0", DISPUTE_MASTER_KEY="key")[2]
     assert ". is a directory" in output
 
 

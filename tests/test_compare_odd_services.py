@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import sentence
+from conftest import few, sentence
 from other_fense import MASTER_KEY, PERSONAL, SERVICE_KEY, OtherFense, Response, serving
 
 from fense_admin import settings
@@ -262,7 +262,7 @@ def asked():
         writing.SECOND = second
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", few(range(40), 6))
 def test_bodies_changed_at_random_are_compared(asked, seed):
     chance = random.Random(seed)
     share = chance.choice([0.05, 0.3, 1])
@@ -278,7 +278,7 @@ def test_bodies_changed_at_random_are_compared(asked, seed):
     assert report.results(again) == results
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", few(range(20), 4))
 def test_a_service_that_changes_its_bodies_at_random_is_asked(seed):
     chance = random.Random(seed)
     other = OtherFense(unchanged)
@@ -296,7 +296,7 @@ def test_a_service_that_changes_its_bodies_at_random_is_asked(seed):
     assert len(other.requests) <= asking.max_requests(3)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", few(range(40), 10))
 def test_a_recording_changed_at_random_is_compared_or_refused(asked, seed):
     chance = random.Random(seed)
     document = json.loads(recording.record(asked[:: 1 + seed % 3], "1.0"))

@@ -5,13 +5,14 @@ import signal
 import sys
 
 import pytest
-from conftest import COMMAND, SEED_FILE, tools
+from conftest import COMMAND, SEED_FILE, few, tools
 from this_system import ENDS, comes_as, exit_code
 
 
 @pytest.mark.needs("a POSIX shell")
 @pytest.mark.parametrize(
-    ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+    ("script", "code"),
+    few([("exit 7", 7), ("kill -TERM $$", 143), ("exit 0", 0), ("kill -9 $$", 137)], 2),
 )
 def test_exec_ends_as_the_command_does(start, tmp_path, script, code):
     assert start("exec", "--", "sh", "-c", f"echo out; {script}").end(None) == (code, "out\n", "")
@@ -34,18 +35,18 @@ def test_exec_tells_the_command_where_the_service_is(start):
     assert out.endswith("/admin\n")
 
 
-def test_exec_of_no_command_and_of_none_that_runs(start, tmp_path):
+def test_exec_of_no_command_and_of_none_that_runs(run_command, tmp_path):
     (tmp_path / "text.exe").write_text("no program")
     runs_no_folder = 127 if sys.platform == "win32" else 126
     for command, code in (("no-such-command", 127), ("./text.exe", 126), (".", runs_no_folder)):
-        result = start("exec", "--", command, "--flag").end(None)
+        result = run_command("exec", "--", command, "--flag")
         assert result[:2] == (code, "")
         assert result[2].startswith(f"fense-admin: {command}: ")
         assert result[2].count("\n") == 1
-    assert start("exec").end(None)[0] == 2
+    assert run_command("exec")[0] == 2
 
 
-@pytest.mark.parametrize("signum", ENDS)
+@pytest.mark.parametrize("signum", few(ENDS))
 def test_exec_passes_a_signal_on(start, signum):
     # Naps: a signal that comes as a long sleep begins would be handled at its end.
     script = "import signal, time; print('up', flush=True); [time.sleep(0.1) for _ in range(300)]"
@@ -121,7 +122,10 @@ def test_the_command_asks_no_proxy_for_it(start, upper, lower, found):
 @pytest.mark.needs("a POSIX shell")
 @pytest.mark.parametrize(
     "redirection",
-    [pytest.param("2>/dev/full", marks=pytest.mark.needs("/dev/full")), "2>&-"],
+    [
+        "2>&-",
+        pytest.param("2>/dev/full", marks=[pytest.mark.needs("/dev/full"), pytest.mark.slow]),
+    ],
 )
 def test_the_exit_code_is_the_commands_where_nothing_can_be_reported(start, redirection):
     tools("curl")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import AS_SOMEBODY_ELSE, FIELDS, TIMEOUT, account_fields, sentence
+from conftest import AS_SOMEBODY_ELSE, FIELDS, TIMEOUT, account_fields, few, sentence
 from peewee import sqlite3
 from postgresql_server import start_server
 from test_migrations import SECTIONS, make_version
@@ -76,7 +76,7 @@ def move_as_somebody_else(start, source, target):
 
 
 @pytest.mark.needs("modes of files")
-@pytest.mark.parametrize("ends", [[], ["-wal", "-shm"]])
+@pytest.mark.parametrize("ends", few([["-wal", "-shm"], []]))
 def test_a_file_in_a_folder_that_can_only_be_read_is_moved(
     start,
     open_folder,

@@ -18,6 +18,7 @@ from conftest import (
     SEED_FILE,
     account_fields,
     all_usage,
+    daily,
     in_threads,
     join,
     sentence,
@@ -25,7 +26,7 @@ from conftest import (
 )
 from postgresql_server import start_server
 
-from fense_admin import databases, engines, libpq, postgres, progress
+from fense_admin import databases, engines, libpq, models, postgres, progress
 from fense_admin.databases import copy
 
 PASSWORD = "pw-Zq81xK"
@@ -108,17 +109,34 @@ def test_without_the_driver_a_sentence_names_the_extra(run_command, monkeypatch,
     assert "run pip install 'fense-admin[postgresql]'" in line
 
 
-def test_a_database_of_an_earlier_version_gets_the_later_sections(schema, url, open_database):
-    db = databases.open_database(url)
-    db.create_account(FIELDS)
-    db.record_lookups(1, 5, "2026-10-31..2026-11-02")
-    look = "SELECT * FROM usage_month ORDER BY month"
-    before = all_usage(db), schema(look)
-    db.engine.close_all()
-    schema("DROP TABLE usage_month", "UPDATE fense_admin SET version = 1")
-    again = open_database(url)
-    assert (all_usage(again), schema(look)) == before
-    assert schema("SELECT version FROM fense_admin") == [(3,)]
+SECTIONS = re.split("-- version [0-9]+\n", Path(postgres.SCHEMA_FILE).read_text("utf-8"))[1:]
+
+
+@pytest.mark.parametrize("version", range(1, len(SECTIONS)))
+def test_a_database_of_an_earlier_version_gets_the_later_sections(
+    schema, url, postgresql, open_database, version
+):
+    schema(
+        SECTIONS[0],
+        f"INSERT INTO fense_admin VALUES ({version})",
+        "INSERT INTO account (name, email, api_key_sha256, created_at, updated_at) VALUES ('Acme Ltd',"
+        f" 'a@acme.example', '{models.digest('a-key')}', '2026-11-01T00:00:00Z', '2026-11-01T00:00:00Z')",
+        "INSERT INTO usage VALUES (1, '2026-10-31', 5), (1, '2026-11-01', 5), (1, '2026-11-02', 5)",
+        *SECTIONS[1:version],
+    )
+    db = open_database(url)
+    assert schema("SELECT version FROM fense_admin") == [(len(SECTIONS),)]
+    assert daily(db) == {"2026-10-31": 5, "2026-11-01": 5, "2026-11-02": 5}
+    assert schema("SELECT * FROM usage_month ORDER BY month") == [
+        (1, "2026-10", 5),
+        (1, "2026-11", 10),
+    ]
+    columns = (
+        "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
+        " WHERE table_schema = current_schema() ORDER BY table_name, ordinal_position"
+    )
+    new = open_database(postgresql.empty())
+    assert db.engine.execute_sql(columns).fetchall() == new.engine.execute_sql(columns).fetchall()
 
 
 # --- Settings of the connection ------------------------------------------------------------------

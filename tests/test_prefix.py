@@ -3,13 +3,13 @@
 import contextlib
 
 import pytest
-from conftest import MASTER_KEY, Api, account_fields, refusal
+from conftest import MASTER_KEY, Api, account_fields, few, refusal
 from webtest import TestApp
 
 from fense_admin import create_app
 
 
-@pytest.mark.parametrize("prefix", ["/admin", "admin", "/admin/"])
+@pytest.mark.parametrize("prefix", few(["admin", "/admin", "/admin/"]))
 def test_the_prefix_is_in_the_url(start, prefix):
     service = start("--port=0", "--prefix", prefix)
     assert service.ready().endswith("/admin")

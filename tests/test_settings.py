@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from conftest import CHECKOUT, MASTER_KEY, TIMEOUT, Api, Served, account_fields
+from conftest import CHECKOUT, MASTER_KEY, TIMEOUT, Api, Served, account_fields, few
 from this_system import NEEDS
 
 from fense_admin import create_app, settings
@@ -144,7 +144,7 @@ EFFECTS = {
 }
 
 
-@pytest.mark.parametrize("given", ["as a flag", "in the environment"])
+@pytest.mark.parametrize("given", few(["in the environment", "as a flag"]))
 @pytest.mark.parametrize("name", settings.SETTINGS)
 def test_a_setting_does_what_it_is_for(start, name, given):
     assert name in EFFECTS, f"add to EFFECTS a function that shows what --{name} does"
@@ -223,24 +223,27 @@ def test_the_limit_of_a_body_reaches_the_stand_in(make_app):
 
 @pytest.mark.parametrize(
     ("flags", "environment", "has_control_plane", "is_quiet"),
-    [
-        ([], {}, False, False),
-        ([], {"FENSE_ADMIN_STANDIN": "1", "FENSE_ADMIN_QUIET": "1"}, True, True),
-        ([], {"FENSE_ADMIN_STANDIN": "0", "FENSE_ADMIN_QUIET": "0"}, False, False),
-        (
-            ["--standin", "--quiet"],
-            {"FENSE_ADMIN_STANDIN": "0", "FENSE_ADMIN_QUIET": "0"},
-            True,
-            True,
-        ),
-        (["--no-standin"], {"FENSE_ADMIN_STANDIN": "1"}, False, False),
-        (
-            ["--no-standin", "--quiet"],
-            {"FENSE_ADMIN_STANDIN": "x", "FENSE_ADMIN_QUIET": "x"},
-            False,
-            True,
-        ),
-    ],
+    few(
+        [
+            ([], {"FENSE_ADMIN_STANDIN": "1", "FENSE_ADMIN_QUIET": "1"}, True, True),
+            (
+                ["--no-standin", "--quiet"],
+                {"FENSE_ADMIN_STANDIN": "x", "FENSE_ADMIN_QUIET": "x"},
+                False,
+                True,
+            ),
+            (
+                ["--standin", "--quiet"],
+                {"FENSE_ADMIN_STANDIN": "0", "FENSE_ADMIN_QUIET": "0"},
+                True,
+                True,
+            ),
+            ([], {"FENSE_ADMIN_STANDIN": "0", "FENSE_ADMIN_QUIET": "0"}, False, False),
+            (["--no-standin"], {"FENSE_ADMIN_STANDIN": "1"}, False, False),
+            ([], {}, False, False),
+        ],
+        3,
+    ),
 )
 def test_a_switch_may_be_a_variable_and_the_flag_wins(
     start, flags, environment, has_control_plane, is_quiet
@@ -276,7 +279,7 @@ OF_DOCKER = {  # of a link called fense-admin
 }
 
 
-@pytest.mark.parametrize("injected", [OF_KUBERNETES, OF_DOCKER], ids=["Kubernetes", "Docker"])
+@pytest.mark.parametrize("injected", few([OF_KUBERNETES, OF_DOCKER]), ids=["Kubernetes", "Docker"])
 def test_what_kubernetes_and_docker_set_is_ignored_and_logged_once(start, injected):
     service = start("--port=0", "--database=:memory:", "--quiet", **injected)
     service.ready()
@@ -312,7 +315,7 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("flags", [[], ["--quiet"]], ids=["", "quiet"])
+@pytest.mark.parametrize("flags", few([["--quiet"], []]), ids=["quiet", ""])
 def test_unknown_variables_are_logged_before_anything_else(start, flags):
     """With the nearest that is known, and without the value: it may be a secret."""
     others = {"DISPUTE_HOST": "of-another-program", "FENSE_URL": "x"}

@@ -16,6 +16,7 @@ from conftest import (
     account_fields,
     change_limits,
     connect,
+    few,
     http_request,
     in_background,
     locked,
@@ -168,10 +169,11 @@ def start_soak(tmp_path):
         service.wait()
 
 
+@pytest.mark.parametrize("signum", few(STOPS))
 @pytest.mark.parametrize(
-    "signum", [STOPS[0], *(pytest.param(signum, marks=pytest.mark.slow) for signum in STOPS[1:])]
+    "frozen",
+    [False, pytest.param(True, marks=[pytest.mark.needs("SIGSTOP"), pytest.mark.slow])],
 )
-@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.needs("SIGSTOP"))])
 def test_a_stop_of_the_process_answers_every_request_that_was_sent(tmp_path, signum, frozen):
     count = 600  # more than are let in at the same time
     with soak.Run(tmp_path, tmp_path / "fense.sqlite3", soak.WRITES) as run:
@@ -201,7 +203,7 @@ def wait_until_it_listens_no_more(service):
     pytest.fail("it still listens")
 
 
-@pytest.mark.parametrize("signum", STOPS)
+@pytest.mark.parametrize("signum", few(STOPS))
 def test_a_second_signal_ends_it_at_once(start_soak, signum):
     service = start_soak()
     with send_half_a_request(service):

@@ -9,13 +9,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl
 
-from bottle import request, response
+from bottle import response
 
 import fense_admin
-from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, TOO_LARGE, ApiError
-from fense_admin.reading import read_input
+from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, ApiError
+from fense_admin.reading import read_form
 from fense_admin.rules import parse_json
 from fense_admin.standin import calling, faults
 from fense_admin.standin.instances import ROOT, Plane
@@ -23,8 +22,7 @@ from fense_admin.standin.instances import ROOT, Plane
 if TYPE_CHECKING:
     from fense_admin.standin.page.shown import Shown
 
-MOST_FIELDS = 1_000
-FILE = "file"  # the name and the kind of a field that has a file's bytes
+FILE = "file"  # the name and the kind of a field whose text stands for a file's bytes
 SEE_OTHER = 303
 
 Sent = dict[str, str]  # the text of each field
@@ -100,7 +98,7 @@ def form_name(pattern: str) -> str:
 
 def answer(shown: Shown, path: str) -> str:
     """Do what the form at this path asks for, and go to the view that shows it."""
-    sent = read_form(shown.plane.app.limits.state_body)
+    sent = read_form(shown.plane.app.limits.state_body, FILE)
     shown.plane.guard.refuse_other_forms(sent.pop("token", ""))
     pattern, form, groups = find(shown.forms, path)
     fields = form.fields(shown, *groups)
@@ -109,34 +107,12 @@ def answer(shown: Shown, path: str) -> str:
     except (ApiError, *fense_admin.REFUSALS) as raised:
         error = raised if isinstance(raised, ApiError) else fense_admin.refused(raised)
         response.status = error.status_code
-        return shown.form_page(path, sent, error)
+        shown.sent, shown.error = sent, error
+        return shown.form_page(path)
     response.status = SEE_OTHER
     where = view or form.back.format(*groups)
     response.set_header("Location", shown.link(where, done=form_name(pattern)))
     return ""
-
-
-def read_form(most: int) -> Sent:
-    """The fields of the form that was sent; the bytes of a file are surrogates if need be."""
-    raw = read_input(request.environ, most)
-    if len(raw) > most:
-        raise ApiError(TOO_LARGE, f"the form is over {most} bytes")
-    content_type = request.environ.get("CONTENT_TYPE", "")
-    boundary = re.fullmatch(r'multipart/form-data;\s*boundary="?([^";]{1,100})"?', content_type)
-    if boundary:
-        parts = (b"\r\n" + raw).split(b"\r\n--" + boundary[1].encode("latin-1"))[1:-1]
-        return dict(read_part(*part.partition(b"\r\n\r\n")) for part in parts[:MOST_FIELDS])
-    try:
-        pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
-    except ValueError:
-        raise ApiError(INVALID, "this is not a form of this page") from None
-    return dict(pairs)
-
-
-def read_part(head: bytes, _: bytes, content: bytes) -> tuple[str, str]:
-    found = re.search(b'[; ]name="([^"]*)"', head)
-    name = found[1].decode(errors="replace") if found else ""
-    return name, content.decode(errors="surrogateescape" if name == FILE else "replace")
 
 
 def values(fields: Sequence[Field], sent: Sent) -> dict[str, Any]:
@@ -166,16 +142,22 @@ def ask(plane: Plane, method: str, path: str, body: Any = None) -> Any:
     return json.loads(found.body) if found.body and found.is_whole else None
 
 
-def beside(fields: Sequence[Field], error: ApiError | None) -> tuple[str, dict[str, str]]:
-    """The message that is to stand above a form, and those beside its fields, by their names.
+def beside(error: ApiError | None) -> dict[str, str]:
+    """The messages that are to stand beside fields, by their names.
 
-    What `error` has for a field of a part of the body, such as [0].lookups, is the field's.
+    What an error has for a field of a part of the body, such as [0].lookups, is the field's.
     """
-    if error is None:
-        return "", {}
-    names, found = {field.name for field in fields}, dict[str, str]()
-    for name, message in error.details:
+    found: dict[str, str] = {}
+    for name, message in error.details if error else ():
         found.setdefault(name.rpartition(".")[2], message)
-    all_of_it = "; ".join(f"{name} {message}" for name, message in error.details)
-    is_told = found.keys() <= names and error.body == all_of_it
-    return ("Nothing was changed." if is_told else error.body), found
+    return found
+
+
+def above(fields: Sequence[Field], error: ApiError | None) -> str:
+    """The message that is to stand above these fields: all of it, unless they have each part."""
+    if error is None:
+        return ""
+    beside_fields = "; ".join(f"{name} {message}" for name, message in error.details)
+    is_told = re.fullmatch(re.escape(beside_fields) + "(; and [0-9]+ more)?", error.body)
+    is_told = is_told and beside(error).keys() <= {field.name for field in fields}
+    return "Nothing was changed." if is_told else error.body

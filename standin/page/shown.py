@@ -68,6 +68,8 @@ class Shown:
     def __init__(self, plane: Plane, forms: Mapping[str, acting.Form]) -> None:
         self.plane, self.forms = plane, forms
         self.done = ""  # what the form that led here has done
+        self.sent: acting.Sent | None = None  # a form that was refused
+        self.error: ApiError | None = None  # why
         self.origin = origin()
         self.root = mount_point() + ROOT
         self.standin_url = self.origin + self.root
@@ -110,16 +112,7 @@ class Shown:
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return f"{self.root}/{path}" + (f"?{urlencode(given)}" if given else "")
 
-    def form(
-        self,
-        path: str,
-        /,
-        button: str = "",
-        ask: tuple[str, ...] = (),
-        sent: acting.Sent | None = None,
-        error: ApiError | None = None,
-        **hidden: str,
-    ) -> str:
+    def form(self, path: str, /, button: str = "", ask: tuple[str, ...] = (), **hidden: str) -> str:
         """The form at this path below /_standin/page/, filled with what was `sent`.
 
         With `hidden` values it asks for these fields alone, and else for all.
@@ -131,24 +124,18 @@ class Shown:
             path=path,
             form=form,
             fields=[field for field in fields if not hidden or field.name in ask],
-            sent=sent,
-            messages=acting.beside(fields, error)[1],
+            messages=acting.beside(self.error),
             hidden=hidden,
             button=button or form.title,
             exact=html.escape,  # `escape` would put names in the place of invisible letters
         )
 
-    def form_page(
-        self, path: str, sent: acting.Sent | None = None, error: ApiError | None = None
-    ) -> str:
-        """A page that has this form alone, with what was `sent` and the `error` that it met."""
+    def form_page(self, path: str) -> str:
+        """A page that has this form alone, with the `error` that it met."""
         _, form, groups = acting.find(self.forms, path)
-        message, _ = acting.beside(form.fields(self, *groups), error)
-        content = self.form(path, sent=sent, error=error)
-        back = self.link(form.back.format(*groups))
-        return self.whole_page(
-            form.title, "act", form=form, message=message, content=content, back=back
-        )
+        message = acting.above(form.fields(self, *groups), self.error)
+        shown = {"content": self.form(path), "back": self.link(form.back.format(*groups))}
+        return self.whole_page(form.title, "act", form=form, message=message, **shown)
 
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
         """The curl block of a request to the control plane, or to the API at this base."""

@@ -19,7 +19,8 @@ from fense_admin.standin.faults import DROPS
 KEY = {"x-api-key": MASTER_KEY}
 VIEWS = ["", "page/accounts", "page/accounts/1", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane"]
-FILES = ["page/page.css", "page/page.js"]
+VIEWS += ["page/accounts/create", "page/faults/arm", "page/reset", "page/state/load"]
+FILES = ["page/page.css", "page/page.js", "page/state.json"]
 
 
 @pytest.fixture

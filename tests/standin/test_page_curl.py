@@ -290,6 +290,7 @@ FIELD = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_categ
 VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", [SHELLS[0], "powershell"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(

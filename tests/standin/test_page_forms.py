@@ -1,13 +1,19 @@
 """The forms of the page: what each does, what it refuses beside which field, and whom it takes."""
 
 import base64
+import http.client
 import json
 import re
+import threading
+import time
+from urllib.parse import urlsplit
 
 import pytest
-from conftest import MASTER_KEY, SEED, SERVICE_KEY, Api, account_fields
+from conftest import MASTER_KEY, SEED, SERVICE_KEY, TIMEOUT, Api, account_fields
 from test_control import FOREIGN, OWN
+from webtest.forms import Checkbox
 
+from fense_admin import rules
 from fense_admin.standin import StandIn, demo
 from fense_admin.standin.faults import FAULT_RULES
 from fense_admin.standin.page.forms import FORMS
@@ -223,7 +229,7 @@ def test_a_reset_and_a_state_are_asked_once(page):
         page.fense.create_account()
         before = page.fense.state()
         question = page.open("page/service").click(link)
-        assert "It can't be undone." in text_of(question.html.main)
+        assert "be undone." in text_of(question.html.main)
         assert page.fense.state() == before
         assert done(page.follow(question.form.submit())) == line
         expected = demo.document(page.fense.state()["accounts"][0]["created_at"][:10])
@@ -275,6 +281,45 @@ def test_what_a_form_does_meets_no_fault_and_is_not_in_the_journal(page):
     assert page.fense.requests() == []
     assert [fault["used"] for fault in page.fense.faults()] == [0]
     assert page.fense.state()["accounts"][-1]["name"] == "Acme Holdings"
+
+
+def test_to_disarm_a_fault_ends_the_waits_for_it_alone(page):
+    waits = {}
+    for id, path in ((1, "/accounts/1"), (2, "/accounts/7")):
+        page.fense.fail(delay_ms=60_000, path=path)
+        waits[id] = threading.Thread(
+            target=Api(page.fense.app, DEVELOPMENT_KEY, None).get, args=(path,)
+        )
+        page.fense.fail(503, path="/another")  # so that a used up one is not the last
+        waits[id].start()
+    page.fense.fail(delay_ms=60_000, path="/accounts/1", times=0)  # 5
+    waits[5] = threading.Thread(
+        target=Api(page.fense.app, DEVELOPMENT_KEY, None).get, args=("/accounts/1",)
+    )
+    deadline = time.monotonic() + TIMEOUT
+    while len(page.fense.requests()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    waits[5].start()
+    while sum(fault["used"] for fault in page.fense.faults()) < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert done(page.send("page/faults", "faults/5/disarm")) == "The fault was disarmed."
+    waits[5].join(TIMEOUT)
+    assert [waits[id].is_alive() for id in (1, 2, 5)] == [True, True, False]
+    assert done(page.send("page/faults", "faults/disarm-all")) == "All faults were disarmed."
+    for wait in waits.values():  # of the faults that are used up, too
+        wait.join(TIMEOUT)
+        assert not wait.is_alive()
+
+
+def test_the_forms_have_each_field_of_an_account_in_its_kind(page):
+    for view, path, names in (
+        ("page/accounts", "accounts/create", rules.CREATE_RULES),
+        ("page/accounts/1", "accounts/1/change", rules.UPDATE_RULES),
+    ):
+        form = page.form(view, path)
+        for name, rule in names.items():
+            is_switch = rule is rules.check_flag
+            assert isinstance(form[name], Checkbox) == is_switch, name
 
 
 # --- What a form refuses -------------------------------------------------------------------------
@@ -429,6 +474,16 @@ def filled(page):
     return values
 
 
+@pytest.mark.parametrize("pattern", FORMS)
+def test_with_the_token_each_of_these_forms_changes_something(page, pattern):
+    forms = filled(page)
+    path = next(path for path in forms if re.fullmatch(pattern, path))
+    before = everything(page)
+    values = forms[path] | {"token": page.fense.app.guard.token}
+    page.browser.post(f"/_standin/page/{path}", values, status=303)
+    assert everything(page) != before
+
+
 @pytest.mark.parametrize("headers", OWN, ids=str)
 def test_its_own_page_sends_forms(page, headers):
     token = page.fense.app.guard.token
@@ -480,6 +535,7 @@ def test_a_get_changes_nothing_whatever_it_brings(page):
     assert everything(page) == before
 
 
+@pytest.mark.slow
 def test_a_crawl_of_every_link_changes_nothing(page):
     filled(page)
     before = everything(page)
@@ -519,6 +575,39 @@ def test_under_another_key_a_form_takes_that_key_and_its_token():
         for right in ({"x-api-key": MASTER_KEY}, {"Authorization": f"Basic {basic}"}):
             assert status(right) == 303
         assert len(fense.faults()) == 2
+
+
+def test_a_large_file_is_taken_from_the_own_page_alone():
+    """The server decides before the body has arrived."""
+    with StandIn(SEED, master_key=DEVELOPMENT_KEY) as fense:
+        account = SEED["accounts"][0] | {"usage": {}}
+        accounts = [account | {"api_key": f"sk_many_{n}", "name": "x" * 250} for n in range(1_500)]
+        content = json.dumps({"accounts": accounts})
+        head = "Content-Disposition: form-data; name="
+        body = (
+            "".join(
+                f'--b\r\n{head}"{name}"{more}\r\n\r\n{text}\r\n'
+                for name, more, text in (
+                    ("token", "", fense.app.guard.token),
+                    ("file", '; filename="state.json"', content),
+                )
+            )
+            + "--b--\r\n"
+        )
+        for sent, status in (
+            ({"Sec-Fetch-Site": "cross-site"}, 413),
+            ({"Sec-Fetch-Site": "none"}, 413),
+            ({}, 413),
+            ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ):
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", urlsplit(fense.url).port, timeout=TIMEOUT
+            )
+            headers = {"Content-Type": "multipart/form-data; boundary=b", **sent}
+            connection.request("POST", "/_standin/page/state/load", body, headers)
+            assert connection.getresponse().status == status
+            connection.close()
+            assert len(fense.state()["accounts"]) == (1_500 if status == 303 else 2)
 
 
 def test_a_form_from_before_a_start_says_so(page):

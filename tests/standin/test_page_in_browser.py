@@ -18,6 +18,7 @@ KEY = "local-dev-key"
 VIEWS = ["", "page/requests/{number}", "page/accounts", "page/accounts/1"]
 VIEWS += ["page/accounts/1?by=month", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane", "page/nothing", "?status=x"]
+VIEWS += ["page/accounts/create", "page/faults/arm", "page/reset", "page/state/load"]
 FLAGS = (  # without the rest it looks for Google's hosts
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"

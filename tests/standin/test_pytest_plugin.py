@@ -8,7 +8,7 @@ import textwrap
 import types
 
 import pytest
-from conftest import run_pytest
+from conftest import few, run_pytest
 
 import pytest_fense_admin
 
@@ -142,8 +142,8 @@ UNUSED = """
 
 @pytest.mark.parametrize(
     ("arguments", "plugins"),
-    [(("-p", "no:schemathesis"), None), (("-n", "2"), ("pytest_fense_admin", "xdist"))],
-    ids=["alone", "xdist"],
+    few([(("-n", "2"), ("pytest_fense_admin", "xdist")), (("-p", "no:schemathesis"), None)]),
+    ids=["xdist", "alone"],
 )
 def test_the_fixture_is_clean_before_each_test(tmp_path, arguments, plugins):
     # Alone, pytest loads the plugins that are installed, ours by its entry point.

@@ -3,13 +3,22 @@
 import contextlib
 import datetime
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import MASTER_KEY, SEED_FILE, TIMEOUT, account_fields, call_standin, connect
+from conftest import (
+    MASTER_KEY,
+    SEED_FILE,
+    TIMEOUT,
+    WITHOUT_DRIVER,
+    account_fields,
+    call_standin,
+    connect,
+)
 
 from fense_admin import __version__, standin
 from fense_admin.standin import StandIn
@@ -331,7 +340,11 @@ print("fine")
 )
 def test_a_stand_in_minds_its_own_business(script):
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": WITHOUT_DRIVER},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
     )
     assert (result.stdout, result.stderr, result.returncode) == ("fine\n", "", 0)
 
