@@ -154,7 +154,7 @@ def debian_release():
 def make_base(folder):
     """Make base.tar in this folder, which has a clone: Debian with what pip would download for it."""
     script = ["unshare", "--mount", "sh", "-c", MAKE_BASE, "sh", PACKAGES, *debian_release()]
-    run(*script, cwd=folder)
+    run(*script, cwd=folder, timeout=500)
     return folder / "base.tar"
 
 
