@@ -97,10 +97,10 @@ class Docker:
         enter = ["nsenter", f"--net=/proc/{self.process.pid}/ns/net"]
         return run(*enter, "env", *settings, *command, cwd=cwd)
 
-    def call(self, path, body=None, key=KEY, port=8642):
-        """Call the service on this port, which has to succeed; return its JSON."""
+    def call(self, path, body=None, key=KEY):
+        """Call the service, which has to succeed; return its JSON."""
         sent = ["-H", "Content-Type: application/json", "-d", json.dumps(body)] if body else []
-        url = f"http://127.0.0.1:{port}{path}"
+        url = f"http://127.0.0.1:8642{path}"
         return json.loads(self.inside("curl", "-fsS", "-H", f"x-api-key: {key}", *sent, url))
 
     def inspect(self, name):
@@ -111,7 +111,7 @@ class Docker:
         """Wait for Docker's own health check of the container."""
         deadline = time.monotonic() + TIMEOUT
         while (state := self.inspect(container)["State"])["Health"]["Status"] != "healthy":
-            assert state["Running"], self.inside(DOCKER, "logs", container)
+            assert state["Running"], self.inside("sh", "-c", f"{DOCKER} logs {container} 2>&1")
             assert time.monotonic() < deadline, state
             time.sleep(0.1)
 
