@@ -425,7 +425,7 @@ def create_app(
     public_url: str = "",
     limits: Limits | None = None,
 ) -> Application:
-    """Return a WSGI application with a database of its own; `close()` it when done.
+    """Return a WSGI application with its own database; `close()` it when done.
 
     `database` is a file's path, ":memory:", or a URL such as postgresql://host/name. `public_url`
     is the URL that clients use if there is a proxy; `limits` bound what they may use. Raises

@@ -1,4 +1,4 @@
-"""A whole release, built twice, installed and used as its users do: `make test-release`.
+"""Build a release twice, install it, and use it as its users do: `make test-release`.
 
 It takes about five minutes, most of them for the suite in the unpacked sdist; so this is no part of
 `make test`.

@@ -1,4 +1,4 @@
-"""The limits and defaults that the documents name are those of the service."""
+"""The documents have the limits and defaults of the service."""
 
 import json
 import re
@@ -136,7 +136,7 @@ STATEMENTS = [
             f"client_body_buffer_size {LIMITS.read_body // 1024}k;",
             f"it answers what is over {LIMITS.body // 1024}k itself",
             f"large_client_header_buffers 4 {LIMITS.header // 1024}k;",
-            f"the service closes what is idle for {LIMITS.idle}",
+            f"the service closes idle connections after {LIMITS.idle}",
             f"{{1,{REQUEST_ID}}}",
             ERRORS[501],
         ],

@@ -1,4 +1,4 @@
-"""make release: what it refuses, and archives that have the same bytes wherever they are made.
+"""make release: what it rejects, and reproducible archives.
 
 tests/release.py builds a whole release.
 """
