@@ -20,6 +20,7 @@ KEY = "local-dev-key"
 VIEWS = ["", "page/requests/{number}", "page/accounts", "page/accounts/1"]
 VIEWS += ["page/accounts/1?by=month", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane", "page/nothing", "?status=x"]
+VIEWS += ["page/requests/again/{number}/send", "page/documentation/api/createAccount/try"]
 FORM_PAGES = ["page/accounts/create", "page/accounts/1/change", "page/faults/arm", "page/reset"]
 FORM_PAGES += ["page/state/load", "page/instances/create", "page/service?done=reset"]
 LONG = "a_very_long_name_without_a_place_to_break_it" * 5
