@@ -270,7 +270,7 @@ def test_a_body_that_is_longer_than_is_kept_is_shown_as_far_as_it_is(seeded, see
     seeded_api.post(
         "/accounts", json.dumps(account_fields(name="é" * 5000), ensure_ascii=False).encode()
     )
-    assert "the line sends no more" in text_of(newest(seeded_api, see))
+    assert "keeps the first 8 KiB of a body" in text_of(newest(seeded_api, see))
 
 
 def test_the_fault_that_answered_is_told(seeded, seeded_api, see):
