@@ -30,7 +30,7 @@ def run(system, *arguments):
 
 
 @pytest.mark.parametrize("system", few(["windows", "macos"]))
-def test_it_serves_stops_and_stands_in(system):
+def test_it_serves_stops_and_has_a_control_plane(system):
     assert run(system, SYSTEMS / "smoke.py") == "fine\n"
 
 
@@ -74,11 +74,11 @@ print(sys.platform, os.name)
 """
 
 
-def test_windows_does_what_linux_does_not():
+def test_the_simulation_behaves_like_windows():
     assert run("windows", "-c", DIFFERENT) == "win32 nt\n"
 
 
-def test_what_a_test_needs_has_a_name_and_few_may_need_it(monkeypatch):
+def test_the_needs_of_tests_are_named_and_few(monkeypatch):
     def item(*needs, **more):
         marker = pytest.mark.needs(*needs, **more).mark
         return types.SimpleNamespace(nodeid=f"test[{needs}]", iter_markers=lambda name: [marker])
