@@ -8,8 +8,9 @@ import time
 
 import pytest
 from conftest import MASTER_KEY, SERVICE_KEY, account_fields, few, run_program, sentence, tools
-from other_fense import CHANGES, PERSONAL, OtherFense, Request, serving
 from other_fense import MASTER_KEY as REAL_KEY
+from other_fense import PERSONAL, OtherFense, Request, serving
+from ways_to_differ import CHANGES
 
 KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 

@@ -4,7 +4,8 @@ import functools
 import json
 
 import pytest
-from other_fense import CHANGES, MASTER_KEY, PERSONAL, SEED, SERVICE_KEY, WRITTEN, OtherFense
+from other_fense import MASTER_KEY, PERSONAL, SEED, SERVICE_KEY, OtherFense
+from ways_to_differ import CHANGES, WRITTEN
 
 from fense_admin import settings
 from fense_admin.comparing import asking, recording, report, writing

@@ -82,6 +82,13 @@ def test_truncate_cuts_the_real_response(fense):
     assert body == whole[: len(whole) // 2]
 
 
+@pytest.mark.parametrize(("method", "body"), [("HEAD", {}), ("GET", {"body": ""})])
+def test_a_response_without_a_body_is_not_sent_at_all_instead_of_cut(fense, method, body):
+    fense.fail(500, drop="truncate", after=True, **body)
+    raw = talk(port_of(fense), get(fense, "/accounts/1").replace(b"GET", method.encode()))
+    assert raw == b""
+
+
 @pytest.fixture
 def in_pieces(fense, monkeypatch):
     """A stand-in whose usage of all accounts is sent in several pieces."""
