@@ -22,9 +22,11 @@ test-sqlite: .venv-sqlite/dev  ## the data's tests with the SQLite of fense-admi
 	  test_database_file.py test_migrations.py test_backup.py test_outages.py test_crash.py) \
 	  -k "not postgresql"
 
-# What isn't about Linux, nor about text and tools alone.
-ANYWHERE = $(addprefix tests/,contract standin) $(filter-out $(addprefix tests/test_,%openapi.py \
-  clients.py deploy.py documents.py examples.py fuzzing.py imports.py links.py make.py packaging.py \
+# What isn't about Linux, nor about text and tools alone, nor refused or compared before any system
+# is asked.
+ANYWHERE = tests/standin $(addprefix tests/contract/test_,accounts.py responses.py usage.py) \
+  $(filter-out $(addprefix tests/test_,%openapi.py %odd_services.py clients.py comparing.py deploy.py \
+  documents.py examples.py exchange.py fuzzing.py imports.py links.py make.py packaging.py places.py \
   readme.py release.py simulation.py two_nodes.py typing.py waitress.py workflow.py),$(wildcard tests/test_*.py))
 simulate = SIMULATED_SYSTEM=$(1) PYTHONPATH=$(CURDIR)/tests/systems $(PYTEST)
 

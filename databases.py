@@ -102,8 +102,10 @@ class Database:
         The newest first. However a letter is written, as "é" or as "e" with an accent, it is found.
         """
         wanted = models.folded(text)
+        if not wanted:
+            return [number for (number,) in self.engine.execute_sql(models.SELECT_IDS).fetchall()]
         rows = self.engine.execute_sql(models.SELECT_NAMES).fetchall()
-        return [number for number, names in rows if not wanted or wanted in models.folded(names)]
+        return [number for number, names in rows if wanted in models.folded(names)]
 
     def get_account(self, fense_account_id: int) -> shapes.Account:
         """The account, as the contract shows it. Raises `NoSuchAccount`."""

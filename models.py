@@ -112,6 +112,7 @@ SELECT fense_account_id, fense_account_id || ' ' || name || ' ' || email
     || COALESCE(' ' || dispute_account_id, '') || COALESCE(' ' || api_key_last4, '')
 FROM account ORDER BY fense_account_id DESC
 """
+SELECT_IDS = "SELECT fense_account_id FROM account ORDER BY fense_account_id DESC"
 DELETE_ALL = [f"DELETE FROM {table}" for table in ("usage_month", "usage", "account")]
 
 

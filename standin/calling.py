@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 from bottle import request, response
 
 from fense_admin.exchange import Stream
+from fense_admin.standin.journal import ENTRY, Entry
 
 CONTEXT = [(request, "environ")]
 CONTEXT += [(response, f"_{name}") for name in ("status_line", "status_code", "cookies", "headers")]
@@ -41,12 +42,17 @@ KEPT_OF_STREAM = 256 * 1024  # bytes
 
 
 class Answer(NamedTuple):
-    """A response. Of a body that is produced while it is sent, `body` is only the beginning."""
+    """A response. Of a body that is produced while it is sent, `body` is only the beginning.
+
+    `entry` is the journal's, for a request that is noted there. `status` is 0 for a response of
+    which a fault dropped all.
+    """
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
     is_whole: bool
+    entry: Entry | None
 
 
 def send(
@@ -59,8 +65,7 @@ def send(
 ) -> Answer:
     """Send a request to an application, from within a request that came to the same address.
 
-    `target` is the path and query as in a request line; `environ` has further keys. Raises
-    `ConnectionResetError` where a fault drops the connection.
+    `target` is the path and query as in a request line; `environ` has further keys.
     """
     path, _, query = target.partition("?")
     environ |= {name: request.environ[name] for name in KEPT if name in request.environ}
@@ -76,12 +81,19 @@ def send(
         "wsgi.input": io.BytesIO(body),
     }
     started: list[Any] = []
+    kept, length = bytearray(), 0
     with own_context():
         answer = app(environ, lambda *line_and_headers: started.extend(line_and_headers))
         most = KEPT_OF_STREAM if isinstance(answer, Stream) else float("inf")
-        kept, length = bytearray(), 0
-        for piece in answer:  # to its end: broken off, it would be logged as an error
-            length += len(piece)
-            if length <= most:
-                kept += piece
-    return Answer(int(started[0][:3]), started[1], bytes(kept), length <= most)
+        try:
+            for piece in answer:  # to its end: broken off, it would be logged as an error
+                length += len(piece)
+                if length <= most:
+                    kept += piece
+        except ConnectionError:  # a fault drops it
+            most = -1
+        finally:
+            if isinstance(answer, Stream):
+                answer.close()
+    status, headers = (int(started[0][:3]), started[1]) if started else (0, [])
+    return Answer(status, headers, bytes(kept), length <= most, environ.get(ENTRY))

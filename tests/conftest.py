@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import this_system
+from browsing import browser, look  # noqa: F401  (fixtures)
 from peewee import sqlite3  # the library that the service itself uses
 from postgresql_server import find_program, start_server
 from webtest import TestApp

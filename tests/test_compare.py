@@ -7,7 +7,7 @@ import ssl
 import time
 
 import pytest
-from conftest import MASTER_KEY, SERVICE_KEY, account_fields, run_program, sentence, tools
+from conftest import MASTER_KEY, SERVICE_KEY, account_fields, few, run_program, sentence, tools
 from other_fense import CHANGES, PERSONAL, OtherFense, Request, serving
 from other_fense import MASTER_KEY as REAL_KEY
 
@@ -29,7 +29,9 @@ def fill(db, accounts):
 
 @pytest.mark.parametrize(
     ("engine", "accounts"),
-    [("sqlite", 0), ("sqlite", 1), ("sqlite", 1000), ("postgresql", 1), ("postgresql", 200)],
+    few(
+        [("sqlite", 0), ("sqlite", 9), ("postgresql", 1), ("sqlite", 1000), ("postgresql", 200)], 3
+    ),
 )
 def test_ourselves_are_the_same_and_nothing_is_written(app, serve, run_command, accounts):
     fill(app.db, accounts)

@@ -23,6 +23,7 @@ def test_the_pytest_suite_passes():
     assert "5 passed" in run_pytest(CHECKOUT, "examples/test_billing.py")
 
 
+@pytest.mark.slow
 def test_the_node_script_runs():
     tools("node")
     command = ["fense-admin", "exec", "--seed", "examples/seed.json", "--"]

@@ -221,7 +221,12 @@ def test_a_service_goes_on_while_an_update_replaces_it(wheel, tmp_path, kind):
         assert service.call("/_standin/instances", {"seed": "demo"})[0] == 201
         views = ["", "page/page.css", "page/page.js", "page/requests/2", "page/accounts"]
         views += [f"page/accounts/{account['fense_account_id']}", "page/faults", "page/service"]
-        for view in [*views, "page/documentation", "page/documentation/control-plane"]:
+        for view in [
+            *views,
+            "page/faults/arm",
+            "page/documentation",
+            "page/documentation/control-plane",
+        ]:
             assert service.page(view)
         assert "Traceback" not in service.end()[2]
 

@@ -1,11 +1,13 @@
 """Connections to PostgreSQL: to which address, with which settings, and what is refused."""
 
 import contextlib
+import ipaddress
 import shutil
 import socket
 import subprocess
 import threading
 import time
+import types
 
 import psycopg
 import pytest
@@ -50,20 +52,15 @@ def own(postgresql):
 # --- What a URL means ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("parameter", "name", "value"),
-    [
-        ("?application_name=fense@node1", "application_name", "fense@node1"),
-        ("?sslrootcert=/etc/ssl/db@prod.pem", "application_name", "fense-admin"),
-        ("?options=-cwork_mem%3D5MB", "work_mem", "5MB"),
-    ],
-)
-def test_an_at_sign_after_the_host_is_only_a_letter(
-    postgresql, open_database, own, parameter, name, value
-):
+def test_an_at_sign_after_the_host_is_only_a_letter(postgresql, open_database, own):
     for url in (postgresql.empty(), own[1]):
         url = url.replace("fense@", "fense:secret@")
-        assert setting(open_database(url + parameter), name) == value
+        for parameter, name, value in (
+            ("?application_name=fense@node1", "application_name", "fense@node1"),
+            ("?sslrootcert=/etc/ssl/db@prod.pem", "application_name", "fense-admin"),
+            ("?options=-cwork_mem%3D5MB", "work_mem", "5MB"),
+        ):
+            assert setting(open_database(url + parameter), name) == value
 
 
 def test_a_password_goes_to_no_host_behind_a_later_at_sign(postgresql, open_database):
@@ -125,13 +122,13 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_a_session_has_our_settings_whatever_its_database_says(own, open_database, name):
+def test_a_session_has_our_settings_whatever_its_database_says(own, open_database):
     alter, url = own
-    theirs, ours = FOREIGN[name]
-    alter(f"SET {name} = {theirs}")
+    for name, (theirs, _) in FOREIGN.items():
+        alter(f"SET {name} = {theirs}")
     db = open_database(url)
-    assert setting(db, name) == ours
+    ours = {name: ours for name, (_, ours) in FOREIGN.items()}
+    assert {name: setting(db, name) for name in FOREIGN} == ours
     assert db.create_account(FIELDS)["fense_account_id"] == 1
 
 
@@ -545,6 +542,13 @@ def reachable(tmp_path_factory):
         yield server, certificate
 
 
+def test_a_server_that_is_not_on_this_machine_is_warned_of(postgresql, open_database, monkeypatch):
+    elsewhere = types.SimpleNamespace(is_loopback=False)
+    monkeypatch.setattr(ipaddress, "ip_address", lambda _: elsewhere)
+    warning = open_database(postgresql.empty()).engine.info.warning
+    assert warning.startswith("the connection to 127.0.0.1 is not encrypted: add ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "sslmode", "is_warned"),
@@ -565,6 +569,7 @@ def test_a_server_on_another_machine_without_tls_is_warned_of(
 
 
 @pytest.mark.needs("a PostgreSQL server of its own")
+@pytest.mark.slow
 def test_the_warning_is_in_the_log_of_the_start(reachable, start):
     address = own_address()
     url = f"postgresql://fense@{address}:{reachable[0].port}/postgres?sslmode=disable"

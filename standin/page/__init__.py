@@ -18,13 +18,13 @@ from bottle import request, response
 
 import fense_admin
 from fense_admin import __version__, rules, sqlite
-from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
+from fense_admin.exchange import NOT_FOUND, ApiError
 from fense_admin.reading import read_openapi
-from fense_admin.rules import HIDDEN, ValidationErrors
+from fense_admin.rules import ValidationErrors
 from fense_admin.standin import document as control_plane
 from fense_admin.standin.instances import Plane
-from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
-from fense_admin.standin.page import acting, curl, documentation, entries, filters
+from fense_admin.standin.journal import Entry
+from fense_admin.standin.page import acting, again, curl, documentation, entries, filters, trying
 from fense_admin.standin.page import faults as in_words
 from fense_admin.standin.page.forms import FORMS, end_of_month
 from fense_admin.standin.page.shown import FILES, Shown, read
@@ -127,10 +127,7 @@ def requests(shown: Shown, sent: Sent) -> View:
 
 
 def one_request(shown: Shown, sent: Sent, number: str) -> View:
-    entry = next((one for one in shown.newest_first() if one.number == int(number)), None)
-    if entry is None:
-        message = f"this request is no longer in the journal, which keeps {JOURNAL_LENGTH}"
-        raise ApiError(NOT_FOUND, message)
+    entry = again.find(shown, number)
     lines = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
     block = shown.block(lines, MOST_OF_CURL)
     room = MOST_OF_REQUEST - len(block.encode())
@@ -149,7 +146,8 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
         "parameters": len(query),
         "headers": rows_within(tenth, entry["headers"].items()),
         "curl": block,
-        "notes": list(notes_on_curl(entry)),
+        "missing": again.missing(entry),
+        "meant": again.corrected(entry, again.filled(entry))[1],
         "account": entries.account_of(entry),
         "fault": entry.fault and clip(in_words.does(entry.fault), MOST_OF_TITLE),
     }
@@ -193,19 +191,6 @@ def body_within(
     if is_long:
         parts = [(clip(text, most), "")]
     return {"parts": parts, "is_cut": is_cut, "is_clipped": is_long and size(text) > most}
-
-
-def notes_on_curl(entry: Entry) -> Iterator[str]:
-    """What the line that repeats a request does not have."""
-    key = entry["headers"].get(KEY_HEADER)
-    if key and not entry.has_development_key:
-        yield f"FENSE_API_KEY stands for the key that it brought: {key}"
-    if "body" in entry.is_cut:
-        yield "The journal keeps the first 8 KiB of a body: the line sends no more."
-    if HIDDEN in f"{entry.sent_target}{entry['headers']}".replace(str(key), "") or (
-        HIDDEN.encode() in entry.sent_body
-    ):
-        yield f"{HIDDEN} stands for a key, which the journal masks: put your own there."
 
 
 def hinted(field: str, message: str) -> str:
@@ -320,8 +305,8 @@ def service(shown: Shown, sent: Sent) -> View:
 
 
 def reference(shown: Shown, sent: Sent, of: str | None) -> View:
-    plane = shown.plane
-    if of:
+    plane, of = shown.plane, of or "api"
+    if of == trying.CONTROL_PLANE:
         document, url = control_plane.served(not plane.is_instance), shown.standin_url
     else:
         document, url = read_openapi(fense_admin.OPENAPI_FILE, plane.app.prefix), shown.base_url
@@ -345,7 +330,7 @@ VIEWS: dict[str, tuple[Callable[..., View], filters.Checks]] = {
     "accounts/([0-9]{1,19})": (one_account, filters.OF_USAGE),
     "faults": (faults, {}),
     "service": (service, {}),
-    "documentation(?:/(control-plane))?": (reference, {}),
+    "documentation(?:/(api|control-plane))?": (reference, {}),
 }
 # What a view says after a form, by its name.
 DONE = {acting.form_name(pattern): form.done for pattern, form in FORMS.items()}

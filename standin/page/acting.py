@@ -28,6 +28,10 @@ SEE_OTHER = 303
 Sent = dict[str, str]  # the text of each field
 
 
+class Below(str):
+    """HTML to show below the form that was sent, on its own page."""
+
+
 class Field(NamedTuple):
     """A field of a form. `value` is what it has at first."""
 
@@ -43,8 +47,9 @@ class Form(NamedTuple):
     """A form. Its functions take a `Shown`, and the groups of its path's pattern.
 
     `act` takes the values of the fields before those, and returns the view to show then: "" for
-    `back`, which is the view that the form belongs to. With `is_change` it takes only what was
-    changed, else what was filled in. One with a `question` has a page of its own.
+    `back`, which is the view that the form belongs to; or what to show `Below` the form. With
+    `is_change` it takes only what was changed, else what was filled in. One with a `question` has
+    a page of its own.
     """
 
     title: str
@@ -109,6 +114,9 @@ def answer(shown: Shown, path: str) -> str:
         response.status = error.status_code
         shown.sent, shown.error = sent, error
         return shown.form_page(path)
+    if isinstance(view, Below):
+        shown.sent, shown.below = sent, view
+        return shown.form_page(path)
     response.status = SEE_OTHER
     where = view or form.back.format(*groups)
     response.set_header("Location", shown.link(where, done=form_name(pattern)))
@@ -158,6 +166,7 @@ def above(fields: Sequence[Field], error: ApiError | None) -> str:
     if error is None:
         return ""
     beside_fields = "; ".join(f"{name} {message}" for name, message in error.details)
-    is_told = re.fullmatch(re.escape(beside_fields) + "(; and [0-9]+ more)?", error.body)
-    is_told = is_told and beside(error).keys() <= {field.name for field in fields}
-    return "Nothing was changed." if is_told else error.body
+    is_all = re.fullmatch(re.escape(beside_fields) + "(; and [0-9]+ more)?", error.body)
+    if is_all and beside(error).keys() <= {field.name for field in fields}:
+        return "Nothing was changed."
+    return str(error.body)

@@ -125,6 +125,7 @@ class Endpoint:
         url: str,
         is_development: bool,
     ) -> None:
+        self.read, self.operation = read, operation
         self.method, self.path = method, path
         self.id: str = operation["operationId"]
         self.summary: str = operation["summary"]

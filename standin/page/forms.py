@@ -12,6 +12,7 @@ from fense_admin.rules import ValidationErrors
 from fense_admin.standin import demo
 from fense_admin.standin.faults import DROPS
 from fense_admin.standin.instances import INSTANCES, ROOT, generated
+from fense_admin.standin.page import again, trying
 from fense_admin.standin.page.acting import FILE, Field, Form, ask
 from fense_admin.standin.page.shown import Shown
 
@@ -188,5 +189,11 @@ FORMS: dict[str, Form] = {
     "instances/([0-9a-f]{16})/end": Form(
         "End the instance", asking("DELETE", INSTANCES + "/{}"), "The instance has ended.",
         back=SERVICE, question="Its accounts, faults and requests go with it.",
+    ),
+    "requests/(again|corrected)/([0-9]{1,18})/send": Form(
+        "Send again", again.send_again, "It was sent again.", again.fields, "page/requests/{1}",
+    ),
+    "documentation/(api|control-plane)/([A-Za-z]{1,40})/try": Form(
+        "Try {1}", trying.try_it, "It was sent.", trying.fields, "page/documentation/{0}",
     ),
 }  # fmt: skip

@@ -146,6 +146,11 @@ function addKeys(dialog, button) {
   });
 }
 
+if (document.querySelector(".done")) { // it is said once, not again when one reloads or comes back
+  const here = new URL(location);
+  here.searchParams.delete("done");
+  history.replaceState(null, "", here);
+}
 addCopyButtons(document);
 if (document.getElementById("live")) goLive(document.getElementById("live"));
 addKeys(document.getElementById("keys"), document.getElementById("show-keys"));

@@ -27,11 +27,12 @@ from fense_admin.standin.page.text import clip, escape, size
 HERE = os.path.dirname(__file__)
 FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 TEMPLATES = (
-    "accounts act body chart curl error faults fields form layout list one_account one_request "
-    "pager reference requests service"
+    "accounts act answer body chart curl error faults fields form layout list one_account "
+    "one_request pager reference requests service"
 ).split()
 MOST_OF_CELL = 600  # bytes of HTML in a list
 MOST_OF_MESSAGE = 4_000  # above a form
+MOST_OF_BODY = 100_000  # of a response
 SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
 
 
@@ -68,8 +69,9 @@ class Shown:
     def __init__(self, plane: Plane, forms: Mapping[str, acting.Form]) -> None:
         self.plane, self.forms = plane, forms
         self.done = ""  # what the form that led here has done
-        self.sent: acting.Sent | None = None  # a form that was refused
+        self.sent: acting.Sent | None = None  # a form that was refused, or answered on its page
         self.error: ApiError | None = None  # why
+        self.below = ""  # what it was answered
         self.origin = origin()
         self.root = mount_point() + ROOT
         self.standin_url = self.origin + self.root
@@ -98,6 +100,7 @@ class Shown:
             "clip": clip,
             "MOST_OF_CELL": MOST_OF_CELL,
             "MOST_OF_MESSAGE": MOST_OF_MESSAGE,
+            "MOST_OF_BODY": MOST_OF_BODY,
             "NEW_ACCOUNT": NEW_ACCOUNT,
             "version": __version__,
         }
@@ -126,7 +129,7 @@ class Shown:
             fields=[field for field in fields if not hidden or field.name in ask],
             messages=acting.beside(self.error),
             hidden=hidden,
-            button=button or form.title,
+            button=button or form.title.format(*groups),
             exact=html.escape,  # `escape` would put names in the place of invisible letters
         )
 
@@ -135,7 +138,9 @@ class Shown:
         _, form, groups = acting.find(self.forms, path)
         message = acting.above(form.fields(self, *groups), self.error)
         shown = {"content": self.form(path), "back": self.link(form.back.format(*groups))}
-        return self.whole_page(form.title, "act", form=form, message=message, **shown)
+        return self.whole_page(
+            form.title.format(*groups), "act", form=form, message=message, **shown
+        )
 
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
         """The curl block of a request to the control plane, or to the API at this base."""

@@ -83,14 +83,14 @@ def test_only_the_master_key_opens_it(seeded, seeded_api, method, path):
     assert merchant["fense_account_id"] in [a["fense_account_id"] for a in before[0]["accounts"]]
 
 
-@pytest.mark.parametrize("headers", FOREIGN, ids=str)
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-def test_no_page_from_elsewhere_reaches_it(seeded_api, method, path, headers):
+def test_no_page_from_elsewhere_reaches_it(seeded_api, method, path):
     before = state_and_faults(seeded_api)
-    answer = seeded_api.call(method, path, {"status": 503}, headers=headers)
-    assert (answer.status, answer.body["error"]["code"]) == (403, "forbidden")
-    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
-    assert state_and_faults(seeded_api) == before
+    for headers in FOREIGN:
+        answer = seeded_api.call(method, path, {"status": 503}, headers=headers)
+        assert (answer.status, answer.body["error"]["code"]) == (403, "forbidden"), headers
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+        assert state_and_faults(seeded_api) == before, headers
 
 
 @pytest.mark.parametrize("headers", OWN, ids=str)

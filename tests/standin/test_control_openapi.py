@@ -31,7 +31,7 @@ def routes(plane):
     return {
         (route.method.lower(), route.rule.removeprefix("/_standin").replace("<id>", "{id}"))
         for route in plane.control.routes
-        if route.callback.__name__ not in ("method_not_allowed", "no_such_instance", "get_page")
+        if route.callback.__name__ not in ("method_not_allowed", "no_such_instance", "answer_page")
     }
 
 

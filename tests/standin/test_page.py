@@ -19,7 +19,8 @@ from fense_admin.standin.faults import DROPS
 KEY = {"x-api-key": MASTER_KEY}
 VIEWS = ["", "page/accounts", "page/accounts/1", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane"]
-FILES = ["page/page.css", "page/page.js"]
+VIEWS += ["page/accounts/create", "page/faults/arm", "page/reset", "page/state/load"]
+FILES = ["page/page.css", "page/page.js", "page/state.json"]
 
 
 @pytest.fixture
@@ -269,7 +270,7 @@ def test_a_body_that_is_longer_than_is_kept_is_shown_as_far_as_it_is(seeded, see
     seeded_api.post(
         "/accounts", json.dumps(account_fields(name="é" * 5000), ensure_ascii=False).encode()
     )
-    assert "the line sends no more" in text_of(newest(seeded_api, see))
+    assert "keeps the first 8 KiB of a body" in text_of(newest(seeded_api, see))
 
 
 def test_the_fault_that_answered_is_told(seeded, seeded_api, see):

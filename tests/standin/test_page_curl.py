@@ -335,7 +335,7 @@ def test_keys_stay_masked_in_the_line(fense):
     page = page_of_newest(fense)
     assert secret not in page
     (line,), (powershell,) = lines_of(page), lines_of(page, "powershell")
-    assert "FENSE_API_KEY stands for the key that it brought: …1a2b" in page
+    assert "The journal masks the key that it brought: …1a2b." in page
     assert "… stands for a key, which the journal masks: put your own there." in page
     assert run(line)[0] == run(powershell, "powershell")[0] == "400"  # the masked key is none
     assert line.endswith(f"--data-raw {shlex.quote(fields.decode().replace(secret, '…0001'))}")
@@ -355,7 +355,7 @@ def test_a_long_body_is_repeated_as_far_as_it_is_kept(fense):
     tools("curl")
     talk(port_of(fense), with_body(b'{"name": "' + b"\xc3\xa9" * 5000 + b'"}', JSON))
     page = page_of_newest(fense)
-    assert "The journal keeps the first 8 KiB of a body: the line sends no more." in page
+    assert "The journal keeps the first 8 KiB of a body: add the rest." in page
     (line,) = lines_of(page)
     run(line)
     assert fense.app.journal[-1].sent_body == (b'{"name": "' + b"\xc3\xa9" * 5000)[:8192]

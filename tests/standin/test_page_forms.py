@@ -469,6 +469,13 @@ def filled(page):
         "state/demo": {},
         "instances/create": {"name": "x"},
         f"instances/{instance}/end": {},
+        f"requests/again/{page.fense.app.journal[-1].number}/send": {},
+        "documentation/api/updateAccount/try": {
+            "path fense_account_id": "1",
+            "body name": "Changed",
+            "x-api-key": DEVELOPMENT_KEY,
+        },
+        "documentation/control-plane/reset/try": {},
     }
     assert all(any(re.fullmatch(pattern, path) for path in values) for pattern in FORMS)
     return values

@@ -5,10 +5,12 @@ import http.client
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlencode
 
 import pytest
+from browsing import NARROW, WIDE
 from conftest import CHECKOUT, SEED, npm_install, run_program, tools, wait_until
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from fense_admin.standin import StandIn, waits
 
@@ -18,57 +20,15 @@ KEY = "local-dev-key"
 VIEWS = ["", "page/requests/{number}", "page/accounts", "page/accounts/1"]
 VIEWS += ["page/accounts/1?by=month", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane", "page/nothing", "?status=x"]
-FLAGS = (  # without the rest it looks for Google's hosts
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+FORM_PAGES = ["page/accounts/create", "page/accounts/1/change", "page/faults/arm", "page/reset"]
+FORM_PAGES += ["page/state/load", "page/instances/create", "page/service?done=reset"]
 LONG = "a_very_long_name_without_a_place_to_break_it" * 5
-
-
-@pytest.fixture(scope="module")
-def browser():
-    (chromium,) = tools("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
 def fense():
     with StandIn(SEED, master_key=KEY) as fense:
         yield fense
-
-
-@pytest.fixture
-def look(browser, fense):
-    """Opens a view in a window of its own; at the end no window had an error or asked elsewhere."""
-    origin = fense.standin_url.removesuffix("/_standin")
-    with contextlib.ExitStack() as stack:
-        wrong = []
-
-        def look(path="", **options):
-            context = browser.new_context(**{"viewport": WIDE, "color_scheme": "light"} | options)
-            stack.callback(context.close)
-            context.set_default_timeout(10_000)
-            page = context.new_page()
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.on(
-                "console", lambda told: wrong.append(told.text) if told.type == "error" else None
-            )
-            page.on(
-                "request",
-                lambda sent: (
-                    None if sent.url.startswith((origin, "data:")) else wrong.append(sent.url)
-                ),
-            )
-            page.goto(f"{origin}/_standin/{path}")
-            return page
-
-        yield look
-        refused = re.compile("status of (40|503)")  # a refusal's view, and too many waits
-        assert [text for text in wrong if not refused.search(text)] == []
 
 
 def send(fense, method, path, body=None, key=KEY):
@@ -358,7 +318,17 @@ def busy(fense):
 
 
 def paths(fense):
-    return [path.format(number=fense.app.journal[-1].number) for path in VIEWS]
+    number = fense.app.journal[-1].number
+    return [path.format(number=number) for path in [*VIEWS, *FORM_PAGES]]
+
+
+def refused(page, fense):
+    """Leave the page at a form that was refused, with a message beside each of its fields."""
+    page.goto(f"{fense.standin_url}/page/faults/arm")
+    for field in page.locator("form.act input[type=text], form.act textarea").all():
+        field.fill(LONG)
+    page.get_by_role("button", name="Arm a fault").click()
+    expect(page.locator(".blame").nth(5)).to_be_visible()
 
 
 def test_no_view_scrolls_sideways(busy, look):
@@ -370,6 +340,9 @@ def test_no_view_scrolls_sideways(busy, look):
             assert width <= viewport["width"], path
             cut = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('thead')).map(e => e.outerHTML)"
             assert page.evaluate(cut) == [], path
+        refused(page, busy)
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        assert page.evaluate(cut) == []
 
 
 def test_no_flag_breaks_within_a_word(busy, look):
@@ -395,21 +368,34 @@ def test_axe_finds_nothing(busy, look, scheme, viewport):
     tools("npm")
     axe = (npm_install("tests/browser") / "axe-core" / "axe.min.js").read_text()
     page = look(viewport=viewport, color_scheme=scheme)
-    for path in paths(busy):
-        page.goto(f"{busy.standin_url}/{path}")
+
+    def check(where):
         page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
         page.evaluate(axe)
         found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
         blamed = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
-        assert blamed == [], path
+        assert blamed == [], where
+
+    for path in paths(busy):
+        page.goto(f"{busy.standin_url}/{path}")
+        check(path)
+    refused(page, busy)
+    check("refused")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Keys").click()
+    check("keys")
 
 
 def test_it_is_valid_html(busy, tmp_path):
     tools("npm")
     html_validate = npm_install("tests/browser") / ".bin" / "html-validate"
-    for number, path in enumerate(paths(busy)):
+    token = {"token": busy.app.guard.token}
+    form = token | dict.fromkeys(("name", "status", "path", "delay_ms", "now", "lookups"), LONG)
+    asked = [("GET", path, {}) for path in paths(busy)]
+    asked += [("POST", path, form) for path in FORM_PAGES[:3]]
+    for number, (method, path, sent) in enumerate(asked):
         connection = http.client.HTTPConnection(busy.url.removeprefix("http://"), timeout=10)
-        connection.request("GET", f"/_standin/{path}", headers={"Accept": "text/html"})
+        connection.request(method, f"/_standin/{path}", urlencode(sent), {"Accept": "text/html"})
         (tmp_path / f"{number}.html").write_bytes(connection.getresponse().read())
         connection.close()
     run_program(
@@ -453,6 +439,23 @@ def test_the_keyboard_finds_the_content_first(fense, look):
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.name") == "find"
+
+
+@pytest.mark.parametrize("path", ["", "page/accounts/1", "page/faults", "page/service"])
+def test_tab_reaches_everything_in_the_order_of_the_page(busy, look, path):
+    page = look(path)
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    wanted = page.evaluate("""window.all = [...document.querySelectorAll('a[href], button, summary, '
+        + 'input:not([type=hidden]), select, textarea, [tabindex="0"]')].filter(it =>
+            it.checkVisibility()); all.length""")
+    reached = []
+    while not reached or reached[-1] is not None:
+        page.keyboard.press("Tab")
+        at = page.evaluate("(at => at < 0 ? null : at)(all.indexOf(document.activeElement))")
+        if reached[-1:] != [at]:  # a date has three parts
+            reached.append(at)
+        assert len(reached) <= wanted + 1
+    assert reached == [*range(wanted), None]
 
 
 def test_keys_move_between_rows_and_open_one(fense, look):

@@ -152,6 +152,7 @@ def test_the_fixture_is_clean_before_each_test(tmp_path, arguments, plugins):
     assert "7 passed" in run_pytest(tmp_path, *arguments, plugins=plugins)
 
 
+@pytest.mark.slow
 def test_options_may_differ_from_folder_to_folder(tmp_path):
     (tmp_path / "conftest.py").write_text(OPTIONS.replace("\n    ", "\n"))
     (tmp_path / "test_suite.py").write_text(SUITE.replace("\n    ", "\n"))
@@ -160,6 +161,7 @@ def test_options_may_differ_from_folder_to_folder(tmp_path):
     assert "9 passed" in run_pytest(tmp_path)
 
 
+@pytest.mark.slow
 def test_options_may_be_changed_in_place(tmp_path):
     (tmp_path / "test_suite.py").write_text(textwrap.dedent(CHANGED))
     assert "2 passed" in run_pytest(tmp_path)
