@@ -21,7 +21,7 @@ from conftest import CHECKOUT, Process, account_fields, copy_checkout, run_progr
 from fense_admin import __version__
 
 PIP = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
-DATE = "2027-01-15T08:00:00Z"
+DATE = "2026-01-15T08:00:00Z"
 LIBRARIES = {"bottle", "peewee", "waitress"}
 
 
@@ -39,7 +39,7 @@ def make_release(folder, **settings):
     changelog = folder / "CHANGELOG.md"
     if f"## [{__version__}] - " not in changelog.read_text("utf-8"):  # before a release
         with open(changelog, "a", encoding="utf-8") as file:
-            file.write(f"\n## [{__version__}] - 2027-01-15\n")
+            file.write(f"\n## [{__version__}] - 2026-01-15\n")
     git(folder, "init", "-q")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "x")
