@@ -1,4 +1,4 @@
-"""The command `fense-admin`: its arguments, and what each of them may be."""
+"""The command `fense-admin`: its arguments and their rules."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ BEFORE_COMMAND = "put -- before the command, as in: fense-admin exec -- npm test
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `fense-admin`. Returns the exit code: 0, 1 where it can't, 2 for wrong usage."""
+    """Run the command `fense-admin`. Return its exit code: 1 for a failure, 2 for wrong usage."""
     progress.on_stop_signals(progress.stop_at_once)  # PID 1 ignores signals without a handler
     systems.take_console_events()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack what a name has
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack characters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or (arguments[0][:1] == "-" and arguments[0] not in WITHOUT_COMMAND):
@@ -40,22 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "exec" and "--" in arguments:
         at = arguments.index("--")
         arguments, command = arguments[:at], arguments[at + 1 :]
-    if arguments[0] == "record" and "--date" in arguments[:-1]:  # -7..0 is no flag
+    if arguments[0] == "record" and "--date" in arguments[:-1]:  # -7..0 isn't a flag
         at = arguments.index("--date")
         arguments = [*arguments[:at], f"--date={arguments[at + 1]}", *arguments[at + 2 :]]
     parser = build_parser()
     refuse_passwords(arguments, parser)
     refuse_unknown(arguments, parser, needs_command=arguments[0] == "exec" and not command)
     options, unknown = parser.parse_known_args(arguments)
-    used: argparse.ArgumentParser = options.parser  # of the command
+    used: argparse.ArgumentParser = options.parser  # the command's parser
     if options.run is commands.run_command and not command:
         used.error(BEFORE_COMMAND)
-    if unknown and options.run is commands.compare:  # one of them may be a key
+    if unknown and options.run is commands.compare:  # don't quote them: one may be a key
         used.error(f"it takes one URL or file. {KEYS_FROM}")
     if unknown:
         used.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = command
-    if options.run is not commands.serve:  # which has a log
+    if options.run is not commands.serve:  # serve logs these lines itself
         for line in settings.unknown_variables():
             progress.say(line)
     for name in settings.SWITCHES:
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> None:
-    """Refuse a URL with a password where none belongs: a message would show it."""
+    """Reject a URL with a password in the wrong place: a later message would show it."""
     message = "pass a URL with a password in FENSE_ADMIN_DATABASE or --database"
     if arguments[0] == "move":
         message = "pass the password in PGPASSWORD or ~/.pgpass: ps shows arguments"
@@ -91,9 +91,9 @@ def refuse_passwords(arguments: list[str], parser: argparse.ArgumentParser) -> N
 
 
 def refuse_unknown(arguments: list[str], parser: Parser, needs_command: bool) -> None:
-    """Refuse an unknown command or flag, and name the nearest.
+    """Reject an unknown command or flag, and suggest the most similar one.
 
-    argparse itself would first complain about the value that comes after an unknown flag.
+    argparse would first complain about the value after an unknown flag.
     """
     name, *words = arguments
     if name in WITHOUT_COMMAND:
@@ -107,7 +107,7 @@ def refuse_unknown(arguments: list[str], parser: Parser, needs_command: bool) ->
             continue
         takers = " and ".join(it for it in flags if flag in flags[it])
         meant = f"; it is a flag of {takers}" if takers else rules.did_you_mean(flag, flags[name])
-        if needs_command and not meant.endswith("?"):  # it may be a flag of the command
+        if needs_command and not meant.endswith("?"):  # it may belong to the command
             parser.commands[name].error(BEFORE_COMMAND)
         parser.commands[name].error(f"unrecognized arguments: {flag}{meant}")
 
@@ -129,9 +129,9 @@ def check_id_or_dash(text: str) -> str:
 def typed(
     rule: rules.Rule, variable: str = "", may_be_secret: bool = False
 ) -> Callable[[str], Any]:
-    """A rule as a type for argparse, whose message names what was given and the variable.
+    """Turn a rule into a type for argparse. Its message quotes the value and names the variable.
 
-    What `may_be_secret` is never named.
+    A value that `may_be_secret` is never quoted.
     """
 
     def convert(text: str) -> Any:
@@ -147,7 +147,7 @@ def typed(
 
 
 def check_target(text: str) -> str:
-    """A URL with a prefix or without, or else the path of a file."""
+    """Return a URL, with a prefix or without, or the path of a file."""
     if not re.match("https?://", text, re.IGNORECASE):
         return text
     return rules.check_public_url(text)
@@ -179,7 +179,7 @@ def add_quiet(parser: argparse.ArgumentParser, help: str = "print errors only") 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help ends with that of `default`, the command that may be left out."""
+    """A parser whose help ends with the help of `default`, the command that may be left out."""
 
     default: argparse.ArgumentParser
     commands: dict[str, argparse.ArgumentParser]
@@ -236,7 +236,7 @@ def build_parser() -> Parser:
     it.add_argument(
         "--wait", type=typed(settings.check_seconds), default=0, help="seconds to wait for it"
     )
-    origin = typed(lambda text: rules.split_url(text)[0])  # all that a check of health takes
+    origin = typed(lambda text: rules.split_url(text)[0])  # the path is ignored
     it.add_argument(
         "url", nargs="?", type=origin, help="its URL (default: the address that serve uses)"
     )

@@ -32,18 +32,18 @@ SWITCH_INTERVAL = 0.001  # seconds that a thread keeps the GIL while others wait
 
 
 class CommandError(Exception):
-    """A user error. The message is one sentence that says how to fix it."""
+    """A user error. The message says how to fix it."""
 
 
 class WrongUsage(Exception):
-    """A flag, a variable or an argument can't be as it is. The message names it."""
+    """A flag, a variable or an argument is invalid. The message names it."""
 
 
 # --- serve -------------------------------------------------------------------------------------
 
 
 def serve(options: argparse.Namespace) -> int:
-    # Late: other commands do without waitress.
+    # Imported late: other commands don't need waitress.
     from fense_admin.serving import addresses, server
     from fense_admin.serving.log import log_to_stderr
 
@@ -81,7 +81,7 @@ def serve(options: argparse.Namespace) -> int:
         found = app.db.count_accounts()
         if seed is not None:
             load_seed(app.db, seed, options.seed, loading)
-        del seed  # only a control plane needs it again
+        del seed  # only a control plane still needs it
         read_ahead(has_control_plane)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
@@ -108,7 +108,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def read_ahead(has_control_plane: bool) -> None:
-    """Read what is otherwise read once it is needed: an update may replace the files until then."""
+    """Read files that are needed later, before an update of the package can replace them."""
     files.read(fense_admin.OPENAPI_FILE)
     if has_control_plane:
         from fense_admin.standin import document
@@ -123,7 +123,7 @@ def origin_of(host: str, port: int) -> str:
 
 
 def log_database(db: Database, database: str, found: int) -> None:
-    """Log where the accounts are and how many; `found` were there before the start."""
+    """Log where the accounts are, and how many; `found` is their number before the start."""
     count, info = db.count_accounts(), db.engine.info
     accounts = "1 account" if count == 1 else f"{count} accounts"
     if info.in_memory:
@@ -138,9 +138,9 @@ def log_database(db: Database, database: str, found: int) -> None:
 
 
 def choose_keys(options: argparse.Namespace, on_loopback: bool) -> tuple[dict[str, Any], bool]:
-    """Return the keys, as `create_app` takes them, and whether the control plane is on.
+    """Return the keys, as arguments of `create_app`, and whether the control plane is on.
 
-    Raises `ValueError` where a key is needed and none is set.
+    Raises `ValueError` if a key is required and none is set.
     """
     master_key, service_keys = settings.keys_from_environment()
     is_on = bool(options.standin)  # None: by default
@@ -221,7 +221,7 @@ def run_command(options: argparse.Namespace) -> int:
             **without_proxy("127.0.0.1", "localhost"),
         }
         process = None
-        early: list[int] = []  # signals that came before the process was there
+        early: list[int] = []  # signals received before the process was started
 
         def pass_on(signum: int, _: object) -> None:
             # A terminal sends SIGINT and SIGHUP to the command itself.
@@ -242,16 +242,16 @@ def run_command(options: argparse.Namespace) -> int:
             process.send_signal(signum)
         code = programs.wait(process)
         if code != 0 and (report := fense.report()) and sys.stderr:
-            with contextlib.suppress(OSError):  # the exit code is the command's, all the same
+            with contextlib.suppress(OSError):  # the exit code doesn't depend on it
                 print(f"fense-admin: the command failed. Its requests:\n{report}", file=sys.stderr)
         return code
 
 
 def without_proxy(*hosts: str) -> dict[str, str]:
-    """NO_PROXY and no_proxy, which some clients look at first, with these hosts added to them."""
+    """Return NO_PROXY and no_proxy (some clients prefer that) with these hosts added."""
     names = ("NO_PROXY", "no_proxy")
     known = [os.environ.get(name, "") for name in names]
-    values = [text or "".join(known) for text in known]  # one that is not set is as the other
+    values = [text or "".join(known) for text in known]  # if one isn't set, use the other
     return {
         name: text if text.strip() == "*" else ",".join(filter(None, [text, *hosts]))
         for name, text in zip(names, values, strict=True)
@@ -269,9 +269,9 @@ def health(options: argparse.Namespace) -> int:
 
 
 def flags_of_process_1() -> dict[str, str | None]:
-    """Return --host and --port of the service if it is process 1 or its child, as in a container.
+    """Return --host and --port of a service that is process 1, as in a container, or its child.
 
-    A container's health check has the service's variables, but not its flags.
+    A container's health check has the variables of the service, but not its flags.
     """
     with contextlib.suppress(OSError), open("/proc/1/cmdline", "rb") as file:
         words = os.fsdecode(file.read()).split("\0")
@@ -285,7 +285,7 @@ def flags_of_process_1() -> dict[str, str | None]:
 
 
 def default_origin() -> str:
-    """Return the URL of what `serve` starts with the same variables."""
+    """Return the URL of a service started by `serve` with the same variables."""
     values, flags = [], flags_of_process_1()
     for name in ("host", "port"):
         text = flags.get(name) or settings.default_of(name)
@@ -303,12 +303,12 @@ def default_origin() -> str:
 
 
 def check_health(origin: str, timeout: float) -> str | None:
-    """Return what is wrong with the service at this URL, after its URL; None if it is healthy."""
+    """Return what is wrong with the service at this URL; None if it is healthy."""
     scheme, _, host = origin.partition("://")
     connect = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
     try:
         with contextlib.closing(connect(host, timeout=timeout)) as connection:
-            connection.request("GET", "/healthz")  # outside any prefix
+            connection.request("GET", "/healthz")  # needs no prefix
             status = connection.getresponse().status
     except OSError as error:
         text = error.strerror or str(error) or type(error).__name__
@@ -346,7 +346,7 @@ def record(options: argparse.Namespace) -> int:
 
 
 def record_list(db: Database, recording: Progress) -> None:
-    """Add the lookups that standard input lists. Raises `CommandError`."""
+    """Add a list of lookups from standard input. Raises `CommandError`."""
     from fense_admin.standin import state
 
     raw = sys.stdin.buffer.read()
@@ -371,7 +371,7 @@ def move(options: argparse.Namespace) -> int:
     check_exists(options.source, "choose one that exists")
     if options.target == engines.MEMORY:
         raise CommandError("a database in memory is lost when the process ends: choose a file")
-    with contextlib.suppress(OSError):  # one is a server, or not there yet
+    with contextlib.suppress(OSError):  # one is a server, or doesn't exist yet
         if os.path.samefile(options.source, options.target):  # A.sqlite3 may be a.sqlite3, too
             raise CommandError(
                 f"{options.target} is {options.source} itself: choose a new database"
@@ -389,7 +389,7 @@ def move(options: argparse.Namespace) -> int:
 
 
 def has_accounts(database: str) -> bool:
-    """Whether it is a database with accounts. It stays as it is, of whatever version."""
+    """Return whether a database has accounts. Doesn't change it, whatever its version."""
     with contextlib.suppress(engines.Unusable), use_database(database, read_only=True) as db:
         return db.count_accounts() > 0
     return False
@@ -424,9 +424,9 @@ def backup(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Compare a service with a stand-in. Returns 0 if all is the same, 1 if not, 3 if it can't.
+    """Compare a service with a stand-in. Return 0 if they are the same, 1 if not, 3 if it can't.
 
-    No message repeats an argument: one may be a key by mistake.
+    No message quotes an argument, which may be a key by mistake.
     """
     from fense_admin import comparing
 
@@ -440,7 +440,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def check_exists(database: str, hint: str) -> None:
-    """Raise `CommandError` if it is a file, and there is none."""
+    """Raise `CommandError` if the database is a file that doesn't exist."""
     if engines.is_server(database) or (database != engines.MEMORY and os.path.exists(database)):
         return
     raise CommandError(f"there is no database file {database}: {hint}")

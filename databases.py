@@ -1,6 +1,6 @@
-"""The data: reads and writes accounts and their lookups, in a database that an engine holds.
+"""The data: read and write accounts and their lookups, on any engine. Knows no HTTP.
 
-What `Database` returns has the shape of the contract's bodies. It knows no HTTP.
+What `Database` returns has the form of the contract's bodies.
 """
 
 from __future__ import annotations
@@ -24,70 +24,69 @@ if TYPE_CHECKING:
 
 
 EXTRA = "run pip install 'fense-admin[postgresql]' (in a checkout '.[postgresql]')"
-BIG_READS = 16  # big responses produced at once: each has a connection and a thread
-BIG_READ_TIMEOUT = 2  # seconds that one more waits for its turn before it is rejected
+BIG_READS = 16  # large responses produced at once; each takes a connection and a thread
+BIG_READ_TIMEOUT = 2  # seconds that a further one waits for its turn before it is rejected
 USAGE = ("usage", "usage_month")  # the tables
-REPORTED = 5_000  # rows from one report of a long write to the next
+REPORTED = 5_000  # rows between two progress reports of a long write
 
 Item = TypeVar("Item")
-Piece = dict[str, int]  # of the accounts: the id `after` which it begins, and its `last_id`
+Piece = dict[str, int]  # a range of accounts: it begins `after` an id and ends at `last_id`
 
 
 class Report:
-    """Receives the progress of a long write. This one ignores it."""
+    """Receives progress reports of a long write. This class ignores them."""
 
     def __call__(self, accounts: int, days: int) -> None:
-        """Take how many accounts and days are written so far, and at the end how many in all."""
+        """Report the numbers of accounts and days written so far."""
 
     def before_commit(self) -> None:
-        """Called when everything is written, right before the commit."""
+        """Called right before the commit, when everything is written."""
 
 
 NO_REPORT = Report()
 
 
 class Database:
-    """A database of accounts and usage, safe to share between threads.
+    """A database of accounts and usage. Threads can share it.
 
-    `clock` gives the time of what is written.
-
-    Any method may raise an error for which `engines.is_unavailable` is true.
+    `clock` provides the time for what is written. Any method may raise an error for which
+    `engines.is_unavailable` is true.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.clock = models.Clock()
         self._big_reads = threading.BoundedSemaphore(BIG_READS)
-        # Called after a write, with the digests of keys that accounts have got and of those that
-        # they have no longer; None: all others.
+        # Called after a write with the digests of the new keys and of the removed ones; None means
+        # that all other keys were removed.
         self.on_keys: Callable[[Iterable[str], Iterable[str] | None], None] = lambda new, old: None
 
     def now(self) -> str:
-        """The time of its clock, as the contract writes times."""
+        """Return the clock's time in the format of the contract."""
         return models.as_text(self.clock.now())
 
     def today(self) -> str:
-        """The day of its clock, as YYYY-MM-DD."""
+        """Return the clock's date as YYYY-MM-DD."""
         return self.now()[:10]
 
     def ping(self) -> None:
-        """Raise an error for which `engines.is_unavailable` is true if requests can't read."""
+        """Raise an error for which `engines.is_unavailable` is true if the data can't be read."""
         self.engine.ping(models.PROBE)
 
     # Accounts
 
     def count_accounts(self) -> int:
-        """How many accounts there are."""
+        """Return the number of accounts."""
         return int(self.engine.execute_sql(models.COUNT_ACCOUNTS).fetchone()[0])
 
     def is_merchant_key(self, key: str) -> bool:
-        """Whether it is the api_key of some account."""
+        """Return whether this is the api_key of an account."""
         return bool(self.merchant_keys_among([digest(key)]))
 
     def merchant_keys_among(self, digests: Collection[str]) -> set[str]:
-        """Those of the digests that are of the api_key of some account.
+        """Return those of the digests that belong to the api_key of an account.
 
-        It takes next to no time, or raises an error: a request may ask before it is served.
+        Returns or raises quickly, because requests need it before they are handled.
         """
         left, found = list(digests), set[str]()
         while left:
@@ -97,9 +96,9 @@ class Database:
         return found
 
     def find_accounts(self, text: str = "") -> list[int]:
-        """The ids of the accounts that have the text, in any case, in what names them.
+        """Return the ids of accounts with the text in their id, name, email or key, newest first.
 
-        The newest first. However a letter is written, as "é" or as "e" with an accent, it is found.
+        Ignores case, and whether "é" is one character or "e" with a combining accent.
         """
         wanted = models.folded(text)
         if not wanted:
@@ -108,12 +107,12 @@ class Database:
         return [number for number, names in rows if wanted in models.folded(names)]
 
     def get_account(self, fense_account_id: int) -> shapes.Account:
-        """The account, as the contract shows it. Raises `NoSuchAccount`."""
+        """Return an account in the form of the contract. Raises `NoSuchAccount`."""
         row = self._row_of(fense_account_id, models.SELECT_ACCOUNT)
         return cast("shapes.Account", models.as_account(row, models.ACCOUNT_KEYS))
 
     def _row_of(self, fense_account_id: int, query: str, **values: str) -> Row:
-        """The row that a query about one account returns. Raises `NoSuchAccount`."""
+        """Return the row that a query about one account finds. Raises `NoSuchAccount`."""
         row: Row | None = None
         if 0 < fense_account_id <= rules.MAX_ID:
             of_account = {"fense_account_id": fense_account_id, **values}
@@ -140,7 +139,7 @@ class Database:
         return account
 
     def update_account(self, fense_account_id: int, fields: dict[str, Any]) -> shapes.Account:
-        """Change the checked fields given, no others, and return the account.
+        """Change only the given fields, which are checked, and return the account.
 
         Raises `NoSuchAccount`, `ApiKeyTaken`.
         """
@@ -166,10 +165,10 @@ class Database:
         return account
 
     def _claim_key(self, key_digest: str, fense_account_id: int | None = None) -> None:
-        """Raise `ApiKeyTaken` if another account than this one has the key.
+        """Raise `ApiKeyTaken` if an account other than this one has the key.
 
-        Nobody else gives it to an account until the transaction ends. Asked before an id is given
-        out: a refusal uses none up.
+        Until the transaction ends, nobody else can claim the key. Checked before the INSERT so that
+        a rejected request doesn't consume an id.
         """
         self.engine.lock(key_digest)
         values = {"api_key_sha256": key_digest}
@@ -180,9 +179,9 @@ class Database:
     # Usage
 
     def account_usage(self, fense_account_id: int, start: str | None, end: str | None) -> str:
-        """The lookups of one account, day by day, both ends included; as JSON.
+        """Return the lookups of one account by day, from start to end inclusive, as JSON.
 
-        Days are YYYY-MM-DD, or None for no bound. Raises `NoSuchAccount`.
+        Dates are YYYY-MM-DD, or None for no limit. Raises `NoSuchAccount`.
         """
         bounds = {"first": start or models.FIRST_DAY, "last": end or models.LAST_DAY}
         row = self._row_of(fense_account_id, models.SELECT_USAGE, **bounds)
@@ -192,10 +191,10 @@ class Database:
         return f'{json.dumps(head)[:-1]}, "daily": [{daily}]}}'
 
     def all_usage(self, start: str | None, end: str | None) -> str | Iterator[str]:
-        """The lookups of every account, one total each, both ends included; as JSON.
+        """Return one total of lookups per account, from start to end inclusive, as JSON.
 
-        For many accounts it is in pieces, all of one moment, which `close()` of the iterator ends.
-        Errors before the first piece are raised here, later ones by the iterator.
+        With many accounts, the JSON comes in pieces, all from one snapshot; `close()` the iterator
+        to stop early. Errors before the first piece are raised here, later ones by the iterator.
         """
         first, last = start or models.FIRST_DAY, end or models.LAST_DAY
         queries, values = models.totals_between(first, last)
@@ -211,7 +210,7 @@ class Database:
     def _usage_by_piece(
         self, queries: models.TotalsQueries, values: dict[str, Any], head: str
     ) -> Iterator[str]:
-        """The pieces of `all_usage`, after an empty one that says that the first is ready."""
+        """Yield the pieces of `all_usage`; before them, "" when the first one is ready."""
         with self._big_read() as read:
             total = 0
             for piece in pieces_of(read, queries.summed_up):
@@ -223,9 +222,9 @@ class Database:
 
     @contextlib.contextmanager
     def _big_read(self) -> Iterator[Read]:
-        """The context of a function that reads what there is at one moment, for a big response.
+        """Return the context of a function that reads from one snapshot, for a large response.
 
-        Another worker takes the place of this one. Raises `OperationalError` if there are too many.
+        A substitute takes this worker's place. Raises `OperationalError` if there are too many.
         """
         with self.engine.while_waiting():
             if not self._big_reads.acquire(timeout=BIG_READ_TIMEOUT):
@@ -241,8 +240,8 @@ class Database:
     ) -> None:
         """Add lookups to an account's UTC day, or to each day of a range: see `rules.check_days`.
 
-        Raises `NoSuchAccount`, and `ValueError` for a number below 0 or no number, for a day that
-        is none, and where a day's total would pass 10^12. Then nothing has changed.
+        Raises `NoSuchAccount`, and `ValueError` for an invalid number or day, or if a day's total
+        would exceed 10^12. Then nothing has changed.
         """
         if type(fense_account_id) is not int:
             raise ValueError("fense_account_id must be an integer")
@@ -260,7 +259,7 @@ class Database:
     ) -> None:
         """Add these checked lookups, all or nothing. Raises `NotRecorded`.
 
-        `long_running` is for long lists: see the engine's `write`.
+        Set `long_running` for long lists: see the engine's `write`.
         """
         days: dict[tuple[int, str], int] = {}
         months: dict[tuple[int, str], int] = {}
@@ -294,7 +293,7 @@ class Database:
         self.engine.write(record, long_running)
 
     def _excessive(self, rows: Sequence[Lookups], full: set[tuple[int, str]]) -> list[int]:
-        """The places of rows that exceed the maximum of a day. `full` are these days."""
+        """Return the indexes of the rows that exceed a day's maximum. `full` are these days."""
         totals: dict[tuple[int, str], int] = {}
         for number in {number for number, _ in full}:
             days = self.engine.execute_sql(models.SELECT_DAYS_OF, {"fense_account_id": number})
@@ -313,9 +312,9 @@ class Database:
     # All of it
 
     def state(self) -> str | Iterator[str]:
-        """Every account with its usage by day, in order of id: a state document, as JSON.
+        """Return every account with its usage by day, in id order: a state document, as JSON.
 
-        For many accounts it is in pieces, as `all_usage` is.
+        With many accounts, the JSON comes in pieces, as with `all_usage`.
         """
         first = next(pieces_of(self._read, models.FEW_ACCOUNTS))
         if first["last_id"] == rules.MAX_ID:
@@ -325,7 +324,7 @@ class Database:
         return pieces
 
     def _state_by_piece(self) -> Iterator[str]:
-        """The pieces of `state`, after an empty one that says that the first is ready."""
+        """Yield the pieces of `state`; before them, "" when the first one is ready."""
         with self._big_read() as read:
             pieces = pieces_of(read, models.FEW_ACCOUNTS)
             lists = (accounts_as_json(read, piece) for piece in pieces)
@@ -335,11 +334,11 @@ class Database:
         return self.engine.execute_sql(query, values).fetchall()
 
     def dump(self) -> shapes.State:
-        """The document that `state` returns, in Python's objects."""
+        """Return the document of `state` as Python objects."""
         return cast("shapes.State", json.loads("".join(self.state())))
 
     def replace(self, accounts: Sequence[Columns], usage: Collection[Lookups]) -> None:
-        """Replace everything by these accounts, by column, and their usage.
+        """Replace everything with these accounts (as columns) and their usage.
 
         The next id follows the highest.
         """
@@ -352,7 +351,7 @@ class Database:
     def seed(
         self, accounts: Sequence[Columns], usage: Collection[Lookups], report: Report = NO_REPORT
     ) -> bool:
-        """Load these, as `replace` would, unless there are accounts; whether it did."""
+        """Load these, like `replace`, unless there are accounts. Return whether it did."""
         last_id = models.highest_id(accounts)
         is_loaded = self.load(accounts, usage, last_id, replace=False, report=report)
         if is_loaded:
@@ -367,9 +366,10 @@ class Database:
         replace: bool = False,
         report: Report = NO_REPORT,
     ) -> bool:
-        """Load these unless there are accounts, or to replace those; return whether it did.
+        """Load these unless there are accounts; with `replace`, delete those first.
 
-        The next id follows `last_id`. `report` is called every few thousand rows.
+        The next id follows `last_id`. Calls `report` every few thousand rows. Returns whether it
+        loaded them.
         """
 
         def load() -> bool:
@@ -406,7 +406,7 @@ class Database:
 
 
 def pieces_of(read: Read, size: int) -> Iterator[Piece]:
-    """Return the pieces that have `size` accounts each, in order of id; the last has the rest."""
+    """Yield ranges of `size` accounts each, in id order; the last one has the rest."""
     last_id = 0
     while last_id < rules.MAX_ID:
         after = last_id
@@ -416,7 +416,7 @@ def pieces_of(read: Read, size: int) -> Iterator[Piece]:
 
 
 def accounts_as_json(read: Read, piece: Piece) -> str:
-    """The accounts of a piece, as a state document has them."""
+    """Return the accounts of a piece in the form of a state document."""
     return ", ".join(
         f'{json.dumps(models.as_account(account))[:-1]}, "usage": {{{days}}}}}'
         for *account, days in read(models.SELECT_STATE_OF_PIECE, piece)
@@ -424,9 +424,9 @@ def accounts_as_json(read: Read, piece: Piece) -> str:
 
 
 def in_pieces(head: str, lists: Iterable[str | None]) -> Iterator[str]:
-    """Return a document that ends with a list, of which each of the `lists` is a part.
+    """Yield a document that ends with a list, which is the concatenation of the `lists`.
 
-    An empty piece comes first: it says that the second one is ready.
+    The first piece is "": it shows that the next one is ready.
     """
     before = head
     for number, items in enumerate(lists):
@@ -448,14 +448,14 @@ def report_each(items: Iterable[Item], report: Callable[[int], None]) -> Iterato
             taken += len(batch)
             report(taken)
 
-    # Between the batches no code in Python runs for a row.
+    # No Python code runs per row, only per batch.
     return itertools.chain.from_iterable(batches())
 
 
 def copy(source: Database, target: Database, report: Report = NO_REPORT) -> bool:
-    """Copy all of the source, as it is at one moment, unless the target has accounts.
+    """Copy a snapshot of the source to the target, unless the target has accounts.
 
-    Returns whether it did. The next id is the same in both.
+    Returns whether it did. The next id is then the same in both.
     """
     with source.engine.reading(long_running=True) as read:
 
@@ -471,10 +471,9 @@ def copy(source: Database, target: Database, report: Report = NO_REPORT) -> bool
 
 
 def open_database(name: str, read_only: bool = False) -> Database:
-    """Open a database: see `engines.check_name` for its name. Raises `Unusable`.
+    """Open a database by its name: see `engines.check_name`. Raises `Unusable`.
 
-    With `read_only` it can be the source of `copy`, and no more: its tables may be of an
-    earlier version.
+    With `read_only` its tables may be of an earlier version, so it can only be a source of `copy`.
     """
     try:
         engines.check_name(name)
@@ -483,7 +482,7 @@ def open_database(name: str, read_only: bool = False) -> Database:
     if not engines.is_server(name):
         return Database(sqlite.Engine(name, read_only))
     try:
-        from fense_admin import postgres  # late: few have the driver
+        from fense_admin import postgres  # imported late: the driver is optional
     except ImportError as error:
         raise Unusable(f"PostgreSQL needs psycopg ({error}): {EXTRA}") from None
     return Database(postgres.Engine(name, read_only))

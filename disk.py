@@ -1,4 +1,4 @@
-"""New files: made beside their place, and then renamed to it."""
+"""Create files atomically: write a temporary file in the same folder, then rename it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from fense_admin import systems
 from fense_admin.realtime import monotonic
 
-LEFT_BEHIND = 3600  # seconds since a temporary file was written last: its process was killed
-SCANNED = 2  # seconds that a virus scanner on Windows may hold up the renaming of a new file
+LEFT_BEHIND = 3600  # seconds; if a temporary file is older, its process was killed
+SCANNED = 2  # seconds to retry a rename while a virus scanner on Windows reads the file
 TEMPORARY = re.compile(r"\.fense-admin-[a-z0-9_]{8}\.tmp")
 
-# A temporary file whose process was killed is removed by the next start or backup in its folder
-# that is an hour later. One that is in use is younger: it was written just now. (If one is removed
-# all the same, of a process that was frozen say, that backup fails.)
+# If a process is killed, its temporary file stays. A start or backup in the same folder removes it
+# once it is an hour old. Files in use are younger. (A suspended process may lose its file; then its
+# backup fails.)
 
 
 @contextlib.contextmanager
 def temporary_beside(path: str) -> Iterator[str]:
-    """A new file in the folder of this one, which no other user may read, until the block ends."""
+    """Create a private temporary file in the folder of `path`, for the duration of the block."""
     folder = os.path.dirname(path)
     descriptor, made = tempfile.mkstemp(dir=folder, prefix=".fense-admin-", suffix=".tmp")
     os.close(descriptor)
     try:
         yield made
     finally:
-        with contextlib.suppress(OSError):  # it was renamed, or a virus scanner on Windows reads it
+        with contextlib.suppress(OSError):  # it was renamed, or a virus scanner reads it
             os.unlink(made)
 
 
@@ -45,7 +45,7 @@ def remove_left_behind(folder: str) -> None:
 
 
 def rename_to_new(path: str, name: str) -> None:
-    """Give the file this name. Raises `FileExistsError` if another file has it."""
+    """Rename a file. Raises `FileExistsError` if the name is taken."""
     if systems.RENAME_REFUSES:
         deadline = monotonic() + SCANNED
         while True:
@@ -61,10 +61,10 @@ def rename_to_new(path: str, name: str) -> None:
         return
     except FileExistsError:
         raise
-    except OSError:  # the file system has no links
+    except OSError:  # the file system doesn't support links
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        os.replace(path, name)  # only what was made just now
+        os.replace(path, name)  # replaces only the file just created
     except OSError:
         os.unlink(name)
         raise

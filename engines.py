@@ -1,4 +1,4 @@
-"""What a database engine is: its protocol, its errors and names of databases. Knows no account."""
+"""Database engines: the protocol they implement, their errors, names of databases."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from peewee import DatabaseError as DatabaseError  # for all who catch it
+from peewee import DatabaseError as DatabaseError  # exported
 from peewee import OperationalError
 
 from fense_admin import files
 from fense_admin.realtime import monotonic
 
 MEMORY = ":memory:"
-BRIEFLY = 0.02  # seconds that a thread waits before another takes its place
+BRIEFLY = 0.02  # seconds to wait before starting a substitute worker
 UNKNOWN = "it is unknown whether the change was saved"
 POSTGRESQL = re.compile(r"postgres(?:ql)?://")
-# A host in such a URL, with its port; and a URL without a password, as libpq reads it.
+# A host with its port in such a URL; and a URL without a password, as libpq parses it.
 HOST = r"(?:\[[^]@/]*\]|[^][:@/?,]*)(?::[0-9]+)?"
 WITHOUT_PASSWORD = re.compile(rf"{POSTGRESQL.pattern}([^:@/]*@)?{HOST}(,{HOST})*([/?]|$)")
 PARAMETER = re.compile(r"(?:password|secret)\s*=", re.IGNORECASE)
@@ -29,27 +29,28 @@ Result = TypeVar("Result")
 Names = Sequence[str]  # of columns, or tables
 Row = tuple[Any, ...]
 Values = Mapping[str, Any]  # of a query, by name
-Waiting = Callable[[], AbstractContextManager[None]]  # makes the context of a long wait
-Read = Callable[[str, Values], list[Row]]  # runs a query, and returns what it finds
+Waiting = Callable[[], AbstractContextManager[None]]  # returns a context for a long wait
+Read = Callable[[str, Values], list[Row]]  # runs a query and returns its rows
 
 
 # --- Errors ------------------------------------------------------------------------------------
 
 
 class Unusable(Exception):
-    """The database can't be opened at all. The message is one sentence that says what to do."""
+    """The database can't be opened. The message says how to fix it."""
 
 
 class CommitUnknown(OperationalError):
-    """The connection was lost during a COMMIT: nobody knows whether the data was written."""
+    """Unknown outcome: the connection was lost during a COMMIT."""
 
 
 def is_unavailable(error: DatabaseError) -> bool:
-    """Whether it means: the database can't be read or written just now.
+    """Return whether the error means that the database is temporarily unavailable.
 
-    Then nothing was changed, but for a `CommitUnknown`. Any other DatabaseError is a bug.
+    Then nothing was changed, except after a `CommitUnknown`. Any other DatabaseError is a bug.
     """
-    # SQLite raises these two themselves where a file is locked, full, read-only, damaged or gone.
+    # peewee raises exactly these classes, not subclasses, when a file of SQLite is locked, full,
+    # read-only, damaged or missing.
     return type(error) in (OperationalError, DatabaseError, CommitUnknown)
 
 
@@ -57,13 +58,13 @@ def is_unavailable(error: DatabaseError) -> bool:
 
 
 def _without_drive(text: str) -> str:
-    """A name without the drive of a Windows path, whose colon looks like that of a password."""
+    """Return a name without a Windows drive, whose colon could be taken for a password's."""
     drive, path = os.path.splitdrive(text)  # no other system has drives
     return path if drive.endswith(":") and path.startswith((os.sep, "/")) else text
 
 
 def may_hold_password(text: str) -> bool:
-    """Whether it may be a URL with a password, or libpq's "host=... password=..."."""
+    """Return whether a text may be a URL with a password, or libpq's "host=... password=..."."""
     if PARAMETER.search(text) or PARAMETER.search(urllib.parse.unquote(text)):
         return True
     if is_server(text):
@@ -72,9 +73,9 @@ def may_hold_password(text: str) -> bool:
 
 
 def check_name(text: str) -> str:
-    """A database's name: a file's, ":memory:", or the URL of a PostgreSQL server.
+    """Return the name of a database: a file name, ":memory:", or the URL of a PostgreSQL server.
 
-    Raises `ValueError` for another URL, without its text: there may be a password in it.
+    Raises `ValueError` for other URLs; the message doesn't quote them, as they may hold passwords.
     """
     like_a_url = "://" in _without_drive(text) or may_hold_password(text)
     if is_server(text) or (text and not like_a_url):
@@ -87,11 +88,11 @@ def check_name(text: str) -> str:
 
 
 def is_server(name: str) -> bool:
-    """Whether it names a PostgreSQL server, and not a file."""
+    """Return whether this is the URL of a PostgreSQL server, not a file name."""
     return POSTGRESQL.match(name) is not None
 
 
-# --- Schemas: a section of the file for each version of the tables --------------------------------
+# --- Schemas: one section of the file for each version of the tables ------------------------------
 
 
 def read_schema(path: str) -> list[str]:
@@ -100,7 +101,7 @@ def read_schema(path: str) -> list[str]:
 
 
 def check_tables(name: str, sections: Sequence[str], version: int, tables: Iterable[str]) -> None:
-    """Raise `Unusable` if the version is newer than the schema, or lacks one of its tables."""
+    """Raise `Unusable` if the version is newer than the schema, or one of its tables is missing."""
     if version > len(sections):
         raise Unusable(
             f"{name} was written by a newer version of fense-admin: upgrade this installation"
@@ -116,9 +117,9 @@ def check_tables(name: str, sections: Sequence[str], version: int, tables: Itera
 
 
 def wait_long(wait: Callable[[float], Result], until: float, waiting: Waiting) -> Result:
-    """Call `wait` with the seconds that it may take; return what it returns, which is true in time.
+    """Call `wait(seconds)`, which returns something true when it succeeds. Return its result.
 
-    If nothing comes within a moment, call it again in the context of a long wait.
+    It is first called for a short time, then within the context of a long wait.
     """
     found = wait(BRIEFLY)
     if not found:
@@ -132,13 +133,13 @@ def wait_long(wait: Callable[[float], Result], until: float, waiting: Waiting) -
 
 @dataclass
 class Info:
-    """What an open database is, for the log and for those who must know where it is."""
+    """What is known about an open database."""
 
-    name: str  # a file's path, or a URL as it may be shown
-    product: str = ""  # with its version
+    name: str  # a file's path, or a URL without secrets
+    product: str = ""  # name and version
     in_memory: bool = False
     is_server: bool = False
-    warning: str = ""  # for the log of the start
+    warning: str = ""  # to log at the start
 
 
 class Cursor(Protocol):
@@ -154,25 +155,25 @@ class Cursor(Protocol):
 class Engine(Protocol):
     """A database with the tables of its schema, shared between threads.
 
-    A query is a text with names for its values, as `:date`. Any method may raise an error for which
+    Queries have named placeholders, such as `:date`. Any method may raise an error for which
     `is_unavailable` is true.
     """
 
     info: Info
-    # The query for the highest id that an account has had; 0 if there was none yet.
+    # The query for the highest id ever assigned; its result is 0 if there was none.
     last_id: str
-    # The context in which a thread waits for others. A server sets one that spares a worker.
+    # Returns the context for long waits. A server sets one that starts a substitute worker.
     while_waiting: Waiting
 
     def execute_sql(self, sql: str, params: Values | None = None) -> Cursor:
-        """Run a query, within the thread's transaction if there is one."""
+        """Run a query, in the thread's transaction if there is one."""
         ...
 
     def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
-        """Within a transaction, run a query that finds, inserts or changes a row for each of these.
+        """Within a transaction, run a query that finds, inserts or changes one row, for each row.
 
-        The columns name its values; the first `keys` of them identify a row, and no two rows are
-        the same in these. Return the rows for which it found or changed none.
+        `columns` are the names of its placeholders. The first `keys` of them identify a row and are
+        unique. Return the rows for which it found or changed nothing.
         """
         ...
 
@@ -181,18 +182,18 @@ class Engine(Protocol):
         ...
 
     def without_keys(self, tables: Names) -> AbstractContextManager[None]:
-        """Return a context in which foreign keys of these tables may be checked at its end.
+        """Return a context that may check foreign keys of these tables only at its end.
 
-        It is for long writes within a transaction: nobody else may read the tables until it ends.
+        For long writes within a transaction. Until it ends, nobody else may read the tables.
         """
         ...
 
     def peek(self, query: str, values: Values) -> list[Row]:
-        """Return what a query finds. Wait for no lock."""
+        """Return the rows of a query, without waiting for locks."""
         ...
 
     def ping(self, query: str) -> None:
-        """Raise an error if this query can't be answered."""
+        """Raise an error if this query fails."""
         ...
 
     def ensure_same_file(self) -> None:
@@ -200,7 +201,7 @@ class Engine(Protocol):
         ...
 
     def set_last_id(self, last_id: int) -> None:
-        """Let the next account's id follow this one."""
+        """Make the next account's id follow this one."""
         ...
 
     def write(self, work: Callable[[], Result], long_running: bool = False) -> Result:
@@ -212,33 +213,33 @@ class Engine(Protocol):
         ...
 
     def lock(self, key_digest: str = "") -> None:
-        """Until the transaction ends, keep other writers from claiming this key.
+        """Prevent other writers from claiming this key until the transaction ends.
 
-        Without a key, keep them from writing any account.
+        Without a key, prevent them from writing any account.
         """
         ...
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Return a context in which all that this thread reads is of one moment."""
+        """Return a context in which this thread reads from one snapshot."""
         ...
 
     def reading(self, long_running: bool = False) -> AbstractContextManager[Read]:
-        """Return the context of a function that reads what there is at one moment, query by query.
+        """Return the context of a function that runs queries on one snapshot.
 
-        It has a connection to itself: in between, the thread may do something else, and the context
-        may end in another one. Each query has a deadline, a long one if it is `long_running`.
+        It has its own connection: between queries the thread may do something else, and the context
+        may end in another thread. Each query has a deadline, a longer one if `long_running`.
         """
         ...
 
     def scratch(self) -> AbstractContextManager[Engine | None]:
-        """Return the context of a new, empty database, which replaces this one at its end.
+        """Return the context of a new, empty database, which replaces this one at the end.
 
-        It is for long writes. The context is of None where they don't block readers anyway.
+        For long writes. The context yields None if they don't block readers anyway.
         """
         ...
 
     def close(self) -> object:
-        """Close what this thread needs no more."""
+        """Close what this thread no longer needs."""
         ...
 
     def close_all(self) -> None:

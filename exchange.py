@@ -1,4 +1,4 @@
-"""What all requests and responses have in common: the key, ids, errors, the log. Knows no route."""
+"""What all requests and responses share: the key, ids, errors, the log. Knows no route."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ log = logging.getLogger("fense_admin")
 
 # Keys of the WSGI environment
 REQUEST_ID = "fense_admin.request_id"
-RECEIVED = "fense_admin.received"  # when the server had read it, by the monotonic clock
+RECEIVED = "fense_admin.received"  # monotonic time at which the server had read it
 ASKED_PATH = "fense_admin.path"  # with all its slashes
-ERROR = "fense_admin.error"  # the `ApiError` that was answered
-RESET = "fense_admin.reset"  # the server's: call it, and closing the connection is a TCP reset
+ERROR = "fense_admin.error"  # the `ApiError` of the response
+RESET = "fense_admin.reset"  # a function of the server: makes closing the connection a TCP reset
 
-# The server's: a list of headers that WSGI does not let an application set, for this response
+# A list of the server's: hop-by-hop headers for this response, which WSGI forbids applications
 HOP_BY_HOP = "fense_admin.hop_by_hop"
 
 KEY_HEADER = "x-api-key"
 
 
 def request_key(environ: Mapping[str, Any]) -> str:
-    """Return the key that a request brings; "" if there is none. The one place that reads it."""
+    """Return the request's key; "" if there is none. Nothing else reads it."""
     return str(environ.get("HTTP_X_API_KEY", ""))
 
 
 def log_request(what: str, status: object, seconds: float, request_id: str, why: str) -> None:
-    """Log a request that was answered: `what` is its method and path, `why` the error's reason."""
+    """Log a request and its response: `what` is method and path, `why` the error's reason."""
     if log.isEnabledFor(logging.INFO):
         line = f"{what} {status} {seconds * 1000:.1f}ms {request_id}{why and f': {why}'}"
-        # As `log.info` does, but for the search for its caller.
+        # Like `log.info`, without the slow search for the caller.
         log.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
 
 
-# --- Responses that are sent while they are produced --------------------------------------------
+# --- Streams: responses that are sent while they are produced -----------------------------------
 
 AtEnd = Callable[[Exception | None], None]
 
 
 class Stream:
-    """The body of a response, as WSGI has it, that is produced while it is sent.
+    """A WSGI response body that is sent while it is produced.
 
-    An error breaks it off, so that no client takes a part for the whole. Each of `at_end` is called
-    with the error once it is over, None if it is whole; each of `seen` with every piece.
+    An error cuts the connection, so that no client takes a part for the whole. Each function in
+    `at_end` is called once at the end, with the error or None; each in `seen` with every piece.
     """
 
     def __init__(self, pieces: Iterable[bytes], environ: Mapping[str, Any], at_end: AtEnd) -> None:
@@ -69,18 +69,18 @@ class Stream:
             self._error = None
         except Exception as error:
             self._error = error
-            self._reset()  # HTTP/1.0 has no other sign that it is not whole
+            self._reset()  # HTTP/1.0 has no other sign that a response is incomplete
             raise ConnectionAbortedError("the response was cut off") from None
 
     def close(self) -> None:
-        """End it, whether it is whole or not."""
+        """End it, whether complete or not."""
         getattr(self._pieces, "close", lambda: None)()
         while self.at_end:
             self.at_end.pop()(self._error)
 
 
 def when_over(body: object, call: AtEnd) -> None:
-    """Call it once all of a response's body is produced: now, unless it is a stream."""
+    """Call a function when a response body is complete: now, unless it is a stream."""
     if isinstance(body, Stream):
         body.at_end.append(call)
     else:
@@ -90,7 +90,7 @@ def when_over(body: object, call: AtEnd) -> None:
 # --- Errors -----------------------------------------------------------------------------------
 
 REASONS = responses  # the phrases, by status
-# The statuses. A module names one of these and never a number.
+# The statuses. Other modules use these names, never a number.
 INVALID = 400
 UNKNOWN_KEY = 401
 FORBIDDEN = 403
@@ -107,10 +107,10 @@ Details = Sequence[tuple[str, str]]
 
 
 class ApiError(bottle.HTTPError):  # type: ignore[misc]
-    """A response in the error shape. Raise it in a handler, or in what a handler calls.
+    """An error response. Raise it in a handler, or in what a handler calls.
 
-    `details` are (field, message) pairs; further keywords are headers. The log has the `reason`,
-    which is the message unless that quotes the client: then only the fields' names may be a key.
+    `details` are (field, message) pairs; further keywords are headers. The log shows the `reason`,
+    which is the message, without what it quotes from the client except names of fields.
     """
 
     def __init__(self, status: int, message: str, details: Details = (), **headers: str) -> None:
@@ -120,7 +120,7 @@ class ApiError(bottle.HTTPError):  # type: ignore[misc]
 
 
 def error_body(status: int, message: str, details: Details = ()) -> bytes:
-    """The error shape, serialised. The one place that knows it."""
+    """Return an error body as JSON. Nothing else knows its shape."""
     reason = REASONS.get(status, "Error")
     code = CODES.get(status) or re.sub("[^a-z]+", "_", reason.lower())
     shown = [{"field": field, "message": text} for field, text in details]
@@ -135,5 +135,5 @@ def invalid(errors: ValidationErrors, status: int = INVALID) -> ApiError:
 
 
 def _loggable_name(field: str) -> str:
-    """A field's name for the log; hidden where it doesn't look like the name of a field."""
+    """Return a field's name for the log; hidden if it doesn't look like the name of a field."""
     return field if re.fullmatch(r"(?:[a-z]*\[\d+\]\.)?[A-Za-z_]{1,40}", field) else HIDDEN

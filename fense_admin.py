@@ -1,6 +1,6 @@
-"""Fense's Dispute Integration API as a small service: the HTTP door.
+"""Fense's Dispute Integration API as a small service: the HTTP application.
 
-`create_app`, at the end, lists the routes: the API at a glance.
+`create_app`, at the end, lists all routes of the API.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
+if __name__ == "__main__":  # run as a script, perhaps by a Python that is too old
     if sys.version_info < (3, 10):  # noqa: UP036
         sys.exit(f"fense-admin needs Python 3.10 or later; this is {sys.version.split()[0]}")
     missing = [name for name in ("bottle", "peewee", "waitress") if find_spec(name) is None]
@@ -26,7 +26,7 @@ if __name__ == "__main__":  # run as a script, perhaps by a Python that can't
 import bottle
 from bottle import request, response
 
-# In a checkout this file is the whole of the package; its siblings are the package's modules.
+# In a checkout this file is the package, and the files beside it are the package's modules.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from fense_admin import engines, exchange, models, reading, rules
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-Handlers = Mapping[str, Callable[..., Any]]  # by their methods
+Handlers = Mapping[str, Callable[..., Any]]  # by method
 StartResponse = Callable[..., Any]  # WSGI's
 
-DEVELOPMENT_KEY = "local-dev-key"  # on a loopback address, where no key was configured
+DEVELOPMENT_KEY = "local-dev-key"  # used on a loopback address if no key is configured
 OPENAPI_FILE = os.path.join(__path__[0], "openapi.json")
 
 
@@ -64,7 +64,7 @@ FOREIGN_PAGE = (
 
 
 class ApiKeyPlugin:
-    """Lets the master key and the service keys in: 401 for an unknown key, 403 for a merchant's."""
+    """Accept the master key and the service keys: 401 for an unknown key, 403 for a merchant's."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.digests = [digest(key) for key in keys]
@@ -88,26 +88,26 @@ class ApiKeyPlugin:
         """Explain why an unknown key was rejected."""
         if not key:
             return f"the header {exchange.KEY_HEADER} is missing{self.hint}"
-        if ", " in key:  # as a server joins two headers; no key has a space
+        if ", " in key:  # a server joins two headers like this; no key has a space
             return f"the header {exchange.KEY_HEADER} came twice: send it once"
         return f"{exchange.KEY_HEADER} is not a known key{self.hint}"
 
     def knows(self, key: str) -> bool:
-        """Whether this is one of the keys. Compares against every key, in constant time."""
+        """Return whether this is one of the keys. Compares against every key, in constant time."""
         sent = digest(key)
         return True in [hmac.compare_digest(sent, known) for known in self.digests]
 
 
 def foreign_header(environ: Mapping[str, Any], on_loopback: bool = True) -> str | None:
-    """The header that shows that another site's page sent the request: "Origin", "Host", or None.
+    """Return the header that shows a request from another site's page: "Origin", "Host", or None.
 
-    A foreign Origin is CSRF. With `on_loopback`, which says that no other machine reaches this
-    service, a Host that is no loopback name is DNS rebinding.
+    A foreign Origin means CSRF. With `on_loopback` (no other machine can reach this service), a
+    Host other than a loopback name means DNS rebinding.
     """
     host = environ.get("HTTP_HOST", "localhost")
     sent = environ.get("HTTP_ORIGIN")
-    # Behind a proxy the page's own scheme and host are not those that arrive here. (A page of
-    # another site can't send X-Forwarded-Host: its browser would ask first, and is refused.)
+    # Behind a proxy, the page's scheme and host differ from those of the request here. (A page of
+    # another site can't send X-Forwarded-Host: the browser's preflight would be refused.)
     if sent is not None and sent not in (f"http://{host}", f"https://{host}", reading.origin()):
         return "Origin"
     return "Host" if on_loopback and not LOOPBACK.fullmatch(host) else None
@@ -117,7 +117,7 @@ PREFLIGHT = "a CORS preflight: a browser asks whether a web page may send this r
 
 
 def is_preflight(environ: Mapping[str, Any]) -> bool:
-    """Whether a browser asks, on behalf of another origin's page, what that page may send."""
+    """Return whether this is a CORS preflight, for a page of another origin."""
     headers = ("HTTP_ORIGIN", "HTTP_ACCESS_CONTROL_REQUEST_METHOD")
     return environ["REQUEST_METHOD"] == "OPTIONS" and all(name in environ for name in headers)
 
@@ -128,7 +128,7 @@ REFUSALS = (ValidationErrors, models.NoSuchAccount, models.ApiKeyTaken)
 
 
 def refused(error: Exception) -> ApiError:
-    """Return the response to one of `REFUSALS`: what the rules or the data raised."""
+    """Return the response for one of the `REFUSALS`, which the rules or the data raise."""
     if isinstance(error, ValidationErrors):
         return invalid(error)
     if isinstance(error, models.ApiKeyTaken):
@@ -137,14 +137,14 @@ def refused(error: Exception) -> ApiError:
 
 
 def note_unavailable(db: Database, error: engines.DatabaseError, request_id: str) -> None:
-    """Log that the database was unavailable in a request."""
+    """Log that the database was unavailable to a request."""
     log.warning("database unavailable: %s id=%s", error, request_id)
     if not db.engine.info.is_server:
         db.engine.close()  # the next request's connection is free of old errors
 
 
 class DatabasePlugin:
-    """Gives each handler `db`, and makes an `ApiError` of what the data and the rules raise."""
+    """Pass `db` to each handler, and turn what the data and the rules raise into an `ApiError`."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -222,18 +222,18 @@ def get_openapi(db: Database) -> dict[str, Any]:
 # --- The application ---------------------------------------------------------------------------
 
 VALID_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-RANDOM = random.Random()  # not the shared one, which a test suite may have seeded
+RANDOM = random.Random()  # a separate one, because a test suite may seed the shared one
 PLAIN_PATH = r"(?:/accounts|/healthz|/openapi\.json)?(?:/usage)?(?:/[0-9]{1,19})?"
-MAX_REASON = 500  # characters of it in the log
-MAX_INLINE = 200  # characters of path and query of a request that may run inline
+MAX_REASON = 500  # characters of an error's reason in the log
+MAX_INLINE = 200  # characters of path and query; a longer request never runs inline
 MONTHS = re.compile(r"start_date=(\d{4}-\d\d)-\d\d&end_date=(\d{4}-\d\d)-\d\d", re.ASCII)
 
 
 class Application(bottle.Bottle):  # type: ignore[misc]
     """The routes, and what all responses have in common.
 
-    The `keys` are masked in whatever is logged, like all that are valid: see `Masker`. A
-    `server.Server` calls all that is under "What the server asks".
+    All valid keys are masked in the log, the given `keys` among them: see `Masker`. A
+    `server.Server` calls the methods under "What the server asks".
     """
 
     def __init__(
@@ -248,22 +248,22 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         self.public_path = public_url.removeprefix(self.public_origin)
         self.masker = Masker(keys, db.merchant_keys_among)
         self.masker.plain = re.compile(re.escape(prefix) + PLAIN_PATH)
-        # What `GET /` names in development mode.
+        # Listed in the response to `GET /` in development mode.
         places = {"the API": f"{prefix}/accounts", "its description": "/openapi.json"}
         self.signposts = places if DEVELOPMENT_KEY in self.masker.own else {}
-        self.catchall = False  # `__call__` answers what a handler raises
+        self.catchall = False  # `__call__` handles what a handler raises
         self.install(DatabasePlugin(db))
 
     # Routes
 
     def contract(self, path: str, **handlers: Callable[..., Any]) -> None:
-        """Route a path of the contract: it is under the prefix, and armed faults may answer it."""
+        """Route a path of the contract: it is under the prefix, and armed faults apply to it."""
         self.endpoint(self.prefix + path, handlers, contract=True)
 
     def endpoint(
         self, path: str, handlers: Handlers, contract: bool = False, **options: Any
     ) -> None:
-        """Route a path, and its other methods to a 405: the key is checked before the method."""
+        """Route a path. Its other methods are 405, after the key has been checked."""
         allow = ", ".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
 
         def method_not_allowed(**kwargs: Any) -> None:
@@ -272,7 +272,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
                 message += f"; GET {mount_point()}{path}/usage lists all accounts"
             raise ApiError(exchange.METHOD_NOT_ALLOWED, message, Allow=allow)
 
-        # ANY alone would not do: POST /accounts/usage would find the handler of /accounts/<id>.
+        # ANY alone isn't enough: POST /accounts/usage would reach the handler of /accounts/<id>.
         for method in {"GET", "POST", "ANY", *handlers} - set(handlers):
             self.route(path, method, method_not_allowed, **options)
         for method, handler in handlers.items():
@@ -282,22 +282,22 @@ class Application(bottle.Bottle):  # type: ignore[misc]
 
     @property
     def may_wait(self) -> bool:
-        """Whether looking up a key may take as long as a database server does to respond."""
+        """Whether looking up a key may have to wait for a database server."""
         return self.db.engine.info.is_server
 
     def use_spare(self, spare: Callable[[], AbstractContextManager[None]]) -> None:
-        """Set the context in which a worker waits for a long time, so that another takes its place.
+        """Set the context for long waits of a worker, in which a substitute takes its place.
 
         The server calls it once, before it serves.
         """
         self.db.engine.while_waiting = spare
 
     def runs_inline(self, method: str, path: str, query: str) -> bool:
-        """Whether the answer takes next to no time, however much is in the database.
+        """Return whether the response is fast, however much is in the database.
 
-        So it is with a read of one account, or of its usage in at most three months.
+        True for reading one account, or its usage over at most three months.
         """
-        # However little it is, a database server may not answer.
+        # A database server may be slow even for a small query.
         if self.may_wait or method not in ("GET", "HEAD") or len(path) + len(query) > MAX_INLINE:
             return False
         one = self.prefix + "/accounts/"
@@ -307,47 +307,47 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         return months is not None and 1 <= models.count_months(*months.groups()) <= 3
 
     def body_limit(self, environ: Mapping[str, Any]) -> int | None:
-        """Return how many bytes the server accepts of a body; None for its own limit.
+        """Return the maximum size of a body in bytes; None for the server's own limit.
 
-        The server asks before the body has arrived: `environ` has PATH_INFO and HTTP_* only.
+        Called before the body has arrived: `environ` has only PATH_INFO and HTTP_*.
         """
         return None
 
     def choose_id(self, environ: Mapping[str, Any]) -> str:
-        """Return the id that the request sent if it is valid and has no key in it, else a new one.
+        """Return the request's own id if it is valid and contains no key, else a new one.
 
-        `environ` has HTTP_* at least.
+        `environ` has at least HTTP_*.
         """
         sent = environ.get("HTTP_X_REQUEST_ID")
         keys = self.masker.keys_in([sent], request_key(environ)) if sent else None
         return self.id_without(keys, sent)
 
     def id_without(self, keys: Iterable[str] | None, sent: str | None) -> str:
-        """The id that the request sent, if it is valid and has none of the keys; else a new one."""
+        """Return the request's own id if it is valid and contains no key, else a new one."""
         if sent and VALID_REQUEST_ID.fullmatch(sent) and hide(sent, keys) == sent:
             return sent
         return f"{RANDOM.getrandbits(64):016x}"
 
     def common_headers(self, request_id: str) -> list[tuple[str, str]]:
-        """The headers of every response, beside Content-Type."""
+        """Return the headers of every response, except Content-Type."""
         return [("Cache-Control", "no-store"), ("X-Request-Id", request_id)]
 
     def release_waiting(self) -> None:
-        """End the delays that requests wait for: the server is about to stop."""
+        """End all delays of requests: the server is about to stop."""
 
     def end_thread(self) -> None:
-        """Close what this thread has open: it ends."""
+        """Close what this thread has open, before it ends."""
         self.db.engine.close()
 
-    # Answers
+    # Responses
 
     def default_error_handler(self, res: bottle.HTTPError) -> bytes:
         error = res
-        if not isinstance(error, ApiError):  # the router's own, which knows no such path
+        if not isinstance(error, ApiError):  # raised by the router for an unknown path
             error = ApiError(exchange.NOT_FOUND, "there is no such path" + self._signpost())
-        if is_preflight(request.environ):  # which never has a key: to say so would mislead
+        if is_preflight(request.environ):  # never has a key, so "missing" would mislead
             error.body = error.reason = PREFLIGHT
-        # A 401 has no word of the client's in it, and a short key may be part of one of ours.
+        # 401 messages never quote the client; masking a short unknown key could garble our text.
         if error.status_code != exchange.UNKNOWN_KEY:
             fields, key = [field for field, _ in error.details], request_key(request.environ)
             error.reason = hide(error.reason, self.masker.keys_in(fields, key))
@@ -356,7 +356,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
         return error_body(error.status_code, error.body, error.details)
 
     def _signpost(self) -> str:
-        """What a 404 for an unknown path says next: where things are, or what was meant."""
+        """Return the end of the message for an unknown path: where to look, or what was meant."""
         path = request.environ[exchange.ASKED_PATH]
         if self.signposts and path in ("/", self.prefix + "/"):
             return "; " + ", ".join(f"{what} is at {at}" for what, at in self.signposts.items())
@@ -367,15 +367,15 @@ class Application(bottle.Bottle):  # type: ignore[misc]
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse, request_id: str | None = None
     ) -> Iterable[bytes]:
-        """Answer a request, as WSGI has it, with this id or the one that `choose_id` returns."""
+        """Respond to a WSGI request, under this id or the one that `choose_id` returns."""
         began = monotonic()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        environ[exchange.ASKED_PATH] = path  # Bottle takes slashes off its own
+        environ[exchange.ASKED_PATH] = path  # Bottle strips slashes from its own copy
         mount = environ.get("SCRIPT_NAME", "")
         key = request_key(environ)
         environ[exchange.REQUEST_ID] = request_id = request_id or self.choose_id(environ)
         if not path.isascii():
-            # Bottle drops bytes that are no UTF-8, and so would find what was not asked for.
+            # Bottle drops bytes that aren't UTF-8, and could then match another path.
             valid = path.encode("latin-1").decode(errors="replace")
             environ["PATH_INFO"] = valid.encode().decode("latin-1")
         status = "-"
@@ -392,7 +392,7 @@ class Application(bottle.Bottle):  # type: ignore[misc]
             log.exception("internal server error: %s id=%s", what, request_id)
             message = f"internal error; see the log for request id {request_id}"
             error = environ[exchange.ERROR] = ApiError(exchange.INTERNAL_ERROR, message)
-            error.reason = ""  # which is in the log already
+            error.reason = ""  # already logged
             raw = error_body(exchange.INTERNAL_ERROR, message)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
             start(f"{exchange.INTERNAL_ERROR} Internal Server Error", headers, sys.exc_info())
@@ -425,15 +425,15 @@ def create_app(
     public_url: str = "",
     limits: Limits | None = None,
 ) -> Application:
-    """The WSGI application over a database of its own; `close()` it when done.
+    """Return a WSGI application with a database of its own; `close()` it when done.
 
-    `database` is a file's path, ":memory:", or a URL as postgresql://host/name. `public_url` is
-    where clients reach it through a proxy; `limits` bound what they may use. Raises `ValueError`
-    for a key, a prefix or a public URL that can't be one and if no key is given at all,
-    `engines.Unusable` for the database.
+    `database` is a file's path, ":memory:", or a URL such as postgresql://host/name. `public_url`
+    is the URL that clients use if there is a proxy; `limits` bound what they may use. Raises
+    `ValueError` if a key, the prefix or the public URL is malformed, or no key is given, and
+    `engines.Unusable` if the database can't be opened.
     """
     with ValidationErrors() as errors:
-        # (Of a string each character would be a key.)
+        # (In a string, each character would be taken for a key.)
         if isinstance(service_keys, str) or not isinstance(service_keys, Iterable):
             errors.add("service_keys", "must be a list of keys")
             service_keys = ()
@@ -451,7 +451,7 @@ def create_app(
     app.contract("/accounts/usage", GET=get_usage)
     app.contract("/accounts/usage/<fense_account_id>", GET=get_usage)
     app.contract("/accounts/<fense_account_id>", GET=get_account, POST=update_account)
-    for root in {"", prefix}:  # under the prefix, too, where generated clients ask
+    for root in {"", prefix}:  # generated clients ask under the prefix
         app.endpoint(root + "/healthz", {"GET": get_health}, skip=ApiKeyPlugin)
         app.endpoint(root + "/openapi.json", {"GET": get_openapi}, skip=ApiKeyPlugin)
     return app

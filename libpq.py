@@ -1,4 +1,4 @@
-"""What libpq reads a URL as, and connections to the first of its addresses that responds."""
+"""PostgreSQL URLs as libpq reads them, and connections to the first address that responds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from fense_admin.engines import HOST, Waiting, wait_long
 from fense_admin.realtime import monotonic
 from fense_admin.rules import HIDDEN
 
-LOST = 5  # seconds after which a thread that has not begun never will
+LOST = 5  # seconds after which a thread that hasn't started is given up
 STEP = 0.25  # seconds after which the next address is tried as well
 
-# Used where neither the URL, nor a service file, nor a PG* variable says otherwise.
+# Defaults, which the URL, a service file or a PG* variable override.
 DEFAULTS = {
     "connect_timeout": "2",  # seconds for each address
     "fallback_application_name": "fense-admin",
@@ -37,25 +37,25 @@ DEFAULTS = {
 }
 ENCODE = "in a password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25"
 
-# What is waited for while a connection is being made.
+# What a connection attempt waits for.
 READING, WRITING = pq.PollingStatus.READING, pq.PollingStatus.WRITING
 EVENTS: dict[int, int] = {READING: systems.READ, WRITING: systems.WRITE}
 
-Address = dict[str, str]  # host, hostaddr and port, as libpq takes them: one of each at most
+Address = dict[str, str]  # host, hostaddr and port for libpq, at most one of each
 
 
 class NoResponse(Exception):
-    """The server did not answer before the deadline."""
+    """The server did not respond before the deadline."""
 
 
 # --- URLs --------------------------------------------------------------------------------------
 
 
 class URL:
-    """A PostgreSQL URL: what libpq reads in it, and how much of it may be shown.
+    """A PostgreSQL URL: its parameters for libpq, and a form of it without secrets.
 
-    To libpq a password ends at the first "@" or "/". Where a later one may have been meant, all
-    that may be a part of the password is hidden.
+    For libpq a password ends at the first "@" or "/". If the user may have meant a later one,
+    everything that may belong to the password is hidden.
     """
 
     def __init__(self, text: str) -> None:
@@ -68,7 +68,7 @@ class URL:
         self._secrets = secrets_in(read)
         parts = r"(?s)\A(\w+://)([^@/]*@)?([^?/]*)([^?]*)(.*)"
         scheme, user, hosts, path, query = re.findall(parts, text)[0]
-        # A port that is not a number may be a password whose "@" is missing, or comes later.
+        # A port that isn't a number may be a password whose "@" is missing or comes later.
         is_odd = not all(re.fullmatch(HOST, host) for host in hosts.split(","))
         self._is_ambiguous = "@" in hosts + path or is_odd
         if "@" in query and (self._error or self._is_ambiguous):
@@ -83,13 +83,13 @@ class URL:
         self.shown = printable(scheme + re.sub("(?s)[:@].*", "@", user) + shown)
         names_a_parameter = self._error.startswith("invalid URI query parameter")
         if not names_a_parameter or re.search("[@%]|pass|secret", query, re.IGNORECASE):
-            # What libpq quotes may be a password.
+            # libpq may quote a password.
             self._error = re.sub(r'(?s)(?:| in|:) "(?!\]" in IPv6).*', "", self._error)
         # For the end of a message.
         self.advice = f"; {ENCODE}" if self._error or self._is_ambiguous else ""
 
     def hide_secrets(self, text: str) -> str:
-        """Return the text without what may be a password."""
+        """Return the text without anything that may be a password."""
         secrets = {*self._secrets}
         if self._is_ambiguous:
             for name in ("host", "port", "dbname"):
@@ -97,18 +97,18 @@ class URL:
                 secrets |= {value, *value.split(",")}
         for secret in sorted(secrets - {""}, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
-        if self._is_ambiguous:  # a server shortens what it quotes
+        if self._is_ambiguous:  # a server may shorten what it quotes
             text = re.sub('["«»„“][^"«»„“”]*["«»“”]', f'"{HIDDEN}"', text)
         return printable(text)
 
     def read(self) -> list[pq.ConninfoOption]:
-        """Return all that libpq would connect with, also from a service file and PG* variables.
+        """Return all parameters that libpq would use, including a service file and PG* variables.
 
         Raises `ValueError`, whose message has no password.
         """
         if self._error:
             raise ValueError(self._error)
-        # libpq reads everything, then gives up because this sslmode is invalid.
+        # libpq reads all parameters, then fails because this sslmode is invalid.
         probe = start(self.given | {"sslmode": "none"})
         if not values_of(probe.info):  # the service file can't be read, say
             raise ValueError(error_of(probe))
@@ -126,7 +126,7 @@ def error_of(connection: PGconn) -> str:
     return first_line(connection.error_message.decode(errors="replace"))
 
 
-# A password may be in any encoding: bytes that are not UTF-8 pass through as they are.
+# A password may be in any encoding, so bytes that aren't UTF-8 are passed through unchanged.
 
 
 def as_bytes(text: str) -> bytes:
@@ -140,7 +140,7 @@ def values_of(options: list[pq.ConninfoOption]) -> dict[str, str]:
 
 
 def secrets_in(options: list[pq.ConninfoOption]) -> set[str]:
-    """Return what libpq says is a secret, or for its developers."""
+    """Return the values that libpq marks as secret, or as for developers only."""
     return set(values_of([option for option in options if option.dispchar]).values())
 
 
@@ -156,18 +156,18 @@ def first_line(text: str) -> str:
 
 
 class Connector:
-    """Connects to one of the addresses of a URL. Shared between threads.
+    """Connects to one of the addresses of a URL. Threads can share it.
 
-    It begins with the address that worked last and soon tries the others as well: those that are
-    dead cost little. While a name server does not answer, one thread of ours waits for it.
+    It starts with the address that worked last and soon tries the others as well, so dead ones cost
+    little time. While a name server is silent, only one thread waits for it.
     """
 
     def __init__(self, url: URL) -> None:
         """Raises `ValueError`, `psycopg.Error`."""
         read = url.read()
         known = values_of(read)
-        # libpq's own default may be what a variable says. (That a service file says the same
-        # can't be seen.)
+        # A variable may set the value that is also libpq's default. (For a service file that can't
+        # be detected.)
         unset = {
             option.keyword.decode()
             for option in read
@@ -184,19 +184,18 @@ class Connector:
         self._lock = threading.Lock()
 
     def accept_standby(self) -> bool:
-        """Connect to a standby, too, unless the user has said which servers to take.
+        """Also connect to a standby, unless the user has chosen which servers to use.
 
-        Returns whether they have not.
+        Returns whether it will.
         """
         if self._takes_default:
             self._parameters["target_session_attrs"] = "any"
         return self._takes_default
 
     def connect(self, deadline: float, waiting: Waiting, last: list[Address]) -> Attempt:
-        """Make a connection, trying some addresses after all others.
+        """Make a connection. The addresses in `last` are tried after all others.
 
-        Raises `psycopg.OperationalError`, `NoResponse`; `RuntimeError` if there can be no more
-        threads.
+        Raises `psycopg.OperationalError`, `NoResponse`; `RuntimeError` if no thread can be started.
         """
         errors: list[str] = []
         addresses = [host for host in self.hosts if not is_name(host)]
@@ -209,7 +208,7 @@ class Connector:
                 if not addresses:
                     raise
 
-        def rank(address: Address) -> tuple[bool, float]:  # of equals the order is kept
+        def rank(address: Address) -> tuple[bool, float]:  # sorting is stable
             preferred = random.random() if self._is_shuffled else address != self._worked
             return address in last, preferred
 
@@ -221,11 +220,11 @@ class Connector:
         if won is None:
             raise NoResponse
         self._worked = won.address
-        won.connection.nonblocking = 1  # as psycopg wants it
+        won.connection.nonblocking = 1  # psycopg requires it
         return won
 
     def _look_up_names(self, deadline: float, waiting: Waiting) -> LookUp:
-        """Return a look-up that has ended: one that was going on already, or a new one."""
+        """Return a completed look-up: the one in progress if there is one, or a new one."""
         with self._lock:
             if self._look_up is None or not self._look_up.is_pending():
                 self._look_up = LookUp(self.hosts)
@@ -236,19 +235,19 @@ class Connector:
 
 
 def split_hosts(known: dict[str, str]) -> list[Address]:
-    """Return the hosts of comma-separated lists, one by one."""
+    """Return the hosts of comma-separated lists."""
     names = [name for name in ("host", "hostaddr", "port") if known.get(name)]
     lists = {name: known[name].split(",") for name in names}
     count = max((len(lists[name]) for name in names if name != "port"), default=1)
     if len(lists.get("port", ())) == 1:
         lists["port"] *= count
     if any(len(values) != count for values in lists.values()):
-        return [{name: known[name] for name in names}]  # libpq refuses it
+        return [{name: known[name] for name in names}]  # libpq rejects it
     return [{name: values[n] for name, values in lists.items()} for n in range(count)]
 
 
 def is_name(address: Address) -> bool:
-    """Whether it must be looked up: it isn't an IP address or the folder of a Unix socket."""
+    """Return whether a host must be looked up: not an IP address or a Unix socket's folder."""
     host = address.get("host", "")
     if address.get("hostaddr") or not host or host[0] in "/@" or "," in host:
         return False
@@ -260,18 +259,18 @@ def is_name(address: Address) -> bool:
 
 
 class LookUp:
-    """Looks up the names among some hosts, in a thread: it can't be given a deadline."""
+    """Looks up the names among some hosts, in a thread: DNS lookups can't be given a timeout."""
 
     def __init__(self, hosts: list[Address]) -> None:
-        """Raises `RuntimeError` if there can be no more threads."""
+        """Raises `RuntimeError` if no thread can be started."""
         self.addresses, self.errors = list[Address](), list[str]()
         self.ended = threading.Event()
         self._lost_at = monotonic() + LOST
-        # `threading.Thread.start` waits for ever if there is no memory for the thread.
+        # `threading.Thread.start` hangs if there is no memory for the thread.
         _thread.start_new_thread(self._run, (hosts,))
 
     def is_pending(self) -> bool:
-        """Whether the thread is still there."""
+        """Return whether the thread is still running."""
         return not self.ended.is_set() and monotonic() < self._lost_at
 
     def _run(self, hosts: list[Address]) -> None:
@@ -286,7 +285,7 @@ class LookUp:
         name = host.get("host", "")
         if not is_name(host):
             self.addresses.append(host)
-        elif "@" in name:  # a part of a password: no name server is to see it
+        elif "@" in name:  # may be part of a password, which no name server should see
             self.errors.append(f'the host "{name}" must be a name or an address')
         else:
             try:
@@ -299,7 +298,7 @@ class LookUp:
 
 
 class Attempt:
-    """A connection to one address while it is being made."""
+    """A connection attempt to one address."""
 
     def __init__(self, address: Address, parameters: dict[str, str], timeout: float) -> None:
         self.address = address
@@ -309,24 +308,24 @@ class Attempt:
         self.until = monotonic() + timeout
 
     def error(self) -> str:
-        """Why it failed, or ended too late."""
-        text = error_of(self.connection)  # which names the address even before it fails
+        """Return why it failed, or that it timed out."""
+        text = error_of(self.connection)  # names the address even before it fails
         is_late = self.status != pq.PollingStatus.FAILED
         return f"{text} timeout expired" if is_late else text
 
 
 class Race:
-    """Attempts, of which the first that succeeds wins. Each starts a step after the one before."""
+    """Attempts that start one after another at intervals of `step`. The first to succeed wins."""
 
     def __init__(self, attempts: Iterator[Attempt], errors: list[str], step: float) -> None:
-        self._attempts = attempts  # each starts when it is made
+        self._attempts = attempts  # an attempt starts when it is created
         self._errors = [*errors]
         self._step = step
         self._next = 0.0  # when the next one starts
         self._running: list[Attempt] = []
 
     def run(self, seconds: float) -> Attempt | None:
-        """Return the one that won, None if there is none after these seconds.
+        """Return the attempt that won; None if there is none after this many seconds.
 
         Raises `psycopg.OperationalError` if all failed.
         """
@@ -352,18 +351,18 @@ class Race:
                 return None
 
     def _poll(self, until: float) -> None:
-        """Go on with those whose server has responded, which are waited for."""
+        """Wait for the servers, and continue the attempts whose server has responded."""
         wanted, waiting = dict[int, int](), dict[int, Attempt]()
         for attempt in self._running:
             if attempt.status in EVENTS:
                 wanted[attempt.connection.socket] = EVENTS[attempt.status]
                 waiting[attempt.connection.socket] = attempt
         if len(waiting) < len(self._running):
-            until = 0  # one has failed already
+            until = 0  # one has already failed
         for number in systems.wait_for(wanted, max(0, until - monotonic())):
             waiting[number].status = waiting[number].connection.connect_poll()
 
     def close(self) -> None:
-        """Give up those that have not succeeded."""
+        """Abort the attempts that have not succeeded."""
         for attempt in self._running:
             attempt.connection.finish()

@@ -1,9 +1,9 @@
-"""Secrets: recognise keys, and mask them in whatever is logged or kept. Knows no database.
+"""Secrets: recognise keys, and mask them in what is logged or kept. Knows no database.
 
-`mask` shortens a key, `hide` replaces known keys in a text, `hide_named` cuts a text off where a
-key is named, and `mask_body` does that to a body, which may be JSON. `Masker` finds the keys to
-hide: every key that is valid now, wherever it appears as a whole token. To recognise a key takes
-its digest alone, so that the cost doesn't grow with the number of keys.
+`mask` shortens a key, `hide` replaces known keys in a text, `hide_named` cuts a text off at a word
+that names a key, and `mask_body` does both to a body, which may be JSON. `Masker` finds the keys to
+hide: every valid key that appears as a whole token. Keys are recognised by their digests, so the
+cost doesn't grow with the number of keys.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from urllib.parse import quote, unquote
 from fense_admin.rules import ACCOUNT_RULES, HIDDEN
 
 MAX_KEY = 255  # characters
-MAX_KEYS_SENT = 4  # in one header; of more, nothing is shown
-MARGIN = 6 * MAX_KEY  # characters: what a key takes at most, each character escaped
-MAX_WORDS = 8  # of a key, where other text surrounds it without white space
-LONG_RUN = 1_024  # characters without white space: in more, each word is looked at by itself
+MAX_KEYS_SENT = 4  # in one header; with more, everything is hidden
+MARGIN = 6 * MAX_KEY  # characters: the longest key with each character escaped
+MAX_WORDS = 8  # in a key that other text surrounds without white space
+LONG_RUN = 1_024  # characters without white space; in longer runs only single words are checked
 KEY_NAME = re.compile(r"api[\W_]{0,3}keys?|authorization|bearer|token|secret", re.IGNORECASE)
 ESCAPES = (
     re.compile(r"(?<!\\)\\+u00(?P<hex>[0-9a-f]{2})(?P<decimal>)", re.IGNORECASE),
@@ -40,17 +40,17 @@ DECODER = json.JSONDecoder()
 
 
 def digest(key: str) -> str:
-    """The SHA-256 of a key in hex: keys are kept and compared by it alone."""
+    """Return the SHA-256 of a key in hex. Keys are stored and compared only in this form."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def last4(key: str) -> str | None:
-    """The last four characters of a key; None where four would give too much of it away."""
+    """Return the last four characters of a key; None if they would reveal too much of it."""
     return key[-4:] if len(key) >= 12 else None
 
 
 def mask(key: str) -> str:
-    """A credential as an account shows it: its last four characters, if it has at least twelve."""
+    """Return a masked key: its last four characters if it has at least twelve, else none."""
     return HIDDEN + (last4(key) or "") if key else ""
 
 
@@ -59,35 +59,35 @@ Found = TypeVar("Found")
 
 
 def cached_if_short(function: Callable[[str], Found]) -> Callable[[str], Found]:
-    """Remember what the function returns for short texts: the same come again and again."""
+    """Cache a function's results for short texts, which repeat often."""
     cached = functools.lru_cache(maxsize=256)(function)
     return lambda text: function(text) if len(text) > SHORT else cached(text)
 
 
-# --- Keys that are known -----------------------------------------------------------------------
+# --- Known keys --------------------------------------------------------------------------------
 
-RUN = re.compile(r"[\x21-\x7e]+")  # of the characters that a key may have
+RUN = re.compile(r"[\x21-\x7e]+")  # a run of characters that a key may have
 WORD = re.compile(r"[A-Za-z0-9_-]+=*")
-# Where a key may begin and end within a run: in prose, as a part of a path or of a query.
+# Where a key may begin and end within a run: in prose, in a path, or in a query.
 DELIMITERS = [re.compile(text) for text in (r"[<>',;(){}[\]]", "[/?#]", "[/?#&;]", "[/?#&;=]")]
 ANY_DELIMITER = re.compile("|".join(delimiter.pattern for delimiter in DELIMITERS))
-# Numbers, addresses, days and times are shown: a key that looks like one can't be recognised.
+# Numbers, addresses, days and times are never hidden, so a key that looks like one isn't either.
 NO_KEY = re.compile(r"[0-9.:]{1,21}|[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}[0-9:]*Z?)?|[0-9:]{2,5}Z")
-# The names of the contract's fields, which no key has.
+# Names of the contract's fields; assumed not to be keys.
 FIELDS = {
     *("fense_account_id created_at updated_at api_key_last4 start_date end_date".split()),
     *("total_lookups daily date lookups accounts error code message details field".split()),
     *ACCOUNT_RULES,
 }
-# What JSON has between strings.
+# What may be between strings in JSON.
 LITERALS = r"[\s{}[\]:,]*(?:(?:null|true|false|-?[0-9.]{1,19})(?:[\s{}[\]:,]+|\Z))*"
 HAS_NO_KEY = re.compile(f"{LITERALS}|{NO_KEY.pattern}")
 
 
 def tokens(text: str) -> set[str]:
-    """All that may be a key in a text, because it is a whole token there."""
+    """Return everything in a text that may be a key: all whole tokens."""
     found: set[str] = set()
-    parts = set(text.split('"'))  # of JSON: strings, and what is between them
+    parts = set(text.split('"'))  # of JSON: strings, and the text between them
     if len(parts) > 1 and text[0] not in "{[":
         parts.add(text)
     parts = {part for part in parts - FIELDS if not HAS_NO_KEY.fullmatch(part)}
@@ -98,7 +98,7 @@ def tokens(text: str) -> set[str]:
         if ANY_DELIMITER.search(run):
             for delimiter in DELIMITERS:
                 found.update(delimiter.split(run))
-        if len(run) > LONG_RUN:  # which takes long to look at as closely
+        if len(run) > LONG_RUN:  # checking it as closely would be slow
             found.update(WORD.findall(run))
             continue
         words = list(WORD.finditer(run))
@@ -114,20 +114,20 @@ def tokens(text: str) -> set[str]:
 
 @cached_if_short
 def digests_in(text: str) -> dict[str, str]:
-    """The tokens of a text, in each of its `forms`, by their digests."""
+    """Return the tokens of a text in each of its `forms`, by digest."""
     return {digest(token): token for form in forms(text) for token in tokens(form)}
 
 
 class SharedKeys:
-    """Digests of keys, shared with all those in `others`: one stays until all have dropped it."""
+    """Digests of keys, shared with `others`: a digest stays until all of them have dropped it."""
 
     def __init__(self, others: SharedKeys | None = None) -> None:
         self._counts: collections.Counter[str] = others._counts if others else collections.Counter()
         self._changing: threading.Lock = others._changing if others else threading.Lock()
-        self._own: set[str] = set()  # those that it shares itself
+        self._own: set[str] = set()  # the digests that this one shares
 
     def change(self, new: Iterable[str], old: Iterable[str] | None) -> None:
-        """Share new digests, and drop old ones that it shares itself; None: all but the new."""
+        """Share new digests, and drop old ones of its own; None: all except the new."""
         with self._changing:
             dropped = self._own.copy() if old is None else self._own.intersection(old)
             added = set(new) - (self._own - dropped)
@@ -139,7 +139,7 @@ class SharedKeys:
                     del self._counts[one]
 
     def among(self, digests: Set[str]) -> set[str]:
-        """Those of the digests that are here."""
+        """Return those of the digests that are shared."""
         return {one for one in digests if one in self._counts}
 
 
@@ -149,13 +149,13 @@ LookUp = Callable[[Collection[str]], set[str]]
 class Masker:
     """Finds the keys to hide in a text.
 
-    `keys` are the application's own. Each of `look_ups` returns which of some digests are those of
-    merchants' keys, or raises an error. `others` are further keys. What is `plain` as a whole has
-    no key.
+    `keys` are the application's own. Each function in `look_ups` returns which of some digests
+    belong to merchants' keys, or raises an error. `others` are further keys. A text that fully
+    matches `plain` contains no key.
     """
 
     plain = re.compile("")
-    label = ""  # of an instance that has a name
+    label = ""  # put before log lines: the name of an instance
 
     def __init__(self, keys: Iterable[str], *look_ups: LookUp) -> None:
         self.own = sorted(set(keys), key=len, reverse=True)
@@ -163,12 +163,12 @@ class Masker:
         self.look_ups = [*look_ups]
 
     def keys_in(self, texts: Iterable[str], sent: str) -> list[str] | None:
-        """The keys to hide in these texts; None if it isn't known, and all has to be hidden.
+        """Return the keys to hide in these texts; None if unknown: then everything must be hidden.
 
-        They are the application's own, those that the request `sent` as its key, and the known
-        ones that the texts have.
+        They are the application's own keys, the key that the request `sent`, and the known keys in
+        the texts.
         """
-        brought = dict.fromkeys(sent.split(", "))  # a server joins two headers by a comma
+        brought = dict.fromkeys(sent.split(", "))  # a server joins two headers with a comma
         found: dict[str, str] = {}
         for text in texts:
             if text in METHODS or self.plain.fullmatch(text):
@@ -180,15 +180,15 @@ class Masker:
         for look_up in self.look_ups if found else ():
             try:
                 known |= look_up(found.keys() - known)
-            except Exception:  # whatever it is, a handler that needs the database reports it
+            except Exception:  # a handler that needs the database will report it
                 return None
         keys = {found[one] for one in known} - {*self.own, *brought}
         return [*self.own, *brought, *sorted(keys, key=len, reverse=True)]
 
     def loggable(self, method: str, path: str, mount: str, sent: str) -> str:
-        """Method and path (below `mount`) as two words of a line, the keys in them masked.
+        """Return method and path (below `mount`) as two words for the log, with keys masked.
 
-        The `label`, if there is one, stands for the mount.
+        If there is a `label`, it replaces the mount.
         """
         if self.label:
             mount = ""
@@ -196,7 +196,7 @@ class Masker:
         if is_plain and len(path) <= MAX_PATH:
             words = f"{method} {path}"
             if hide_named(hide(words, [*self.own, *sent.split(", ")])) == words:
-                return self.label + words  # as nearly all are
+                return self.label + words  # the usual case
         begin = beginning(path, MAX_PATH)
         keys = self.keys_in([method, begin], sent)
         shown = cut(hide_named(hide(begin, keys)), MAX_PATH, is_part=begin != path)
@@ -204,16 +204,16 @@ class Masker:
 
 
 def _as_word(text: str) -> str:
-    """A method or a path as one word of a line; `HIDDEN` stays as it is."""
+    """Return a method or a path as one word; `HIDDEN` stays as it is."""
     parts = text[:MAX_PATH].split(HIDDEN)
     return HIDDEN.join(quote(part.encode("latin-1")) for part in parts)[:MAX_PATH]
 
 
 def hide(text: str, keys: Iterable[str] | None) -> str:
-    """The text with `HIDDEN` in place of these keys; all of it is hidden if `keys` is None.
+    """Return the text with `HIDDEN` in place of these keys; just `HIDDEN` if `keys` is None.
 
-    A key of less than 8 characters is hidden where it is a word of its own. A text is also hidden
-    as a whole if a key stands in it escaped.
+    A key of less than 8 characters is only hidden if it is a separate word. If the text contains a
+    key in escaped form, all of it is hidden.
     """
     if keys is None:
         return HIDDEN
@@ -232,9 +232,9 @@ def _replace(text: str, keys: Iterable[str]) -> str:
 
 
 def forms(text: str) -> list[str]:
-    """The text, and what it is without the escapes of JSON, URLs and XML: a key might hide there.
+    """Return the text, and the text without the escapes of JSON, URLs and XML, if it has any.
 
-    They may be escaped twice.
+    Text that was escaped twice is unescaped twice.
     """
 
     def decoded(found: re.Match[str]) -> str:
@@ -254,28 +254,28 @@ def forms(text: str) -> list[str]:
 
 
 def beginning(text: str, length: int) -> str:
-    """The beginning of a text, with what is needed to mask so many characters of it: see `cut`."""
+    """Return enough of a text to mask its first `length` characters: see `cut`."""
     return text[: length + MARGIN]
 
 
 def cut(masked: str, length: int, is_part: bool) -> str:
-    """At most so many characters of a masked text.
+    """Return at most `length` characters of a masked text.
 
-    If it `is_part` of a longer one, its end is left out: half of a key may be there.
+    If the text `is_part` of a longer one, its end is left out, because it may be half of a key.
     """
     if masked == HIDDEN:
         return HIDDEN
     return masked[: min(length, max(0, len(masked) - MARGIN)) if is_part else length]
 
 
-# --- What is named like a key ------------------------------------------------------------------
+# --- Values whose names say that they are keys ---------------------------------------------------
 
 
 @cached_if_short
 def hide_named(text: str) -> str:
-    """The text up to the first word such as "api_key" or "token", after which a key may follow.
+    """Cut the text after the first word such as "api_key" or "token": a key may follow.
 
-    All of it is hidden if such a word stands escaped.
+    If the text contains such a word in escaped form, all of it is hidden.
     """
     found = KEY_NAME.search(text)
     before = text[: found.start()] if found else text
@@ -285,7 +285,7 @@ def hide_named(text: str) -> str:
 
 
 def is_key_name(name: str) -> bool:
-    """Whether a JSON field of this name holds a key."""
+    """Return whether a JSON field of this name holds a key."""
     if name == "api_key_last4":
         return False
     letters = re.sub("[^a-z]", "", name.lower())
@@ -293,10 +293,10 @@ def is_key_name(name: str) -> bool:
 
 
 def mask_body(text: str) -> str:
-    """A body: JSON with the value of each field that is named like a key masked.
+    """Return a body with the value of each JSON field that is named like a key masked.
 
-    It ends at a string that has the name of a key among other text, and any other text than JSON at
-    the first name of a key: see `hide_named`.
+    Truncated at the first string that mentions a key name among other text; text that isn't JSON
+    is truncated at the first key name: see `hide_named`.
     """
     text = text.replace("\0", "")  # UTF-16
     try:
@@ -306,7 +306,7 @@ def mask_body(text: str) -> str:
     parts, done = [], 0
     for found in STRING.finditer(text):
         if found.start() < done:
-            continue  # within a value that is masked
+            continue  # within a masked value
         string = json.loads(found[0])
         colon = COLON.match(text, found.end())
         if colon and PLAIN_NAME.fullmatch(string):

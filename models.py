@@ -20,31 +20,32 @@ from fense_admin import rules
 from fense_admin.masking import digest, last4
 
 FIRST_DAY, LAST_DAY = "0001-01-01", "9999-12-31"
-FEW_ROWS = 1_000  # are written within milliseconds
-MANY_DAYS = 10_000  # of lookups that are loaded: to check the account of each one takes long
+FEW_ROWS = 1_000  # up to so many are written within milliseconds
+MANY_DAYS = 10_000  # of lookups; from here on, checking the account of each is slow
 
 Columns = dict[str, Any]  # of an account
 Lookups = tuple[int, str, int]  # of an account on a day: fense_account_id, YYYY-MM-DD, how many
 
 
 class NoSuchAccount(LookupError):
-    """The id, its one argument, names no account."""
+    """No account has this id, the only argument."""
 
     def __str__(self) -> str:
         return f"no account has the fense_account_id {self.args[0]}"
 
 
 class ApiKeyTaken(ValueError):
-    """Another account has this api_key. `str` reads on from the field's name."""
+    """Another account has this api_key. `str` continues the field's name."""
 
     def __str__(self) -> str:
         return "belongs to another account"
 
 
 class NotRecorded(ValueError):
-    """Lookups that can't be added, each by its place in the list.
+    """Lookups that can't be added.
 
-    `unknown` name no account, `excessive` would take a day past its most.
+    `unknown` are the indexes of entries for unknown accounts, `excessive` those of entries that
+    exceed the daily maximum.
     """
 
     def __init__(self, unknown: list[int], excessive: list[int]) -> None:
@@ -76,25 +77,25 @@ MONTH_KEYS = ("fense_account_id", "month", "lookups")
 
 # --- Queries -----------------------------------------------------------------------------------
 #
-# Where SQL itself is not plainer, peewee writes one, once: building it costs more than running it.
+# Queries are SQL texts, or compiled once by peewee: building one costs more than running it.
 # Values are bound by name when a query is run: {"fense_account_id": 1, "date": "2026-11-03"}.
-# SQLite and PostgreSQL run the same text, but for what `postgres.translated` says.
+# SQLite and PostgreSQL run the same text, except for what `postgres.translated` changes.
 
 
 def bound(name: str) -> SQL:
-    """The placeholder of a value in a query."""
+    """Return the placeholder of a value in a query."""
     return SQL(f":{name}")
 
 
 def compiled(query: Any) -> str:
-    """The SQL of a query, all of whose values are `bound`."""
+    """Return the SQL of a query whose values are all `bound`."""
     text: str
     text, literals = peewee.SqliteDatabase(None).get_sql_context().sql(query).query()
     assert not literals, f"{literals} would be missing from: {text}"
     return text
 
 
-# An account's columns, in the contract's order: all of them, and those that the contract shows.
+# An account's columns, in the contract's order: all, and those that the contract shows.
 STATE_KEYS = tuple(field.name for field in Account._meta.sorted_fields)
 ACCOUNT_KEYS = tuple(name for name in STATE_KEYS if name != "api_key_sha256")
 FLAGS = [field.name for field in Account._meta.sorted_fields if isinstance(field, BooleanField)]
@@ -105,8 +106,8 @@ OWNS_KEY = Account.api_key_sha256 == bound("api_key_sha256")
 ACCOUNTS = Account.select(*(getattr(Account, name) for name in ACCOUNT_KEYS))
 SELECT_ACCOUNT, SELECT_OWNER = compiled(ACCOUNTS.where(BY_ID)), compiled(ACCOUNTS.where(OWNS_KEY))
 SELECT_DIGEST = compiled(Account.select(Account.api_key_sha256).where(BY_ID))
-LOOK_UPS = 256  # keys that one query looks for at most
-# An account's id, and all that names it.
+LOOK_UPS = 256  # maximum number of keys in one query
+# An account's id, and the text to search for accounts.
 SELECT_NAMES = """
 SELECT fense_account_id, fense_account_id || ' ' || name || ' ' || email
     || COALESCE(' ' || dispute_account_id, '') || COALESCE(' ' || api_key_last4, '')
@@ -116,7 +117,7 @@ SELECT_IDS = "SELECT fense_account_id FROM account ORDER BY fense_account_id DES
 DELETE_ALL = [f"DELETE FROM {table}" for table in ("usage_month", "usage", "account")]
 
 
-# One query for each set of columns, made when it is first needed.
+# One query for each set of columns, compiled when it is first needed.
 @functools.cache
 def insert_account(*columns: str) -> str:
     return compiled(Account.insert({name: bound(name) for name in columns}))
@@ -124,10 +125,10 @@ def insert_account(*columns: str) -> str:
 
 @functools.cache
 def change_account(*columns: str, goes_back: bool = False) -> str:
-    """The query that changes these columns of an account.
+    """Return the query that changes these columns of an account.
 
-    `updated_at` stays where it is later already, as another node's clock may be ahead of this one's
-    or this one was set back; unless the clock `goes_back` by intention.
+    `updated_at` never goes back, even if another node's clock is ahead or this one was set back,
+    unless the clock `goes_back` on purpose.
     """
     values: dict[str, Any] = {name: bound(name) for name in columns}
     if not goes_back:
@@ -143,9 +144,9 @@ def select_keys(*names: str) -> str:
 
 
 def adding(table: str, period: str, condition: str = "") -> str:
-    """The query that adds lookups to an account's period, a day or a month.
+    """Return the query that adds lookups to an account's period, a day or a month.
 
-    It is one statement: reading first and writing then could lose lookups.
+    It is a single statement: reading, then writing, could lose lookups.
     """
     return f"""\
 INSERT INTO {table} (fense_account_id, {period}, lookups)
@@ -155,19 +156,19 @@ SET lookups = {table}.lookups + EXCLUDED.lookups {condition}
 """
 
 
-# It changes no row where the sum would exceed the maximum.
+# Changes no row if the sum would exceed the maximum.
 FITS = f"WHERE usage.lookups + EXCLUDED.lookups <= {rules.MAX_LOOKUPS}"
 ADD_TO_DAY = adding("usage", "date", FITS)
 ADD_TO_MONTH = adding("usage_month", "month")
 SELECT_ID = compiled(Account.select(Account.fense_account_id).where(BY_ID))
 SELECT_DAYS_OF = "SELECT date, lookups FROM usage WHERE fense_account_id = :fense_account_id"
 
-# What grows with the data is read and written in pieces of accounts, by id.
-PIECE = 2_000  # accounts that one query lists or sums up by day: 200 KB, and some 10 ms
-SUMMED_UP = 20_000  # accounts that one query sums up by month: more at once take less time each
-FEW_ACCOUNTS = 100  # whose whole usage is read at once: ten years of it are seven megabytes
+# Whatever grows with the data is read and written in pieces: ranges of account ids.
+PIECE = 2_000  # accounts that one query lists or sums up by day: 200 KB and about 10 ms
+SUMMED_UP = 20_000  # accounts that one query sums up by month; fewer take more time each
+FEW_ACCOUNTS = 100  # accounts whose usage is read at once: ten years of it are seven megabytes
 IN_PIECE = "fense_account_id > :after AND fense_account_id <= :last_id"
-# The last id of a piece that has `:size` accounts; there is none in the last piece.
+# The last id of a piece of `:size` accounts; no row for the last piece.
 END_OF_PIECE = """
 SELECT fense_account_id FROM account WHERE fense_account_id > :after
 ORDER BY fense_account_id LIMIT 1 OFFSET :size - 1
@@ -184,9 +185,9 @@ SELECT fense_account_id, substr(date, 1, 7), SUM(lookups) FROM usage
 WHERE {IN_PIECE} GROUP BY 1, 2 ORDER BY 1, 2
 """
 
-# The database itself writes usage as JSON, as the contract shows it. Python's sqlite3 releases the
-# GIL for each row and has to acquire it again, which takes long in a busy process; and while Python
-# writes a long history as JSON, no other request is served.
+# The database itself builds the JSON of usage responses. Python's sqlite3 releases the GIL for each
+# row and must acquire it again, which is slow in a busy process; and while Python encodes a long
+# history as JSON, it serves no other request.
 SELECT_USAGE = """
 SELECT name, dispute_account_id, COALESCE(total_lookups, 0), COALESCE(daily, '')
 FROM account, (
@@ -200,7 +201,7 @@ FROM account, (
 ) AS sums
 WHERE fense_account_id = :fense_account_id
 """
-# The sum over all accounts comes in two halves: it may exceed 64 bits.
+# The sum over all accounts is split into two halves, because it may exceed 64 bits.
 HALVES = """\
 CAST(COALESCE(SUM({0} >> 32), 0) AS BIGINT), CAST(COALESCE(SUM({0} & 4294967295), 0) AS BIGINT)"""
 ACCOUNT_TOTALS = """
@@ -210,7 +211,7 @@ group_concat(
     || ', "total_lookups": ' || total_lookups || '}',
 ', ')
 """
-AT_ONCE = 10_000  # accounts summed up and listed by one query: in pieces days are read twice
+AT_ONCE = 10_000  # accounts summed up and listed by one query; pieces would read days twice
 
 # Accounts by column, and their usage as the JSON of a state document.
 SELECT_STATE_OF_PIECE = f"""
@@ -226,19 +227,19 @@ FROM account WHERE {IN_PIECE} ORDER BY fense_account_id
 
 @dataclasses.dataclass(frozen=True)
 class TotalsQueries:
-    """The queries for the lookups of all accounts in a range of days. Each returns one row."""
+    """Queries for the lookups of all accounts in a range of days. Each returns one row."""
 
-    of_all: str  # both halves of the sum, and the accounts as JSON: null if there are many
+    of_all: str  # both halves of the sum, and the accounts as JSON, or null if there are many
     sum_of_piece: str  # both halves
     piece: str  # the accounts as JSON
-    summed_up: int  # accounts of a piece for `sum_of_piece`
+    summed_up: int  # number of accounts of a piece for `sum_of_piece`
 
 
 @functools.cache
 def totals(parts: tuple[tuple[str, str], ...]) -> TotalsQueries:
-    """The queries that sum up lookups from these tables, each under a condition.
+    """Return the queries that sum up lookups from (table, condition) pairs.
 
-    Days are read by a subquery for each account: a join would read all days of a long history.
+    They read days with a subquery per account: a join would read all days of a long history.
     """
 
     def of_account(part: tuple[str, str]) -> str:
@@ -262,7 +263,7 @@ def totals(parts: tuple[tuple[str, str], ...]) -> TotalsQueries:
     are_few = (
         f"(SELECT COUNT(*) FROM (SELECT 1 FROM account LIMIT {AT_ONCE} + 1) AS s) <= {AT_ONCE}"
     )
-    # The limit is never reached: it keeps the databases from running the subquery for both halves.
+    # The limit is never reached. It prevents databases from running the subquery twice.
     summands = f"({' UNION ALL '.join(map(rows, parts))} LIMIT {rules.MAX_ID}) AS summands"
     return TotalsQueries(
         f"SELECT {HALVES.format('total_lookups')},"
@@ -275,9 +276,10 @@ def totals(parts: tuple[tuple[str, str], ...]) -> TotalsQueries:
 
 
 def totals_between(first: str, last: str) -> tuple[TotalsQueries, dict[str, Any]]:
-    """The queries for this range of days, and their values.
+    """Return the queries for this range of days, and their values.
 
-    Whole months are read by month, unless there are few days; what is before and after them by day.
+    Whole months are read from the table of months, the days before and after them from that of
+    days; a short range only from that of days.
     """
     values = {"first": first, "last": last, "first_month": first[:7], "last_month": last[:7]}
     starts_whole = first[8:] == "01"
@@ -295,7 +297,7 @@ def totals_between(first: str, last: str) -> tuple[TotalsQueries, dict[str, Any]
     return totals(tuple(parts)), values
 
 
-# Whether all that these need is there: each table with its columns, and functions.
+# Fails if a table, a column or a function that the queries need is missing.
 PROBE = f"""
 SELECT 1 FROM (SELECT json_quote(name), {", ".join(STATE_KEYS)} FROM account LIMIT 1) AS account
 LEFT JOIN (SELECT {", ".join(USAGE_KEYS)} FROM usage LIMIT 1) AS usage ON 1 = 1
@@ -307,27 +309,27 @@ LEFT JOIN (SELECT {", ".join(MONTH_KEYS)} FROM usage_month LIMIT 1) AS usage_mon
 
 
 def utc_now() -> datetime.datetime:
-    """The current time in UTC, without a time zone."""
+    """Return the current time in UTC, without a time zone."""
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
 class Clock:
     """The system's clock."""
 
-    was_set = False  # by a test: then it may go back
+    was_set = False  # whether a test has set it: then it may go back
 
     def now(self) -> datetime.datetime:
-        """The time in UTC, without a time zone."""
+        """Return the time in UTC, without a time zone."""
         return utc_now()
 
 
 def as_text(time: datetime.datetime) -> str:
-    """A time in UTC as the contract writes it."""
+    """Return a UTC time in the format of the contract."""
     return time.isoformat(timespec="seconds") + "Z"
 
 
 def now() -> str:
-    """The current time in UTC, as the contract writes times."""
+    """Return the current UTC time in the format of the contract."""
     return as_text(utc_now())
 
 
@@ -335,12 +337,12 @@ def now() -> str:
 
 
 def count_months(first: str, last: str) -> int:
-    """How many months there are from YYYY-MM to YYYY-MM, both included."""
+    """Return the number of months from YYYY-MM to YYYY-MM, inclusive."""
     return (int(last[:4]) - int(first[:4])) * 12 + int(last[5:]) - int(first[5:]) + 1
 
 
 def over_daily_maximum(date: str) -> str:
-    """What is said of lookups that `NotRecorded` calls excessive."""
+    """Return the error message for lookups that exceed the daily maximum."""
     return f"would exceed the daily maximum of {rules.MAX_LOOKUPS} on {date}"
 
 
@@ -349,12 +351,12 @@ def highest_id(accounts: Iterable[dict[str, Any]]) -> int:
 
 
 def folded(text: str) -> str:
-    """The text in a form to search in: one for either case, and for all ways to write a letter."""
+    """Normalise a text for searching: case, and characters that can be written in several ways."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def as_columns(fields: dict[str, Any]) -> dict[str, Any]:
-    """The contract's fields as columns: the same, but for the key."""
+    """Return the contract's fields as columns: the same, except for the key."""
     columns = dict(fields)
     if "api_key" in columns:
         key = columns.pop("api_key")

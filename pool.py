@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # pyright: reportArgumentType=false, reportCallIssue=false
-# psycopg's types want each query to be a literal: then nothing of a client's is put into it.
+# psycopg's types require each query to be a literal, so that it can't contain client input.
 import collections
 import contextlib
 import functools
@@ -24,29 +24,29 @@ from fense_admin.libpq import URL, Address, Connector, NoResponse, first_line
 from fense_admin.realtime import monotonic
 
 START_TIMEOUT = 30  # seconds for the first connection, and for another process's migration
-MAX_WAITING = 32  # threads that others stand in for while they wait; each may have a connection
-CROWDED = 24  # waiting threads: with more, none might be left for operations that don't wait
-QUEUED = 0.5  # seconds that an operation then waits for others of its kind before it is rejected
-IDLE_KEPT = 4  # connections that stay open when there are fewer threads again
-FULL = 1  # seconds to the next attempt after the server has refused one more connection
+MAX_WAITING = 32  # waiting threads with a substitute; each may have a connection
+CROWDED = 24  # waiting threads; with more, none might be left for operations that don't wait
+QUEUED = 0.5  # seconds an operation then waits for others of its kind before it is rejected
+IDLE_KEPT = 4  # idle connections that stay open when there are fewer threads again
+FULL = 1  # seconds before the next attempt after the server has refused a connection
 
-# What every session sets, whatever its role and its database say. These the service relies on:
+# Settings of every session, overriding those of role and database. The service relies on these:
 RELIED_ON = {
-    "client_min_messages": "warning",  # a wait for a standby that was cancelled is one
+    "client_min_messages": "warning",  # a cancelled wait for a standby is a warning
     "DateStyle": "ISO",
     "default_transaction_isolation": "read committed",
     "row_security": "on",
     "standard_conforming_strings": "on",
 }
-# These stand under `options` in the URL, a service file or PGOPTIONS.
+# `options` in the URL, a service file or PGOPTIONS override these.
 LIMITS = {
     "idle_in_transaction_session_timeout": "10s",
     "jit": "off",
     "lock_timeout": "0",
     "statement_timeout": "2400ms",
-    "transaction_timeout": "0",  # PostgreSQL 17 has it
+    "transaction_timeout": "0",  # since PostgreSQL 17
 }
-# A server that takes no writes, by its configuration, is left alone; so are `options`.
+# Not overridden if the server's configuration or `options` set it.
 READ_ONLY = "default_transaction_read_only"
 SET_SESSION = f"""
 SELECT set_config(name, value, false)
@@ -55,23 +55,23 @@ FROM (VALUES ('{READ_ONLY}', 'off'), {", ".join(map(str, (RELIED_ON | LIMITS).it
 WHERE source IN ('database', 'user', 'database user') OR name IN {tuple(RELIED_ON)}
     OR name IN {tuple(LIMITS)} AND source <> 'client'
 """
-ROUNDS = 20  # of looking whether a pooler shares sessions: some milliseconds
+ROUNDS = 20  # queries to detect a pooler that shares sessions; they take some milliseconds
 PROCESS = "SELECT pg_backend_pid()"
-POOLER = 2  # seconds to wait for a second connection of a pooler, which may have only one
+POOLER = 2  # seconds to wait for a second connection; a pooler may have only one
 
 
 class Connection(psycopg.Connection[TupleRow]):
-    """A connection whose server has until a deadline to answer."""
+    """A connection with a deadline for the server's responses."""
 
     deadline = math.inf  # by the monotonic clock
-    pace = 0.0  # seconds for each operation, which set its deadline; 0: the deadline is for all
+    pace = 0.0  # seconds for each operation, which reset the deadline; 0: it is for all
     while_waiting: Waiting = contextlib.nullcontext
-    warned = False  # by the server, since it was last looked at
+    warned = False  # whether the server has sent a warning since this was last cleared
 
     def wait(
         self, gen: Generator[int, int, Any], interval: float = 0, timeout: float | None = None
     ) -> Any:
-        """Run an operation, which is a generator of psycopg's. Raises `NoResponse`."""
+        """Run an operation, a generator of psycopg. Raises `NoResponse`."""
         if self.pace:
             self.deadline = monotonic() + self.pace
         try:
@@ -94,7 +94,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 class Local(threading.local):
-    """What belongs to a thread: its connection, during an operation or a transaction."""
+    """A thread's own data: its connection, during an operation or a transaction."""
 
     connection: Connection | None = None
 
@@ -107,29 +107,29 @@ def value_of(connection: Connection, query: str) -> Any:
 class Pool:
     """The connections to the server of a URL.
 
-    A thread takes one for an operation, and leaves it open to others; one that broke is replaced.
+    A thread takes one for an operation, then returns it, still open. Broken ones are replaced.
     """
 
     def __init__(self, url: URL) -> None:
-        """Connect to nothing yet. Raises `ValueError`, `psycopg.Error`."""
+        """Don't connect yet. Raises `ValueError`, `psycopg.Error`."""
         self._url = url
-        self.info = Info(url.shown, is_server=True)  # more with the first connection
+        self.info = Info(url.shown, is_server=True)  # completed by the first connection
         self.while_waiting: Waiting = contextlib.nullcontext
         self._local = Local()
         self._connections: set[Connection] = set()  # all that are open
         self._idle: list[Connection] = []  # those that no thread uses
         self._queue: collections.deque[queue.SimpleQueue[Connection | None]] = collections.deque()
         self._full_until = 0.0
-        self._changed = threading.Condition()  # guards all these
+        self._changed = threading.Condition()  # guards all of these
         self._waiting_threads = 0
-        # When each operation in progress began, by its kind; the oldest first.
+        # When each operation in progress began, by kind; oldest first.
         self._running: dict[str, dict[object, float]] = collections.defaultdict(dict)
         self._connector = Connector(url)
 
-    # Making one
+    # Connecting
 
     def _connect(self, deadline: float) -> Connection:
-        """A new connection, to a server that takes writes if there is one.
+        """Return a new connection, to a server that takes writes if there is one.
 
         Raises `psycopg.Error`, `NoResponse`; `Unusable` if it is the first one.
         """
@@ -143,7 +143,7 @@ class Pool:
             except BaseException:
                 self._drop(connection)
                 raise
-            # The server reports it: to know costs nothing. (Neither pgbouncer nor 13 does.)
+            # The server reports this setting by itself. (pgbouncer and PostgreSQL 13 don't.)
             is_fit = connection.pgconn.parameter_status(READ_ONLY.encode()) != b"on"
             is_last = len(unfit) + 1 == len(self._connector.hosts)
             if is_fit or is_last or address in unfit:
@@ -152,7 +152,7 @@ class Pool:
             self._drop(connection)
 
     def _open(self, deadline: float, last: list[Address]) -> tuple[Connection, Address]:
-        """A new connection and its address, without our settings: at last to those addresses."""
+        """Return a new connection without our settings, and its address. Try `last` last."""
         made = self._connector.connect(deadline, self._waiting, last)
         connection = Connection(made.connection)
         connection.autocommit = True
@@ -163,7 +163,7 @@ class Pool:
         return connection, made.address
 
     def _check_server(self, connection: Connection) -> None:
-        """Raise `Unusable` if it isn't PostgreSQL, or shares the session with others."""
+        """Raise `Unusable` if it isn't PostgreSQL, or a pooler shares the session."""
         product = value_of(connection, "SELECT version()")
         if not product.startswith("PostgreSQL "):
             raise Unusable(
@@ -174,22 +174,22 @@ class Pool:
         self.info.warning = self._warn_of_clear_text(connection)
 
     def _refuse_shared_sessions(self, connection: Connection) -> None:
-        """Raise `Unusable` behind a pooler that gives each transaction any of its sessions.
+        """Raise `Unusable` behind a pooler that assigns sessions to single transactions.
 
-        What a session sets or prepares would be missing in the next transaction, and reach others.
+        What we set and prepare would be missing in our next transaction, and affect other clients.
         """
 
         if value_of(connection, PROCESS) == connection.info.backend_pid:
-            return  # no pooler: the process is the one that was connected to
+            return  # no pooler: it is the process that we connected to
         other = None
         try:
             other = self._open(monotonic() + POOLER, [])[0]
             ours, others = set(), set()
-            for _ in range(ROUNDS):  # as other clients take their share of the sessions
+            for _ in range(ROUNDS):  # other clients use some of the sessions, too
                 ours.add(value_of(connection, PROCESS))
                 others |= {value_of(other, PROCESS) for _ in range(2)}  # two if they take turns
         except (psycopg.OperationalError, NoResponse):
-            return  # the only session is taken, so it is ours
+            return  # there is only one session, and it is ours
         finally:
             self._drop(other)
         if len(ours) > 1 or len(others) > 1 or ours == others:
@@ -199,7 +199,7 @@ class Pool:
             )
 
     def _warn_of_clear_text(self, connection: Connection) -> str:
-        """A warning if all that is sent can be read between here and the server."""
+        """Return a warning if the connection is unencrypted and leaves this machine; else ""."""
         address = connection.info.hostaddr.partition("%")[0]  # none for a Unix socket
         is_local = not address or ipaddress.ip_address(address).is_loopback
         if is_local or connection.pgconn.ssl_in_use:
@@ -209,11 +209,11 @@ class Pool:
             "sslmode=verify-full to the URL, and sslrootcert if the server's certificate needs it"
         )
 
-    # Sharing them
+    # Sharing
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
-        """The context in which a thread waits: another one stands in for it, up to a number."""
+        """Return the context of a wait, with a substitute worker, up to `MAX_WAITING` of them."""
         with self._changed:
             self._waiting_threads += 1
             is_spared = self._waiting_threads <= MAX_WAITING
@@ -227,11 +227,11 @@ class Pool:
 
     @contextlib.contextmanager
     def _admitted(self, kind: str, deadline: float) -> Iterator[None]:
-        """Circuit breaker: the context of an operation of a kind, a query's or a write.
+        """Circuit breaker: the context of an operation of one kind, such as a query or a write.
 
-        While many threads wait for the server (for a lock that another program holds, say), it
-        waits for others of its kind. They are stuck if they take `QUEUED` seconds: then it fails at
-        once, so that threads are left for other kinds. Raises `OperationalError`.
+        While many threads wait for the server (for example, for a lock of another program), an
+        operation waits for others of its kind. If these take `QUEUED` seconds, they are stuck: then
+        it fails at once, to leave threads for other kinds. Raises `OperationalError`.
         """
         operation = object()
         with self._changed:
@@ -253,9 +253,9 @@ class Pool:
                 self._changed.notify_all()
 
     def _take(self, deadline: float) -> Connection:
-        """Take an idle connection for this thread, or else a new one, and set its deadline.
+        """Take an idle connection for this thread, or a new one, and set its deadline.
 
-        If no new one can be made, wait for one that another thread uses. Raises `psycopg.Error`,
+        If it can't make one, wait for one that another thread returns. Raises `psycopg.Error`,
         `NoResponse`, `OperationalError`.
         """
         by = min(deadline, monotonic() + START_TIMEOUT)
@@ -283,9 +283,9 @@ class Pool:
                 raise OperationalError(f"all connections are in use: {reason}")
 
     def _wait_for_one(self, until: float) -> Connection | None:
-        """Wait for a connection that another thread gives back, in the order of arrival.
+        """Wait, in order of arrival, for a connection that another thread returns.
 
-        Returns None if it takes too long, and once there may be room for a new one.
+        Returns None if that takes too long, or if a new one may be possible.
         """
         turn: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         with self._changed:
@@ -300,10 +300,10 @@ class Pool:
             if turn in self._queue:
                 self._queue.remove(turn)
                 return None
-        return turn.get()  # it came just now
+        return turn.get()  # it has just arrived
 
     def _give_back(self, connection: Connection) -> None:
-        """Leave a connection to others."""
+        """Return a connection to the pool."""
         if connection is self._local.connection:
             self._local.connection = None
         with self._changed:
@@ -313,26 +313,26 @@ class Pool:
                 self._idle.append(connection)
 
     def _drop(self, connection: Connection | None) -> None:
-        """Close a connection that no other thread uses."""
+        """Close a connection, which no other thread may use."""
         if connection is not None:
             if connection is self._local.connection:
                 self._local.connection = None
             connection.close()
             with self._changed:
                 self._connections.discard(connection)
-                # Those that wait may make a new one in its place, or see that they can't.
+                # Waiting threads may open a new one in its place, or notice that they can't.
                 for _ in range(1 if self._connections else len(self._queue)):
                     if self._queue:
                         self._queue.popleft().put(None)
 
     def _drop_idle(self) -> None:
-        """Close the idle connections: most likely they are broken, too."""
+        """Close the idle connections, which are probably broken, too."""
         with contextlib.suppress(IndexError):  # other threads take some, too
             for _ in self._idle[:]:
                 self._drop(self._idle.pop())
 
     def close(self) -> None:
-        """Close an idle connection if there are many: a thread that ends needs none any more."""
+        """Close an idle connection if there are many, because a thread ends."""
         with self._changed:
             connection = self._idle.pop(0) if len(self._idle) > IDLE_KEPT else None
         self._drop(connection)
@@ -344,7 +344,7 @@ class Pool:
         self._idle.clear()
 
     def _reason(self, error: BaseException) -> str:
-        """Why it failed, in one line, without a password."""
+        """Return the reason of a failure in one line, without passwords."""
         if isinstance(error, NoResponse):
             return str(error) or "the server does not respond"
         return self._url.hide_secrets(first_line(str(error)) or type(error).__name__)

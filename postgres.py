@@ -1,9 +1,9 @@
-"""PostgreSQL: deadlines, transactions, migrations. Knows no account."""
+"""PostgreSQL: deadlines, transactions, migrations."""
 
 from __future__ import annotations
 
 # pyright: reportArgumentType=false, reportCallIssue=false
-# psycopg's types want each query to be a literal: then nothing of a client's is put into it.
+# psycopg's types require each query to be a literal, so that it can't contain client input.
 import contextlib
 import errno
 import functools
@@ -28,40 +28,41 @@ from fense_admin.pool import START_TIMEOUT, Connection, Pool, value_of
 from fense_admin.realtime import monotonic
 
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema-postgresql.sql")
-MIGRATING = 0x46656E73  # "Fens": the advisory lock that one migration holds
-MIGRATION = 3600  # seconds after which it is not run again, whatever it meets
+MIGRATING = 0x46656E73  # "Fens": the advisory lock that a migration holds
+MIGRATION = 3600  # seconds after which a migration is no longer retried
 
-# Together they bound what a request waits for: 3.4 s, then it fails.
+# Together these bound the time of a request: it fails after 3.4 s.
 WORKING = 2.6  # seconds for an operation, a new connection included
 COMMITTING = 0.5  # seconds more for its COMMIT
-CANCELLING = 0.3  # seconds to tell the server that nobody waits for the COMMIT any more
-CONNECTING = 0.15  # seconds that others wait for one that tries a server which did not answer
-AFTERWARDS = 0.2  # seconds after a wait in vain: what comes then has waited in a queue meanwhile
-HURRIED = 0.3  # seconds for an operation that comes then
+CANCELLING = 0.3  # seconds to cancel a COMMIT that timed out
+CONNECTING = 0.15  # seconds that other threads wait for the one that probes a silent server
+AFTERWARDS = 0.2  # seconds after a timeout; requests that come then have waited in a queue
+HURRIED = 0.3  # seconds for the operations of those requests
 COPIED = 10_000  # rows in one COPY
-CHECKING = 60  # seconds to check a foreign key of all rows: three million take one
-AT_ONCE = 1_000  # rows in one statement: between two of them Python handles signals
-RUNS = 10  # of a transaction that meets others; see `CONFLICTS`
+CHECKING = 60  # seconds to check a foreign key for all rows; three million take one second
+AT_ONCE = 1_000  # rows in one statement, so that Python can handle signals in between
+RUNS = 10  # attempts for a transaction that conflicts with others: see `CONFLICTS`
 
-# SQLSTATEs, or the first two characters of their class
-CONFLICTS = ("40001", "40P01", "23505")  # it met another transaction; 23505: a load was faster
-# A standby now, or shutting down; or a table has changed since a statement was prepared.
-ELSEWHERE = ("25006", "57P", "0A000")  # a new connection finds better
-PAUSED = ("25P03", "25P04")  # this process was, for too long within a transaction
-LOST = ("0A", "3F", "42", "55")  # a table, column or function is gone, or is not as we made it
-CHANGED = ("22001", "22003", "22P02", "23502")  # a column takes less than ours: its type, NOT NULL
+# SQLSTATEs, or the first two characters of a class
+CONFLICTS = ("40001", "40P01", "23505")  # conflict with another transaction; 23505: with a load
+# Demoted or shutting down: reconnect to find the new primary. Or a table has changed since a
+# statement was prepared: a new connection prepares it again.
+ELSEWHERE = ("25006", "57P", "0A000")
+PAUSED = ("25P03", "25P04")  # this process was suspended inside a transaction for too long
+LOST = ("0A", "3F", "42", "55")  # a table, column or function is missing or was changed
+CHANGED = ("22001", "22003", "22P02", "23502")  # a column was made stricter: its type, NOT NULL
 UNAVAILABLE = ("08", "25006", *PAUSED, "40", *LOST, *CHANGED, "53", "54", "57", "58", "XX")
 OUR_BUGS = ("42601", "42P02")  # the text of a query is wrong
 
 UNHURRIED = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
-# Long reads and writes have many statements, each of which does little.
-PACE = 10  # seconds for each operation of these: after that the server does not answer
+# Long reads and writes consist of many short statements.
+PACE = 10  # seconds for each of their statements; after that, the server counts as silent
 LONG_RUNNING = f"""
 SET LOCAL statement_timeout = '{PACE - 1}s'; SET LOCAL idle_in_transaction_session_timeout = 0
 """
 READ_ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-NO_LOCKS = "BEGIN; SET LOCAL lock_timeout = 100"  # milliseconds to wait for one
-# The tables of the schema that comes first in search_path, but for those of extensions.
+NO_LOCKS = "BEGIN; SET LOCAL lock_timeout = 100"  # milliseconds
+# The tables of the first schema in search_path, except those of extensions.
 TABLES = """
 SELECT relname FROM pg_class
 WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -125,7 +126,7 @@ class CircuitBreaker:
 
 
 def is_out_of_resources(error: BaseException) -> bool:
-    """Whether the system gives this process no more memory, descriptors or threads."""
+    """Return whether this process can't get more memory, descriptors or threads."""
     if isinstance(error, OSError):
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
     is_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
@@ -134,7 +135,7 @@ def is_out_of_resources(error: BaseException) -> bool:
 
 @functools.cache
 def translated(query: str) -> str:
-    """A query of `models`, as psycopg and PostgreSQL take it."""
+    """Translate a query of `models` for psycopg and PostgreSQL."""
     query = query.replace("%", "%%").replace("group_concat(", "string_agg(")
     query = re.sub(r"json_quote\((\w+)\)", r"COALESCE(to_json(\1)::text, 'null')", query)
     return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", query)
@@ -142,7 +143,7 @@ def translated(query: str) -> str:
 
 @functools.cache
 def for_many(query: str, types: tuple[tuple[str, type], ...], returned: tuple[str, ...]) -> str:
-    """The query about one row, for many rows: each value is an array. It returns these columns."""
+    """Turn a query for one row into one for arrays of values, which returns these columns."""
     query = re.sub(r"VALUES \((.+?)\)", r"SELECT * FROM unnest(\1)", query)
     query = re.sub(r"= (:\w+)", r"= ANY(\1)", query)
     for name, kind in types:
@@ -156,19 +157,17 @@ def for_many(query: str, types: tuple[tuple[str, type], ...], returned: tuple[st
 class Engine(Pool):
     """A PostgreSQL database with the tables of schema-postgresql.sql: see `engines.Engine`.
 
-    `url` is libpq's. With `read_only`, tables of an earlier version are read as they are, on a
-    standby, too, and nothing is written. Raises `Unusable`.
+    `url` is one of libpq. With `read_only`, nothing is written, tables of an earlier version are
+    read as they are, and the server may be a standby. Raises `Unusable`.
 
-    While the server does not answer, one thread at a time waits for it; others fail at once.
+    While the server is silent, one thread at a time waits for it, and the others fail at once.
     """
 
     last_id = LAST_ID
 
     def __init__(self, url: str, read_only: bool = False) -> None:
         self._server = CircuitBreaker()
-        self._commits = (
-            CircuitBreaker()
-        )  # of its own: reads go on while a COMMIT waits for a standby
+        self._commits = CircuitBreaker()  # a COMMIT may wait for a standby while reads continue
         known = URL(url)
         try:
             super().__init__(known)
@@ -191,13 +190,13 @@ class Engine(Pool):
                 raise
             connection = self._connect(deadline)
         self._give_back(connection)
-        # Again if it meets other transactions, of nodes that serve already, say.
+        # Retried if it conflicts with other transactions, such as those of running nodes.
         self._run_until(monotonic() + MIGRATION, lambda it: self._migrate(it, read_only))
 
     def _migrate(self, connection: Connection, read_only: bool) -> None:
-        """Run the sections of the schema that are missing; refuse a database that is not ours.
+        """Run the missing sections of the schema. Raise `Unusable` if the database isn't ours.
 
-        If it is `read_only`, do no more than the latter.
+        With `read_only`, only check the database.
         """
         name, sections = self.info.name, engines.read_schema(SCHEMA_FILE)
         connection.deadline = monotonic() + START_TIMEOUT
@@ -205,7 +204,8 @@ class Engine(Pool):
         if encoding != "UTF8":
             raise Unusable(f"{name} is encoded in {encoding}: choose a database in UTF8")
         connection.execute(f"BEGIN; {UNHURRIED}; SET LOCAL lock_timeout = '{START_TIMEOUT}s'")
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))  # several may start
+        # Several nodes may start at once.
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))
         tables, version = {table for (table,) in connection.execute(TABLES)}, 0
         if "fense_admin" in tables:
             version = value_of(connection, "SELECT max(version) FROM fense_admin") or 0
@@ -220,10 +220,10 @@ class Engine(Pool):
         connection.deadline = math.inf
         for section in sections[version:]:
             connection.execute(section)
-        # A write, in any case: a database that takes none is found here.
+        # Writes always, so that a read-only database fails here.
         written = f"INSERT INTO fense_admin VALUES ({len(sections)})"
         connection.execute(f"DELETE FROM fense_admin; {written}")
-        # In this order: an account that is seen had its id before.
+        # In this order: the counter is raised before an account with the id can be seen.
         highest = value_of(connection, "SELECT max(fense_account_id) FROM account") or 0
         last_id = value_of(connection, LAST_ID)
         if highest > last_id:
@@ -233,7 +233,7 @@ class Engine(Pool):
                 f"setval('{SEQUENCE}', N) there, where N is the counter of the original server, or "
                 f"{highest} if no account with a higher id was ever made"
             )
-        connection.deadline = monotonic() + START_TIMEOUT  # for a standby, say
+        connection.deadline = monotonic() + START_TIMEOUT  # COMMIT may wait for a standby
         connection.execute("COMMIT")
 
     # Reading and writing
@@ -244,7 +244,7 @@ class Engine(Pool):
         return self._run(sql, lambda connection: connection.execute(translated(sql), params))
 
     def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
-        if len(rows) == 1:  # arrays would take longer
+        if len(rows) == 1:  # arrays would be slower
             values = dict(zip(columns, rows[0], strict=True))
             return [] if self.execute_sql(query, values).rowcount else [*rows]
         missed: list[Row] = []
@@ -266,7 +266,7 @@ class Engine(Pool):
 
     @contextlib.contextmanager
     def without_keys(self, tables: Names) -> Iterator[None]:
-        # To look for the account of each row takes as long as all else; for all of them, a second.
+        # Checking the account of each row doubles the time; checking all at once takes a second.
         own = self._own
         found = own.execute(FOREIGN_KEYS, (list(tables),)).fetchall()
         for table, name, _ in found:
@@ -280,7 +280,7 @@ class Engine(Pool):
 
     def peek(self, query: str, values: Values) -> list[Row]:
         def look(connection: Connection) -> list[Row]:
-            # Values of several statements at once are put into their text, here by psycopg.
+            # With several statements at once, psycopg must put the values into the text.
             with psycopg.ClientCursor(connection) as cursor:
                 cursor.execute(f"{NO_LOCKS}; {translated(query)}; COMMIT", values)
                 while not cursor.description:
@@ -293,7 +293,7 @@ class Engine(Pool):
         def look(connection: Connection) -> None:
             try:
                 connection.execute(f"{NO_LOCKS}; {translated(query)}; COMMIT")
-            except psycopg.errors.LockNotAvailable:  # accounts must be readable, at least
+            except psycopg.errors.LockNotAvailable:  # at least accounts must be readable
                 connection.execute("ROLLBACK")
                 connection.execute("SELECT 1 FROM account LIMIT 1")
 
@@ -309,7 +309,7 @@ class Engine(Pool):
 
     @property
     def _own(self) -> Connection:
-        """This thread's connection, within a transaction."""
+        """This thread's connection. Only within a transaction."""
         assert self._local.connection is not None
         return self._local.connection
 
@@ -336,11 +336,11 @@ class Engine(Pool):
             return connection
 
         connection = self._run("reading", begin, long_running, keep=True)
-        # Its worker is spared already, so its waits don't count among those of `_waiting`.
+        # A substitute already runs for this worker, so its waits don't count in `_waiting`.
         connection.while_waiting = contextlib.nullcontext
 
         def read(query: str, values: Values) -> list[Row]:
-            # Not prepared: a generic plan doesn't know how many accounts a piece has.
+            # Not prepared: a generic plan wouldn't know the size of a piece.
             found = connection.execute(translated(query), values, prepare=False).fetchall()
             self._server.is_tripped = False
             return found
@@ -372,7 +372,7 @@ class Engine(Pool):
 
     def lock(self, key_digest: str = "") -> None:
         if key_digest:
-            number = int(key_digest[:15], 16)  # an advisory lock has 64 bits
+            number = int(key_digest[:15], 16)  # advisory locks have 64 bits
             self.execute_sql("SELECT pg_advisory_xact_lock(:number)", {"number": number})
         else:
             self.execute_sql("LOCK TABLE account IN EXCLUSIVE MODE")
@@ -388,7 +388,7 @@ class Engine(Pool):
             connection.execute("COMMIT")
         except NoResponse:
             self._commits.trip(after_timeout=True)
-            try:  # else the server's process would wait on, for a standby say
+            try:  # otherwise the server's process would keep waiting
                 connection.cancel_safe(timeout=CANCELLING)
             except psycopg.Error:
                 self._server.trip(after_timeout=True)
@@ -412,7 +412,7 @@ class Engine(Pool):
         long_running: bool = False,
         keep: bool = False,
     ) -> Result:
-        """Run it on a connection, which it may `keep`; again where that may help."""
+        """Run `work` on a connection, which it may `keep`. Retry it if that may help."""
         with self._server.attempt():
             if long_running:
                 return self._run_until(math.inf, work, keep)
@@ -454,7 +454,7 @@ class Engine(Pool):
             time.sleep(random.uniform(0, 0.01) * (runs - 1))
 
     def _recover(self, error: BaseException | None, connection: Connection | None) -> bool:
-        """End a connection's transaction; whether the connection can be used on."""
+        """End a connection's transaction. Return whether the connection is still usable."""
         if isinstance(error, NoResponse):
             self._server.trip(after_timeout=True)
             self._drop(connection)
@@ -479,7 +479,7 @@ class Engine(Pool):
         return True
 
     def _translated(self, error: psycopg.Error | NoResponse) -> Exception:
-        """Return the error as `engines.is_unavailable` knows it."""
+        """Translate an error into one that `engines.is_unavailable` understands."""
         state = getattr(error, "sqlstate", None)
         is_lost = isinstance(error, (NoResponse, psycopg.OperationalError, psycopg.InterfaceError))
         if state in OUR_BUGS:

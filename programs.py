@@ -1,4 +1,4 @@
-"""Programs that `exec` starts: found as a shell finds them, ended when this process ends."""
+"""Start programs for `exec`: find them like a shell, and end them when this process ends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from fense_admin import systems
 
 BATCH_FILES = (".bat", ".cmd")
-PLAIN = re.compile(r"[\w#$*+./:?@\\-]+", re.ASCII)  # what cmd.exe takes as it is
-# In place of "%": an expansion of nothing, which keeps cmd.exe from looking for a variable.
+PLAIN = re.compile(r"[\w#$*+./:?@\\-]+", re.ASCII)  # characters that cmd.exe takes literally
+# Replaces "%": an empty expansion, so that cmd.exe doesn't look for a variable.
 PERCENT = "%%cd:~,%"
 
 
@@ -33,18 +33,18 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.
 
 
 def wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for its end. Return what to exit with then: its exit code, or 128 + n for signal n."""
+    """Wait for a process to end. Return its exit code, or 128 + n if signal n ended it."""
     code = systems.exit_code(process.wait())
     systems.let_go(process)
     return code
 
 
 def find(name: str) -> str | None:
-    """Return the path of a program by the endings in PATHEXT: `npm` is `npm.cmd`."""
+    """Return the path of a program, trying the endings in PATHEXT: `npm` is `npm.cmd`."""
     endings = os.environ.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").split(os.pathsep)
     if name.lower().endswith(tuple(ending.lower() for ending in endings if ending)):
         endings = [""]
-    folders = [""]  # the working directory, which cmd.exe looks at first
+    folders = [""]  # the working directory, which cmd.exe searches first
     if not os.path.dirname(name):
         folders += os.environ.get("PATH", "").split(os.pathsep)
     for folder in folders:
@@ -56,9 +56,9 @@ def find(name: str) -> str | None:
 
 
 def batch_line(path: str, arguments: Sequence[str]) -> str:
-    """Return the command line by which cmd.exe runs a batch file with exactly these arguments.
+    """Return the command line for cmd.exe to run a batch file with exactly these arguments.
 
-    Raises `ValueError` for one that can't be passed on.
+    Raises `ValueError` for an argument that can't be passed.
     """
     words = [f'"{path}"', *map(quoted_for_batch, arguments)]
     # /d: no AutoRun; /e:on: PERCENT works; /v:off: "!" is itself.
@@ -70,7 +70,7 @@ def quoted_for_batch(argument: str) -> str:
         raise ValueError("a batch file takes no argument with a line break")
     if PLAIN.fullmatch(argument) and not argument.endswith("\\"):
         return argument
-    # Backslashes count twice before a quotation mark, of which two within quotes are one.
+    # Backslashes are doubled before a quotation mark, and quotation marks within quotes.
     text = re.sub(r'(\\*)"', r'\1\1""', argument)
     text = re.sub(r"(\\+)\Z", r"\1\1", text)
     return f'"{text.replace("%", PERCENT)}"'

@@ -14,14 +14,14 @@ from fense_admin import rules, systems
 from fense_admin.databases import Report
 from fense_admin.realtime import monotonic
 
-SILENT = 1.0  # seconds before the first report: most commands have ended by then
-REDRAWN = 0.2  # seconds from one report to the next on a terminal, where it is one line
-REPEATED = 2.0  # seconds elsewhere, where each is another line
-WRITE_TIMEOUT = 5.0  # seconds that a message waits for a full pipe to be read
+SILENT = 1.0  # seconds before the first report; most commands end earlier
+REDRAWN = 0.2  # seconds between reports on a terminal, where one line is redrawn
+REPEATED = 2.0  # seconds between reports elsewhere, where each is a new line
+WRITE_TIMEOUT = 5.0  # seconds that a message waits while a pipe is full
 
 
 class Stopped(SystemExit):
-    """A signal stops the process. Its exit code is 128 and the number of the signal."""
+    """A signal stops the process. Its exit code is 128 plus the signal's number."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -29,24 +29,24 @@ class Stopped(SystemExit):
 
 
 def stop_at_once(signum: int, _: object) -> None:
-    """End the process while there is nothing to finish yet, cleaning up on the way."""
+    """Signal handler: end the process by an exception, which cleans up."""
     raise Stopped(signum)
 
 
 def on_stop_signals(handler: Callable[[int, Any], None]) -> None:
-    """Handle the signals that stop a process, except a SIGHUP that nohup has ignored."""
+    """Handle the signals that stop a process, except a SIGHUP that nohup ignores."""
     for signum in systems.STOP_SIGNALS:
         if signum != systems.HANGUP or signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, handler)
 
 
 def say(text: str) -> None:
-    """Write a message to standard error, as a line: see `write`."""
+    """Write a message as a line to standard error: see `write`."""
     write(f"fense-admin: {rules.printable(text)}\n")
 
 
 def write(text: str) -> None:
-    """Write to standard error, unless it is closed, or full for `WRITE_TIMEOUT` seconds."""
+    """Write to standard error, unless it is closed or stays full for `WRITE_TIMEOUT` seconds."""
     if not sys.stderr:
         return
     with contextlib.suppress(OSError):
@@ -58,7 +58,7 @@ def write(text: str) -> None:
 def terminal_width() -> int:
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except OSError:  # NUL is a terminal to Python on Windows, but has no size
+    except OSError:  # on Windows, Python takes NUL for a terminal, but it has no size
         return 80
 
 
@@ -67,11 +67,11 @@ def counted(number: int, noun: str) -> str:
 
 
 class Progress(Report):
-    """Reports the progress of a command that takes more than a second. A context; reusable.
+    """Reports the progress of a command that takes more than a second. A reusable context.
 
-    `unchanged` is the message if a signal stops it, such as "nothing was moved". From
-    `before_commit` on that would be wrong: a signal then waits for the end of the context.
-    `print_line` writes a line, except on a terminal, where one line is redrawn.
+    `unchanged` is the message when a signal stops the command, such as "nothing was moved". After
+    `before_commit` it would be wrong, so signals then wait for the end of the context. `print_line`
+    writes a line; on a terminal, one line is redrawn instead.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class Progress(Report):
         self._began = 0.0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._late: list[int] = []  # signals that came since the commit
+        self._late: list[int] = []  # signals since the commit
 
     def begin(self, doing: str) -> None:
-        """Begin a part of the work."""
+        """Begin a step of the work."""
         self._doing = self._shown = doing
         self._began = self._began or monotonic()
         if not (self._thread or self._is_quiet) and sys.stderr:
             self._ended.clear()
-            # In a thread, because a single statement may take long, or the reading of a file.
+            # In a thread, because a single statement, or reading a file, may take long.
             self._thread = threading.Thread(target=self._report, daemon=True)
             self._thread.start()
 
@@ -100,14 +100,14 @@ class Progress(Report):
         self.show(f"{counted(accounts, 'account')}, {counted(days, 'day')}")
 
     def show(self, detail: str) -> None:
-        """Report this, after what was begun."""
+        """Set the detail to report after the name of the step."""
         self._shown = f"{self._doing}: {detail}"
 
     def before_commit(self) -> None:
         on_stop_signals(lambda signum, _: self._late.append(signum))
 
     def end(self, done: str, amount: float, unit: str) -> None:
-        """Print what was done, how long it took, and how much of it was done per second.
+        """Print what was done, how long it took, and the amount per second.
 
         Print nothing if it took less than a second.
         """
@@ -117,7 +117,7 @@ class Progress(Report):
             self._print_line(f"{done} in {seconds:.1f} s ({amount / seconds:,.0f} {unit} a second)")
 
     def end_of_days(self, done: str) -> None:
-        """Print what was done to the accounts and days that were reported last."""
+        """Print what was done, with the last reported numbers of accounts and days."""
         what = f"{counted(self.accounts, 'account')} and {counted(self.days, 'day')} of lookups"
         self.end(f"{done} {what}", self.days, "days")
 
@@ -126,7 +126,7 @@ class Progress(Report):
         wait, width = SILENT, 0
         while not self._ended.wait(wait):
             line = f"{self._shown}, {monotonic() - self._began:.0f} s"
-            if is_terminal:  # not every one knows escape codes
+            if is_terminal:  # not every terminal knows escape codes
                 wait = REDRAWN
                 width = terminal_width() - 1
                 write("\r" + f"fense-admin: {rules.printable(line)}"[:width].ljust(width))

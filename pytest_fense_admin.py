@@ -1,7 +1,7 @@
-"""The pytest plugin: `fense`, a stand-in for Fense's API that is clean before each test.
+"""The pytest plugin: `fense`, a stand-in for Fense's API that is reset before each test.
 
-It imports no part of the service until a fixture is asked for. pytest loads it in every run of an
-environment, so nothing here may need a new pytest: 6.2.5 is the oldest that runs on Python 3.10.
+It imports nothing of the service until a fixture is used. pytest loads it in every run, so it must
+work with old versions: 6.2.5 is the oldest that runs on Python 3.10.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from fense_admin.standin import StandIn
 
 
-USED = "_fense_admin_used"  # attribute of a test: what its `fense` is
+USED = "_fense_admin_used"  # attribute of a test: the stand-in that it uses
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
-    """Adds to the report of a failed test what it sent, and which armed faults it never used."""
+    """Add the requests of a failed test, and the faults it never used, to its report."""
     outcome = yield
     report = outcome.get_result()
     fense: StandIn | None = getattr(item, USED, None)
@@ -32,13 +32,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
 
 @pytest.fixture(scope="session")
 def fense_options() -> dict[str, Any]:
-    """The keyword arguments of the session's `StandIn`; override it to change them."""
+    """Return the keyword arguments of the session's `StandIn`. Override it to change them."""
     return {}
 
 
 @pytest.fixture(scope="session")
 def _fense_servers() -> Iterator[Callable[[dict[str, Any]], StandIn]]:
-    """The session's `StandIn` for some options: one each, should folders override them apart."""
+    """Return the session's `StandIn` for given options; folders may override them differently."""
     started: list[tuple[dict[str, Any], StandIn]] = []
     with contextlib.ExitStack() as stack:
 

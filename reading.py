@@ -1,4 +1,4 @@
-"""What a request brings: its body, its query, and the address that its client used."""
+"""Read a request: its body, its query, and the address that its client used."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MAX_FIELDS = 1_000  # of a form
 
 
 def application() -> Any:
-    """Return the `fense_admin.Application` that answers this request."""
+    """Return the `fense_admin.Application` that handles this request."""
     return request.app
 
 
 def read_input(environ: Mapping[str, Any], limit: int) -> bytes:
-    """The request's body, up to a byte more than the limit."""
+    """Read at most limit + 1 bytes, so that the caller can tell that a body is too large."""
     length = limit + 1
-    # A server that ends the input itself (a chunked body has no length) says so.
+    # Chunked bodies have no Content-Length; such servers set wsgi.input_terminated.
     if not environ.get("wsgi.input_terminated"):
         declared = environ.get("CONTENT_LENGTH", "")
         length = min(length, int(declared) if declared.isdecimal() else 0)
@@ -42,10 +42,10 @@ def read_json(
     may_be_empty: bool = False,
     parse: Callable[[bytes], Any] = rules.parse_json,
 ) -> Any:
-    """The body, which has to be a `JsonObject` or a `list`; None if it isn't.
+    """Return the body, which must be a `JsonObject` or a `list`; None if it isn't.
 
-    What is wrong with it goes to `errors`. No body at all is an empty one if it `may_be_empty`.
-    Raises `ApiError` (413) beyond `limit` bytes, or else those of the application.
+    Problems are added to `errors`. With `may_be_empty`, a missing body counts as an empty one.
+    Raises `ApiError` (413) for a body of more than `limit` bytes (default: the application's).
     """
     most: int = limit or application().limits.body
     raw = read_input(request.environ, most)
@@ -97,9 +97,9 @@ def read_form(limit: int, file: str) -> dict[str, str]:
 def read_query(
     errors: ValidationErrors, *documented: str, may_be_empty: bool = False
 ) -> dict[str, str | None]:
-    """The query's parameters by name; None for one that is wrong, which is noted in `errors`.
+    """Return the query's parameters by name; None for an invalid one, which is added to `errors`.
 
-    One that is empty is wrong, or left out if it `may_be_empty`, as in a form.
+    An empty parameter is invalid; with `may_be_empty` (a form's query) it is left out.
     """
     query = request.environ.get("QUERY_STRING", "")
     if not query.isascii():
@@ -129,7 +129,7 @@ def read_query(
 def read_usage_query(
     errors: ValidationErrors, path_id: str | None
 ) -> tuple[int | None, str | None, str | None]:
-    """The account's id from the path or the query (None: all accounts), start date and end date."""
+    """Return the account id of path or query (None: all accounts), start date and end date."""
     query = read_query(errors, "start_date", "end_date", "fense_account_id")
     ids = [
         errors.check("fense_account_id", rules.check_id, text)
@@ -152,23 +152,23 @@ def read_usage_query(
 def read_fields(
     errors: ValidationErrors, field_rules: Mapping[str, rules.Rule], **options: Any
 ) -> dict[str, Any]:
-    """The fields in the body, checked: see `rules.validate`."""
+    """Return the checked fields of the body: see `rules.validate`."""
     body = read_json(errors)
     return {} if body is None else rules.validate(body, field_rules, errors, **options)
 
 
 # --- Where clients find the service ------------------------------------------------------------
 
-KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # of which paths are made
-MAX_GUESSED = 200  # characters of an unknown path: guessing is slow, and open to anyone
+KNOWN_WORDS = ("accounts", "usage", "healthz", "openapi.json")  # the words in paths
+MAX_GUESSED = 200  # characters of a path; guessing is slow and open to callers without a key
 LOOPBACK_PEER = re.compile(r"(?:::ffff:)?127(?:\.[0-9]{1,3}){3}|::1")
 
 
 def origin() -> str:
     """Return the scheme and host that clients use, such as "https://fense.example".
 
-    That is the public URL if one is set, else what a proxy on this machine says in
-    X-Forwarded-Proto and X-Forwarded-Host, else the Host of the request.
+    It comes from the public URL if one is set, else from the X-Forwarded-Proto and
+    X-Forwarded-Host of a proxy on this machine, else from the request's Host.
     """
     if public_origin := application().public_origin:
         return str(public_origin)
@@ -196,7 +196,7 @@ def mount_point() -> str:
 
 
 def read_openapi(path: str, prefix: str) -> dict[str, Any]:
-    """Return the OpenAPI document in this file, as it is served under the prefix."""
+    """Return the OpenAPI document in this file, with the server's URL under the prefix."""
     document: dict[str, Any] = json.loads(files.read(path))
     return document | {"servers": [{"url": origin() + mount_point() + prefix}]}
 
@@ -210,7 +210,7 @@ def guess_path(path: str, prefix: str) -> str | None:
     near = [get_close_matches(word, KNOWN_WORDS, 1, 0.8) for word in words if word not in ids]
     names = [match[0] if match else "" for match in near]
     while names and not names[0]:
-        del names[0]  # a prefix, ours or another
+        del names[0]  # our prefix, or another one
     if names in (["healthz"], ["openapi.json"]) and not ids:
         return f"/{names[0]}"
     if len(ids) > 1 or names not in (["accounts"], ["accounts", "usage"], ["usage"]):

@@ -1,7 +1,7 @@
-"""Real time, for delays, waits and deadlines: it goes on while a test has frozen `time`."""
+"""Real time, for delays, waits and deadlines. It continues while a test has frozen `time`."""
 
 from fense_admin import systems
 
-# Seconds since some moment. freezegun replaces time.monotonic and time.perf_counter in every
-# module that has them; it doesn't know these.
+# A monotonic clock in seconds. freezegun replaces time.monotonic and time.perf_counter in every
+# module that has them, but not this one.
 monotonic = systems.clock

@@ -1,7 +1,7 @@
-"""What may come in: strict JSON, the rule of each field, every error at once. Knows no HTTP.
+"""Validation: strict JSON, a rule for each field, all errors at once. Knows no HTTP.
 
-A rule takes a value and returns the value to keep. It raises `ValueError` for any other, with a
-message that reads on from the field's name: "must be true or false".
+A rule takes a value and returns the value to keep, or raises `ValueError` with a message that
+continues the field's name: "must be true or false".
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-MAX_MISSPELT = 40  # characters of an unknown name: to look for a near one is slow
+MAX_MISSPELT = 40  # characters of an unknown name; the search for a similar one is slow
 NOT_ACCEPTED = "is not accepted here"
-MAX_ERRORS = 100  # of one request; of those beyond only the number is given
+MAX_ERRORS = 100  # listed for one request; the rest are only counted
 MAX_LOOKUPS = 10**12  # of one account on one day; schema.sql enforces it, too
-MAX_ID = 2**53 - 1  # what JSON's numbers hold exactly
+MAX_ID = 2**53 - 1  # the largest integer that JSON numbers hold exactly
 MAX_DAYS = 3_660  # of a range of days: ten years
 
-HIDDEN = "\N{HORIZONTAL ELLIPSIS}"  # stands for a key or a password, wherever one would be shown
+HIDDEN = "\N{HORIZONTAL ELLIPSIS}"  # shown in place of a key or a password
 CONTROL = r"\x00-\x1f\x7f-\x9f"  # control characters, for a pattern
-IN_UTC = "%Y-%m-%dT%H:%M:%SZ"  # as the contract writes times
+IN_UTC = "%Y-%m-%dT%H:%M:%SZ"  # the format of times in the contract
 
 Rule = Callable[[Any], Any]
 
@@ -34,9 +34,9 @@ Rule = Callable[[Any], Any]
 
 
 class ValidationErrors(ValueError):
-    """All that is wrong with what came in. A `with` block collects it, and raises it at its end.
+    """The errors of a request. Use it as a context: it raises itself at the end if there are any.
 
-    `str` gives one readable line, `len` how many errors there are.
+    `str` returns one readable line, `len` the number of errors.
     """
 
     def __init__(self) -> None:
@@ -57,9 +57,9 @@ class ValidationErrors(ValueError):
             raise self
 
     def add(self, field: str | None, message: str, accepted: Iterable[str] = ()) -> None:
-        """Note what is wrong with a field; None where no field is to blame.
+        """Add an error of a field, or of no field in particular (None).
 
-        The message of all errors says which of the `accepted` names was probably meant.
+        For an unknown field, the message suggests the most similar of the `accepted` names.
         """
         self._count += 1
         if self._count <= MAX_ERRORS:
@@ -67,7 +67,7 @@ class ValidationErrors(ValueError):
             self._errors.append((field, message, advice))
 
     def check(self, field: str | None, rule: Rule, value: object) -> Any:
-        """The value as the rule returns it; None where the rule refuses it, which is noted."""
+        """Apply a rule to a value and return the result; None after adding its error."""
         try:
             return rule(value)
         except ValueError as error:
@@ -75,11 +75,11 @@ class ValidationErrors(ValueError):
 
     @property
     def details(self) -> list[tuple[str, str]]:
-        """(field, message) for each error that blames a field, the first `MAX_ERRORS` of them."""
+        """(field, message) for each error that concerns a field, up to `MAX_ERRORS`."""
         return [(field, message) for field, message, _ in self._errors if field is not None]
 
     def message(self, shown: Callable[[str], str]) -> str:
-        """All of it in one line, each field's name as `shown` returns it."""
+        """Return all errors in one line, each field's name as `shown` returns it."""
         parts = [
             text if name is None else f"{shown(name)} {text}{advice}"
             for name, text, advice in self._errors
@@ -90,20 +90,25 @@ class ValidationErrors(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The end of a message about an unknown word: "" if none of those known is near."""
+    """Return the end of a message about an unknown word; "" if no known word is similar."""
     nearest = difflib.get_close_matches(word, known, 1, cutoff)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def meant_instead(field: str, accepted: Iterable[str]) -> str:
-    """The end of a message about an unknown field, which may have a path before its name."""
+    """Return the end of a message about an unknown field, which may have a path before its name.
+
+    It is "" if the name is closer to one that is accepted elsewhere.
+    """
     name = field.rpartition(".")[2]
-    is_misspelt = len(name) <= MAX_MISSPELT and name not in KNOWN_NAMES
-    return did_you_mean(name, accepted, 0.7) if is_misspelt else ""
+    if len(name) > MAX_MISSPELT:
+        return ""
+    nearest = difflib.get_close_matches(name, {*accepted, *KNOWN_NAMES}, 1, 0.7)
+    return did_you_mean(name, set(accepted) & set(nearest), 0.7)
 
 
 def printable(text: str) -> str:
-    """The text with a replacement character for each character that can't be printed."""
+    """Return the text with a replacement character for each unprintable character."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text) or '""'
 
 
@@ -111,9 +116,9 @@ def printable(text: str) -> str:
 
 
 class JsonObject(dict[str, Any]):
-    """A JSON object. `doubled` has the names that were given more than once, sorted."""
+    """A JSON object. `doubled` lists the names that were given more than once, sorted."""
 
-    doubled: Sequence[str] = ()  # for all of them: a list for each takes memory
+    doubled: Sequence[str] = ()  # shared by all instances, to save memory
 
     def __init__(self, pairs: list[tuple[str, Any]] | tuple[()] = ()) -> None:
         super().__init__(pairs)
@@ -123,7 +128,7 @@ class JsonObject(dict[str, Any]):
 
 
 def parse_json(raw: bytes, make_object: Callable[[list[tuple[str, Any]]], Any] = JsonObject) -> Any:
-    """The value of a JSON text, its objects as `JsonObject`. Raises `ValueError`: "is not ..."."""
+    """Parse a JSON text, with objects as `JsonObject`. Raises `ValueError`: "is not ..."."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not allowed")
@@ -135,12 +140,12 @@ def parse_json(raw: bytes, make_object: Callable[[list[tuple[str, Any]]], Any] =
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
-        reason = str(error).partition(";")[0]  # what follows is advice to a programmer
+        reason = str(error).partition(";")[0]  # the rest is advice to programmers
         raise ValueError(f"is not valid JSON: {reason}") from None
 
 
 def without_mark(raw: bytes) -> bytes:
-    """A file's text without the byte-order mark that Windows programs put before UTF-8.
+    """Return a file's text without the byte order mark that Windows programs put before UTF-8.
 
     Raises `ValueError` for UTF-16.
     """
@@ -150,7 +155,7 @@ def without_mark(raw: bytes) -> bytes:
 
 
 def as_json(value: object) -> Any:
-    """A Python value as it would arrive in a body. Raises `ValueError` if it could not."""
+    """Convert a Python value to what a body with it would parse to. Raises `ValueError`."""
     try:
         return parse_json(json.dumps(value).encode())
     except (TypeError, RecursionError) as error:
@@ -165,10 +170,10 @@ def validate(
     required: Iterable[str] = (),
     refusals: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The fields that were sent, each as its rule returns it; what is wrong goes to `errors`.
+    """Return the fields that were sent, each as its rule returns it; add problems to `errors`.
 
-    `path` stands before each name there. `refusals` has a message of its own for some names that
-    have no rule.
+    `path` is put before each name there. `refusals` has special messages for some names without a
+    rule.
     """
     checked = {}
     for name, rule in rules.items():
@@ -189,7 +194,7 @@ def validate(
 
 
 def matching(pattern: str, message: str) -> Callable[[object], str]:
-    """The rule for a string that the whole pattern matches."""
+    """Return a rule for strings that fully match a pattern."""
     matches = re.compile(pattern).fullmatch
 
     def check(value: object) -> str:
@@ -201,12 +206,12 @@ def matching(pattern: str, message: str) -> Callable[[object], str]:
 
 
 def without_point(value: object) -> object:
-    """Return 12 for 12.0, which JSON Schema counts as an integer; any other value as it is."""
+    """Return 12 for 12.0, an integer to JSON Schema; any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def whole_number(low: int, high: int, unit: str = "") -> Rule:
-    """The rule for a whole number (of these units) from low to high."""
+    """Return a rule for whole numbers (of these units) from low to high."""
 
     def check(value: object) -> int:
         number = without_point(value)
@@ -218,7 +223,7 @@ def whole_number(low: int, high: int, unit: str = "") -> Rule:
 
 
 def one_of(*values: str) -> Rule:
-    """The rule for one of these strings."""
+    """Return a rule for one of these strings."""
 
     def check(value: object) -> str:
         if not isinstance(value, str) or value not in values:
@@ -229,7 +234,7 @@ def one_of(*values: str) -> Rule:
 
 
 def instance(kind: type | tuple[type, ...], name: str) -> Rule:
-    """The rule for a value of this type, which the message calls by this name."""
+    """Return a rule for values of this type; the message calls the type by this name."""
 
     def check(value: object) -> Any:
         if not isinstance(value, kind):
@@ -240,7 +245,7 @@ def instance(kind: type | tuple[type, ...], name: str) -> Rule:
 
 
 def or_null(rule: Rule) -> Rule:
-    """The rule, or null."""
+    """Return a rule that also accepts null."""
     return lambda value: None if value is None else rule(value)
 
 
@@ -270,7 +275,7 @@ def check_date(value: object) -> str:
 
 
 def day_or_before(today: str) -> Rule:
-    """The rule for a day, YYYY-MM-DD or so many days before today: "-7", -7 (0 is today)."""
+    """Return a rule for a day: YYYY-MM-DD, or a number of days before today such as "-7" or -7."""
 
     def check(value: object) -> str:
         number = without_point(value)
@@ -287,15 +292,15 @@ def day_or_before(today: str) -> Rule:
 
 
 def days_before(day: datetime.date, count: int) -> datetime.date:
-    """Return the day that many days before, at the earliest the first day of the calendar."""
+    """Return the day this many days earlier, but not before 0001-01-01."""
     return datetime.date.fromordinal(max(1, day.toordinal() - count))
 
 
 def check_days(value: object, today: str) -> list[str]:
-    """The days that a value names; today for None.
+    """Return the days that a value stands for; today for None.
 
-    A day is text, a `datetime.date` or days before today; a range is (first, last) or
-    "first..last", both included.
+    A day is a text, a `datetime.date` or a number of days before today; a range is (first, last)
+    or "first..last", including both.
     """
     if isinstance(value, str) and ".." in value:
         value = value.split("..", 1)
@@ -319,21 +324,21 @@ def check_time(value: object) -> str:
 
 
 def check_clock_time(value: object) -> str:
-    """A time as `check_time` takes it, perhaps with a fraction of a second, which is dropped."""
+    """Return a time like `check_time`, but accept a fraction of a second, which is dropped."""
     return check_time(re.sub(r"\.[0-9]{1,9}Z\Z", "Z", check_string(value)))
 
 
 def check_id(text: str) -> int:
-    """An account's id, as a path or a query has it: 007 is 7.
+    """Return an account id from a path or a query: 007 is 7.
 
-    An id of more than 19 digits names no account. Its value is only good for comparing it.
+    No account has an id of more than 19 digits; the value returned for it can only be compared.
     """
     found = re.fullmatch("(-?)0*([0-9]+)", text)
     if not found:
         raise ValueError("must be an integer")
     sign, digits = found.groups()
-    # int() limits the number of decimal digits and is slow for many; base 16 is linear, and
-    # different ids stay different.
+    # int() limits the number of decimal digits and is slow for many. Base 16 is fast, and
+    # different ids remain different.
     return int(sign + digits, 10 if len(digits) < 20 else 16)
 
 
@@ -351,7 +356,7 @@ check_uuid = matching(
 check_lookups = whole_number(0, MAX_LOOKUPS, "of lookups ")
 
 
-# --- Accounts: the fields that each operation takes ----------------------------------------------
+# --- Accounts: the fields of each operation ------------------------------------------------------
 
 ACCOUNT_RULES: dict[str, Rule] = {
     "api_key": check_api_key,
@@ -366,7 +371,7 @@ CREATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "i
 CREATE_REQUIRED = ("api_key", "name", "email")
 UPDATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "email"}
 UPDATE_REFUSALS = {"email": "can't be changed"}
-# Of the contract: whoever sends one elsewhere has not misspelt it.
+# Names of the contract: sent to the wrong operation, they (or nearly they) aren't misspelt others.
 KNOWN_NAMES = (*ACCOUNT_RULES, "fense_account_id", "start_date", "end_date")
 
 
@@ -380,12 +385,12 @@ HOST = re.compile(
 
 
 def check_key(text: object) -> str:
-    """A key as a header brings it: white space around it is taken off."""
+    """Return a key as a header would send it: without surrounding white space."""
     return check_api_key(check_string(text).strip())
 
 
 def check_prefix(text: str) -> str:
-    """A prefix as "" or "/admin": "admin", "/admin/" and "/admin" are one."""
+    """Return a prefix as "" or "/admin": "admin", "/admin/" and "/admin" are the same."""
     text = check_string(text).strip("/")
     segments = text.split("/") if text else []
     for segment in segments:
@@ -395,7 +400,7 @@ def check_prefix(text: str) -> str:
 
 
 def check_public_url(text: str) -> str:
-    """A URL as "" or "https://fense.example/base", without slashes at its end."""
+    """Return a URL as "" or "https://fense.example/base", without slashes at its end."""
     if not check_string(text):
         return ""
     origin, path = split_url(text)
@@ -406,7 +411,7 @@ def check_public_url(text: str) -> str:
 
 
 def split_url(text: str) -> tuple[str, str]:
-    """Split a URL of HTTP into its origin, in the form that browsers send, and the rest."""
+    """Split an HTTP URL into its origin, in the form that browsers send, and the rest."""
     found = re.fullmatch(f"(https?)://({HOST.pattern})([/?#].*)?", text, HOST.flags)
     port = found[2].rpartition("]")[2].partition(":")[2] if found else ""
     if found is None or int(port or 0) > 65535:

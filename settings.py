@@ -1,4 +1,4 @@
-"""Settings and limits, each decided once: flags, environment variables, defaults."""
+"""Settings (flags, environment variables, defaults) and limits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from fense_admin import engines, rules, systems
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients may use. Raises `ValueError` where a limit can't be kept."""
+    """What clients may use. Raises `ValueError` for limits that contradict each other."""
 
-    body: int = 64 * 1024  # bytes of a body of the contract
-    state_body: int = 32 * 1024 * 1024  # bytes of a body of the control plane, with the master key
+    body: int = 64 * 1024  # bytes of a request body of the contract
+    state_body: int = 32 * 1024 * 1024  # bytes of a control plane body, with the master key
     header: int = 16 * 1024  # bytes of request line and headers together
-    connections: int = 500  # open at the same time; for those beyond, one that is idle is closed
-    waiting: int = 400  # requests that wait for a delay: the other connections are for others
-    # Seconds in which a connection brings a whole request, or takes a part of a response.
+    connections: int = 500  # open at the same time; beyond that, an idle one is closed
+    # Delayed requests. With those that wait in the control plane, `connections` must leave room.
+    waiting: int = 350
+    # Seconds for a connection to send a whole request, or to take a part of a response.
     idle: float = 30
 
     def __post_init__(self) -> None:
@@ -37,19 +38,19 @@ class Limits:
 
     @property
     def read_body(self) -> int:
-        """Bytes that the server reads of a body: the application refuses what is over `body`."""
+        """Bytes of a body that the server reads: the application rejects more than `body`."""
         return 2 * self.body
 
 
-MAX_COMPARED = 20  # accounts that one comparison reads
-MAX_REQUESTS = 200  # that it sends
+MAX_COMPARED = 20  # accounts that a comparison reads
+MAX_REQUESTS = 200  # that a comparison sends
 
 
 # --- Flags with a variable ---------------------------------------------------------------------
 
 
 def number(rule: rules.Rule) -> rules.Rule:
-    """The rule for the digits of a number that this rule takes."""
+    """Return a rule for a number in decimal digits, which must pass the given rule."""
     return lambda text: rule(int(text) if re.fullmatch("-?[0-9]{1,18}", text) else text)
 
 
@@ -58,13 +59,13 @@ def check_seconds(text: str) -> float:
 
 
 def check_host(text: str) -> str:
-    """A host, without the brackets that an IPv6 address has in a URL."""
+    """Return a host without the brackets of an IPv6 address in a URL."""
     host = re.sub(r"^\[(.*)\]$", r"\1", text)
     return rules.matching(r"\S+", "must be an address or a name")(host)
 
 
 class Setting(NamedTuple):
-    """A flag with its environment variable; the text that either gives has to pass the rule."""
+    """A flag with its environment variable. The text of either must pass the rule."""
 
     default: str
     rule: rules.Rule
@@ -95,7 +96,7 @@ SETTINGS = {
     "drain": Setting("10", check_seconds, "seconds to wait for in-flight requests when stopping"),
 }
 MASTER_KEY, SERVICE_KEYS = "DISPUTE_MASTER_KEY", "DISPUTE_SERVICE_KEYS"  # in the environment alone
-PORT = "FENSE_ADMIN_PORT"  # which Kubernetes sets as well
+PORT = "FENSE_ADMIN_PORT"  # Kubernetes may set it, too
 SWITCHES = ("standin", "quiet")  # flags without a value, whose variables are 1 or 0
 
 
@@ -104,14 +105,17 @@ def variable_of(name: str) -> str:
 
 
 def default_of(name: str) -> str:
-    """Return the text of a setting for which no flag is given."""
+    """Return the text of a setting whose flag is not given."""
     variable = variable_of(name)
     default = SETTINGS[name].default
     return default if is_injected(variable) else os.environ.get(variable, default)
 
 
 def switch(name: str, given: bool | None) -> bool | None:
-    """Return what the flag says, else its variable; None without either. Raises `ValueError`."""
+    """Return the value of the flag, else of its variable; None without either.
+
+    Raises `ValueError` for a variable other than 1 or 0.
+    """
     variable = variable_of(name)
     text = os.environ.get(variable)
     if given is not None or text is None:
@@ -139,15 +143,15 @@ def keys_from_environment() -> tuple[str | None, list[str]]:
     return master_key, [key_in(SERVICE_KEYS, text) for text in texts]
 
 
-# --- Variables of others, and misspelt ones ----------------------------------------------------
+# --- Injected and misspelt variables ------------------------------------------------------------
 
-# What Kubernetes and Docker set in a container: the addresses of a Service, or of a link, that is
-# called fense-admin or fense-admin-db.
+# Kubernetes and Docker set these in a container, for a Service or a link whose name begins with
+# fense-admin.
 INJECTED = re.compile(
     r"FENSE_ADMIN_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?"
     r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR|START|END))?)|FENSE_ADMIN_ENV_\w+"
 )
-# Variables whose values show who has set them.
+# Variables whose values show that Kubernetes or Docker set them.
 INJECTED_VALUES = re.compile(
     r"FENSE_ADMIN_(?:\w+_)?PORT=(?:tcp|udp|sctp)://.*|FENSE_ADMIN_(?:\w+_)?NAME=/.*"
 )
@@ -160,7 +164,7 @@ def is_injected(variable: str) -> bool:
 
 
 def injected_variables() -> Iterator[str]:
-    """Yield a line about the injected variables, which are ignored, if there are any."""
+    """Yield a line about injected variables, if there are any. They are ignored."""
     names = sorted(filter(is_injected, os.environ), key=lambda name: (name != PORT, name))
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -172,7 +176,7 @@ def injected_variables() -> Iterator[str]:
 
 
 def unknown_variables() -> Iterator[str]:
-    """Yield a line about each variable that seems to be meant for us. (Its value may be secret.)"""
+    """Yield a line for each unknown variable that seems meant for us, without its value."""
     keys = {"MASTER_KEY": MASTER_KEY, "SERVICE_KEYS": SERVICE_KEYS}
     settings = map(variable_of, (*SETTINGS, *SWITCHES))
     known = keys | {variable.removeprefix("FENSE_ADMIN_"): variable for variable in settings}
@@ -181,7 +185,7 @@ def unknown_variables() -> Iterator[str]:
         if is_injected(variable) or not (is_ours or variable.startswith("DISPUTE_")):
             continue
         word = variable.removeprefix("FENSE_ADMIN_").removeprefix("DISPUTE_")
-        # Other programs may have a DISPUTE_HOST: only what is nearly a key's variable is named.
+        # Other programs may use a DISPUTE_HOST: report only what is close to a key's variable.
         candidates, cutoff = (known, 0.6) if is_ours else (keys, 0.8)
         if nearest := difflib.get_close_matches(word, candidates, 1, cutoff):
             yield f"unknown variable {variable} is ignored: did you mean {known[nearest[0]]}?"

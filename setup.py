@@ -1,8 +1,8 @@
 """Packaging: the modules lie flat here and are one package, fense_admin, once installed.
 
 Copied flat into site-packages, models.py would be everybody's `import models`. So the wheel gets
-fense_admin.py as fense_admin/__init__.py and its siblings beside it. All else about the
-distribution stands in pyproject.toml.
+fense_admin.py as fense_admin/__init__.py, and the other modules beside it. Everything else about
+the distribution is in pyproject.toml.
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ class BuildPackage(build_py):
         return modules + [(PACKAGE, name, f"{name}.py") for name in sorted(siblings)]
 
     def find_modules(self):
-        return [("", PLUGIN, f"{PLUGIN}.py")]  # all else that py_modules names is in the package
+        return [("", PLUGIN, f"{PLUGIN}.py")]  # everything else in py_modules is in the package
 
 
 # py_modules is for `pip install -e`, which links to the file here, itself a package (`__path__`).

@@ -1,4 +1,4 @@
-"""The shapes of JSON, for type checkers. Each is named as its schema in the OpenAPI documents.
+"""JSON types for type checkers. Each has the name of its schema in the OpenAPI documents.
 
     from fense_admin.shapes import AccountUsage
 
@@ -100,7 +100,7 @@ class StateAccount(Account):
 
 
 class State(TypedDict):
-    """All accounts with their usage, as they are read back."""
+    """All accounts with their usage, as returned."""
 
     accounts: list[StateAccount]
 
@@ -158,7 +158,7 @@ class FaultSent(_FaultOptional, total=False):
 
 
 class Fault(_FaultOptional):
-    """An armed fault: `times` are left (0: until disarmed), `used` is how many requests it met."""
+    """An armed fault: the `times` left (0: until disarmed); `used` counts its requests so far."""
 
     id: int
     times: int
@@ -166,7 +166,7 @@ class Fault(_FaultOptional):
 
 
 class RequestEntry(TypedDict):
-    """A request in the journal and its response; None for what there is none of (yet)."""
+    """A request in the journal and its response; None for values that don't exist (yet)."""
 
     id: str
     at: str

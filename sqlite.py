@@ -35,28 +35,28 @@ from fense_admin.realtime import monotonic
 if TYPE_CHECKING:
     import sqlite3
 else:
-    from peewee import sqlite3  # pysqlite3's, where there is one
+    from peewee import sqlite3  # pysqlite3 if it is installed
 
 log = logging.getLogger("fense_admin")
 
-# The context in which what sqlite3 raises is raised as peewee's error.
+# A context that turns sqlite3's errors into peewee's.
 peewee_errors: AbstractContextManager[None] = peewee.__exception_wrapper__  # type: ignore[attr-defined]
 
 VERSION = sqlite3.sqlite_version
-APPLICATION_ID = 0x46656E73  # "Fens": SQLite's own mark of whose file it is
+APPLICATION_ID = 0x46656E73  # "Fens": SQLite stores it in the file to show whose it is
 SCHEMA_FILE = os.path.join(os.path.dirname(__file__), "schema.sql")
 
-# Together they bound a write to a database that another process has locked: 3.5 s, then it fails.
-WRITER_TIMEOUT = 2.0  # seconds for this process's other writers
-BUSY_TIMEOUT = 1.5  # seconds for other processes; SQLite's own waiting
-START_TIMEOUT = 30  # seconds, because another process may be migrating the file
-STEP = 0.2  # seconds of a long wait at once: in between Python handles signals
-DURABLE = {"synchronous": "FULL", **systems.SYNC_PRAGMAS}  # survives a power cut
+# Together these bound a write to a database that another process has locked: it fails after 3.5 s.
+WRITER_TIMEOUT = 2.0  # seconds to wait for other writers in this process
+BUSY_TIMEOUT = 1.5  # seconds that SQLite waits for other processes
+START_TIMEOUT = 30  # seconds to wait at the start, while another process may migrate the file
+STEP = 0.2  # seconds; long waits are made in such steps, so that Python can handle signals
+DURABLE = {"synchronous": "FULL", **systems.SYNC_PRAGMAS}  # commits survive a power cut
 NOT_DURABLE = {"synchronous": "OFF"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first fault
-COPIED = 4096  # pages that a backup copies at once
-SETTLED = 2_100_000_000  # nanoseconds: a later change gives the folder another mtime, on FAT too
+QUICK_CHECK = "PRAGMA quick_check(1)"  # stops at the first error
+COPIED = 4096  # pages that a backup copies in one step
+SETTLED = 2_100_000_000  # nanoseconds; any change alters an mtime older than this, on FAT, too
 
 
 # --- The database ------------------------------------------------------------------------------
@@ -65,20 +65,20 @@ SETTLED = 2_100_000_000  # nanoseconds: a later change gives the folder another 
 class Engine(SqliteDatabase):
     """A SQLite database with the tables of schema.sql: see `engines.Engine`.
 
-    `path` is a file, created if there is none, or ":memory:" for one that lives until `close_all`.
-    With `read_only`, a file of an earlier version is read as it is, and nothing is written.
-    Each thread gets a connection of its own, which stays open. Raises `Unusable`.
+    `path` is a file, which is created if it is missing, or ":memory:" for one that exists until
+    `close_all`. With `read_only`, nothing is written, and a file of an earlier version is read as
+    it is. Each thread gets its own connection, which stays open. Raises `Unusable`.
     """
 
     last_id = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'account'"
 
     def __init__(self, path: str, read_only: bool = False) -> None:
         in_memory = path == MEMORY
-        self._path = "" if in_memory else _real_path(path)  # -wal lies beside it
+        self._path = "" if in_memory else _real_path(path)  # its -wal is beside it
         self.info = Info(self._path or MEMORY, f"SQLite {VERSION}", in_memory)
         # A plain ":memory:" would be a new empty database in each thread.
         name = self._path or f"file:/{uuid.uuid4().hex}?vfs=memdb"
-        self._unwritten: list[tuple[int, ...]] = []  # how the file was, if nobody may write it
+        self._unwritten: list[tuple[int, ...]] = []  # the file's state, if nobody may write to it
         if read_only:
             name = f"{_uri(self._path)}?mode=ro"
             if len(state := self._file_state()) == 1:
@@ -121,9 +121,9 @@ class Engine(SqliteDatabase):
     # Start
 
     def _make_file_if_missing(self) -> None:
-        """Create the file, which no other user may read, if there is none.
+        """Create the file if it is missing, readable only by this user.
 
-        It is renamed into place with its application id set: an empty file is another program's.
+        It is renamed into place after its application id is set: so an empty file isn't ours.
         """
         if not self._path:
             return
@@ -138,7 +138,7 @@ class Engine(SqliteDatabase):
                 disk.rename_to_new(made, self._path)
 
     def _when_free(self, work: Callable[[], None]) -> None:
-        """Run this first use of the database, again and again while another process locks it."""
+        """Run the first use of the database; retry while another process has locked it."""
         deadline = monotonic() + START_TIMEOUT
         while True:
             try:
@@ -151,7 +151,7 @@ class Engine(SqliteDatabase):
             time.sleep(0.01)
 
     def _migrate(self, path: str) -> None:
-        """Run the sections of the schema that are missing; refuse a file that is not ours."""
+        """Run the missing sections of the schema. Raise `Unusable` if the file isn't ours."""
         sections = engines.read_schema(SCHEMA_FILE)
         with self.atomic():  # several processes may start at once
             if not self._path:
@@ -164,18 +164,18 @@ class Engine(SqliteDatabase):
                 if version or "writable_schema" not in section:
                     for statement in section.split(";\n"):
                         self.execute_sql(statement)
-            self.user_version = len(sections)  # a write: a file that takes none is found here
+            self.user_version = len(sections)  # writes always, so a read-only file fails here
         if self._path:
-            # With it readers and the writer don't wait for each other. SQLite refuses the change
-            # at once, without waiting, while another process opens a new file.
+            # In this mode readers and the writer don't wait for each other. While another process
+            # opens a new file, SQLite refuses the change without waiting.
             self.journal_mode = "wal"
-            self.close()  # this connection has cached the schema as it was
+            self.close()  # this connection has cached the old schema
 
-    # Connections. One stays open until `close_all`, beside those of the threads: it keeps a
-    # database in memory alive, and a file's write-ahead log from a checkpoint at every close.
+    # Connections. Besides those of the threads, one stays open until `close_all`: it keeps a
+    # database in memory alive, and prevents a checkpoint of the write-ahead log at every close.
 
     def _connect(self) -> sqlite3.Connection:
-        self.ensure_same_file()  # else SQLite would create a new, empty file
+        self.ensure_same_file()  # otherwise SQLite would create a new, empty file
         connection: sqlite3.Connection = super()._connect()  # type: ignore[misc]
         self._connections.add(connection)
         return connection
@@ -190,16 +190,16 @@ class Engine(SqliteDatabase):
         self.dispose()
 
     def ping(self, query: str) -> None:
-        self.close()  # this thread's connection would answer from its cache
+        self.close()  # this thread's connection would use its cache
         self.execute_sql(query).fetchone()
 
     def peek(self, query: str, values: Values) -> list[Row]:
         return self.execute_sql(query, values).fetchall()
 
-    # How the file is, for `read_only`
+    # The file's state, for `read_only`
 
     def _file_state(self) -> list[tuple[int, ...]]:
-        """What is known of the file, and of a -wal or a -journal with changes that aren't in it."""
+        """Return the state of the file, and of a -wal or -journal with changes for it."""
         found: list[tuple[int, ...]] = []
         for end in ("", "-wal", "-journal"):
             with contextlib.suppress(OSError):  # there is none
@@ -208,14 +208,14 @@ class Engine(SqliteDatabase):
                     found.append((it.st_dev, it.st_ino, it.st_size, it.st_mtime_ns))
         return found
 
-    # SQLite goes on writing to a file that was moved, deleted or replaced, and what it writes there
-    # is lost. So each request checks the file first, its write-ahead log and that log's index too.
+    # If its file is moved, deleted or replaced, SQLite continues to write to the old one, and those
+    # writes are lost. So each request first checks the file, its write-ahead log and their index.
     # (After a replacement only a restart helps: the open log belongs to the old file.)
 
     def ensure_same_file(self) -> None:
         if not self._files:
             return
-        # While the folder's time stamp is the same, no file in it has moved: one stat for all.
+        # While the folder's mtime is the same, no file in it has moved: one stat for all.
         folder = _stat(self._folder)
         state = folder.st_ino, folder.st_mtime_ns
         if state == self._folder_state:
@@ -228,7 +228,7 @@ class Engine(SqliteDatabase):
             self._folder_state = state
 
     def _find_files(self) -> dict[str, tuple[int, int]]:
-        """(device, inode) of each of its files, by suffix; {} in memory."""
+        """Return (device, inode) of each of its files, by suffix; {} in memory."""
         found = {end: _stat(self._path + end) for end in ("", "-wal", "-shm") if self._path}
         return {end: (status.st_dev, status.st_ino) for end, status in found.items()}
 
@@ -260,8 +260,8 @@ class Engine(SqliteDatabase):
 
     @contextlib.contextmanager
     def reading(self, long_running: bool = False) -> Iterator[Read]:
-        # A database in memory has no write-ahead log: there this blocks writers until it ends, as
-        # one long query would.
+        # A database in memory has no write-ahead log, so this blocks its writers until it ends,
+        # like one long query.
         connection = self._connect()
 
         def read(query: str, values: Values) -> list[Row]:
@@ -279,7 +279,7 @@ class Engine(SqliteDatabase):
             self._close(connection)
 
     def lock(self, key_digest: str = "") -> None:
-        """Do nothing: a transaction that writes is alone."""
+        """Do nothing: there is only one writing transaction at a time."""
 
     def execute_each(self, query: str, columns: Names, rows: Sequence[Row], keys: int) -> list[Row]:
         missed = []
@@ -293,11 +293,11 @@ class Engine(SqliteDatabase):
         places = ", ".join("?" * len(columns))
         query = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
         with peewee_errors:
-            # An iterable: between its rows Python handles signals.
+            # An iterator, so that Python can handle signals between rows.
             self.connection().executemany(query, rows)
 
     def without_keys(self, tables: Names) -> AbstractContextManager[None]:
-        """Do nothing: to check each row is cheap here."""
+        """Do nothing: checking each row is cheap here."""
         return contextlib.nullcontext()
 
     def set_last_id(self, last_id: int) -> None:
@@ -305,7 +305,7 @@ class Engine(SqliteDatabase):
         self.execute_sql(f"INSERT INTO sqlite_sequence (name, seq) VALUES ('account', {last_id})")
 
     def rollback(self) -> None:
-        if self.connection().in_transaction:  # else SQLite has rolled back: the disk is full
+        if self.connection().in_transaction:  # on a full disk, SQLite has rolled back already
             super().rollback()
 
     @contextlib.contextmanager
@@ -323,7 +323,7 @@ class Engine(SqliteDatabase):
 
 
 def _uri(path: str) -> str:
-    """An absolute path as SQLite's URI. It takes /C:/x for C:/x."""
+    """Return an absolute path as a URI for SQLite, which reads /C:/x as C:/x."""
     slashed = path.replace(os.sep, "/")
     rooted = slashed if slashed.startswith("/") else f"/{slashed}"
     return f"file://{urllib.parse.quote(os.fsencode(rooted))}"
@@ -337,20 +337,20 @@ def _stat(path: str) -> os.stat_result:
 
 
 def _real_path(path: str) -> str:
-    """The file's path without links. Raises `Unusable` for a directory or a device (NUL, CON)."""
+    """Resolve links in a path. Raises `Unusable` for a directory or a device (NUL, CON)."""
     if os.path.exists(path) and not os.path.isfile(path):
         what = "directory" if os.path.isdir(path) else "device"
         raise Unusable(f"{path} is a {what}: choose a file with --database")
     try:
         return os.path.realpath(path)
-    except OSError as error:  # a device of Windows that isn't there
+    except OSError as error:  # a missing device of Windows
         raise Unusable(_why_unusable(path, error, read_only=False)) from error
 
 
 def _check_ours(path: str, database: SqliteDatabase, or_newer: bool = False) -> None:
-    """Raise `Unusable` if it isn't ours, or lacks a table that its version has.
+    """Raise `Unusable` if a database isn't ours, or lacks a table of its version.
 
-    A newer version than this one's is refused, too, unless `or_newer`.
+    Unless `or_newer`, a version newer than the schema's is also refused.
     """
     version, owner = database.user_version, database.application_id
     tables = database.get_tables()
@@ -370,7 +370,7 @@ def _why_unusable(path: str, error: Exception, read_only: bool) -> str:
         return f"{path} is not an SQLite database: choose another file with --database"
     if "locked" in text:
         return f"{path} is locked by another program: stop that program first"
-    if read_only and "readonly" in text:  # a -journal is beside it
+    if read_only and "readonly" in text:  # there is a -journal
         advice = "open it with the version that wrote it, which rolls back the last change"
     elif read_only:
         advice = (
@@ -394,11 +394,11 @@ def backup(
     report: Callable[[int, int], None] = lambda done, total: None,
     before_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Copy the database file at `path`, as it is at one moment, to the new file `target`.
+    """Copy a snapshot of the database file at `path` to the new file `target`.
 
-    Others may read and write meanwhile. `report` is called with the bytes copied so far and with
-    all of them, `before_end` before the copy gets its name. Raises `OSError` for the target,
-    `DatabaseError`, and `Unusable` for a file that is not ours, lacks a table or is damaged.
+    Others may read and write at the same time. `report` is called with the number of bytes copied
+    and the total, `before_end` before the copy gets its final name. Raises `OSError` for the
+    target, `DatabaseError`, and `Unusable` for a file that isn't ours, lacks a table or is damaged.
     """
     source = SqliteDatabase(_real_path(path), timeout=START_TIMEOUT)
     target = os.path.abspath(target)  # SQLite would read a name like file:x as a URI
@@ -421,9 +421,9 @@ def backup(
 def _copy_pages(
     source: sqlite3.Connection, copy: sqlite3.Connection, report: Callable[[int, int], None]
 ) -> None:
-    """Copy a database in steps: between two of them Python handles signals."""
-    # In a transaction, which sees one moment: else a step after which another process has written
-    # would begin with the first page again, and with a busy writer that never ends.
+    """Copy a database in steps, so that Python can handle signals between them."""
+    # In a transaction, which reads one snapshot: otherwise the copy would start again whenever
+    # another process writes, and never end with a busy writer.
     source.execute("BEGIN")
     source.execute("SELECT * FROM sqlite_master LIMIT 1").fetchone()
     (size,) = source.execute("PRAGMA page_size").fetchone()
@@ -436,16 +436,16 @@ def _copy_pages(
 
 
 def _check_whole(path: str, copy: str) -> None:
-    """Raise `Unusable` if this copy of the file at `path` is damaged."""
+    """Raise `Unusable` if a copy of the file at `path` is damaged."""
     from concurrent.futures import ThreadPoolExecutor, wait  # late: no other command needs it
 
     uri = f"{_uri(copy)}?immutable=1"  # makes no -wal
     made = sqlite3.connect(uri, uri=True, check_same_thread=False)
     with peewee_errors, contextlib.closing(made) as connection, ThreadPoolExecutor(1) as worker:
-        # In another thread, as Python handles signals in this one between two statements only.
+        # In another thread, because this one handles signals only between statements.
         check = worker.submit(lambda: connection.execute(QUICK_CHECK).fetchone())
         try:
-            while not wait([check], STEP).done:  # in steps: Windows can't end a wait early
+            while not wait([check], STEP).done:  # in steps: a signal doesn't end a wait on Windows
                 pass
             (found,) = check.result()
         finally:

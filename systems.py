@@ -1,6 +1,6 @@
-"""What differs between operating systems, each difference with its reason.
+"""Differences between operating systems, each with its reason.
 
-No other module names a system, or asks whether one has something.
+No other module names a system or checks what one supports.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # --- Time --------------------------------------------------------------------------------------
 
-# See realtime.py. Windows has no clock_gettime; there it takes a copy of the module `time`, because
-# freezegun may have replaced what that one has.
+# See realtime.py. Windows has no clock_gettime, so it uses a separate copy of the module `time`,
+# because freezegun may have replaced functions of the original.
 if sys.platform == "win32":
     _found = importlib.util.find_spec("time")
     assert _found
@@ -38,19 +38,19 @@ else:
 
 # --- Processes ---------------------------------------------------------------------------------
 
-# Windows has no SIGHUP, and SIGTERM only within a process: there SIGBREAK is what a parent process
-# can send (as CTRL_BREAK_EVENT).
+# Windows has no SIGHUP, and SIGTERM only within a process. A parent process can send SIGBREAK (as
+# CTRL_BREAK_EVENT).
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 STOP_SIGNALS: tuple[int, ...] = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 )
-# A program's name is completed by the endings that PATHEXT lists, and a batch file is one, too.
+# Whether names of programs, including batch files, are completed with the endings in PATHEXT.
 FINDS_BY_PATHEXT = sys.platform == "win32"
-# On Windows a console's events reach all its processes, and `Popen.send_signal` ends one.
+# On Windows a console's events reach all its processes, and `Popen.send_signal` kills a process.
 PROCESSES_SHARE_SIGNALS = sys.platform == "win32"
-# Seconds that the main thread may wait at a time. On Windows a signal doesn't end a wait.
+# Seconds that the main thread may wait at a time: on Windows a signal doesn't end a wait.
 LONGEST_WAIT = 0.2 if sys.platform == "win32" else 1
 
 
@@ -59,21 +59,21 @@ def end_process(signum: int) -> None:
     if sys.platform != "win32":
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
-    os._exit(128 + signum)  # the kernel spares PID 1 of a container the signal
+    os._exit(128 + signum)  # PID 1 of a container isn't ended by the signal
 
 
 def take_console_events() -> None:
-    """Have Windows stop this process with SIGBREAK when its console closes, or the session ends.
+    """On Windows, raise SIGBREAK when the console closes or the session ends.
 
-    The C library would set that signal's flag and return, upon which Windows ends the process at
-    once. It ends it after some five seconds if this doesn't return.
+    The C library would note the signal and return, and then Windows ends the process at once. While
+    this handler doesn't return, the process has about five seconds.
     """
     if sys.platform == "win32":
         import ctypes
 
         def handle(event: int) -> bool:
             if event in (signal.CTRL_C_EVENT, signal.CTRL_BREAK_EVENT):
-                return False  # the C library makes signals of these
+                return False  # the C library turns these into signals
             _thread.interrupt_main(signal.SIGBREAK)
             time.sleep(60)
             return True
@@ -83,19 +83,19 @@ def take_console_events() -> None:
         ctypes.WinDLL("kernel32").SetConsoleCtrlHandler(handler, 1)
 
 
-_kept: list[object] = []  # what Windows calls: Python must not free it
+_kept: list[object] = []  # functions that Windows calls, so Python must not free them
 
 
 def after_fork_in_child(function: Callable[[], object]) -> None:
-    """Have a forked process call this first. Nothing forks on Windows."""
+    """Call a function in each forked process. Windows has no fork."""
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=function)
 
 
 def exit_code(code: int) -> int:
-    """Return what to exit with if that of a process was this: 128 + n if signal n ended it.
+    """Return the exit code to pass on for a process's: 128 + n if signal n ended it.
 
-    On Windows it may be a number that `sys.exit` takes as a negative one, such as 0xC000013A.
+    On Windows, convert a number such as 0xC000013A to the negative one that `sys.exit` accepts.
     """
     if sys.platform == "win32":
         return code - 2**32 if code >= 2**31 else code
@@ -103,9 +103,9 @@ def exit_code(code: int) -> int:
 
 
 def end_with_this_process(process: subprocess.Popen[bytes]) -> None:
-    """Have Windows end a process, with all that it starts, when this one ends; see `let_go`.
+    """On Windows, end a process and its children when this process ends: see `let_go`.
 
-    Elsewhere it is passed the signal that ends this one. There a stop from outside is a kill.
+    Needed because a stop from outside kills this process there; elsewhere it passes the signal on.
     """
     if sys.platform == "win32":
         import ctypes
@@ -120,13 +120,13 @@ def end_with_this_process(process: subprocess.Popen[bytes]) -> None:
 
 
 def let_go(process: subprocess.Popen[bytes]) -> None:
-    """Leave what a process has started to itself: the process has ended, this one has not."""
+    """Let the children of a process that has ended survive this process."""
     if sys.platform == "win32":
         _limit(_jobs.pop(process.pid), 0)
 
 
 def _limit(job: object, flags: int) -> None:
-    """Set the limits of a job of Windows."""
+    """Set the limits of a Windows job."""
     if sys.platform == "win32":
         import ctypes
 
@@ -135,7 +135,7 @@ def _limit(job: object, flags: int) -> None:
         ctypes.WinDLL("kernel32").SetInformationJobObject(job, 9, limits, len(limits))
 
 
-_jobs: dict[int, object] = {}  # by process; open as long as this process lives
+_jobs: dict[int, object] = {}  # by process id; open as long as this process lives
 
 
 def allow_open_files() -> None:
@@ -150,13 +150,13 @@ def allow_open_files() -> None:
 
 
 def give_back_memory() -> None:
-    """Let the C library return large blocks to the system as soon as they are freed.
+    """Make the C library return large blocks to the system as soon as they are freed.
 
-    glibc does so until the first of them is freed. From then on it keeps up to 64 MiB for each
-    thread: several times a large state, after a few of them. Other C libraries have no such rule.
+    After the first is freed, glibc starts to keep up to 64 MiB for each thread, which is several
+    times a large state. Other C libraries don't.
     """
     if sys.platform == "linux":
-        import ctypes  # late: most commands do without it
+        import ctypes  # imported late: most commands don't need it
 
         m_mmap_threshold, large_block = -3, 128 * 1024  # as in glibc's malloc.h; bytes
         with contextlib.suppress(AttributeError, OSError):  # musl has none
@@ -165,26 +165,26 @@ def give_back_memory() -> None:
 
 # --- Files -------------------------------------------------------------------------------------
 
-# Whether a file's mode says who may read it. On Windows that is up to the folder's access control.
+# Whether a file's mode decides who may read it. On Windows, the folder's access control does.
 HAS_MODES = sys.platform != "win32"
-# Whether `os.rename` refuses a name that is taken, as on Windows. Elsewhere it replaces that file.
+# Whether `os.rename` fails if the name is taken, as on Windows. Elsewhere it replaces the file.
 RENAME_REFUSES = sys.platform == "win32"
-# SQLite's settings to have it sync as `sync` does. Each takes time whenever a connection is opened.
+# Settings to make SQLite sync like `sync`. Each takes time whenever a connection is opened.
 SYNC_PRAGMAS = {"fullfsync": 1, "checkpoint_fullfsync": 1} if sys.platform == "darwin" else {}
 
 
 def sync(path: str) -> None:
     """Make a file, or the names in a folder, survive a power cut."""
     is_folder = os.path.isdir(path)
-    if is_folder and sys.platform == "win32":  # which can't, and has a journal for names
+    if is_folder and sys.platform == "win32":  # not possible; file names are journaled
         return
-    # Windows syncs only what is open for writing.
+    # Windows syncs only files that are open for writing.
     descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
-        if sys.platform == "darwin":  # where fsync leaves the data in the disk's own cache
+        if sys.platform == "darwin":  # fsync leaves the data in the disk's cache
             import fcntl
 
-            with contextlib.suppress(OSError):  # a disk on the network may not know it
+            with contextlib.suppress(OSError):  # a network disk may not support it
                 fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
                 return
         os.fsync(descriptor)
@@ -194,15 +194,15 @@ def sync(path: str) -> None:
 
 # --- Sockets -----------------------------------------------------------------------------------
 
-# Whether wasyncore's loop uses `poll`. macOS's reports a client that has only finished sending as
-# one that has gone, and Windows has none: there it uses `select`.
+# Whether wasyncore's loop uses `poll`, or `select`. Windows has no `poll`, and macOS's reports a
+# client that has only finished sending as disconnected.
 USE_POLL = sys.platform == "linux"
 # `select` takes only descriptors below this. (On Windows a socket's number doesn't matter.)
 MAX_DESCRIPTORS = sys.maxsize if USE_POLL or sys.platform == "win32" else 1024
-# `select` takes 512 sockets on Windows, the listening ones and the one that wakes it among them.
+# `select` takes 512 sockets on Windows, including the listening ones and the one that wakes it.
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else math.inf
 # The option of a listening socket. On Windows SO_REUSEADDR would let two processes share a port,
-# and without SO_EXCLUSIVEADDRUSE another one could take it. Elsewhere a restart needs SO_REUSEADDR.
+# and without SO_EXCLUSIVEADDRUSE another could take it. Elsewhere, restarts need SO_REUSEADDR.
 LISTEN_OPTION: int = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 # C's struct linger: two shorts on Windows.
 LINGER_FORMAT = "hh" if sys.platform == "win32" else "ii"
@@ -211,17 +211,17 @@ READ, WRITE = 1, 2  # as psycopg has them
 
 
 def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
-    """Wait until sockets can be read or written, or have failed. Return these, with READ or WRITE.
+    """Wait until sockets are readable or writable, or have failed. Return READ or WRITE for each.
 
-    `wanted` says by descriptor what is waited for: READ, WRITE or both.
+    `wanted` maps descriptors to READ, WRITE or both.
     """
-    if sys.platform == "win32":  # which has only `select`
+    if sys.platform == "win32":  # has only `select`
         reading = [number for number, events in wanted.items() if events & READ]
         writing = [number for number, events in wanted.items() if events & WRITE]
         timeout = None if seconds == math.inf else seconds
-        if not wanted:  # for which `select` raises
+        if not wanted:  # `select` would raise
             return {}
-        # A connection that failed is reported among the last ones alone.
+        # A failed connection is reported only in the third list.
         readable, writable, failed = select.select(reading, writing, writing, timeout)
         found = dict.fromkeys(readable, READ)
         for number in {*writable, *failed}:
@@ -240,7 +240,7 @@ def wait_for(wanted: Mapping[int, int], seconds: float) -> dict[int, int]:
 def has_gone(sock: socket.socket) -> bool:
     """Return whether the other end of a non-blocking socket has closed it.
 
-    Linux says so whatever it sent before. Elsewhere that is seen once all it sent has been read.
+    Except on Linux, this is only noticed after everything that it sent has been read.
     """
     try:
         if sys.platform == "linux":
@@ -253,7 +253,7 @@ def has_gone(sock: socket.socket) -> bool:
 
 
 def peek(sock: socket.socket) -> bytes | None:
-    """Return the next byte of a non-blocking socket; b"" at its end, None if none has come yet."""
+    """Return the next byte of a non-blocking socket; b"" at its end, None if there is none yet."""
     try:
         return sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -265,8 +265,8 @@ def peek(sock: socket.socket) -> bytes | None:
 # --- Output ------------------------------------------------------------------------------------
 
 if sys.platform == "win32":
-    MAX_PIECES = 1000  # that may wait to be written
-    GATHERED = 0.01  # seconds in which what is written is put together: to wake a thread costs time
+    MAX_PIECES = 1000  # that may be pending
+    GATHERED = 0.01  # seconds to collect output before writing it: waking threads is slow
 
     class Output:
         """A descriptor to write to: a file, a console, or a pipe that may not be read.
@@ -275,13 +275,13 @@ if sys.platform == "win32":
         """
 
         def __init__(self, descriptor: int) -> None:
-            # A console takes text; `open` makes UTF-8 of it, whatever its code page.
+            # For a console, `open` accepts UTF-8, whatever its code page.
             self._file = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
             self._pieces: queue.Queue[bytes] = queue.Queue(MAX_PIECES)
             threading.Thread(target=self._run, name="fense-admin log", daemon=True).start()
 
         def write(self, data: bytes, seconds: float = 0) -> int:
-            """Write as soon as possible, and return how many bytes; 0 if the queue is full."""
+            """Queue the data to be written soon. Return its length; 0 if the queue is full."""
             try:
                 self._pieces.put(data, timeout=seconds)
             except queue.Full:
@@ -289,7 +289,7 @@ if sys.platform == "win32":
             return len(data)
 
         def flush(self, seconds: float) -> None:
-            """Wait until everything is written, but not longer than this."""
+            """Wait until everything is written, at most this long."""
             deadline = clock() + seconds
             while self._pieces.unfinished_tasks and clock() < deadline:
                 time.sleep(0.005)
@@ -301,7 +301,7 @@ if sys.platform == "win32":
                 while not self._pieces.empty():
                     pieces.append(self._pieces.get())
                 data = b"".join(pieces)
-                with contextlib.suppress(OSError):  # nobody can read it any more
+                with contextlib.suppress(OSError):  # nobody can read it anymore
                     while data:
                         data = data[self._file.write(data) or 0 :]
                 for _ in pieces:
@@ -316,9 +316,9 @@ else:
             self._descriptor = descriptor
 
         def write(self, data: bytes, seconds: float = 0) -> int:
-            """Write what there is room for, waiting for each part this long. Return how much."""
-            # A pipe that is writable takes PIPE_BUF bytes without waiting. (`poll` would do on
-            # Linux alone: to macOS's a terminal is none.)
+            """Write as much as possible, waiting this long for each part. Return its length."""
+            # A writable pipe takes PIPE_BUF bytes without blocking. (macOS's `poll` doesn't support
+            # terminals, so this uses `select`.)
             for start in range(0, len(data), select.PIPE_BUF):
                 if not select.select([], [self._descriptor], [], seconds)[1]:
                     return start
@@ -326,10 +326,10 @@ else:
             return len(data)
 
         def flush(self, seconds: float) -> None:
-            """Wait for nothing: all is written."""
+            """Do nothing: everything is written already."""
 
 
 @functools.cache
 def output(descriptor: int) -> Output:
-    """Return the one `Output` of a descriptor, so that what is written keeps its order."""
+    """Return the only `Output` of a descriptor, so that output keeps its order."""
     return Output(descriptor)

@@ -1,4 +1,4 @@
 """Serve an application with waitress: addresses, limits, errors, graceful shutdown, log.
 
-Knows no route. What it asks of an application is in `application.py`, which loads no waitress.
+Knows no route. `application.py` defines what it needs from an application, and loads no waitress.
 """

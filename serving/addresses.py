@@ -1,4 +1,4 @@
-"""Where a service listens."""
+"""Addresses and sockets to listen on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from fense_admin import systems
 
-SD_LISTEN_FDS_START = 3  # the first descriptor that systemd hands over
-BACKLOG = 1024  # connections that wait to be accepted
-NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # what localhost's ::1 may meet
+SD_LISTEN_FDS_START = 3  # the first descriptor passed by systemd
+BACKLOG = 1024  # connections waiting to be accepted
+NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # errors for localhost's ::1
 
 
 class CannotListen(Exception):
-    """It can't listen there. The message is one sentence that says what to do."""
+    """The address can't be used. The message says how to fix it."""
 
 
 def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
-    """The addresses of a host, as `socket.getaddrinfo` gives them. Raises `CannotListen`."""
+    """Return the addresses of a host, like `socket.getaddrinfo`. Raises `CannotListen`."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -28,9 +28,9 @@ def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
 
 
 def inherited() -> list[socket.socket]:
-    """The listening sockets that systemd opened for this process, if it did.
+    """Return the listening sockets that systemd opened for this process, if any.
 
-    They stay open during a restart: a client waits then, and is not refused.
+    They stay open during a restart: clients wait instead of being refused.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -39,12 +39,12 @@ def inherited() -> list[socket.socket]:
 
 
 def are_loopback(addresses: list[tuple[Any, ...]]) -> bool:
-    """Whether none of them can be reached from another machine."""
+    """Return whether no other machine can reach any of the addresses."""
     return all(ipaddress.ip_address(to[0].partition("%")[0]).is_loopback for *_, to in addresses)
 
 
 def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
-    """A listening socket for each address, all on one port. Raises `CannotListen`."""
+    """Return a listening socket for each address, all on one port. Raises `CannotListen`."""
     sockets: list[socket.socket] = []
     for family, *_, address in addresses:
         port = sockets[0].getsockname()[1] if sockets else address[1]
@@ -53,7 +53,7 @@ def listen(addresses: list[tuple[Any, ...]]) -> list[socket.socket]:
         except OSError as error:
             is_last = address is addresses[-1][-1]
             if error.errno in NO_IPV6 and (sockets or not is_last):
-                continue  # localhost is ::1 as well, and may be that first
+                continue  # localhost may also be ::1, which this machine may lack
             for sock in sockets:
                 sock.close()
             advice = "is in use: stop the other program or choose another --port"

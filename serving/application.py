@@ -1,4 +1,4 @@
-"""What the server asks of the application that it serves."""
+"""What the server needs from the application that it serves."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ Spare = Callable[[], AbstractContextManager[None]]
 
 
 class Application(Protocol):
-    """A WSGI application that answers the server's questions, too."""
+    """A WSGI application with further methods for the server."""
 
     limits: Limits
 
     @property
     def may_wait(self) -> bool:
-        """Whether `choose_id` may take as long as a database server does to respond."""
+        """Whether `choose_id` may have to wait for a database server."""
         ...
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any], /
     ) -> Iterable[bytes]:
-        """Answer a request, in a worker or inline."""
+        """Respond to a request, in a worker or inline."""
         ...
 
     def runs_inline(self, method: str, path: str, query: str) -> bool:
-        """Return whether the loop's own thread may answer: it takes next to no time."""
+        """Return whether the request is fast enough for the loop's own thread."""
         ...
 
     def body_limit(self, environ: Mapping[str, Any], /) -> int | None:
-        """Return how many bytes are accepted of a body, from PATH_INFO and HTTP_*.
+        """Return the maximum size of a body in bytes, given PATH_INFO and HTTP_*.
 
-        None stands for `limits.read_body`.
+        None means `limits.read_body`.
         """
         ...
 
     def choose_id(self, environ: Mapping[str, Any], /) -> str:
-        """Return the id of a request, from HTTP_*."""
+        """Return the id of a request, given HTTP_*."""
         ...
 
     def common_headers(self, request_id: str, /) -> list[tuple[str, str]]:
-        """Return the headers of every response, beside Content-Type."""
+        """Return the headers of every response, except Content-Type."""
         ...
 
     def use_spare(self, spare: Spare, /) -> None:
-        """Take the context for a worker that only waits. Called once, before it serves."""
+        """Set the context for long waits of a worker. Called once, before it serves."""
         ...
 
     def release_waiting(self) -> None:
-        """End the delays that requests wait for: the server is about to stop."""
+        """End all delays of requests: the server is about to stop."""
         ...
 
     def end_thread(self) -> None:
-        """Close what this thread has open: it ends."""
+        """Close what this thread has open, before it ends."""
         ...

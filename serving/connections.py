@@ -1,4 +1,4 @@
-"""Connections, and the answers to the requests on them."""
+"""Connections, and the responses to the requests on them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fense_admin.serving.internals import ClientDisconnected, Dispatcher
 from fense_admin.serving.outgoing import Outgoing
 from fense_admin.serving.parser import NoTemporaryFile, RequestParser, asked_environ
 
-RECEIVE = 16 * 1024  # bytes read at once
-SEND, SENDS = 64 * 1024, 8  # bytes sent at once, and how often before others have their turn
+RECEIVE = 16 * 1024  # maximum bytes of one read
+SEND, SENDS = 64 * 1024, 8  # maximum bytes of one send, and sends before others have their turn
 TLS_HANDSHAKE = b"\x16"  # first byte of a TLS handshake; never the start of an HTTP request
 LINGER = 5  # seconds to drain input from a rejected client before closing
-ON_ITS_WAY = 0.25  # seconds that the first request of a new connection may take to come
+ON_ITS_WAY = 0.25  # seconds that a new connection may take to send its first request
 MAKE_ROOM = "make room for temporary files, or set TMPDIR"
 
 
-# --- Answering ---------------------------------------------------------------------------------
+# --- Responding --------------------------------------------------------------------------------
 
-# waitress's own messages may quote the request, and a key in it; these don't.
+# waitress's own messages may quote the request, including a key; these don't.
 ERRORS = {
     400: "the request is not valid HTTP/1.1",
     413: "the body exceeds the maximum of {body} bytes",
@@ -42,10 +42,7 @@ ERRORS = {
 
 
 class ErrorTask(internals.ErrorTask):
-    """Answers a request that is refused before or after the application, in the error shape.
-
-    Must never raise.
-    """
+    """Sends an error response when the server itself rejects a request. Must never raise."""
 
     channel: Channel
     request: RequestParser
@@ -79,9 +76,9 @@ http_date = functools.lru_cache(maxsize=1)(internals.build_http_date)
 
 
 class WSGITask(internals.WSGITask):
-    """Leaves the path as it was sent, and closes a connection after its last answer.
+    """Keeps the path as it was sent, and closes a connection after its last response.
 
-    An answer of unknown length is a stream: it is sent while the application still produces it.
+    A response of unknown length is a stream: it is sent while the application produces it.
     """
 
     channel: Channel
@@ -139,24 +136,24 @@ class WSGITask(internals.WSGITask):
 class Channel(Dispatcher):
     """A connection, with one request in flight at a time.
 
-    The next request is read once the answer before it was sent. While a request is in flight, the
-    thread that runs `service` owns the request, and adds to what is `outgoing`. All else, and the
-    socket at any time, belongs to the loop's thread. So no worker waits for a client.
+    The next request is read after the previous response was sent. While a request is in flight, the
+    thread that runs `service` owns the request and adds to `outgoing`. Everything else, and always
+    the socket, belongs to the loop's thread. So no worker ever waits for a client.
     """
 
     def __init__(self, server: Connections, sock: socket.socket, addr: tuple[Any, ...]) -> None:
         self.server, self.addr, self.adj = server, addr, server.adj
-        self.read_at = 0.0  # by the monotonic clock: when something came last; 0 before
+        self.read_at = 0.0  # monotonic time of the last read; 0 if there was none
         self.reading: RequestParser | None = None
-        self.unread = b""  # what came behind the request in flight
+        self.unread = b""  # data received after the request in flight
         self.in_flight: RequestParser | None = None
         self.outgoing = Outgoing()
-        self.streams = False  # the answer in flight: what there is of it is sent already
-        self.is_last = False  # the answer; then the connection is closed
-        self.rejected = False  # before the end of a request: the client may still be sending
+        self.streams = False  # whether the response in flight is sent while it is produced
+        self.is_last = False  # whether to close the connection after this response
+        self.rejected = False  # a request, before its end: the client may still be sending
         self.lingers_until: float | None = None
-        # Since then it waits for a whole request, or for the client to take some of the answer. A
-        # request that comes byte by byte does not count.
+        # Since when it waits for a whole request, or for the client to take a part of the response.
+        # Receiving single bytes doesn't reset it.
         self.idle_since = monotonic()
         super().__init__(sock, server.map)
         self.connected = True
@@ -169,7 +166,7 @@ class Channel(Dispatcher):
     # In the loop's thread
 
     def is_new(self) -> bool:
-        """Whether its first request may be on its way."""
+        """Return whether its first request may still arrive."""
         return not self.read_at and self.idle_since > monotonic() - ON_ITS_WAY
 
     def readable(self) -> bool:
@@ -182,8 +179,8 @@ class Channel(Dispatcher):
 
     def handle_read(self) -> None:
         try:
-            data = self.recv(RECEIVE)  # it closes the connection that has come to its end
-        except OSError:  # of a network that has gone, say
+            data = self.recv(RECEIVE)  # closes the connection at its end
+        except OSError:  # for example, the network is down
             self.abandon()
             return
         if not data:
@@ -193,7 +190,7 @@ class Channel(Dispatcher):
             if monotonic() > self.lingers_until:
                 self.handle_close()
         elif data[:1] == TLS_HANDSHAKE and self.reading is None:
-            # Else it would wait for the end of a request, and get no answer.
+            # Otherwise it would wait for the end of a request, without a response.
             log.info("closed a connection that began with TLS: the URL is http://, not https://")
             self.handle_close()
         else:
@@ -201,7 +198,7 @@ class Channel(Dispatcher):
             self.read_on()
 
     def read_on(self) -> None:
-        """Parse what was sent, up to the end of a request, and have that answered."""
+        """Parse what was received, up to the end of a request, and dispatch the request."""
         while self.unread and self.in_flight is None:
             if self.reading is None:
                 self.reading = RequestParser(self.server.application, self.adj)
@@ -219,7 +216,7 @@ class Channel(Dispatcher):
             self.handle_write()
 
     def handle_write(self) -> None:
-        """Send what the client takes, up to a bound: other connections have their turn."""
+        """Send what the client takes, up to a limit, so that other connections have their turn."""
         for _ in range(SENDS):
             try:
                 sent = self.send(self.outgoing.first(SEND)) if self.outgoing else 0
@@ -238,7 +235,7 @@ class Channel(Dispatcher):
 
     def reset(self) -> None:
         """Make closing this connection a TCP reset."""
-        with contextlib.suppress(OSError):  # closed by the loop
+        with contextlib.suppress(OSError):  # the loop has closed it
             linger = struct.pack(systems.LINGER_FORMAT, 1, 0)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
@@ -250,7 +247,7 @@ class Channel(Dispatcher):
         self.idle_since = monotonic()
         if self.connected:
             self.handle_write()
-        else:  # it was closed meanwhile
+        else:  # it has been closed
             self._close_files()
 
     def handle_expt(self) -> None:
@@ -258,9 +255,9 @@ class Channel(Dispatcher):
 
     def handle_close(self) -> None:
         if self.rejected and self.lingers_until is None:
-            # Closing on a client that still sends would reset the connection, and lose its answer.
+            # Closing while the client still sends would reset the connection and lose the response.
             self.lingers_until = monotonic() + LINGER
-            with contextlib.suppress(OSError):  # it has gone
+            with contextlib.suppress(OSError):  # it is disconnected
                 self.socket.shutdown(socket.SHUT_WR)
             return
         self.close()
@@ -268,20 +265,20 @@ class Channel(Dispatcher):
             self._close_files()
 
     def _close_files(self) -> None:
-        """Close the temporary files of a large request or answer."""
+        """Close the temporary files of a large request or response."""
         self.outgoing.clear()
         if self.reading is not None:
             self.reading.close()
 
     def abandon(self) -> None:
-        """Close it, whatever the client may still send."""
+        """Close it, without waiting for what the client still sends."""
         self.rejected = False
         self.handle_close()
 
-    # In the thread that answers
+    # In the thread that responds
 
     def service(self, request: RequestParser) -> None:
-        """Answer the request in flight, in a worker, and wake the loop."""
+        """Respond to the request in flight, in a worker, and wake the loop."""
         try:
             self.respond(request)
         finally:
@@ -289,7 +286,7 @@ class Channel(Dispatcher):
             self.server.waker.wake()
 
     def respond(self, request: RequestParser) -> None:
-        """Answer the request in flight."""
+        """Respond to the request in flight."""
         its_task = (ErrorTask if request.error else WSGITask)(self, request)
         try:
             its_task.service()
@@ -301,10 +298,10 @@ class Channel(Dispatcher):
                 self.reset()
                 its_task.close_on_finish = True
             else:
-                self.outgoing.clear()  # none of which was sent
+                self.outgoing.clear()  # nothing was sent yet
                 request.error = NoTemporaryFile(str(error))  # without a traceback
                 sent = dict(its_task.response_headers)
-                request.headers["X_REQUEST_ID"] = sent.get("X-Request-Id", "")  # which was logged
+                request.headers["X_REQUEST_ID"] = sent.get("X-Request-Id", "")  # the logged one
                 its_task = ErrorTask(self, request)
                 its_task.service()
         except Exception:
@@ -317,7 +314,7 @@ class Channel(Dispatcher):
         self.is_last = its_task.close_on_finish
 
     def write_soon(self, data: bytes) -> int:
-        if not self.connected:  # any more: the server has stopped
+        if not self.connected:  # the server has stopped
             raise ClientDisconnected
         try:
             self.outgoing.add(data)
@@ -326,11 +323,11 @@ class Channel(Dispatcher):
         return len(data)
 
     def has_sent_more(self) -> bool:
-        """Whether the client has sent anything beyond the request that is being answered."""
+        """Return whether the client has sent anything after the request in flight."""
         return bool(self.unread or systems.peek(self.socket))
 
     def check_client_disconnected(self) -> bool:
-        """Whether the client has closed the connection. (The name is waitress's.)"""
+        """Return whether the client has closed the connection. (waitress requires this name.)"""
         return not self.connected or systems.has_gone(self.socket)
 
 
@@ -338,7 +335,7 @@ class Channel(Dispatcher):
 
 
 class Listener(Dispatcher):
-    """A listening socket. It accepts a connection when there is room for it."""
+    """A listening socket. It accepts a connection if there are less than the maximum."""
 
     def __init__(self, server: Connections, sock: socket.socket) -> None:
         super().__init__(sock, server.map)
@@ -355,7 +352,7 @@ class Listener(Dispatcher):
         self.server.ready.append(self)
 
     def accept_one(self) -> bool:
-        """Accept a connection, if one waits; at the limit, close the one that was idle longest."""
+        """Accept a waiting connection, if any; at the limit, close the longest idle one first."""
         server = self.server
         if server.is_full() and not server.close_longest_idle():
             return False
@@ -374,7 +371,7 @@ class Listener(Dispatcher):
 
 
 class Waker(Dispatcher):
-    """Wakes the loop, from any thread or signal handler, even after the loop has ended."""
+    """Wakes the loop. Any thread or signal handler may use it, even after the loop has ended."""
 
     def __init__(self, map: dict[int, Any]) -> None:
         receiver, self._sender = socket.socketpair()
@@ -382,7 +379,7 @@ class Waker(Dispatcher):
         super().__init__(receiver, map)
 
     def wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed; or full, so that the loop wakes anyway
+        with contextlib.suppress(OSError):  # closed; or full, and then the loop wakes anyway
             self._sender.send(b"x")
 
     def handle_read(self) -> None:
@@ -399,8 +396,8 @@ class Waker(Dispatcher):
 class Connections:
     """The listening sockets and the open connections: at most `Limits.connections`.
 
-    waitress's tasks take it for their server. `dispatch` has the request in flight of a connection
-    answered; the connection is then in `finished`.
+    waitress's tasks take it for their server. `dispatch` starts the response to a connection's
+    request in flight; when it is complete, the connection is in `finished`.
     """
 
     def __init__(
@@ -413,15 +410,15 @@ class Connections:
         self.draining = False
         self.map: dict[int, Any] = {}  # of the loop, by descriptor
         self.channels: set[Channel] = set()
-        self.ready: list[Listener] = []  # at which a connection waits
-        self.finished: collections.deque[Channel] = collections.deque()  # by a worker
+        self.ready: list[Listener] = []  # with a waiting connection
+        self.finished: collections.deque[Channel] = collections.deque()  # with a complete response
         self._looked_at = 0.0
-        # What waitress's tasks look up here.
+        # Attributes that waitress's tasks use.
         self.adj = internals.Adjustments(
             sockets=sockets,
             ident=None,
             max_request_header_size=self.limits.header,
-            max_request_body_size=self.limits.read_body + 1,  # waitress refuses from there on
+            max_request_body_size=self.limits.read_body + 1,  # waitress rejects from this size on
             log_socket_errors=False,
         )
         self.server_name, self.effective_port = self.adj.server_name, sockets[0].getsockname()[1]
@@ -429,7 +426,7 @@ class Connections:
         self._listeners = [Listener(self, sock) for sock in sockets]
 
     def is_full(self) -> bool:
-        """Return whether there are as many as may be; during a stop, as many as can be."""
+        """Return whether the maximum of connections is reached; during a stop, the system's."""
         most = systems.MAX_CONNECTIONS if self.draining else self.limits.connections
         return len(self.channels) >= most
 
@@ -443,21 +440,22 @@ class Connections:
     def longest_idle(self) -> Channel | None:
         idle = [it for it in self.channels if it.in_flight is None and not it.is_new()]
         for channel in sorted(idle, key=lambda channel: channel.idle_since):
-            if channel.outgoing or not channel.has_sent_more():  # else it was not looked at yet
+            # Skip one that has sent a request which wasn't read yet.
+            if channel.outgoing or not channel.has_sent_more():
                 return channel
         return None
 
     def accept(self) -> None:
-        """Accept a connection at each listener where one waits.
+        """Accept a connection at each listener that has one.
 
-        After all events of a turn: where one closes to make room, the new one gets its descriptor,
-        and would get what had happened to the old one, too.
+        Called after all events of a turn: a new connection may reuse the descriptor of one that was
+        closed, and would receive its events.
         """
         while self.ready:
             self.ready.pop().accept_one()
 
     def close_stalled(self) -> None:
-        """Once a second: close each connection that was idle, or too slow, for `Limits.idle`."""
+        """Close connections that were idle or too slow for `Limits.idle`. Checks once a second."""
         now = monotonic()
         if now < self._looked_at + 1:
             return
@@ -467,11 +465,11 @@ class Connections:
                 channel.abandon()
 
     def close_listeners(self) -> None:
-        """Accept what waits in the listening sockets' queues, and nothing more.
+        """Accept the connections queued on the listening sockets, then close these.
 
-        What doesn't fit in waits for the next call.
+        Connections beyond the maximum are left for the next call.
         """
-        self.draining = True  # each answer now says `Connection: close`
+        self.draining = True  # from now on, responses have `Connection: close`
         while self._listeners:
             while self._listeners[-1].accept_one():
                 pass
@@ -480,10 +478,10 @@ class Connections:
             self._listeners.pop().close()
 
     def are_busy(self) -> bool:
-        """Return whether any has a request, or a part of one, or an answer to send."""
+        """Return whether any connection has a request, a part of one, or a response to send."""
         return any(it.in_flight or it.reading or it.outgoing or it.is_new() for it in self.channels)
 
     def close(self) -> None:
         for channel in list(self.channels):
-            channel.abandon()  # with the files that large answers are kept in
+            channel.abandon()  # also closes the files of large responses
         internals.close_all(self.map)

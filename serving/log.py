@@ -1,4 +1,4 @@
-"""The log: one line for each record, to standard error, without waiting."""
+"""The log: one line per record on standard error, without ever blocking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fense_admin.exchange import log
 
 
 class LogFormatter(logging.Formatter):
-    """One line for each record, whatever is in it. A traceback's lines are indented below it."""
+    """Formats each record as one line, with the lines of a traceback indented below it."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return f"{_date_and_time(int(record.created))}.{int(record.msecs):03d}Z"
@@ -26,7 +26,7 @@ class LogFormatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:
         try:
             text = super().formatException(ei)
-        except Exception:  # the source is in a zip file that an update has replaced
+        except Exception:  # the source was in a zip file that an update has replaced
             codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(ei[2])]
             places = [f"{code.co_filename}:{line} {code.co_name}" for code, line in codes]
             text = "\n".join([*places, f"{ei[0].__name__}: {ei[1]}"])
@@ -39,13 +39,13 @@ def _date_and_time(second: int) -> str:
 
 
 class LogHandler(logging.Handler):
-    """Writes to a descriptor, and never waits: when nobody reads it, lines are lost."""
+    """Writes to a descriptor without ever waiting. If it blocks, lines are dropped and counted."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._output = systems.output(descriptor)
         self._lost = 0
-        self._is_cut = False  # the last line, which was long
+        self._is_cut = False  # whether the last line was written only in part
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -63,21 +63,21 @@ class LogHandler(logging.Handler):
             self._lost += 1
 
     def _write(self, line: bytes) -> bool:
-        """Write it if there is room."""
+        """Write a line if possible. Return whether all of it was written."""
         written = self._output.write(line)
         self._is_cut = 0 < written < len(line)
         return written == len(line)
 
     def flush(self) -> None:
-        """Wait for what is being written. `logging` calls this when Python ends."""
+        """Wait for pending output. `logging` calls this when Python ends."""
         self._output.flush(seconds=1)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send this process's log to standard error: ours from `level` on, others' warnings."""
+    """Log to standard error: our records from `level` on, and warnings of other libraries."""
     handler = LogHandler(sys.stderr.fileno()) if sys.stderr else logging.NullHandler()
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(level)
-    # No line has these, and to find them takes time.
+    # Lines don't have these, and finding them takes time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -1,4 +1,4 @@
-"""What waits to be sent on a connection: in memory, or in a temporary file where it is much."""
+"""The data to send on a connection: in memory, or in a temporary file if it is large."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import threading
 from typing import IO
 
 MAX_IN_MEMORY = 1024 * 1024  # bytes
-SMALL = 8 * 1024  # bytes: pieces below this are put together, to be sent at once
+SMALL = 8 * 1024  # bytes; smaller pieces are joined and sent together
 
 
 class Outgoing:
-    """Bytes in the order in which they are to be sent.
+    """The bytes to send, in order.
 
-    One thread may add while another one takes. What is added while much waits goes to a temporary
-    file, until all of that has been taken: a client that reads slowly costs no memory.
+    One thread may add while another one takes. Beyond `MAX_IN_MEMORY`, data is added to a temporary
+    file until everything has been taken, so a slow client takes up little memory.
     """
 
     def __init__(self) -> None:
         self._size = 0
         self._pieces: collections.deque[bytes | memoryview] = collections.deque()
-        self._file: IO[bytes] | None = None  # what comes after the pieces
-        self._read = self._written = 0  # bytes of it
+        self._file: IO[bytes] | None = None  # the data after the pieces
+        self._read = self._written = 0  # bytes of the file
         self._changing = threading.Lock()
 
     def __len__(self) -> int:
         return self._size
 
     def add(self, data: bytes) -> None:
-        """Put it at the end. Raises `OSError` where it needs a file that can't be written."""
+        """Add data at the end. Raises `OSError` if the temporary file can't be written."""
         with self._changing:
             if self._file is not None or self._size + len(data) > MAX_IN_MEMORY:
                 self._write(data)
@@ -41,7 +41,7 @@ class Outgoing:
             self._size += len(data)
 
     def first(self, most: int) -> bytes | memoryview:
-        """The next bytes to send, at most so many; b"" if there are none."""
+        """Return the next bytes to send, at most `most`; b"" if there are none."""
         with self._changing:
             if self._pieces:
                 return self._pieces[0][:most]
@@ -51,7 +51,7 @@ class Outgoing:
             return self._file.read(most)
 
     def drop(self, sent: int) -> None:
-        """Take away the first bytes, of those that `first` has returned: they are sent."""
+        """Remove the first bytes, which `first` has returned and were sent."""
         with self._changing:
             self._size -= sent
             if not self._pieces:
@@ -64,7 +64,7 @@ class Outgoing:
                 self._pieces.popleft()
 
     def clear(self) -> None:
-        """Drop all of it, and the file."""
+        """Drop everything, including the file."""
         with self._changing:
             self._size = 0
             self._pieces.clear()
@@ -81,6 +81,6 @@ class Outgoing:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # it writes what a full disk did not take
+            with contextlib.suppress(OSError):  # it writes the rest, but the disk may be full
                 self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""Read a request: waitress's parser, as strict as RFC 9112."""
+"""Parse requests: waitress's parser, made as strict as RFC 9112."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from fense_admin.serving.internals import (
     TransferEncodingNotImplemented,
 )
 
-MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, with its extensions
+MAX_CHUNK_LINE = 256  # bytes of the line before a chunk, including extensions
 REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Z]+) ([^ \t]+)(?: HTTP/([0-9]\.[0-9]))?")
 NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# Control characters, the end of a line that is not CR LF, a header of several lines.
+# Control characters, line ends other than CR LF, headers that span several lines.
 MALFORMED = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
-LENGTH = re.compile("[0-9]{1,4300}")  # Python makes no number of more digits
-HOST = re.compile(r"[^\s,/?#@]*")  # two come joined by a comma
+LENGTH = re.compile("[0-9]{1,4300}")  # Python converts no more digits
+# As in a URL, because responses refer clients to it. Two headers would be joined by a comma.
+HOST = re.compile(r"(?:[\w.~!$&'()*+;=%-]*|\[[\w:.~%-]+\])(?::[0-9]{0,5})?", re.ASCII)
 
 
 class NoTemporaryFile(Exception):
-    """A large request or answer can't be kept in a temporary file: it is answered with 503."""
+    """A large request or response needs a temporary file, which can't be written: 503."""
 
-    code, reason = UNAVAILABLE, REASONS[UNAVAILABLE]  # as waitress's own errors have them
+    code, reason = UNAVAILABLE, REASONS[UNAVAILABLE]  # attributes of waitress's errors
 
 
 class RequestParser(HTTPRequestParser):
-    """waitress's parser, as strict as RFC 9112, with a bound on chunk lines and trailers.
+    """waitress's parser, as strict as RFC 9112, with limits on chunk lines and trailers.
 
-    It reads the head itself: waitress accepts too much, and its patterns take seconds for some.
+    It parses the head itself: waitress accepts too much, and its regular expressions can take
+    seconds.
     """
 
     adj: Any
@@ -48,7 +50,7 @@ class RequestParser(HTTPRequestParser):
         super().__init__(adj)
         self._application = application
         self.is_head = False
-        self.received_at = 0.0  # by the monotonic clock, once it is whole
+        self.received_at = 0.0  # monotonic time at which the request was complete
 
     def parse_header(self, header_plus: bytes) -> None:
         line, *lines = header_plus.split(b"\r\n")
@@ -61,7 +63,7 @@ class RequestParser(HTTPRequestParser):
             name, colon, value = line.partition(b":")
             if not colon or not NAME.fullmatch(name):
                 raise ParsingError("malformed")
-            if b"_" not in name:  # else x_api_key would be x-api-key
+            if b"_" not in name:  # otherwise x_api_key would count as x-api-key
                 key = name.decode().upper().replace("-", "_")
                 text = value.strip(b" \t").decode("latin-1")
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text
@@ -70,7 +72,7 @@ class RequestParser(HTTPRequestParser):
         try:
             self.request_uri = target.decode("ascii")
             self.path, self.query = split_target(self.request_uri)
-        except ValueError as error:  # of `GET http://[`, say
+        except ValueError as error:  # for example, `GET http://[`
             raise ParsingError("malformed") from error
         connection = headers.get("CONNECTION", "").lower()
         self.connection_close = "close" in [option.strip() for option in connection.split(",")]
@@ -78,14 +80,14 @@ class RequestParser(HTTPRequestParser):
         self.connection_close |= not is_current and connection != "keep-alive"
         self.expect_continue = is_current and headers.get("EXPECT", "").lower() == "100-continue"
         host, length = headers.get("HOST"), headers.get("CONTENT_LENGTH")
-        # The application sees the body as if it had come with its length.
+        # The application sees the body as if it had been sent with its length.
         coding = headers.pop("TRANSFER_ENCODING", None)
         codings = {one.strip(" \t").lower() for one in (coding or "").split(",") if one}
         if is_current and codings - {"chunked"}:
             raise TransferEncodingNotImplemented("only chunked is known")
         if (
             self.version not in ("1.0", "1.1", "")
-            or "#" in self.request_uri  # which is a fragment
+            or "#" in self.request_uri  # a fragment
             or (host is None and is_current)
             or not HOST.fullmatch(host or "")
             or (length is not None and (coding is not None or not LENGTH.fullmatch(length)))
@@ -105,17 +107,17 @@ class RequestParser(HTTPRequestParser):
                 self.adj.max_request_body_size = limit + 1
 
     def received(self, data: bytes) -> int:
-        if not self.headers_finished:  # before they are parsed, which may fail
+        if not self.headers_finished:  # now, because parsing them may fail
             begin = self.header_plus[:9] + data[:9]
             self.is_head = begin.lstrip(b"\r\n").startswith(b"HEAD ")
         try:
             used: int = super().received(data)
         except OSError as error:
-            self.error = NoTemporaryFile(str(error))  # without a traceback, which holds files
+            self.error = NoTemporaryFile(str(error))  # no traceback, which would keep files open
             self.completed = True
             return len(data)
         if self.chunked and not self.completed:
-            # waitress copies these at each read: without a bound, that is quadratic.
+            # waitress copies these at each read, which is quadratic without a limit.
             line, trailer = self.body_rcv.control_line, self.body_rcv.trailer
             if len(line) > MAX_CHUNK_LINE or len(trailer) > self._application.limits.header:
                 self.error = BadRequest("a chunk's line or a trailer without end")
@@ -123,19 +125,19 @@ class RequestParser(HTTPRequestParser):
         return used
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # closing a file writes what a full disk did not take
+        with contextlib.suppress(OSError):  # it writes the rest, but the disk may be full
             super().close()
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Return the path, decoded as WSGI has it, and the query of a request's target."""
+    """Return the path of a request's target, decoded as WSGI requires, and the query."""
     path, _, query = target.partition("?")
-    if not target.startswith("/"):  # http://host/path, as proxies get it
+    if not target.startswith("/"):  # http://host/path, the form for proxies
         _, _, path, query, _ = urlsplit(target)
     return unquote_to_bytes(path).decode("latin-1"), query
 
 
 def asked_environ(request: RequestParser) -> dict[str, str]:
-    """Return what is known of a request so far, as the application reads it from an environ."""
+    """Return what is known of a request so far, as a WSGI environ."""
     headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
     return headers | {"PATH_INFO": getattr(request, "path", "")}

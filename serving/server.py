@@ -1,4 +1,4 @@
-"""The server: the loop, which thread answers a request, and a graceful shutdown."""
+"""The server: the loop, the choice of a thread for each request, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fense_admin.serving.workers import WAKE_AFTER, Workers
 
 
 class Server:
-    """An application served on listening sockets, which it takes over, until `stop`."""
+    """Serves an application until `stop`, on listening sockets that it takes over."""
 
     def __init__(self, application: Application, sockets: list[socket.socket], threads: int):
         self.application = application
@@ -30,9 +30,9 @@ class Server:
         SERVERS.add(self)
 
     def run(self, drain: float) -> None:
-        """Serve. Returns once `stop` was called and what was sent before it is answered.
+        """Serve. Returns after `stop`, when the requests sent before it have their responses.
 
-        `drain` is how many seconds that may take.
+        `drain` is the maximum number of seconds for that.
         """
         try:
             while not self._stopping:
@@ -43,26 +43,26 @@ class Server:
             self.connections.close()
 
     def stop(self) -> None:
-        """Make `run` return. May be called from any thread, and from a signal handler."""
+        """Make `run` return. Any thread or signal handler may call it."""
         self._stopping = True
         self.connections.waker.wake()
 
     def stop_on_signal(self, signum: int, _: object) -> None:
-        """The signal handler that stops it; a second signal ends the process at once."""
+        """Signal handler: stop the server. A second signal ends the process at once."""
         if self._stopping:
-            if signum == systems.HANGUP:  # a terminal that closes may send two
+            if signum == systems.HANGUP:  # a closing terminal may send two
                 return
             systems.end_process(signum)
         self.stop()
 
     def _dispatch(self, channel: Channel, request: RequestParser) -> None:
-        """Have a request answered: by a worker, or inline, in the loop's own thread.
+        """Give a request to a worker, or handle it inline, in the loop's own thread.
 
-        For fast requests the hand-over to a worker costs more than the answer.
+        For fast requests the hand-over to a worker costs more than the response.
         """
         app = self.application
         if request.error:
-            is_quick = not app.may_wait  # for the database to say whether the id is a key
+            is_quick = not app.may_wait  # to check whether the request id is a key
         else:
             is_quick = app.runs_inline(request.command, request.path, request.query)
         if is_quick:
@@ -75,7 +75,7 @@ class Server:
             timeout = 0
         elif self._workers.queue:
             timeout = WAKE_AFTER
-        elif self.connections.is_full():  # one that was new may give way then
+        elif self.connections.is_full():  # a new connection becomes idle after that time
             timeout = min(timeout, ON_ITS_WAY)
         loop(timeout, use_poll=systems.USE_POLL, map=self.connections.map, count=1)
         self.connections.accept()
@@ -85,7 +85,7 @@ class Server:
         inline, self._inline = self._inline, []
         for channel, request in inline:
             channel.respond(request)
-        # All sent together: a client that is woken by the first takes time from the others.
+        # Sent together at the end: a client that wakes up takes CPU time from the others.
         for channel, _ in inline:
             self._finish(channel)
         self._workers.wake_another()
@@ -99,7 +99,7 @@ class Server:
             channel.abandon()
 
     def _drain(self, deadline: float) -> None:
-        """Graceful shutdown: accept no more connections, answer the in-flight requests."""
+        """Graceful shutdown: accept no more connections, finish the in-flight requests."""
         self.application.release_waiting()
         self.connections.close_listeners()
         while self.connections.channels and monotonic() < deadline:
@@ -110,7 +110,7 @@ class Server:
                 return
 
 
-SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # of this process
+SERVERS: weakref.WeakSet[Server] = weakref.WeakSet()  # in this process
 
 
 def _close_inherited() -> None:

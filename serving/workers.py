@@ -1,4 +1,4 @@
-"""The threads that answer requests."""
+"""The worker threads that handle requests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 
 from fense_admin.realtime import monotonic
 
-WAKE_AFTER = 0.005  # seconds a request waits for busy workers before another one is woken
-THREAD_MEMORY = 64 * 1024 * 1024  # bytes of address space that must be free to start another
+WAKE_AFTER = 0.005  # seconds that a request waits for busy workers before another is woken
+THREAD_MEMORY = 64 * 1024 * 1024  # bytes of address space that must be free to start a thread
 
 Work = Callable[[], None]
 
 
 class Workers:
-    """The threads that answer requests. As few as keep up are awake, because they share the GIL.
+    """The threads that handle requests. They share the GIL, so only as many as needed are woken.
 
     `at_end` is called in each thread when it ends.
     """
@@ -25,7 +25,7 @@ class Workers:
     def __init__(self, count: int, at_end: Work) -> None:
         self._at_end = at_end
         self.queue: collections.deque[Work] = collections.deque()
-        self._first: Work | None = None  # in the queue, when it was last looked at
+        self._first: Work | None = None  # the first in the queue when it was last checked
         self._first_since = 0.0
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
@@ -34,7 +34,7 @@ class Workers:
         self._change(count)
 
     def add(self, work: Work) -> None:
-        """Queue the answering of a request."""
+        """Queue the handling of a request."""
         with self._changed:
             self.queue.append(work)
             if len(self.queue) == 1 and not self._awake:
@@ -47,7 +47,7 @@ class Workers:
             if first is not self._first:
                 self._first, self._first_since = first, monotonic()
             elif first and monotonic() > self._first_since + WAKE_AFTER:
-                self._first = None  # the next look begins to wait again
+                self._first = None  # the next check starts a new wait
                 self._changed.notify()
 
     def _work(self) -> None:
@@ -59,7 +59,7 @@ class Workers:
             self._threads.discard(threading.current_thread())
 
     def _next(self) -> Work | None:
-        """The next in the queue, once there is one; None if this thread is to end."""
+        """Wait for the next work in the queue; None if this thread should end."""
         with self._changed:
             self._awake -= 1
             while not self.queue and self._running <= self._wanted:
@@ -79,7 +79,7 @@ class Workers:
             while self._running < self._wanted:
                 thread = threading.Thread(target=self._work, name="fense-admin", daemon=True)
                 try:
-                    # Python waits without end for a thread that runs out of memory as it starts.
+                    # Python waits forever for a thread that runs out of memory as it starts.
                     mmap.mmap(-1, THREAD_MEMORY).close()
                     thread.start()
                 except (OSError, RuntimeError):  # no more memory or threads for this process
@@ -93,15 +93,15 @@ class Workers:
 
     @contextlib.contextmanager
     def spare(self) -> Iterator[None]:
-        """A context for a worker that only waits: another thread takes its place meanwhile."""
-        self._change(+1, awake=-1)  # else `add` would rely on it to take what comes next
+        """Return a context for a worker's long wait, in which a substitute takes its place."""
+        self._change(+1, awake=-1)  # otherwise `add` would rely on it
         try:
             yield
         finally:
             self._change(-1, awake=+1)
 
     def stop(self) -> None:
-        """End them; one that is still busy is left behind after a second."""
+        """End the threads; one that is still busy after a second is left behind."""
         deadline = monotonic() + 1
         self._change(-self._wanted)
         self._is_over = True

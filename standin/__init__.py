@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from fense_admin import create_app, models, rules
 from fense_admin.exchange import KEY_HEADER
+from fense_admin.realtime import monotonic
 from fense_admin.rules import ValidationErrors
 from fense_admin.standin.clock import CLOCK_RULES
 from fense_admin.standin.control import ControlPlane
@@ -20,7 +21,7 @@ from fense_admin.standin.faults import check_fault
 from fense_admin.standin.instances import ROOT, generated
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.state import Seed
-from fense_admin.standin.waits import FILTER_RULES, Filter
+from fense_admin.standin.waits import FILTER_RULES, Filter, check_timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
 
     Source = shapes.State | shapes.StateSent | str | os.PathLike[str]
 
-THREADS = 4  # requests answered at the same time
+THREADS = 4  # requests handled at the same time
 Day = str | int | datetime.date
-STOP_TIMEOUT = 1  # seconds that the end of the block waits for in-flight requests
+STOP_TIMEOUT = 1  # seconds to wait for in-flight requests at the end of the block
 
 
 class StandIn:
-    """Fense's API with its control plane, in this process, over a database of its own in memory.
+    """Fense's API with its control plane, in this process, with its own database in memory.
 
-    Use it as a context, once: it serves on a free port of 127.0.0.1 from a thread, and leaves
-    nothing behind. With `serve=False` it opens no socket, and is called through `app`.
+    Use it as a context, once: a thread serves it on a free port of 127.0.0.1, and nothing is left
+    afterwards. With `serve=False` it opens no socket; call it through `app`.
 
-    `seed` is a state document, the path of one, or "demo"; `prefix` is such as "/admin"; keys that
-    are not given are generated. Raises `ValueError` for what is none of these, `OSError` if a seed
+    `seed` is a state document, the path of one, or "demo"; `prefix` is a path such as "/admin";
+    missing keys are generated. Raises `ValueError` for invalid arguments, `OSError` if the seed
     can't be read.
     """
 
@@ -86,12 +87,12 @@ class StandIn:
             raise RuntimeError("a StandIn can be used only once: create another one")
         self._entered = True
         if self._serves:
-            # Late: in-process it takes no waitress.
+            # Imported late: in-process, waitress isn't needed.
             from fense_admin.serving import addresses, server
 
             sockets = addresses.listen(addresses.resolve("127.0.0.1", 0))
             self._server = server.Server(self.app, sockets, THREADS)
-            # A daemon thread, stopped at exit: a block that is never left must not hold it up.
+            # A daemon thread, stopped at exit, so that an unclosed StandIn can't block that.
             self._thread = threading.Thread(
                 target=self._server.run, args=(STOP_TIMEOUT,), daemon=True
             )
@@ -105,7 +106,7 @@ class StandIn:
             return
         self._left = True
         atexit.unregister(self.__exit__)
-        self.app.faults.disarm()
+        self.app.release_waiting()
         if self._serves:
             self._server.stop()
             self._thread.join()
@@ -116,10 +117,10 @@ class StandIn:
         self.standin_url = origin + ROOT
 
     def create_account(self, **fields: Unpack[shapes.NewAccount]) -> shapes.Account:
-        """Create an account and return it as the contract does; no fault, no journal entry.
+        """Create an account directly, without faults and journal, and return it.
 
-        Takes the fields of a creation and `is_active`; what is required and left out is generated.
-        Raises `ValueError` in the contract's words for what the contract would refuse.
+        Takes the fields of a creation and `is_active`; missing required fields are generated.
+        Raises `ValueError`, with the contract's message, for what the contract would reject.
         """
         name = generated("merchant")
         least = {"api_key": generated("sk_test"), "name": name, "email": f"owner@{name}.example"}
@@ -133,11 +134,11 @@ class StandIn:
     def record_lookups(
         self, fense_account_id: int, lookups: int, date: Day | tuple[Day, Day] | None = None
     ) -> None:
-        """Add lookups to an account's UTC day, or to each day of a range; today unless given.
+        """Add lookups to an account's UTC day, or to each day of a range; default: today.
 
-        A day is "YYYY-MM-DD", a `datetime.date`, or days before today such as -7. A range is
-        (first, last) or "first..last", both included. No fault, no journal entry. Raises
-        `ValueError` for what can't be recorded, and then nothing has changed.
+        A day is "YYYY-MM-DD", a `datetime.date`, or a number of days before today, such as -7. A
+        range is (first, last) or "first..last", inclusive. Bypasses faults and journal. Raises
+        `ValueError` for invalid arguments; then nothing has changed.
         """
         try:
             self._db.record_lookups(fense_account_id, lookups, date)
@@ -161,14 +162,14 @@ class StandIn:
         body: str | None = None,
         content_type: str | None = None,
     ) -> shapes.Fault:
-        """Arm a fault and return it with its `id`. What is None is left out.
+        """Arm a fault and return it with its `id`. Arguments that are None are left out.
 
-        It meets the next `times` (1; 0: until disarmed) requests of this `method` and with this
-        `path`, a glob without the prefix, once `skip` of them have passed. `delay_ms`, a number or
-        [least, most], alone only delays them; `random_seed` repeats such delays. With `after` the
-        request is handled first, and only its response is lost, late or replaced. `message` is that
-        of the error body, `body` is sent in its place. Raises `ValueError` for a fault that can't
-        be armed.
+        It applies to the next `times` requests (default: 1; 0: until disarmed) with this `method`
+        and this `path`, a glob without the prefix, after letting `skip` of them pass. Alone,
+        `delay_ms` (a number or [least, most]) only delays them; `random_seed` makes the delays
+        repeatable. With `after` the request is handled first, and only its response is lost, late
+        or replaced. `message` is the message of the error body; `body` replaces that body. Raises
+        `ValueError` for invalid arguments.
         """
         sent = {
             "status": status,
@@ -191,15 +192,15 @@ class StandIn:
         return cast("shapes.Fault", self.app.faults.arm(fields))
 
     def faults(self) -> list[shapes.Fault]:
-        """The armed faults, oldest first, with the `times` left and how often each was `used`."""
+        """Return the armed faults, oldest first, with the `times` left and the times `used`."""
         return cast("list[shapes.Fault]", self.app.faults.armed())
 
     def disarm(self) -> None:
-        """Disarm every fault; requests that wait for the delay of one go on."""
+        """Disarm all faults. Requests that are waiting for a delay continue."""
         self.app.faults.disarm()
 
     def requests(self) -> list[shapes.RequestEntry]:
-        """The journal, copied: the newest 1,000 requests, oldest first."""
+        """Return a copy of the journal: the newest 1,000 requests, oldest first."""
         return copied(self.app.journal)
 
     def wait_for_requests(
@@ -211,36 +212,38 @@ class StandIn:
         count: int = 1,
         timeout: float = 10,
     ) -> list[shapes.RequestEntry]:
-        """Wait until so many requests have been answered, and return the newest of them.
+        """Wait until `count` matching requests have been answered, and return the newest of them.
 
-        Those of this `method`, with this `path` (a glob without the prefix) and `status` (400 or
-        "4xx") count, those before the call, too; a dropped one counts as answered. `timeout` is in
-        seconds. Raises `TimeoutError`, which says what came instead, and `ValueError` for an
-        argument that can't be one.
+        They match by `method`, `path` (a glob without the prefix) and `status` (400 or "4xx").
+        Earlier requests count, too, and so do those that a fault dropped. `timeout` is in seconds.
+        Raises `TimeoutError`, whose message lists the requests received, and `ValueError` for
+        invalid arguments.
         """
-        named = {"method": method, "path": path, "status": status, "count": count}
+        named = {"method": method, "path": path, "status": status}
+        given = {name: str(value) for name, value in named.items() if value is not None}
         with ValidationErrors() as errors:
+            errors.check("timeout", check_timeout, timeout)
             checked = {
-                name: errors.check(name, FILTER_RULES[name], str(value))
-                for name, value in named.items()
-                if value is not None
+                name: errors.check(name, FILTER_RULES[name], text)
+                for name, text in (given | {"count": str(count)}).items()
             }
-        wanted = Filter(checked, self._prefix)
+        wanted, count, began = Filter(checked, self._prefix), checked["count"], monotonic()
         found = self.app.journal.wait(wanted, timeout, {}, contextlib.nullcontext, count)
         if len(found) < count:
-            asked = " ".join(filter(None, (method, path))) or "any request"
+            asked = " ".join(given.values()) or "any request"
             came = self.report() or "no request"
+            took = min(timeout, monotonic() - began)  # a reset ends it early
             raise TimeoutError(
-                f"{len(found)} of {count} arrived in {timeout:g} s ({asked}); received:\n{came}"
+                f"{len(found)} of {count} arrived in {took:.3g} s ({asked}); received:\n{came}"
             )
         return copied(found)
 
     def set_clock(self, now: str | datetime.datetime) -> None:
         """Stop the clock at a time: a text such as "2026-11-30T23:59:59Z", or a datetime.
 
-        Both are in UTC, a datetime with another time zone excepted; what is less than a second is
-        dropped. It decides `created_at`, `updated_at` and today; the log, the journal and delays go
-        by the system's. Raises `ValueError` for any other value.
+        A datetime without a time zone is UTC. Fractions of a second are dropped. The clock decides
+        `created_at`, `updated_at` and today; the log, the journal and delays use the system's
+        clock. Raises `ValueError` for any other value.
         """
         if isinstance(now, datetime.datetime):
             if now.tzinfo is not None:
@@ -249,26 +252,26 @@ class StandIn:
         self.app.clock.stop(rules.check_clock_time(now))
 
     def advance(self, seconds: int) -> None:
-        """Move the stopped clock on, or back. Raises `ValueError` where it runs."""
+        """Move the stopped clock forward, or back. Raises `ValueError` if it isn't stopped."""
         self.app.clock.advance(CLOCK_RULES["advance_seconds"](seconds))
 
     def release_clock(self) -> None:
-        """Let the clock go: it is the system's again."""
+        """Release the clock: it follows the system's clock again."""
         self.app.clock.release()
 
     def report(self) -> str:
-        """For a failed test: the last 20 requests, a line each, and the armed faults never used.
+        """Return a report for a failed test: the last 20 requests, and armed faults never used.
 
-        Those of its instances, too. "" where there is neither.
+        Includes those of its instances. "" if there are none.
         """
         return self.app.report()
 
     def state(self) -> shapes.State:
-        """The state document: all accounts with their usage."""
+        """Return the state document: all accounts with their usage."""
         return self._db.dump()
 
     def load(self, state: Source) -> None:
-        """Replace everything by a state document, the one in the file of this path, or "demo".
+        """Replace everything with a state document, the one in a file, or "demo".
 
         Raises `ValueError`, and then nothing has changed.
         """
@@ -276,14 +279,14 @@ class StandIn:
         self._db.replace(*Seed(state, now).at(now))
 
     def reset(self) -> None:
-        """Back to the seed: accounts, usage, ids, faults, journal, clock; ends all instances.
+        """Go back to the seed: accounts, usage, ids, faults, journal, clock. Ends all instances.
 
-        Raises `ValueError` if two of the seed's days, such as -1 and 2026-11-01, are the same now.
+        Raises `ValueError` if two of the seed's days, such as -1 and 2026-11-01, are now the same.
         """
         self.app.reset()
 
 
 def copied(entries: Iterable[Entry]) -> list[shapes.RequestEntry]:
-    """Entries of the journal, as nobody else can change them."""
+    """Copy entries of the journal, so that callers can't change the originals."""
     copies = [entry | {"headers": dict(entry["headers"])} for entry in list(entries)]
     return cast("list[shapes.RequestEntry]", copies)

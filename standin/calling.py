@@ -1,4 +1,4 @@
-"""Calls WSGI applications in-process, from within a request or another application."""
+"""Call WSGI applications in-process, from within a request or another application."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTEXT += [(response, "body")]
 
 @contextlib.contextmanager
 def own_context() -> Iterator[None]:
-    """Keep Bottle's request and response: another Bottle application may be calling this one."""
+    """Save and restore Bottle's request and response: a Bottle application may be the caller."""
     try:
         outer = [getattr(local, name) for local, name in CONTEXT]
     except RuntimeError:  # there is none yet in this thread

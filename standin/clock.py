@@ -22,16 +22,16 @@ class Clock(models.Clock):
         self._moving = threading.Lock()
 
     def now(self) -> datetime.datetime:
-        """The time in UTC, without a time zone."""
+        """Return the time in UTC, without a time zone."""
         return self.stopped_at or super().now()
 
     def stop(self, time: str) -> None:
-        """Stop it at a time that `rules.check_time` takes."""
+        """Stop it at a time in the format of `rules.check_time`."""
         self.was_set = True
         self.stopped_at = datetime.datetime.strptime(time, rules.IN_UTC)
 
     def advance(self, seconds: int) -> None:
-        """Move it on, or back. Raises `ValueError` where it runs, or would leave the calendar."""
+        """Move it forward, or back. Raises `ValueError` if it isn't stopped, or would overflow."""
         with self._moving:
             stopped_at = self.stopped_at
             if stopped_at is None:
@@ -42,9 +42,9 @@ class Clock(models.Clock):
                 raise ValueError("would leave the years 1 to 9999") from None
 
     def release(self) -> None:
-        """Let it go: it is the system's again."""
+        """Release it: it follows the system's clock again."""
         self.stopped_at = None
 
     def reset(self) -> None:
-        """Let it go, and forget that it was ever stopped."""
+        """Release it, and forget that it was ever stopped."""
         self.stopped_at, self.was_set = None, False

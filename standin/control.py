@@ -1,6 +1,6 @@
-"""The control plane: /_standin beside the contract's application.
+"""The control plane: /_standin, around the contract's application.
 
-The contract knows nothing of it. Where it is off, none of it is imported.
+The contract knows nothing of it. If it is off, nothing of it is imported.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from fense_admin.standin import page
 
 STANDIN_HEADER = ("X-Standin", f"fense-admin/{__version__}")  # on every response
-RESET_TIMEOUT = 5  # seconds that a reset waits for requests which have begun
+RESET_TIMEOUT = 5  # seconds that a reset waits for in-flight requests
 UNRECORDED = ("/healthz", "/openapi.json")
 
 
@@ -71,10 +71,10 @@ INSTANCE_RULES: dict[str, rules.Rule] = {
 
 
 class ControlPlane:
-    """A WSGI application: the contract's, with a journal and faults, and /_standin beside it.
+    """A WSGI application: the contract's, with a journal and faults, plus /_standin.
 
-    `seed` is what a reset goes back to. `on_loopback` says that no other machine reaches it: then
-    DNS rebinding is refused, too. With `parent` it is an instance of that one.
+    A reset goes back to `seed`. With `on_loopback` no other machine can reach it, so it also
+    rejects DNS rebinding. With `parent` it is an instance of that control plane.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class ControlPlane:
         self.limits = app.limits
         self.faults: Faults = Faults(app.limits.waiting, parent.faults if parent else None)
         self.is_instance = parent is not None
-        self.shown_name = ""  # of an instance: what it is called in logs and reports
-        self._begun: set[object] = set()  # requests of the contract that are being answered
-        self._reset_at = 0.0  # by the monotonic clock
+        self.shown_name = ""  # an instance's name in logs and reports
+        self._begun: set[object] = set()  # in-flight requests of the contract
+        self._reset_at = 0.0  # monotonic time
         self.instances = Instances()
         self.journal: Journal = Journal(parent.journal if parent else None)
         app.install(self.faults)
@@ -112,7 +112,7 @@ class ControlPlane:
         self._keys: SharedKeys = SharedKeys(parent._keys if parent else None)
         self._keys.change(map(digest, app.masker.own), ())
         self._merchants = SharedKeys(self._keys)
-        if self.db.engine.info.in_memory:  # nobody else writes to it, and a query costs more
+        if self.db.engine.info.in_memory:  # no one else writes to it, and queries cost more
             self.db.on_keys = self._merchants.change
             app.masker.look_ups.clear()
         if parent is not None:
@@ -149,11 +149,11 @@ class ControlPlane:
             self.control.endpoint(ROOT + path, handlers, page=(*handlers,))
 
     def reset(self) -> None:
-        """Back to the seed: accounts, usage, ids, faults, journal, clock; no instances.
+        """Go back to the seed: accounts, usage, ids, faults, journal, clock; no instances.
 
-        What was sent before leaves nothing behind: requests that have begun are answered first,
-        others that were read are answered 503. Raises `ValueError` where the seed can't be loaded
-        today: see `Seed.at`.
+        Requests sent earlier have no effect afterwards: in-flight ones finish first, and others
+        that were already read get 503. Raises `ValueError` if the seed can't be loaded today: see
+        `Seed.at`.
         """
         rows = self.seed.at(models.now())
         self._reset_at = monotonic()
@@ -169,14 +169,14 @@ class ControlPlane:
         self.instances.ended_faults.clear()
 
     def close(self) -> None:
-        """End its instances, and close its database for good."""
+        """End its instances, and close its database permanently."""
         self.instances.close()
         for keys in (self._keys, self._merchants):
             keys.change((), None)
         self.app.close()
 
     def report(self) -> str:
-        """The last requests and the armed faults never used, those of its instances, too."""
+        """Return a report for a failed test, including its instances: see `journal.report`."""
         planes: list[Plane] = [self, *(instance.plane for instance in self.instances.all())]
         journals = [list(plane.journal) for plane in planes]
         ended = self.instances.ended_requests, self.instances.ended_faults
@@ -187,7 +187,7 @@ class ControlPlane:
     # What the server asks
 
     def runs_inline(self, method: str, path: str, query: str) -> bool:
-        return False  # a fault may delay any of them
+        return False  # a fault may delay any request
 
     @property
     def may_wait(self) -> bool:
@@ -197,7 +197,7 @@ class ControlPlane:
         self.app.use_spare(spare)
 
     def body_limit(self, environ: Mapping[str, Any]) -> int | None:
-        """Large bodies are taken with the master key only."""
+        """Accept large bodies only with the master key."""
         path = environ["PATH_INFO"]
         instance, rest = self.instances.at(path)
         if instance is not None:
@@ -215,7 +215,7 @@ class ControlPlane:
 
     def release_waiting(self) -> None:
         self.faults.disarm()
-        self.journal.end_waits()
+        self.journal.end_waits(for_good=True)
         for instance in self.instances.all():
             instance.plane.release_waiting()
 
@@ -234,7 +234,7 @@ class ControlPlane:
         with ValidationErrors() as errors:
             sent = read_json(errors, limit=self.limits.state_body, parse=state.parse_document)
             rows = state.check_state(sent, errors, db.today())
-        del sent  # its text takes memory
+        del sent  # to free the memory of its text
         db.replace(*state.with_times(rows, db.now()))
         return self.get_state(db)
 
@@ -322,7 +322,7 @@ class ControlPlane:
         return document.served(has_instances=not self.is_instance)
 
     def answer_page(self, db: Database, path: str = "") -> page.Body:
-        from fense_admin.standin import page  # late: most stand-ins are never looked at
+        from fense_admin.standin import page  # imported late: most pages are never opened
 
         return page.answer(self, path)
 
@@ -346,7 +346,7 @@ class ControlPlane:
             return self._recorded(environ, start)
 
     def _recorded(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
-        """Answer a request of the contract, with an entry in the journal."""
+        """Handle a request of the contract, and note it in the journal."""
         received = environ.get(RECEIVED) or monotonic()
         begun = object()
         self._begun.add(begun)
@@ -378,7 +378,7 @@ class ControlPlane:
         how = faults.DROPS[fault["drop"]] if "drop" in fault else None
         if how is None:
             entry["status"] = int(answer[0][:3])
-        sent = bytearray()  # the beginning of the body, if that is a stream
+        sent = bytearray()  # the body; of a stream only the beginning
         if isinstance(body, Stream):
             body.seen.append(lambda piece: sent.extend(piece[: SEEN - len(sent)]))
         else:
@@ -399,7 +399,7 @@ class ControlPlane:
         return faults.drop(how, environ, bytes(sent))
 
     def new_instance(self, seed: Seed, name: str | None = None) -> Instance:
-        """A stand-in like this one, with data and keys of its own. Raises as `Seed.at`."""
+        """Return a stand-in like this one, with its own data and keys. Raises like `Seed.at`."""
         rows = seed.at(self.db.now())
         master_key, service_key = generated("master"), generated("service")
         app = create_app(
@@ -419,7 +419,7 @@ class ControlPlane:
 
 
 def no_content(change: Callable[[], None]) -> Callable[[Database], None]:
-    """The handler that makes this change and answers 204."""
+    """Return a handler that makes this change and responds with 204."""
 
     def handler(db: Database) -> None:
         change()
@@ -433,6 +433,6 @@ def no_such_instance(db: Database, **kwargs: Any) -> None:
 
 
 def json_object(name: str, items: list[Any]) -> str:
-    """{name: items} as JSON. Item by item: for a long list json.dumps would hold the GIL."""
+    """Return {name: items} as JSON, item by item: json.dumps would hold the GIL for a long list."""
     response.content_type = "application/json"
     return f'{{"{name}": [{", ".join(map(json.dumps, items))}]}}'

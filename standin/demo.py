@@ -1,4 +1,4 @@
-"""The demo state: accounts as a customer base has them, and thirteen months of their usage."""
+"""The demo state: a realistic set of accounts, and thirteen months of their usage."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from fense_admin.rules import JsonObject, days_before
 
 DAYS = 396  # of usage, up to today: thirteen months
-WEEKDAYS = (100, 108, 110, 106, 92, 46, 38)  # percent of an account's usual lookups, from Monday on
-NOISE = 30  # percent by which a day's lookups vary at most
-QUIET = 29  # about one day in so many has no lookups
+WEEKDAYS = (100, 108, 110, 106, 92, 46, 38)  # percent of the usual lookups, from Monday on
+NOISE = 30  # maximum variation of a day's lookups in percent
+QUIET = 29  # about one day in 29 has no lookups
 LINK = "6f1c2a6e-0c1d-4a55-9a3e-0d6f6f0f7d"  # with two more digits, a dispute_account_id
 
 # name, email, age in days, lookups on a usual day, growth in percent a year, further fields
@@ -33,7 +33,7 @@ ACCOUNTS: list[tuple[str, str, int, int, int, dict[str, Any]]] = [
 
 
 def document(today: str) -> JsonObject:
-    """The state document of a day, YYYY-MM-DD: for one day always the same."""
+    """Return the state document of a day, YYYY-MM-DD. It is always the same for the same day."""
     end = datetime.date.fromisoformat(today)
     accounts = []
     for number, (name, email, age, usual, growth, fields) in enumerate(ACCOUNTS, 1):
@@ -54,11 +54,11 @@ def document(today: str) -> JsonObject:
 def usage(
     account: int, first: datetime.date, last: datetime.date, usual: int, growth: int
 ) -> JsonObject:
-    """The lookups of each day that has any; `usual` and `growth` are those on the last day."""
+    """Return the lookups of each day that has any. `usual` and `growth` apply to the last day."""
     days = []
     for before in range((last - first).days, -1, -1):
         day = last - datetime.timedelta(before)
-        # No random generator, whose numbers could change with the version of Python.
+        # Not a random generator, whose numbers may depend on the version of Python.
         chance = zlib.crc32(f"{account} {day}".encode())
         if chance % QUIET == 0 or (day.month, day.day) in ((12, 25), (1, 1)):
             continue

@@ -1,8 +1,8 @@
 """The control plane's OpenAPI document, completed from the contract's.
 
-`openapi.json` here leaves out what the contract's document has: a component that it refers to and
-does not define is the contract's, and "x-fields-of" among the properties of a schema stands for
-the fields of another schema of either document. {} before it keeps the place of one of these.
+`openapi.json` here omits what the contract's document defines: components that it refers to but
+doesn't define are taken from there. "x-fields-of" among the properties of a schema stands for the
+fields of another schema of either document; {} before it reserves the place of one of these.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FIELDS_OF = "x-fields-of"
 
 @functools.cache
 def read() -> str:
-    """Return the whole document as JSON text."""
+    """Return the complete document as JSON text."""
     document, contract = json.loads(files.read(FILE)), json.loads(files.read(CONTRACT_FILE))
     components, theirs = document["components"], contract["components"]
     for schema in components["schemas"].values():
         _add_fields(schema, theirs["schemas"] | components["schemas"])
     parts: list[Any] = [document]
-    for part in parts:  # which grows
+    for part in parts:  # the list grows
         if isinstance(part, list):
             parts += part
         elif isinstance(part, dict):
@@ -43,7 +43,7 @@ def read() -> str:
 
 
 def served(has_instances: bool) -> dict[str, Any]:
-    """Return the document of the stand-in that answers this request."""
+    """Return the document for the stand-in that handles this request."""
     document: dict[str, Any] = json.loads(read())
     document["servers"] = [{"url": origin() + mount_point() + ROOT}]
     if not has_instances:
@@ -53,9 +53,9 @@ def served(has_instances: bool) -> dict[str, Any]:
 
 
 def _add_fields(schema: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Replace "x-fields-of" by the fields of that schema; what is defined below it goes before.
+    """Replace "x-fields-of" with the fields of that schema; a definition below it has priority.
 
-    All fields are required, unless the schema says which.
+    All fields are required, unless the schema lists the required ones.
     """
     own = schema.get("properties", {})
     if FIELDS_OF not in own:

@@ -1,4 +1,4 @@
-"""Fault injection: what a fault may be, and the armed ones, which answer requests."""
+"""Fault injection: the rules for faults, and the armed ones, which are applied to requests."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from fense_admin.reading import application
 from fense_admin.realtime import monotonic
 from fense_admin.rules import JsonObject, ValidationErrors
 
-GONE_CHECK = 0.5  # seconds between two checks whether a waiting request's client is still there
+GONE_CHECK = 0.5  # seconds between checks whether the client of a waiting request is connected
 # Keys of the WSGI environment
 APPLIED_FAULT = "fense_admin.applied"  # the `AppliedFault` of the request
 IS_REPLACED = "fense_admin.is_replaced"  # whether the fault responded in place of the handler
 IS_SPARED = "fense_admin.is_spared"  # whether no fault applies to it: a form of the page sent it
-IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset since the request came
+IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset after the request arrived
 WAS_RESET = "the stand-in was reset while this request was waiting"
 # Headers that the server itself sets; `content_type` is a key of its own.
 RESERVED_HEADERS = frozenset(
@@ -53,12 +53,13 @@ MESSAGE = "simulated failure"
 
 
 class Drop(NamedTuple):
-    """A way to break off a response, and its words for the page."""
+    """A way to cut off a response, with its description for the page."""
 
-    outcome: str  # in place of a status
-    effect: str  # "It ..."; {status} is that of the response
-    part: Callable[[bytes], bytes] | None = None  # of the body to send; None sends no head either
-    is_reset: bool = False  # the connection is reset, not closed
+    outcome: str  # shown instead of a status
+    effect: str  # continues "It"; {status} is the status of the response
+    # Which part of the body to send; None: nothing, not even headers.
+    part: Callable[[bytes], bytes] | None = None
+    is_reset: bool = False  # whether the connection is reset instead of closed
 
 
 DROPS = {
@@ -73,20 +74,22 @@ DROPS = {
 
 
 def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
-    """The body of a response that breaks off."""
+    """Return the body of a response that is cut off."""
     if how.part:
         yield how.part(body)
-    if how.is_reset and RESET in environ:  # a server set it; in-process nothing did
+    if how.is_reset and RESET in environ:  # only set by a server, not in-process
         environ[RESET]()
-    # Under a server it ends the connection; an in-process client gets it as it is.
+    # A server ends the connection; an in-process client gets this exception.
     raise ConnectionResetError(f"dropped by a {MESSAGE}")
 
 
 def drop_stream(how: Drop, environ: dict[str, Any], stream: Stream) -> Iterator[bytes]:
-    """As `drop`, of a response that is sent while it is produced."""
-    first = next(iter(stream), b"") if how.part else b""
-    stream.close()
-    if RESET in environ:  # HTTP/1.0 has no other sign that it is not whole
+    """Like `drop`, for a response that is sent while it is produced."""
+    try:
+        first = next(iter(stream), b"") if how.part else b""
+    finally:
+        stream.close()
+    if how.part and RESET in environ:  # HTTP/1.0 has no other sign that a response is incomplete
         environ[RESET]()
     yield from drop(how, environ, first)
 
@@ -118,7 +121,7 @@ check_milliseconds = rules.whole_number(0, 600_000)
 
 
 def check_delay(value: object) -> int | list[int]:
-    """A number of milliseconds, or the least and the most of them."""
+    """Return a number of milliseconds, or a pair [least, most] of them."""
     if not isinstance(value, list):
         milliseconds: int = check_milliseconds(value)
         return milliseconds
@@ -161,7 +164,7 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
     is_nothing = not has_delay and "status" not in sent and "drop" not in sent
     if is_nothing and "after" not in sent:
         errors.add(None, "the fault does nothing: give it a status, a drop or a delay_ms")
-    # After the request was handled, a drop is of the real response.
+    # With `after`, a drop affects the real response.
     has_error = "status" in sent or ("drop" in sent and not sent.get("after"))
     needs = "needs a status" if sent.get("after") else "needs a status or a drop"
     for name, is_met, message in (
@@ -182,7 +185,7 @@ def check_fault(sent: JsonObject, errors: ValidationErrors) -> dict[str, Any]:
 
 
 def wait_for(event: threading.Event, seconds: float, environ: Mapping[str, Any]) -> None:
-    """Wait for an event that long, or until the client of this request has gone."""
+    """Wait for an event this long, or until the client of this request disconnects."""
     is_gone = environ.get("waitress.client_disconnected", lambda: False)
     until = monotonic() + seconds
     while (left := until - monotonic()) > 0 and not is_gone():
@@ -191,7 +194,7 @@ def wait_for(event: threading.Event, seconds: float, environ: Mapping[str, Any])
 
 
 class Waiting(threading.Event):
-    """The requests that wait for the delay of a fault. Once it is set, their delays are over."""
+    """Set to end the delays of all requests that are waiting for a fault."""
 
     was_reset = False
 
@@ -200,7 +203,7 @@ NO_DELAY = Waiting()
 
 
 class Armed:
-    """A fault as `GET /_standin/faults` shows it, and what it counts and draws."""
+    """A fault as `GET /_standin/faults` shows it, with its counter and random generator."""
 
     def __init__(self, fault: dict[str, Any]) -> None:
         self.fault = fault
@@ -217,20 +220,19 @@ class Armed:
 
 
 class AppliedFault(NamedTuple):
-    """The fault that meets a request; {} for none."""
+    """The fault that is applied to a request; {} for none."""
 
     fault: dict[str, Any]
     delay: float  # seconds
-    waiting: Waiting = NO_DELAY  # where the delay is waited for
+    waiting: Waiting = NO_DELAY  # ends the delay early
 
 
 class Faults:
     """The armed faults, oldest first; a Bottle plugin.
 
-    Each is what was sent, with its `id`, the `times` left and how many requests `used` it.
-
-    At most `most_waiting` requests wait for a delay. Those of an instance count with its parent's,
-    as they share the connections.
+    Each has the fields that were sent, its `id`, the `times` left, and `used`: how many requests it
+    was applied to. At most `most_waiting` requests can wait for a delay, including those of
+    instances, which share the connections.
     """
 
     _slots: threading.BoundedSemaphore
@@ -239,13 +241,13 @@ class Faults:
         self._most = most_waiting
         self._slots = parent._slots if parent else threading.BoundedSemaphore(most_waiting)
         self._lock = threading.Lock()
-        # Of all that requests wait for, also once they are used up.
+        # Of all faults that requests may still wait for, including used up ones.
         self._waiting: weakref.WeakSet[Waiting] = weakref.WeakSet()
         self._armed: list[Armed] = []
         self._count = 0
 
     def arm(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Arm a fault of checked fields. Returns it."""
+        """Arm a fault with these checked fields, and return it."""
         with self._lock:
             self._count += 1
             fault = {"id": self._count} | fields | {"times": fields.get("times", 1), "used": 0}
@@ -254,19 +256,19 @@ class Faults:
             return copy.deepcopy(fault)
 
     def armed(self) -> list[dict[str, Any]]:
-        """The armed faults, copied."""
+        """Return copies of the armed faults."""
         with self._lock:
             return [copy.deepcopy(armed.fault) for armed in self._armed]
 
     def disarm(self) -> None:
-        """Disarm them all; requests that wait for a delay go on."""
+        """Disarm all faults. Requests that are waiting for a delay continue."""
         with self._lock:
             self._armed.clear()
             for waiting in self._waiting:
                 waiting.set()
 
     def disarm_one(self, number: int) -> bool:
-        """Disarm the fault with this id, and end the waits for it. Returns whether it was armed."""
+        """Disarm the fault with this id, and end its delays. Return whether it was armed."""
         with self._lock:
             found = next((armed for armed in self._armed if armed.fault["id"] == number), None)
             if found:
@@ -275,7 +277,7 @@ class Faults:
         return found is not None
 
     def reset(self) -> None:
-        """Disarm them and count from 1; requests that wait are answered 503, not written."""
+        """Disarm all faults, and number from 1 again. Waiting requests get 503."""
         with self._lock:
             for waiting in self._waiting:
                 waiting.was_reset = True
@@ -283,7 +285,7 @@ class Faults:
         self._count = 0
 
     def take(self, method: str, path: str) -> AppliedFault:
-        """Return the oldest fault that matches, and use it."""
+        """Return the oldest matching fault, and count the use."""
         with self._lock:
             for armed in self._armed:
                 fault, glob = armed.fault, armed.fault.get("path", "*")
@@ -301,7 +303,7 @@ class Faults:
         return AppliedFault({}, 0)
 
     def wait(self, applied: AppliedFault, environ: dict[str, Any], db: Database) -> None:
-        """Wait for its delay, or until all delays are ended, or the request's client has gone."""
+        """Wait for the fault's delay, unless delays are ended or the client disconnects."""
         if not applied.delay:
             return
         if not self._slots.acquire(blocking=False):
@@ -322,11 +324,11 @@ class Faults:
         environ: dict[str, Any],
         app: Application,
     ) -> Any:
-        """Let a fault that came `after` meet this response: see `replace`."""
+        """Apply a fault with `after` to this response: see `replace`."""
         try:
             if environ["REQUEST_METHOD"] == "POST":
                 self.wait(applied, environ, app.db)
-        except ApiError as error:  # too many requests wait
+        except ApiError as error:  # too many requests are waiting
             return replace(error, {}, body, answer, environ, app)
         number = applied.fault["id"]
         log.info("fault %d was applied to this response: id=%s", number, environ[REQUEST_ID])
@@ -337,7 +339,7 @@ class Faults:
     # In a request
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
-        """Let armed faults answer the contract's routes, once the key has been accepted."""
+        """Apply armed faults to the contract's routes, after the key has been accepted."""
         if not route.config.get("contract"):
             return callback
 
@@ -349,7 +351,7 @@ class Faults:
             path = request.path[len(application().prefix) :]
             request.environ[APPLIED_FAULT] = applied = self.take(request.method, path)
             is_after = bool(applied.fault.get("after"))
-            # Delay a read before it starts: it changes nothing, and would hold a transaction.
+            # Delay a read before it starts: it has no effect, and would hold a transaction open.
             if not is_after or request.method != "POST":
                 self.wait(applied, request.environ, db)
             if not is_after and ("status" in applied.fault or "drop" in applied.fault):
@@ -361,7 +363,7 @@ class Faults:
 
 
 def error_of(fault: dict[str, Any]) -> ApiError:
-    """Return the error that a fault answers, without its `headers` and its `body`."""
+    """Return the error of a fault, without its `headers` and its `body`."""
     return ApiError(fault.get("status", UNAVAILABLE), fault.get("message", MESSAGE))
 
 
@@ -373,9 +375,9 @@ def replace(
     environ: dict[str, Any],
     app: Application,
 ) -> list[bytes]:
-    """Put an error, as a fault has it, in the place of a response. Returns its body.
+    """Replace a response with an error, as a fault describes it. Return the new body.
 
-    `answer` is the response's status line and headers, and `body` its body, as WSGI has them.
+    `answer` is a list of the response's WSGI status line and headers, and `body` its body.
     """
     if isinstance(body, Stream):
         body.close()

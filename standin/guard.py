@@ -1,4 +1,4 @@
-"""Who may use the control plane: the master key, and no page of another site."""
+"""Access to the control plane: only with the master key, and not from pages of other sites."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fense_admin.rules import ValidationErrors
 
 
 class ControlGuard:
-    """Accepts the master key alone, and no page of another site (CSRF, DNS rebinding)."""
+    """Accept only the master key, and no requests from other sites' pages (CSRF, DNS rebinding)."""
 
     def __init__(self, master_key: str, service_keys: Iterable[str], on_loopback: bool) -> None:
         self.master = ApiKeyPlugin([master_key])
@@ -45,14 +45,14 @@ class ControlGuard:
         return guarded
 
     def refuse_other_sites(self, environ: dict[str, Any], is_page: bool) -> None:
-        # Where no other machine comes in, or anybody knows the key, another Host is DNS rebinding.
+        # If no other machine has access, or the key is public, another Host means DNS rebinding.
         blamed = foreign_header(environ, self.on_loopback or self.page_is_open)
         if blamed == "Origin":
             raise ApiError(
                 FORBIDDEN, "the control plane refuses requests from other web pages (Origin)"
             )
         is_own = environ.get("HTTP_SEC_FETCH_SITE", "none") in ("none", "same-origin")
-        # A link on another site may open the page: that shows it to the user alone.
+        # A link on another site may open the page: only the user sees it.
         if not is_own and not (is_page and is_navigation(environ)):
             raise ApiError(FORBIDDEN, "the control plane refuses requests from other sites' pages")
         if blamed:
@@ -87,13 +87,13 @@ class ControlGuard:
 
 
 def is_navigation(environ: Mapping[str, Any]) -> bool:
-    """Whether a browser says that it opens the page in a tab, and not in a frame of another one."""
+    """Return whether a browser opens the page in a tab, not in a frame of another page."""
     mode, what = environ.get("HTTP_SEC_FETCH_MODE"), environ.get("HTTP_SEC_FETCH_DEST")
     return environ["REQUEST_METHOD"] == "GET" and (mode, what) == ("navigate", "document")
 
 
 def control_key(environ: Mapping[str, Any]) -> str:
-    """The key of a request: x-api-key, or the password of HTTP Basic, as which browsers send it."""
+    """Return the key of a request: x-api-key, or the password of HTTP Basic (from browsers)."""
     if key := request_key(environ):
         return key
     scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")

@@ -1,4 +1,4 @@
-"""Instances: stand-ins under a path of their parent, for tests that run in parallel."""
+"""Instances: stand-ins under a path of their parent, for parallel tests."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fense_admin.standin.guard import ControlGuard
 from fense_admin.standin.journal import REPORTED, Entry
 from fense_admin.standin.waits import Journal
 
-ROOT = "/_standin"  # the path of the control plane, within an instance too
+ROOT = "/_standin"  # the path of the control plane, also within an instance
 INSTANCES = ROOT + "/instances"
 MAX_INSTANCES = 1_000
-UNUSED_TIMEOUT = 24 * 3_600  # seconds after which an instance that nobody uses ends
-LOOK_INTERVAL = 60  # seconds between two looks for such instances
+UNUSED_TIMEOUT = 24 * 3_600  # seconds after which an unused instance ends
+LOOK_INTERVAL = 60  # seconds between checks for unused instances
 
 
 class Plane(application.Application, Protocol):
-    """What instances and the page ask of a control plane."""
+    """What instances and the page use of a control plane."""
 
     app: Application
     db: Database
@@ -47,7 +47,7 @@ class Plane(application.Application, Protocol):
 class Instance:
     """A control plane under a path of its parent.
 
-    Once it has ended it closes its database, as soon as no request is in flight.
+    After its end, it closes its database as soon as no request is in flight.
     """
 
     def __init__(
@@ -64,22 +64,22 @@ class Instance:
         self._made_at = self._used_at = monotonic()
 
     def age(self) -> float:
-        """Seconds since it was created."""
+        """Return the seconds since it was created."""
         return monotonic() - self._made_at
 
     def unused_for(self) -> float:
-        """Seconds since its last request was answered; 0 while one is in flight."""
+        """Return the seconds since its last request ended; 0 while one is in flight."""
         return 0.0 if self._in_flight else monotonic() - self._used_at
 
     def urls(self) -> dict[str, str | None]:
-        """Its id, its name and where clients find it."""
+        """Return its id, its name and its URLs."""
         url = origin() + mount_point() + self.path
         base_url = url + self.plane.app.prefix
         named = {"id": self.id, "name": self.name}
         return {**named, "base_url": base_url, "standin_url": url + ROOT}
 
     def answer(self, environ: dict[str, Any], path: str, start: Callable[..., Any]) -> Any:
-        """Answer a request to this path within it, as a WSGI application; None if it has ended."""
+        """Respond to a request for a path within it, like a WSGI app; None if it has ended."""
         with self._changing:
             if self._has_ended:
                 return None
@@ -93,12 +93,12 @@ class Instance:
             when_over(body, lambda _: self._leave())
 
     def end(self) -> None:
-        """End it: requests that wait for a delay are answered 503, others go on."""
+        """End it: requests that are waiting for a delay get 503, others continue."""
         with self._changing:
             self._has_ended = True
             self._in_flight += 1
         self.plane.faults.reset()
-        self.plane.journal.end_waits()
+        self.plane.journal.end_waits(for_good=True)
         self._leave()
 
     def _leave(self) -> None:
@@ -110,13 +110,13 @@ class Instance:
 
 
 class Instances(dict[str, Instance]):
-    """The instances of a stand-in by id, and of those that have ended what a report shows."""
+    """The instances of a stand-in by id, and what reports need of those that have ended."""
 
     def __init__(self) -> None:
         super().__init__()
         self._changing = threading.Lock()
         self._is_closed = False
-        self._looked_at = 0.0  # for unused ones, by the monotonic clock
+        self._looked_at = 0.0  # monotonic time of the last check for unused ones
         self.ended_requests: collections.deque[Entry] = collections.deque(maxlen=REPORTED)
         self.ended_faults: collections.deque[tuple[str, dict[str, Any]]]
         self.ended_faults = collections.deque(maxlen=REPORTED)
@@ -125,7 +125,7 @@ class Instances(dict[str, Instance]):
         return list(self.values())
 
     def at(self, path: str) -> tuple[Instance | None, str]:
-        """The instance that a path belongs to, if any, and the path within it."""
+        """Return the instance that a path belongs to, if any, and the path within it."""
         if not path.startswith(INSTANCES + "/"):
             return None, path
         id, slash, rest = path[len(INSTANCES) + 1 :].partition("/")
@@ -137,7 +137,7 @@ class Instances(dict[str, Instance]):
             raise ApiError(CONFLICT, f"there are {MAX_INSTANCES} instances: end some, or reset")
 
     def add(self, instance: Instance) -> None:
-        """Serve an instance. If there is no room, end it and raise: see `check_limit`."""
+        """Serve an instance. If there are too many, end it and raise: see `check_limit`."""
         try:
             with self._changing:
                 self.check_limit()
@@ -147,7 +147,7 @@ class Instances(dict[str, Instance]):
             raise
 
     def end(self, ids: Iterable[str]) -> bool:
-        """End those of the ids that exist. Returns whether any did."""
+        """End the instances with these ids. Return whether there were any."""
         with self._changing:
             ended = [self.pop(id) for id in ids if id in self]
         for instance in ended:
@@ -158,7 +158,7 @@ class Instances(dict[str, Instance]):
         return bool(ended)
 
     def end_unused(self) -> None:
-        """End those that nobody has used for `UNUSED_TIMEOUT`: their tests have ended."""
+        """End instances unused for `UNUSED_TIMEOUT`: their tests have ended."""
         now = monotonic()
         if now < self._looked_at + LOOK_INTERVAL:
             return
@@ -166,11 +166,11 @@ class Instances(dict[str, Instance]):
         self.end([it.id for it in self.all() if it.unused_for() > UNUSED_TIMEOUT])
 
     def close(self) -> None:
-        """End all, and take no more."""
+        """End all instances, and accept no more."""
         self._is_closed = True
         self.end(list(self))
 
 
 def generated(kind: str) -> str:
-    """A unique name or key."""
+    """Return a unique name or key."""
     return f"{kind}-{secrets.token_hex(8)}"

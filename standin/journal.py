@@ -1,4 +1,4 @@
-"""The journal's entries: a request and its answer, with the credentials in them masked."""
+"""The journal's entries: requests and their responses, with masked credentials."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fense_admin.masking import MARGIN, beginning, cut, hide, hide_named, mask, 
 from fense_admin.reading import read_input
 
 JOURNAL_LENGTH = 1_000  # entries
-MAX_TEXT = 8 * 1024  # bytes of a body and of a response in an entry
-SEEN = MAX_TEXT + MARGIN + 1  # bytes of a response that tell what an entry keeps of it
-# The values of these are shown; any other header may bring a key.
+MAX_TEXT = 8 * 1024  # bytes of a request body or response body in an entry
+SEEN = MAX_TEXT + MARGIN + 1  # bytes of a response needed to mask and truncate it
+# Headers whose values are shown; any other may hold a key.
 SHOWN_HEADERS = frozenset(
     "accept accept-charset accept-encoding accept-language cache-control connection "
     "content-encoding content-language content-length content-type date dnt expect host "
@@ -28,16 +28,16 @@ SHOWN_HEADERS = frozenset(
     "x-request-id".split()
 )
 NO_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")  # headers without HTTP_ in the environment
-ABSOLUTE = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # before the path, as proxies get it
+ABSOLUTE = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")  # before the path, for proxies
 
 NUMBERS = itertools.count(1)
 ENTRY = "fense_admin.entry"  # key of the WSGI environment: the entry of the request
 
 
 class Entry(dict[str, Any]):
-    """A request and its answer, as `GET /_standin/requests` shows them; the rest is for the page.
+    """A request and its response, as `GET /_standin/requests` shows them; the rest is for the page.
 
-    `number` tells it from all others: several requests may bring one id. `sent_target` is the
+    `number` identifies it, because several requests may have the same id. `sent_target` is the
     target (perhaps with a scheme and a host, or an empty query) and `sent_body` the body, byte for
     byte but for masked keys. `is_cut` has the texts ("body", "response") of which only the first
     part is kept; `has_masked_body` says that keys in the body are masked. `fault` is the armed
@@ -63,9 +63,9 @@ class Entry(dict[str, Any]):
 
 
 def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
-    """The entry of a request that has just arrived, without its answer."""
+    """Return the entry of a request that has just arrived, without its response."""
     target = environ.get("REQUEST_URI", "")
-    from_server = bool(target)  # and not in-process, where an empty header may not have been sent
+    from_server = bool(target)  # in-process, empty headers may not have been sent
     headers = {
         name.removeprefix("HTTP_").lower().replace("_", "-"): value
         for name, value in environ.items()
@@ -74,17 +74,17 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
     address = found[0] if (found := ABSOLUTE.match(target)) else ""
     method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
     path = sent_path(environ)
-    # The handler reads the body again, and no more of it than this.
+    # The handler will read the body again, but no more than this.
     raw = read_input(environ, app.limits.body)
     environ["wsgi.input"] = io.BytesIO(raw)
-    whole = raw.decode(errors="surrogateescape")  # so that each byte stays as it was
+    whole = raw.decode(errors="surrogateescape")  # preserves each byte
     named = mask_body(whole)
     body = beginning(named, MAX_TEXT)
     key = request_key(environ)
     keys = app.masker.keys_in(
         [
             *(value for name, value in headers.items() if name in SHOWN_HEADERS),
-            # A key that was sent as a header's name is in lower case here, and without "_".
+            # A key that was sent as a header's name is in lower case here, without "_".
             *(f"{n} {n.replace('-', '_')}" for n in headers if n not in SHOWN_HEADERS),
             method,
             address,
@@ -130,7 +130,7 @@ def journal_entry(environ: dict[str, Any], app: Application) -> Entry:
 
 
 def sent_path(environ: dict[str, Any]) -> str:
-    """The path as it was sent; in-process, where only the decoded path is known, quoted again."""
+    """Return the path as it was sent; in-process, quote the decoded path again."""
     target = environ.get("REQUEST_URI", "")
     if target:
         return ABSOLUTE.sub("", target).partition("?")[0]
@@ -139,9 +139,9 @@ def sent_path(environ: dict[str, Any]) -> str:
 
 
 def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str, Any]) -> None:
-    """Note the answer in the entry: the beginning of its body, and why it is an error.
+    """Add the response to the entry: the beginning of its body, and the reason of an error.
 
-    The keys are masked.
+    Keys are masked.
     """
     if not body:
         return
@@ -152,7 +152,7 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     details = list(error.details) if error else []
     whole = error.body if error else ""
     message = beginning(whole, MAX_TEXT)
-    if is_part:  # else it has all of these
+    if is_part:  # otherwise, the text has all of these
         details = within(MAX_TEXT, details)
         texts += [message, *(field for field, _ in details)]
     keys = app.masker.keys_in(texts, request_key(environ))
@@ -160,34 +160,34 @@ def add_response(entry: Entry, body: bytes, app: Application, environ: dict[str,
     entry["response"] = truncate(cut(shown, MAX_TEXT, is_part))
     if entry["response"] != shown:
         entry.is_cut.add("response")
-    if is_part or shown != text:  # else there is no key in them
+    if is_part or shown != text:  # otherwise, there is no key in them
         message = cut(hide(message, keys), MAX_TEXT, is_part=message != whole)
         details = [(hide(name, keys), hide(text, keys)) for name, text in details]
     entry.reason, entry.details = message, details
 
 
 def within(most: int, details: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The first of the details that together have at most so many characters."""
+    """Return the first of the details, with at most this many characters in total."""
     sizes = itertools.accumulate(len(field) + len(message) for field, message in details)
     return [detail for detail, size in zip(details, sizes, strict=True) if size <= most]
 
 
 def truncate(text: str) -> str:
-    """At most `MAX_TEXT` bytes of a text."""
+    """Return at most `MAX_TEXT` bytes of a text."""
     return text.encode()[:MAX_TEXT].decode(errors="ignore")
 
 
 # --- For a failed test -------------------------------------------------------------------------
 
-REPORTED = 20  # requests, the newest ones
-UNNAMED = ("id", "used")  # of a fault
+REPORTED = 20  # newest requests in a report
+UNNAMED = ("id", "used")  # keys of a fault that a report omits
 
 
 def report(entries: Sequence[Entry], faults: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """What a failed test may want to see: its last requests, and the armed faults never used.
+    """Return a report for a failed test: its last requests, and armed faults never used.
 
-    Each fault comes with the instance it is armed in; "" for the stand-in itself. What is of an
-    instance is below its name.
+    Each fault comes with the name of its instance, or "" for the stand-in itself. Lines of an
+    instance are below its name.
     """
     lines: dict[str, list[str]] = {"": []}  # by instance
     if len(entries) > REPORTED:
@@ -206,7 +206,7 @@ def report(entries: Sequence[Entry], faults: Sequence[tuple[str, dict[str, Any]]
 
 
 def summary(entry: Entry) -> str:
-    """One line: method, path, status, and for a 4xx the message."""
+    """Return one line: method, path, status, and the message of a 4xx."""
     query = f"?{entry['query']}" if entry["query"] else ""
     path = entry["path"].removeprefix(entry.mount)
     line = f"{entry['method']} {path}{query} {entry['status'] or 'no response'}"

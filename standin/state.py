@@ -1,6 +1,6 @@
-"""State documents and lists of lookups: the rules for what is seeded, loaded and recorded.
+"""State documents and lists of lookups: the rules for seeding, loading and recording them.
 
-The rules for accounts are the contract's. Errors name the path of the value: accounts[3].email.
+Accounts have the rules of the contract. Errors name the path of a value: accounts[3].email.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from fense_admin.exchange import NOT_FOUND, invalid
 from fense_admin.rules import JsonObject, ValidationErrors
 from fense_admin.standin import demo
 
-DEMO = "demo"  # names the built-in state
-CHECKED_DAYS = 4096  # that a check remembers: most accounts have usage on the same days
+DEMO = "demo"  # the name of the built-in state
+CHECKED_DAYS = 4096  # cached days: most accounts have usage on the same days
 
-# --- State: the document that is seeded, put in, and read back ------------------------------------
+# --- State documents -----------------------------------------------------------------------------
 
 
 class Accounts:
-    """The accounts of a state document, each parsed when its turn comes.
+    """The accounts of a state document, parsed one by one from valid JSON.
 
-    All at once they would take several times the memory of their text, which is valid JSON.
+    All at once, they would take several times the memory of their text.
     """
 
     def __init__(self, text: str, start: int) -> None:
@@ -44,8 +44,8 @@ class Accounts:
 
 
 def parse_document(raw: bytes) -> Any:
-    """As `rules.parse_json`, with `Accounts` in a state document."""
-    number_of_fields = rules.parse_json(raw, len)  # to find out whether it is valid
+    """Parse like `rules.parse_json`, but return `Accounts` in a state document."""
+    number_of_fields = rules.parse_json(raw, len)  # also checks whether it is valid
     text = raw.decode()
     start = re.match(r'\s*\{\s*"accounts"\s*:\s*\[', text)
     if start is None or number_of_fields > 1:
@@ -55,7 +55,7 @@ def parse_document(raw: bytes) -> Any:
 
 STATE_RULES = {"accounts": rules.instance((list, Accounts), "an array")}
 STATE_ACCOUNT_RULES = rules.CREATE_RULES | {
-    # In place of api_key, as in a state that was read back.
+    # Instead of api_key, in a state that was returned by the control plane.
     "api_key_sha256": rules.matching(
         "[0-9a-f]{64}", "must be a SHA-256 in 64 lower-case hex digits"
     ),
@@ -71,14 +71,14 @@ STATE_ACCOUNT_RULES = rules.CREATE_RULES | {
 
 
 class Days(Collection[models.Lookups]):
-    """Rows of usage, (id, date, lookups), in a quarter of the memory that tuples take."""
+    """Rows of usage, (id, date, lookups), in a quarter of the memory of tuples."""
 
     def __init__(self) -> None:
         self._ids, self._dates, self._lookups = array("q"), list[str](), array("q")
-        self.are_relative = False  # whether a day was written as so many days before today
+        self.are_relative = False  # whether a day was given as a number of days before today
 
     def add(self, fense_account_id: int, usage: dict[str, int]) -> None:
-        """Add the usage of an account by day; a day of 0 is left out."""
+        """Add the usage of an account by day, without days of 0."""
         for date, lookups in usage.items():
             if lookups:
                 self._ids.append(fense_account_id)
@@ -109,14 +109,14 @@ def check_state(
     root: str = "",
     report: Report = NO_REPORT,
 ) -> State:
-    """The rows of a state document, without the times that are left out: see `with_times`.
+    """Return the rows of a state document, without default times: see `with_times`.
 
-    What is wrong with it goes to `errors`; `root` stands before each path there. There are none
-    without a document.
+    Problems are added to `errors`, with `root` before each path. Without a document there are no
+    rows.
     """
     state = State([], Days())
     check_day = functools.lru_cache(CHECKED_DAYS)(rules.day_or_before(today))
-    places: dict[object, int] = {}  # of each id and each key
+    places: dict[object, int] = {}  # where each id and each key is used
     highest = 0
     fields = {}
     if document is not None:
@@ -161,7 +161,7 @@ def check_state(
 
 
 def with_times(state: State, now: str) -> State:
-    """The state with `created_at` (now) and `updated_at` (`created_at`) in each account."""
+    """Return the state with the default times: `created_at` now, `updated_at` the same."""
 
     def times(account: dict[str, Any]) -> dict[str, str]:
         created_at = account.get("created_at", now)
@@ -173,9 +173,9 @@ def with_times(state: State, now: str) -> State:
 def check_usage_by_day(
     days: JsonObject, check_day: rules.Rule, path: str, errors: ValidationErrors
 ) -> dict[str, int]:
-    """The lookups of each day of an account's usage."""
+    """Return the checked lookups by date of an account's usage."""
     usage = {}
-    names: dict[str, str] = {}  # of each day
+    names: dict[str, str] = {}  # the name of each date
     for name, sent in days.items():
         try:
             date = check_day(name)
@@ -192,13 +192,11 @@ def check_usage_by_day(
 
 
 class Seed:
-    """A state to load again and again. Relative days count from the day on which it is loaded.
+    """A state that can be loaded repeatedly. Relative days count from the day of loading.
 
     `source` is a state document as a dict, "demo", the path of a JSON file, or None for nothing.
-    It is kept only where it has relative days: rows take less memory.
-    `now` is the `created_at` of accounts without one; `state` has the document's rows where it was
-    checked today already. Raises `ValueError` in the contract's words, naming each path; `OSError`
-    for the file.
+    `now` is the default `created_at`; `state` has the document's rows if it was checked today.
+    Raises `ValueError` with the path of each problem, `OSError` if the file can't be read.
     """
 
     def __init__(
@@ -213,7 +211,7 @@ class Seed:
             self._document = JsonObject()
 
     def at(self, now: str) -> State:
-        """Its rows, to be loaded now. Raises `ValueError` where two names are one day now."""
+        """Return its rows, to load now. Raises `ValueError` if two names are now the same day."""
         day, state = self._checked
         if self._is_relative and day != now[:10]:
             state = self._check(now[:10])
@@ -221,7 +219,7 @@ class Seed:
         return with_times(state, self._created_at)
 
     def since(self, now: str) -> Seed:
-        """The same for another stand-in, whose accounts are created now."""
+        """Return the same seed for another stand-in, with accounts created now."""
         seed = copy.copy(self)
         seed._created_at = now
         return seed
@@ -230,7 +228,7 @@ class Seed:
         return demo_state(today) if self._is_demo else checked(self._document, today, report)
 
 
-@functools.lru_cache(maxsize=2)  # for all that are seeded with it on a day
+@functools.lru_cache(maxsize=2)  # shared by all stand-ins of a day
 def demo_state(today: str) -> State:
     return checked(demo.document(today), today)
 
@@ -258,7 +256,7 @@ def read_document(source: Any) -> JsonObject:
 def check_usage(
     entries: list[Any], errors: ValidationErrors, today: str
 ) -> list[tuple[int, str, int]]:
-    """The entries of a list of lookups as (id, date, lookups)."""
+    """Return the entries of a list of lookups as (id, date, lookups)."""
     usage_rules = {
         "fense_account_id": rules.whole_number(-(2**63), 2**63 - 1),
         "date": rules.day_or_before(today),
@@ -282,7 +280,7 @@ def record_usage(
     long_running: bool = False,
     report: Report = NO_REPORT,
 ) -> None:
-    """Add them, all or nothing. Raises `ValidationErrors`; `ApiError` (404): unknown accounts."""
+    """Add lookups, all or nothing. Raises `ValidationErrors`, `ApiError` (404)."""
     try:
         db.record_all(rows, long_running, report)
     except models.NotRecorded as refused:

@@ -1,4 +1,4 @@
-"""Requests of the journal: found by what they were, and waited for."""
+"""Find requests in the journal, and wait for them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import contextlib
 import fnmatch
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from urllib.parse import unquote
 
 from fense_admin import rules, settings
 from fense_admin.exchange import UNAVAILABLE, ApiError
 from fense_admin.standin.faults import FAULT_RULES, wait_for
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 
-MAX_WAITS = 100  # at once; those of instances count with their parent's
+MAX_WAITS = 100  # at once, including those of its instances
 MOST_PAGES = 20  # that wait for a change at once, besides; those of instances count, too
 
 WhileWaiting = Callable[[], AbstractContextManager[None]]
@@ -26,7 +27,14 @@ def check_method(text: str) -> str:
     return rules.matching("[A-Za-z-]{1,20}", "must be a method, such as POST")(text).upper()
 
 
-# What the query of `GET /_standin/requests` takes.
+def check_timeout(value: object) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= threading.TIMEOUT_MAX):  # which NaN is not, either
+        raise ValueError("must be a number of seconds, 0 or more")
+    return value
+
+
+# The query parameters of `GET /_standin/requests`.
 FILTER_RULES: dict[str, rules.Rule] = {
     "method": check_method,
     "path": FAULT_RULES["path"],
@@ -37,7 +45,7 @@ FILTER_RULES: dict[str, rules.Rule] = {
 
 
 class Filter:
-    """Which requests are wanted, as checked by `FILTER_RULES`: method, path and status."""
+    """A filter for requests by method, path and status, which `FILTER_RULES` have checked."""
 
     def __init__(self, sent: Mapping[str, Any], prefix: str) -> None:
         self._method, self._path = sent.get("method"), sent.get("path", "*")
@@ -45,7 +53,7 @@ class Filter:
         self._prefix = prefix
 
     def matches(self, entry: Entry) -> bool:
-        path = entry["path"].removeprefix(entry.mount).removeprefix(self._prefix)
+        path = unquote(entry["path"]).removeprefix(entry.mount).removeprefix(self._prefix)
         return (
             self._method in (None, entry["method"])
             and fnmatch.fnmatchcase(path, self._path)
@@ -54,31 +62,38 @@ class Filter:
 
 
 class Wait(threading.Event):
-    """Somebody who waits for requests. It is set once they have been answered, or at the end."""
+    """A wait for requests. It is set when they have been answered, or at the end."""
 
     def __init__(self, wanted: Filter, count: int) -> None:
         super().__init__()
-        self.wanted, self.count = wanted, count
-        self.left = count
+        self.wanted = wanted
+        # Kept here as well: the journal may be full before there are enough of them.
+        self.found: collections.deque[Entry] = collections.deque(maxlen=count)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        self.found.extend(entries)
+        if len(self.found) == self.found.maxlen:
+            self.set()
 
 
 class Journal(collections.deque[Entry]):
-    """The newest requests, oldest first, and those who wait for some.
+    """The newest requests, oldest first, and the calls that wait for some.
 
-    At most `MAX_WAITS` wait, those of an instance counted with its parent's. `changes` counts
-    the requests that arrived, their answers, and how often they were cleared.
+    At most `MAX_WAITS` wait, including those of instances. `changes` counts requests, responses,
+    and how often the journal was cleared.
     """
 
     _slots: threading.BoundedSemaphore
-    _page_room: threading.BoundedSemaphore
+    _page_slots: threading.BoundedSemaphore
 
     def __init__(self, parent: Journal | None = None) -> None:
         super().__init__(maxlen=JOURNAL_LENGTH)
         self._slots = parent._slots if parent else threading.BoundedSemaphore(MAX_WAITS)
-        self._page_room = parent._page_room if parent else threading.BoundedSemaphore(MOST_PAGES)
+        self._page_slots = parent._page_slots if parent else threading.BoundedSemaphore(MOST_PAGES)
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
-        self._forgotten = 0  # the highest number of an entry that was cleared
+        self._forgotten = 0  # the highest number of a cleared entry
+        self._is_over = False
         self.changes = 0
         self._next_change = threading.Event()
 
@@ -98,28 +113,27 @@ class Journal(collections.deque[Entry]):
             self._forgotten = max((entry.number for entry in self), default=self._forgotten)
             super().clear()
             for wait in self._waits:
-                wait.left = wait.count
+                wait.found.clear()
 
     def note_answered(self, entry: Entry, duration_ms: float) -> None:
-        """Note that a request was answered, or dropped by a fault: its entry is complete."""
+        """Mark an entry as complete: its request was answered, or dropped by a fault."""
         with self._lock:
             entry["duration_ms"] = duration_ms
             self._note_change()
             for wait in self._waits:
                 if entry.number > self._forgotten and wait.wanted.matches(entry):
-                    wait.left -= 1
-                    if wait.left <= 0:
-                        wait.set()
+                    wait.add([entry])
 
-    def end_waits(self) -> None:
-        """End them all, with what there is."""
+    def end_waits(self, for_good: bool = False) -> None:
+        """End all waits early, with the requests so far; `for_good` ends later ones at once."""
         with self._lock:
+            self._is_over |= for_good
             self._note_change()
             for wait in self._waits:
                 wait.set()
 
     def find(self, wanted: Filter, count: int = JOURNAL_LENGTH) -> list[Entry]:
-        """Return the newest of the requests that are wanted, oldest first."""
+        """Return the newest matching requests, oldest first."""
         return [entry for entry in list(self) if wanted.matches(entry)][-count:]
 
     def wait(
@@ -130,21 +144,22 @@ class Journal(collections.deque[Entry]):
         while_waiting: WhileWaiting,
         count: int = 1,
     ) -> list[Entry]:
-        """Return so many of them once they have been answered, or after the time what there is.
+        """Return `count` matching requests when they have been answered; fewer after `seconds`.
 
-        It ends early with the stand-in, a reset, or when the client has gone. Raises `ApiError`
-        (503) if too many wait already.
+        Ends early with the stand-in, with a reset, or when the client disconnects. Raises
+        `ApiError` (503) if too many are already waiting.
         """
         wait = Wait(wanted, count)
         with place(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
             with self._lock:
-                wait.left -= len(self._answered(wanted))
+                wait.add(it for it in self.find(wanted) if it["duration_ms"] is not None)
                 self._waits.append(wait)
             try:
-                if wait.left > 0:
+                if not (wait.is_set() or self._is_over):
                     with while_waiting():
                         wait_for(wait, seconds, environ)
-                return self._answered(wanted)[-count:]
+                with self._lock:
+                    return sorted(wait.found, key=lambda entry: entry.number)
             finally:
                 with self._lock:
                     self._waits.remove(wait)
@@ -152,19 +167,16 @@ class Journal(collections.deque[Entry]):
     def wait_for_change(
         self, seen: int, seconds: float, environ: Mapping[str, Any], while_waiting: WhileWaiting
     ) -> None:
-        """Return once `changes` is not what was seen, or after the time; it may end early, too.
+        """Return when `changes` differs from `seen`, after `seconds`, or earlier.
 
-        Raises `ApiError` (503) if too many pages wait already.
+        Raises `ApiError` (503) if too many pages are already waiting.
         """
-        with place(self._page_room, f"{MOST_PAGES} pages wait for requests already"):
+        with place(self._page_slots, f"{MOST_PAGES} pages are already waiting for requests"):
             with self._lock:
                 is_new, change = self.changes != seen, self._next_change
-            if not is_new:
+            if not (is_new or self._is_over):
                 with while_waiting():
                     wait_for(change, seconds, environ)
-
-    def _answered(self, wanted: Filter) -> list[Entry]:
-        return [entry for entry in self.find(wanted) if entry["duration_ms"] is not None]
 
 
 @contextlib.contextmanager

@@ -151,7 +151,11 @@ def test_a_key_of_strange_bytes_is_unknown(served, key):
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nHost: b\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nHost: a\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.0\r\nHost: a\r\nHost: a\r\n" + KEY_HEADER,
-        b"GET /accounts/1 HTTP/1.1\r\nHost: a b\r\n" + KEY_HEADER,
+        *(
+            b"GET /accounts/1 HTTP/1.1\r\nHost: " + host + b"\r\n" + KEY_HEADER
+            for host in (b"a b", b'a"b', b"<a>", b"a\\b", b"[::1", b"::1", b"a:b", b"a:999999")
+        ),
+        b"GET /accounts/1 HTTP/1.1\r\nHost: \xe9\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\n b\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nX: a\r\n\tb\r\n" + KEY_HEADER,
@@ -178,6 +182,12 @@ def test_a_connection_is_closed_where_it_is_asked_for(served, value):
     answer = talk(served.server.port, http_request("GET /accounts/1", f"Connection: {value}"))
     assert statuses(answer) == [200]
     assert answer.count(b"Connection: close") == 1
+
+
+@pytest.mark.parametrize("host", ["", "a_b.example.", "a:", "a:1", "[::1]:80", "[fe80::1%25en0]"])
+def test_a_host_that_a_url_may_have_is_served(served, host):
+    raw = b"GET /accounts/1 HTTP/1.1\r\nConnection: close\r\n" + KEY_HEADER
+    assert statuses(talk(served.server.port, raw + f"Host: {host}\r\n\r\n".encode())) == [200]
 
 
 def test_without_a_host_http_1_0_is_served(served):

@@ -84,26 +84,44 @@ def test_the_real_response_is_cut(fense):
     assert body == whole[: len(whole) // 2]
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_a_response_in_pieces_is_cut(fense, monkeypatch, version):
+@pytest.fixture
+def in_pieces(fense, monkeypatch):
+    """A stand-in whose usage of all accounts is sent in several pieces."""
     from fense_admin import models
 
     monkeypatch.setattr(models, "AT_ONCE", 1)
     models.totals.cache_clear()
-    try:
-        for _ in range(3):
-            fense.create_account()
-        fense.fail(drop="truncate", after=True, path="/accounts/usage")
-        received = bytearray()
-        with connect(port_of(fense)) as sock:
-            sock.sendall(get(fense, "/accounts/usage", version))
-            with pytest.raises(ConnectionResetError):
-                read_on(sock, received)
-        assert not received.endswith(b"0\r\n\r\n")
-        assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
-        fense.create_account()  # no reader keeps a writer out
-    finally:
-        models.totals.cache_clear()
+    for _ in range(3):
+        fense.create_account()
+    yield fense
+    models.totals.cache_clear()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_response_in_pieces_is_cut(in_pieces, version):
+    fense = in_pieces
+    fense.fail(drop="truncate", after=True, path="/accounts/usage")
+    received = bytearray()
+    with connect(port_of(fense)) as sock:
+        sock.sendall(get(fense, "/accounts/usage", version))
+        with pytest.raises(ConnectionResetError):
+            read_on(sock, received)
+    assert not received.endswith(b"0\r\n\r\n")
+    assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
+    fense.create_account()  # no reader keeps a writer out
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_response_in_pieces_is_dropped_as_any_other(in_pieces, version):
+    in_pieces.fail(drop="empty", after=True)
+    with connect(port_of(in_pieces)) as sock:
+        sock.sendall(get(in_pieces, "/accounts/usage", version))
+        assert sock.recv(1) == b""  # and no reset
+    in_pieces.fail(drop="reset", after=True)
+    with connect(port_of(in_pieces)) as sock:
+        sock.sendall(get(in_pieces, "/accounts/usage", version))
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
 
 
 def test_a_write_is_done_before_its_delay(seeded, seeded_api):

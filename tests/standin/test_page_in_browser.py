@@ -20,6 +20,7 @@ KEY = "local-dev-key"
 VIEWS = ["", "page/requests/{number}", "page/accounts", "page/accounts/1"]
 VIEWS += ["page/accounts/1?by=month", "page/faults", "page/service"]
 VIEWS += ["page/documentation", "page/documentation/control-plane", "page/nothing", "?status=x"]
+VIEWS += ["page/requests/again/{number}/send", "page/documentation/api/createAccount/try"]
 FORM_PAGES = ["page/accounts/create", "page/accounts/1/change", "page/faults/arm", "page/reset"]
 FORM_PAGES += ["page/state/load", "page/instances/create", "page/service?done=reset"]
 LONG = "a_very_long_name_without_a_place_to_break_it" * 5
@@ -101,7 +102,7 @@ def test_while_nothing_happens_nothing_is_asked_and_nothing_changes(fense, look)
 
 def is_followed(fense):
     """Whether a page waits for the next request."""
-    return fense.app.journal._page_room._value < waits.MOST_PAGES
+    return fense.app.journal._page_slots._value < waits.MOST_PAGES
 
 
 def test_a_hidden_page_and_one_that_is_not_live_ask_nothing(fense, look):
@@ -125,7 +126,7 @@ def test_a_hidden_page_and_one_that_is_not_live_ask_nothing(fense, look):
 
 
 def test_where_it_is_refused_it_asks_again_later(fense, look):
-    room = fense.app.journal._page_room
+    room = fense.app.journal._page_slots
     with contextlib.ExitStack() as taken:
         for _ in range(waits.MOST_PAGES):
             taken.enter_context(room)

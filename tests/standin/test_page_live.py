@@ -33,7 +33,7 @@ def follow(fense):
 
 def waiting(fense):
     """The number of pages that wait."""
-    return waits.MOST_PAGES - fense.app.journal._page_room._value
+    return waits.MOST_PAGES - fense.app.journal._page_slots._value
 
 
 def changes(fense):
