@@ -28,8 +28,9 @@ def check_method(text: str) -> str:
 
 
 def check_timeout(value: object) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and 0 <= value <= threading.TIMEOUT_MAX):  # which NaN is not, either
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        value = -1
+    if not 0 <= value <= threading.TIMEOUT_MAX:  # which NaN is not, either
         raise ValueError("must be a number of seconds, 0 or more")
     return value
 
