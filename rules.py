@@ -101,7 +101,7 @@ def meant_instead(field: str, accepted: Iterable[str]) -> str:
     It is "" if the name is closer to one that is accepted elsewhere.
     """
     name = field.rpartition(".")[2]
-    if len(name) > MAX_MISSPELT:
+    if len(name) > MAX_MISSPELT or name in KNOWN_NAMES:
         return ""
     nearest = difflib.get_close_matches(name, {*accepted, *KNOWN_NAMES}, 1, 0.7)
     return did_you_mean(name, set(accepted) & set(nearest), 0.7)

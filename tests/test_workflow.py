@@ -74,6 +74,6 @@ def test_it_runs_on_every_system_with_the_oldest_python():
     assert text.count("os: [") == 2
 
 
-def test_the_files_that_it_names_are_there():
+def test_the_files_that_it_names_exist():
     for path in re.findall(r" (tests/\S+)", WORKFLOW.read_text("utf-8")):
         assert (CHECKOUT / path).exists(), path

@@ -81,7 +81,7 @@ def test_requests_are_found(asked, query, expected):
         ("?count=1&count=2", "count"),
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused(seeded_api, query, field):
+def test_an_invalid_query_is_rejected(seeded_api, query, field):
     answer = seeded_api.get(LIST + query)
     assert answer.status == 400
     assert [it["field"] for it in answer.body["error"]["details"]] == [field]
@@ -109,7 +109,7 @@ def wait_for(fense, query, timeout=TIMEOUT):
     return result
 
 
-def test_a_wait_ends_once_they_have_been_answered(fense):
+def test_a_wait_ends_when_the_requests_are_answered(fense):
     result = wait_for(fense, "method=POST&path=/accounts&count=2&wait_ms=60000")
     call_standin(fense, "GET", "/accounts/usage")
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_a_dropped_request_counts(fense):
     assert result()[1]["requests"][0]["handled"] == 201
 
 
-def test_a_wait_ends_with_the_time_and_what_there_is(fense):
+def test_a_wait_ends_after_its_time_with_the_requests_so_far(fense):
     call_standin(fense, "GET", "/accounts/usage")
     began = time.monotonic()
     status, _, raw = call_standin(fense, "GET", f"{LIST}?count=2&wait_ms=300")
@@ -136,7 +136,7 @@ def test_a_wait_ends_with_the_time_and_what_there_is(fense):
     assert time.monotonic() - began >= 0.3
 
 
-def test_a_cleared_journal_counts_anew(fense):
+def test_a_wait_counts_from_zero_after_the_journal_is_cleared(fense):
     call_standin(fense, "GET", "/accounts/1")
     result = wait_for(fense, "count=2&wait_ms=60000")
     call_standin(fense, "DELETE", LIST)
@@ -190,7 +190,7 @@ def test_a_request_that_the_journal_has_dropped_since_counts(fense, monkeypatch)
     assert [it["path"] for it in result()[1]["requests"]] == ["/accounts/1", "/accounts/2"]
 
 
-def test_an_instance_that_ends_ends_its_waits(fense):
+def test_the_end_of_an_instance_ends_its_waits(fense):
     made = json.loads(call_standin(fense, "POST", "/_standin/instances")[2])
     path = f"/_standin/instances/{made['id']}"
     outcome = []
@@ -228,7 +228,7 @@ def test_a_path_is_compared_as_that_of_a_fault():
         assert entry["path"] == "/%61dmin/accounts/%31"
 
 
-def test_a_request_that_was_forgotten_in_flight_is_not_counted(fense):
+def test_a_request_cleared_in_flight_is_not_counted(fense):
     fense.fail(delay_ms=600_000)
     with in_background(lambda: call_standin(fense, "GET", "/accounts/1"), stop=fense.disarm):
         wait_until(lambda: len(fense.app.journal) == 1)
@@ -238,7 +238,7 @@ def test_a_request_that_was_forgotten_in_flight_is_not_counted(fense):
     assert [it["path"] for it in result()[1]["requests"]] == ["/accounts/2"]
 
 
-def test_a_wait_of_a_client_that_has_gone_ends(fense):
+def test_a_wait_ends_when_its_client_disconnects(fense):
     with connect(port_of(fense)) as sock:
         key = fense.master_key
         sock.sendall(
@@ -248,7 +248,7 @@ def test_a_wait_of_a_client_that_has_gone_ends(fense):
     wait_until(lambda: not fense.app.journal._waits)
 
 
-def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
+def test_a_hundred_waits_block_nobody_and_one_more_is_rejected(fense):
     results = [wait_for(fense, "status=500&wait_ms=60000") for _ in range(waits.MAX_WAITS)]
     wait_until(lambda: len(fense.app.journal._waits) == waits.MAX_WAITS)
     began = time.monotonic()
@@ -282,7 +282,7 @@ def test_a_request_that_waits_slows_no_other_down(fense, monkeypatch):
 # --- In Python -------------------------------------------------------------------------------------
 
 
-def test_requests_are_waited_for_in_python(fense):
+def test_python_waits_for_requests(fense):
     def create():
         for _ in range(2):
             call_standin(fense, "POST", "/accounts", account_fields())
@@ -295,7 +295,7 @@ def test_requests_are_waited_for_in_python(fense):
     assert fense.wait_for_requests(status="2xx", timeout=0)[0]["status"] == 201
 
 
-def test_what_came_instead_is_told(fense):
+def test_a_timeout_lists_the_requests_received(fense):
     call_standin(fense, "GET", "/accounts/7")
     with pytest.raises(TimeoutError) as raised:
         fense.wait_for_requests("POST", "/accounts/*", count=2, timeout=0.1)
@@ -316,7 +316,7 @@ def test_what_came_instead_is_told(fense):
     ],
     ids=lambda it: str(it)[:40],
 )
-def test_an_argument_that_makes_no_sense_is_a_value_error(fense, arguments):
+def test_an_invalid_argument_is_a_value_error(fense, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         fense.wait_for_requests(**{"timeout": 0} | arguments)
 
