@@ -28,10 +28,11 @@ def check_method(text: str) -> str:
 
 
 def check_timeout(value: object) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and 0 <= value <= threading.TIMEOUT_MAX):  # which NaN is not, either
-        raise ValueError("must be a number of seconds, 0 or more")
-    return value
+    is_flag = isinstance(value, bool)
+    # (NaN is not in the range.)
+    if isinstance(value, (int, float)) and not is_flag and 0 <= value <= threading.TIMEOUT_MAX:
+        return value
+    raise ValueError("must be a number of seconds, 0 or more")
 
 
 # The query parameters of `GET /_standin/requests`.
