@@ -41,7 +41,7 @@ from fense_admin.settings import Limits
 if TYPE_CHECKING:
     from fense_admin import shapes
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 Handlers = Mapping[str, Callable[..., Any]]  # by method
 StartResponse = Callable[..., Any]  # WSGI's

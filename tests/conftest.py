@@ -213,7 +213,7 @@ def needs_git_checkout() -> None:
     """Skip the test when running from an unpacked sdist."""
     tools("git")
     if not (CHECKOUT / ".git").exists():
-        pytest.skip("needs a git checkout")
+        pytest.skip("needs a clone of the repository")
 
 
 def copy_checkout(folder: Path) -> None:

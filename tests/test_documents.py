@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import documentation
 import pytest
 from conftest import CHECKOUT
 
@@ -186,3 +187,10 @@ def test_proxies_give_the_service_enough_time():
     digits = int(re.search(r'"\\d\{([0-9])\}"', nginx)[1])
     assert len(str(LIMITS.read_body)) == digits
     assert 10 ** (digits - 1) > LIMITS.body
+
+
+def test_the_documents_name_the_version_of_the_service():
+    quoted = r"(?:\bversion=|fense-admin/|fense_admin-|fense-admin@v)([0-9]+\.[0-9]+\.[0-9]+)"
+    found = re.findall(quoted, documentation.TEXT)
+    assert len(found) >= 6
+    assert set(found) == {fense_admin.__version__}
