@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Values = dict[str, str]  # of the form's fields
 
 MOST = 50_000  # bytes of HTML that a field of the form takes
-MASKED = f"{HIDDEN} stands for a key, which the journal masks: put your own there"
+MASKED = f"{HIDDEN} replaces a key, which the journal masks: insert your own"
 NAMED = re.compile(r"⟨U\+([0-9A-F]{4,5}|10[0-9A-F]{4})⟩")  # as `named` writes a character
 GUESSED_PATH = re.compile(r"there is no such path; did you mean (/[!-~]*)\?")
 METHOD = re.compile("[!#$%&'*+.^_`|~0-9A-Z-]+")

@@ -130,9 +130,9 @@ MISSING = {
 }
 NOTES = {
     "x-api-key": "the journal masks the key that it brought: …1234",
-    "headers": "… stands for a key, which the journal masks: put your own there",
-    "body": "… stands for a key, which the journal masks: put your own there",
-    "path": "… stands for a key, which the journal masks: put your own there",
+    "headers": "… replaces a key, which the journal masks: insert your own",
+    "body": "… replaces a key, which the journal masks: insert your own",
+    "path": "… replaces a key, which the journal masks: insert your own",
 }
 
 
