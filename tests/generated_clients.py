@@ -1,4 +1,4 @@
-"""Clients that openapi-generator makes of both documents, compiled and run: `make test-clients`.
+"""Compile and run the clients that openapi-generator generates: `make test-clients`.
 
 They are built with Debian's libraries alone. It takes minutes, so `make test` leaves it out.
 """
@@ -62,7 +62,7 @@ run = functools.partial(run_program, timeout=250)
 
 @pytest.fixture(scope="module")
 def go(tmp_path_factory):
-    """The command, with a cache of its own."""
+    """The command, with a separate cache."""
     tools("go", VALIDATOR)
     cache = tmp_path_factory.mktemp("go")
     yield ["env", "CGO_ENABLED=0", "GO111MODULE=off", f"GOCACHE={cache}", "go"]

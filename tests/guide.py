@@ -1,4 +1,4 @@
-"""deploy/README.md as written: `make test-guide`, as root.
+"""Follow deploy/README.md to the letter: `make test-guide`, as root.
 
 Each machine of the guide is a container that systemd boots, with the files of this one underneath, in
 a network that they share. It has systemd's units, Debian's nginx and PostgreSQL as they are, and none
@@ -188,7 +188,7 @@ class Machine:
         run_program("cp", "-r", source, self.path(target), cwd="/")
 
     def paste(self, text, typed="", user=None):
-        """Run it, as another user in a shell of its own; all of it has to succeed.
+        """Run it, as another user in a separate shell. All of it must succeed.
 
         Return what it printed.
         """

@@ -1,4 +1,4 @@
-"""An OpenAPI document, to hold it against the service: its schemas, operations and answers."""
+"""An OpenAPI document, to compare with the service: its schemas, operations and responses."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A service that is like this one but for one thing, as the real Fense may be."""
+"""A service that differs from this one in one detail, as the real Fense may."""
 
 from __future__ import annotations
 

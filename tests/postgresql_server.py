@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests and benchmarks, which goes with whoever started it."""
+"""A PostgreSQL server for tests and benchmarks, which ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_program(name: str) -> str | None:
 
 
 class PostgreSQL:
-    """A PostgreSQL server on a free port of this machine, with a folder of its own.
+    """A PostgreSQL server on a free port of this machine, with its own folder.
 
     It is run by an ordinary user, as it refuses root. `settings` are its own: "fsync=on". With a
     `primary` it is a standby of that server, until it is promoted.
@@ -117,7 +117,7 @@ class PostgreSQL:
         self.signal(signal.SIGCONT)
 
     def execute(self, *statements: str) -> list[Any]:
-        """Run these as its owner; gives the rows of the last one."""
+        """Run statements as its owner. Return the rows of the last one."""
         import psycopg  # late: who starts it may do without
 
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""The service for minutes on end: mixed traffic, faults, stops and kills, and an audit of each life.
+"""Soak test: mixed traffic, faults, stops and kills for minutes, with an audit after each restart.
 
     python tests/soak.py --minutes 10
 
@@ -75,7 +75,7 @@ ROUNDS = ("kill", "kill", "kill", "stop", "lock", "fill")
 
 
 def new_fields() -> dict[str, Any]:
-    """A creation under a key of its own, now and then with all fields."""
+    """Return a creation with a new key, sometimes with all fields."""
     word = uuid.uuid4().hex
     fields = {"api_key": MERCHANT + word, "name": f"Ämter {word}", "email": f"{word}@acme.example"}
     more = ["suppress_notifications", "suppress_billing", "dispute_account_id"]
@@ -164,7 +164,7 @@ class Service:
         self.process: Any = None
 
     def start(self) -> float:
-        """Start it; gives the seconds until it served."""
+        """Start it. Return the seconds until it served."""
         began = time.monotonic()
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
@@ -257,7 +257,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 
 
 class Client:
-    """Sends one request after another, and remembers what it was told. One thread's."""
+    """Sends one request after another, and remembers the responses. Used by one thread."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -270,7 +270,7 @@ class Client:
         self.connection = http.client.HTTPConnection("127.0.0.1", run.service.port, timeout=TIMEOUT)
 
     def live(self) -> None:
-        """Send requests until the service is gone."""
+        """Send requests until the service has ended."""
         with contextlib.closing(self.connection), self.held:
             while not self.run.over.is_set():
                 kind = self.choose()
@@ -448,7 +448,7 @@ class Client:
             self.hold(head + random.choice((b"1", b"1;x=", b"0\r\nX: ")) + b"1" * 60_000)
 
     def pipeline(self) -> None:
-        """Some reads, and a write that waits to be told to go on, on one connection."""
+        """Some reads, and a write with Expect: 100-continue, on one connection."""
         account = self.any_account()
         if account is None:
             return
@@ -471,7 +471,7 @@ class Client:
     # Many requests at once, for a stop to answer
 
     def send_burst(self, count: int) -> list[tuple[socket.socket, Account | None]]:
-        """Send requests, quick ones and others, each on a connection of its own."""
+        """Send requests, fast ones and others, each on a new connection."""
         sent = []
         for number in range(count):
             sock, account = connect(self.run.service.port), None
@@ -607,7 +607,7 @@ def write_lock(file: Path) -> Iterator[None]:
     command = [sys.executable, "-c", HOLD_WRITE_LOCK, str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         if process.stdout.readline() != b"held\n":
-            raise RuntimeError("the write lock can't be had")
+            raise RuntimeError("the write lock can't be acquired")
         yield
         process.stdin.close()  # what it waits for; leaving the context waits for its end
 
@@ -625,7 +625,7 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a small disk of its own on the folder; gives whether that could be done."""
+    """Mount a small disk on the folder. Return whether that worked."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, stderr=subprocess.DEVNULL, timeout=TIMEOUT).returncode == 0
@@ -787,7 +787,7 @@ class Run:
     # Audits: while nobody writes, of a service that has started on what the last life left
 
     def audit(self) -> None:
-        """Hold the database against what the clients sent and were told."""
+        """Compare the database with the requests and responses of the clients."""
         file = self.service.file
         for ill in ills(file):
             self.tell(ill)
@@ -865,7 +865,7 @@ class Run:
 
 
 def soak(minutes: float, folder: Path) -> bool:
-    """Run for so long, print what was counted; gives whether all is as it should be."""
+    """Run for this long, print the counts, and return whether everything was right."""
     deadline = time.monotonic() + minutes * 60
     disk = folder / "disk"
     disk.mkdir()

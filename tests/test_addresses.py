@@ -1,4 +1,4 @@
-"""It listens on the address it was given, or on the socket it was handed."""
+"""The service listens on the given address, or on sockets from systemd."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""deploy/ with Debian's own tools: the units as systemd reads them, and a real nginx in front."""
+"""deploy/ with Debian's own tools: the units under systemd, and a real nginx in front."""
 
 import contextlib
 import http.client
@@ -42,7 +42,7 @@ KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 
 
 def run(*command):
-    """What a command told, which has to succeed."""
+    """Run a command, which must succeed, and return its output."""
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT
     )

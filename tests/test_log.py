@@ -1,4 +1,4 @@
-"""The log has one line for each request, which nothing can forge, hold up or lose unseen."""
+"""The log has one line per request; nothing can forge or block it, and lost lines are counted."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A database of an earlier version is brought up to date whole, or left as it was."""
+"""Databases of earlier versions are migrated completely, or left unchanged."""
 
 import hashlib
 import json

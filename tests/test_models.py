@@ -1,4 +1,4 @@
-"""The questions and the tables answer and hold what the contract says, in memory and in a file."""
+"""Queries and tables follow the contract, in memory and in a file."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""`move` reads its source and writes nothing to it, whatever becomes of the move."""
+"""`move` never writes to its source, whether it succeeds or not."""
 
 import contextlib
 import os

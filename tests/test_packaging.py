@@ -1,4 +1,4 @@
-"""What is installed: the wheel looked into, put into an environment of its own, and called."""
+"""The wheel: its contents, and its use in a fresh environment."""
 
 import fnmatch
 import io

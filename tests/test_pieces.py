@@ -1,4 +1,4 @@
-"""Large responses come in pieces: the same bytes, of one moment, whatever becomes of the reader."""
+"""Large responses come in pieces from one snapshot, with the same bytes."""
 
 import datetime
 import functools

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: to which address, with which settings, and what is refused."""
+"""Connections to PostgreSQL: addresses, settings, and what is rejected."""
 
 import contextlib
 import ipaddress
@@ -315,12 +315,12 @@ def test_the_error_names_each_address_that_failed(silent):
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     with pytest.raises(engines.Unusable) as refused:
         databases.open_database(f"postgresql://fense@{hosts},nowhere.invalid/postgres")
-    for told in (
+    for reported in (
         f'"127.0.0.1", port {ports[0]} failed: timeout expired',
         '"127.0.0.1", port 1 failed: Connection refused',
         'can\'t look up the host "nowhere.invalid": ',
     ):
-        assert told in str(refused.value)
+        assert reported in str(refused.value)
 
 
 def test_a_unix_socket_and_an_address_are_not_looked_up(
@@ -558,8 +558,8 @@ def test_a_server_on_another_machine_without_tls_is_warned_of(
 ):
     host = host or own_address()
     url = f"postgresql://fense@{host}:{reachable[0].port}/postgres?sslmode={sslmode}"
-    told = f"the connection to {host} is not encrypted: add sslmode=verify-full to the URL"
-    assert open_database(url).engine.info.warning.startswith(told) == is_warned
+    reported = f"the connection to {host} is not encrypted: add sslmode=verify-full to the URL"
+    assert open_database(url).engine.info.warning.startswith(reported) == is_warned
 
 
 @pytest.mark.needs("a PostgreSQL server of its own")

@@ -1,6 +1,6 @@
-"""A PostgreSQL server that is away, frozen, or waits: what a request costs, and what it is told.
+"""Outages of PostgreSQL (stopped, frozen, waiting): how long requests take, and their responses.
 
-Each test breaks a server of its own, and mends it.
+Each test breaks its own server, and repairs it.
 """
 
 import collections
@@ -139,7 +139,7 @@ def test_a_connection_to_a_demoted_server_is_replaced(server, open_database):
 
 
 def test_a_transaction_suspended_for_too_long_is_unavailable(server, open_database, monkeypatch):
-    """As when a machine is suspended: the server has ended the transaction meanwhile."""
+    """Like a suspended machine: the server has ended the transaction."""
     monkeypatch.setattr(postgres, "WORKING", 0.3)
     db = open_database(f"{server.empty()}?options=-cidle_in_transaction_session_timeout%3D100")
 
@@ -378,7 +378,7 @@ def test_a_503_for_an_unknown_commit_says_when_to_retry(served, without_standby)
 
 @pytest.fixture
 def own(server):
-    """The application on a schema of its own with a day of usage, and how to run SQL in there."""
+    """The application on its own schema with a day of usage, and a function to run SQL there."""
     url = server.new()
     name = url.rpartition("%3D")[2]
     app = create_app(url, master_key=MASTER_KEY)

@@ -1,4 +1,4 @@
-"""A command that takes long says how far it is; a signal leaves nothing half done, and says so."""
+"""Long commands report their progress; a signal leaves nothing half done, and says so."""
 
 import contextlib
 import json
@@ -256,8 +256,8 @@ def test_a_signal_leaves_nothing_half_done(start_slow, folder, name, signum):
     wait_until(lambda: COMMANDS[name][1] in process.errors.read_text("utf-8"))
     code, out, errors = process.end(signum)
     assert (code, out) == (exit_code(signum), "")
-    told = f"fense-admin: stopped by {signal.Signals(comes_as(signum)).name}: {UNCHANGED[name]}"
-    assert errors.splitlines()[-1] == told
+    reported = f"fense-admin: stopped by {signal.Signals(comes_as(signum)).name}: {UNCHANGED[name]}"
+    assert errors.splitlines()[-1] == reported
     assert "Traceback" not in errors
     if name == "move":  # its target was opened
         assert total_lookups(folder / "there") == 0

@@ -1,4 +1,4 @@
-"""Behind a proxy every URL is the one that clients use: by its headers, or by --public-url."""
+"""Behind a proxy, URLs are those that clients use: from its headers, or from --public-url."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""README.md and docs/, word by word: what they show is what happens."""
+"""Every command and example in README.md and docs/ works as shown."""
 
 import json
 import os

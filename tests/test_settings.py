@@ -1,4 +1,4 @@
-"""Settings come from flags, then from the environment; each has its effect, and a wrong one is named."""
+"""Settings come from flags, then the environment; each has an effect, and invalid ones are named."""
 
 import json
 import os
@@ -325,10 +325,10 @@ def test_unknown_variables_are_logged_before_anything_else(start, flags):
     )
     service.ready()
     lines = service.errors.read_text("utf-8").splitlines()
-    told = sorted(
+    reported = sorted(
         f" unknown variable {name} is ignored: {advice}" for name, advice in UNKNOWN.items()
     )
-    assert [line[24:] for line in lines[: len(UNKNOWN)]] == told
+    assert [line[24:] for line in lines[: len(UNKNOWN)]] == reported
     log = service.end()[2]
     assert log.count("unknown variable") == len(UNKNOWN)
     assert "secret" not in log

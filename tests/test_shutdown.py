@@ -1,4 +1,4 @@
-"""A stop answers what was sent before it and waits no longer than it says; a signal ends a start, too."""
+"""A stop answers earlier requests, until its deadline; a signal also ends a start."""
 
 import contextlib
 import http.client

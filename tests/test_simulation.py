@@ -1,4 +1,4 @@
-"""Windows and macOS, as far as Linux can simulate them: see tests/systems, and make test-systems."""
+"""Windows and macOS, simulated on Linux: see tests/systems, and make test-systems."""
 
 import os
 import subprocess

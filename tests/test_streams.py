@@ -1,4 +1,4 @@
-"""A response that is produced while it is sent: whole or seen to be cut, and never in memory."""
+"""Streamed responses are complete or visibly cut off, and never entirely in memory."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Every body that is refused: with all its faults, and with nothing written."""
+"""Invalid requests are rejected with all their errors, and nothing is written."""
 
 import json
 

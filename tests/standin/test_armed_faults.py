@@ -1,4 +1,4 @@
-"""An armed fault meets the requests that it names, so many times, and a bad one is not armed."""
+"""Armed faults apply to matching requests, as often as they say; invalid ones are not armed."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""standin/openapi.json against the control plane: its routes, what it takes, what it answers."""
+"""standin/openapi.json matches the control plane: routes, requests and responses."""
 
 import json
 from typing import get_args

@@ -1,4 +1,4 @@
-"""pytest's fixture is clean before each test, and a run without it loads nothing."""
+"""The pytest fixture is reset before each test, and a run without it loads nothing."""
 
 import os
 import runpy

@@ -1,4 +1,4 @@
-"""A state is put and read back whole, lookups are recorded, a reset goes back to the seed, and a bad one changes nothing."""
+"""States are loaded and returned, lookups recorded, resets go back to the seed; invalid input changes nothing."""
 
 import contextlib
 import http.client
@@ -49,7 +49,7 @@ def test_a_state_of_two_thousand_accounts_comes_back_the_same():
     state = {"accounts": [account | {"api_key": f"k{i}", "name": f"n{i}"} for i in range(2_000)]}
     with StandIn(serve=False, master_key=MASTER_KEY) as fense:
         api = Api(fense.app, MASTER_KEY, None)
-        began = time.process_time()  # another program may have the processor meanwhile
+        began = time.process_time()  # CPU time: other programs may use the processor
         first = api.client.put(
             "/_standin/state",
             json.dumps(state),

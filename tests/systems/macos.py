@@ -1,4 +1,4 @@
-"""What macOS lacks, or does in its own way, on Linux."""
+"""Simulate on Linux what macOS lacks or does differently."""
 
 from __future__ import annotations
 
