@@ -71,7 +71,7 @@ def go(tmp_path_factory):
 
 @pytest.fixture
 def generate(tmp_path):
-    """Makes the client of a document in a language; returns its folder."""
+    """Generate the client of a document in a language, and return its folder."""
     tools("java")
     if not GENERATOR.exists():
         pytest.skip("needs openapi-generator-cli, which make test-clients installs")
@@ -86,7 +86,7 @@ def generate(tmp_path):
 
 
 def check(name, *command, cwd, unlinked="null"):
-    """Run a program beside a service that has the seed of these tests."""
+    """Run a program with a service that has the seed of these tests."""
     seed = CLIENTS / "seed.json"
     printed = run(COMMAND, "exec", "--seed", seed, "--", *command, cwd=cwd)
     assert printed == PRINTED[name].replace("UNLINKED", unlinked)

@@ -110,13 +110,13 @@ until $programs/pg_isready --quiet --host=/run/postgresql; do sleep 0.1; done
 
 
 def block(beginning):
-    """The one block of the guide that begins with this."""
+    """Return the only block of the guide that begins with this."""
     (found,) = (text for text in BLOCKS if text.startswith(beginning))
     return found
 
 
 def with_values(text, *pairs):
-    """The text with what the reader is to replace replaced."""
+    """Return the text with the reader's placeholders replaced."""
     for placeholder, value in pairs:
         assert placeholder in text
         text = text.replace(placeholder, value)
@@ -210,7 +210,7 @@ class Machine:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT).stdout
 
     def edit(self, unit, text):
-        """Do what `systemctl edit` does once this was typed in its editor, which needs a terminal."""
+        """Do the same as `systemctl edit` with this text typed into its editor."""
         folder = f"/etc/systemd/system/{unit}.d"
         self.paste(f"mkdir {folder}")
         self.write(f"{folder}/override.conf", text)

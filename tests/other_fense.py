@@ -77,7 +77,7 @@ Change = Callable[[Request, Respond], Response]
 
 
 class OtherFense:
-    """It responds as `change` makes it respond."""
+    """Its responses are changed by `change`."""
 
     def __init__(self, change: Change, seed: Any = SEED) -> None:
         self.change = change

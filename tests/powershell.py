@@ -117,7 +117,7 @@ def windows_powershell_5(values):
 
 
 def powershell_7_before_3(values):
-    """The same in 7.3 with $PSNativeCommandArgumentPassing = "Legacy"."""
+    """The same as 7.3 with $PSNativeCommandArgumentPassing = "Legacy"."""
 
     def counts(before):
         return not before.endswith("\\")

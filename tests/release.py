@@ -35,7 +35,7 @@ def git(folder, *arguments):
 
 
 def make_release(folder, **settings):
-    """Release the checkout as it is, copied to this folder. Returns the folder of what was built."""
+    """Release a copy of the checkout in this folder. Return the folder with the results."""
     folder.mkdir()
     copy_checkout(folder)
     changelog = folder / "CHANGELOG.md"
@@ -152,7 +152,7 @@ def test_make_test_passes_in_the_unpacked_sdist(release, tmp_path):
 
 
 def make_test(folder):
-    """Run it in this folder, and return what it prints. Nothing it starts outlives this."""
+    """Run it in this folder and return its output. Nothing that it starts outlives the call."""
     suite = subprocess.Popen(
         ["make", "test"],
         cwd=folder,

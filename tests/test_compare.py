@@ -16,7 +16,7 @@ KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 
 
 def rows(db):
-    """All that a database has."""
+    """Return everything in a database."""
     tables = ("account", "usage", "usage_month")
     return [db.engine.execute_sql(f"SELECT * FROM {it} ORDER BY 1, 2").fetchall() for it in tables]
 
@@ -192,7 +192,7 @@ def silence(handler):
 
 
 def drops(handler):
-    """Go on for as long as somebody reads, with a byte now and then."""
+    """Send a byte from time to time for as long as the client reads."""
     handler.send_response(200)
     handler.end_headers()
     with contextlib.suppress(OSError):

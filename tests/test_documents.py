@@ -161,7 +161,7 @@ def test_limits_written_as_powers_are_right():
 
 @pytest.mark.parametrize("document", ["openapi.json", "FIDELITY.md", "SECURITY.md"])
 def test_no_document_names_another_size(document):
-    """Wherever a size in KiB is named a second time, it is one of the limits, too."""
+    """Every other size in KiB in the documents is also one of the limits."""
     named = set(re.findall("[0-9]+ KiB", (CHECKOUT / document).read_text("utf-8")))
     assert named <= {kib(limit) for limit in (LIMITS.body, LIMITS.read_body, LIMITS.header)}
 

@@ -71,7 +71,7 @@ def test_every_example_fits_its_schema(document):
 
 @both
 def test_every_body_has_an_example(document):
-    """Without one, tools make up values that the service refuses."""
+    """Without an example, tools generate values that the service rejects."""
     contents = [node["content"] for _, node in nodes(document.whole) if "content" in node]
     assert len(contents) > 10
     for content in contents:
@@ -190,7 +190,7 @@ MINIMAL = {"AccountCreate": {"api_key": "k", "name": "x", "email": "a@b"}, "Acco
 
 
 def check_both(schema, body, accepted):
-    """The service and the schema accept the body, or both refuse it."""
+    """Check that the service and the schema both accept or both reject the body."""
     problems = ValidationErrors()
     sent = JsonObject(list(body.items()))
     validate(sent, OPERATION_RULES[schema], problems, required=REQUIRED[schema])

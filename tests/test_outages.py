@@ -52,7 +52,7 @@ def served(path, monkeypatch):
 
 @contextlib.contextmanager
 def pragma(served, name, value, afterwards):
-    """A setting of every thread's connection, those to come included."""
+    """Change a setting of all connections, including future ones."""
     db = served.app.db
     for to in (value, afterwards):
         db.engine.pragma(name, to, permanent=True)

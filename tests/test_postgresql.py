@@ -178,7 +178,7 @@ def test_the_first_responding_host_is_used(postgresql, open_database):
 
 @pytest.fixture(scope="module")
 def guarded():
-    """A server that asks for a password, which is a hard one."""
+    """A server that requires a difficult password."""
     tools("pg_ctl")
     server = start_server()
     try:

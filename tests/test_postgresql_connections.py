@@ -294,7 +294,7 @@ def test_the_live_address_of_a_name_is_used(postgresql, open_database, monkeypat
 
 @pytest.mark.slow
 def test_a_server_that_takes_writes_is_preferred(open_database, postgresql):
-    """As in a planned switch-over, where the old primary is made read-only."""
+    """Like a planned switchover, where the old primary becomes read-only."""
     tools("pg_ctl")
     with contextlib.closing(start_server()) as other:
         db = open_database(with_hosts(postgresql, other.port, postgresql.port))
@@ -485,7 +485,7 @@ def test_a_pooler_that_keeps_sessions_apart_is_used(postgresql, open_database, s
 
 
 def test_a_lagging_id_counter_is_rejected_with_the_fix(postgresql, open_database):
-    """As on a subscriber of logical replication, to which sequences are not copied."""
+    """Like a subscriber of logical replication, which doesn't copy sequences."""
     url = postgresql.new()
     schema = url.rpartition("%3D")[2]
     db = open_database(url)

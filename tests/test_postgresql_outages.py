@@ -59,14 +59,14 @@ def served(server):
 
 @pytest.fixture
 def frozen(server):
-    """A function that freezes the server, which is woken at the end."""
+    """Return a function that freezes the server; it is woken at the end."""
     yield lambda: server.freeze()
     server.thaw()
 
 
 @pytest.fixture
 def without_standby(server):
-    """The server waits for a standby that there is none."""
+    """Make the server wait for a standby that doesn't exist."""
     set_standbys(server, "'missing'")
     yield
     set_standbys(server, "DEFAULT")
@@ -92,7 +92,7 @@ def timed(served, method, path):
 
 
 def many(served, *calls):
-    """The answers to these calls, all made at once."""
+    """Make calls concurrently and return their responses."""
     queue = collections.deque(calls)
     return in_threads(len(calls), lambda: timed(served, *queue.popleft()))
 
@@ -132,7 +132,7 @@ def test_a_write_is_retried_if_its_connection_breaks_before_the_commit(server, s
 
 
 def test_a_connection_to_a_demoted_server_is_replaced(server, open_database):
-    """As after a failover: the connection is alive, and what it leads to takes no writes."""
+    """Like after a failover: the connection is alive, but its server accepts no writes."""
     db = open_database(server.empty())
     db.engine.execute_sql("SET default_transaction_read_only = on")
     assert db.create_account(FIELDS)["fense_account_id"] == 1

@@ -95,7 +95,7 @@ def run(folder, run_command, monkeypatch):
 
 @contextlib.contextmanager
 def moving(folder, stderr):
-    """A slow move with this standard error, which is gone at the end."""
+    """Run a slow move with this standard error; it is ended at the end."""
     command = [sys.executable, "-c", SLOW, "0.3", *COMMANDS["move"][0]]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr) as process:
         try:
@@ -118,7 +118,7 @@ def start_slow(folder, start):
 
 
 def content(folder):
-    """The files of a folder, and what is in its database."""
+    """Return the files of a folder, and the content of its database."""
     db = databases.open_database(str(folder / "here.sqlite3"))
     found = db.dump()
     db.engine.close_all()
@@ -267,7 +267,7 @@ def test_a_signal_leaves_nothing_half_done(start_slow, folder, name, signum):
 
 @pytest.fixture
 def signal_at_commit(monkeypatch):
-    """Has a SIGINT come with the commit."""
+    """Send SIGINT during the commit."""
 
     def then_signal(self):
         before_commit(self)

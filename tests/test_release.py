@@ -23,7 +23,7 @@ EPOCH = 1_800_000_000  # 2027-01-15 08:00:00 UTC
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A git checkout with all that decides whether there may be a release."""
+    """A git checkout with everything that decides whether a release is possible."""
     tools("git")
     shutil.copytree(CHECKOUT / "release", tmp_path / "release")
     (tmp_path / ".gitignore").write_text("__pycache__\ndist\n")

@@ -14,7 +14,7 @@ SYSTEMS = CHECKOUT / "tests" / "systems"
 
 
 def run(system, *arguments, cwd=None):
-    """Run Python on a system; what it printed."""
+    """Run Python on a simulated system, and return its output."""
     environment = os.environ | {
         "SIMULATED_SYSTEM": system,
         "PYTHONPATH": os.pathsep.join([str(SYSTEMS), WITHOUT_DRIVER]),

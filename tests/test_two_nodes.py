@@ -125,7 +125,7 @@ class Load:
                 )
 
     def wait_for(self, count):
-        """Until so many more were created."""
+        """Wait until this many more were created."""
         wanted = self.created() + count
         wait_until(lambda: self.created() >= wanted)
 
@@ -133,7 +133,7 @@ class Load:
         return sum(status == 201 for _, status, *_ in list(self.responses))
 
     def check(self, server):
-        """What was acknowledged is there, and nothing of which it was said that it is not."""
+        """Check that everything acknowledged is there, and nothing reported as unchanged."""
         there = {row[0] for row in server.execute("SELECT api_key_sha256 FROM account")}
         lost = [one for one in self.responses if one[1] == 201 and one[-1] not in there]
         denied = [
@@ -252,7 +252,7 @@ def test_clients_wait_5_s_at_most_for_a_frozen_node_and_then_use_the_other(nodes
 
 @contextlib.contextmanager
 def unreachable(sock):
-    """Make this listening socket ignore new connections, as if its machine were gone."""
+    """Make this listening socket ignore new connections, as if its machine were off."""
     sock.listen(0)
     with contextlib.ExitStack() as stack, contextlib.suppress(TimeoutError):
         while True:
@@ -263,7 +263,7 @@ def unreachable(sock):
 
 @pytest.fixture
 def without_a_machine(nodes):
-    """Two nodes, of which the first one's machine is gone."""
+    """Two nodes; the first one's machine is off."""
     nodes.stop(0, signal.SIGKILL)
     with unreachable(nodes.sockets[0]):
         yield nodes

@@ -96,7 +96,7 @@ def peak_memory() -> int:
 
 
 def lacking(item: pytest.Item) -> list[str]:
-    """What the test needs and this system does not have."""
+    """Return the needs of the test that this system doesn't meet."""
     import pytest
 
     needed: list[str] = []

@@ -269,7 +269,7 @@ class Library:
 
 
 def check(event: str, arguments: Any) -> None:
-    """What Windows refuses of what Linux is about to do."""
+    """Raise the error that Windows would raise for this action."""
     names.refuse_proc(event, arguments)
     if event == "subprocess.Popen":
         program = os.fsdecode(arguments[0]) if arguments[0] else ""
@@ -296,7 +296,7 @@ def check_path(event: str, path: str) -> None:
 
 
 def is_open(path: str) -> bool:
-    """Whether this process has the file open."""
+    """Return whether this process has the file open."""
     try:
         found = os.lstat(path)
     except OSError:
