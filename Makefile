@@ -37,8 +37,8 @@ test-systems: .venv/dev     ## run the tests on simulated Windows and macOS
 	$(call simulate,macos) -m "not slow" --ignore-glob "tests/standin/test_page*" $(ANYWHERE)
 	for system in windows macos; do $(call simulate,$$system) -m slow tests/test_crash.py || exit; done
 
-test-image: .venv/dev       ## build and run the Dockerfile's image; as root, with buildah and debootstrap
-	$(BIN)/python -m pytest tests/image.py --timeout 400
+test-image: .venv/dev       ## build and run the Dockerfile's image; as root, with Docker and debootstrap
+	$(BIN)/python -m pytest tests/image.py --timeout 600
 
 test-release: .venv/dev .venv-release/run  ## build a release twice, install it, and run its sdist's tests
 	$(BIN)/python -m pytest tests/release.py --timeout 900
@@ -77,7 +77,7 @@ screenshots: .venv/dev      ## take docs/*.png: the page in Chromium, wide and n
 	$(BIN)/python docs/screenshots.py
 
 clean:                      ## remove the environments and everything that was built
-	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-release .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules tests/clients/node_modules tests/browser/node_modules tests/workflow/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-postgresql .venv-release .venv-sqlite build dist typings .mypy_cache examples/javascript/node_modules examples/testcontainers/node_modules tests/clients/node_modules tests/browser/node_modules tests/workflow/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:

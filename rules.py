@@ -96,10 +96,15 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def meant_instead(field: str, accepted: Iterable[str]) -> str:
-    """Return the end of a message about an unknown field, which may have a path before its name."""
+    """Return the end of a message about an unknown field, which may have a path before its name.
+
+    It is "" if the name is closer to one that is accepted elsewhere.
+    """
     name = field.rpartition(".")[2]
-    is_misspelt = len(name) <= MAX_MISSPELT and name not in KNOWN_NAMES
-    return did_you_mean(name, accepted, 0.7) if is_misspelt else ""
+    if len(name) > MAX_MISSPELT or name in KNOWN_NAMES:
+        return ""
+    nearest = difflib.get_close_matches(name, {*accepted, *KNOWN_NAMES}, 1, 0.7)
+    return did_you_mean(name, set(accepted) & set(nearest), 0.7)
 
 
 def printable(text: str) -> str:
@@ -366,7 +371,7 @@ CREATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "i
 CREATE_REQUIRED = ("api_key", "name", "email")
 UPDATE_RULES = {name: rule for name, rule in ACCOUNT_RULES.items() if name != "email"}
 UPDATE_REFUSALS = {"email": "can't be changed"}
-# Names of the contract: sent to the wrong operation, they aren't misspelt.
+# Names of the contract: sent to the wrong operation, they (or nearly they) aren't misspelt others.
 KNOWN_NAMES = (*ACCOUNT_RULES, "fense_account_id", "start_date", "end_date")
 
 

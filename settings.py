@@ -22,7 +22,8 @@ class Limits:
     state_body: int = 32 * 1024 * 1024  # bytes of a control plane body, with the master key
     header: int = 16 * 1024  # bytes of request line and headers together
     connections: int = 500  # open at the same time; beyond that, an idle one is closed
-    waiting: int = 400  # delayed requests; below `connections`, so that others get through
+    # Delayed requests. With those that wait in the control plane, `connections` must leave room.
+    waiting: int = 350
     # Seconds for a connection to send a whole request, or to take a part of a response.
     idle: float = 30
 

@@ -1,4 +1,4 @@
-"""The command `compare`: asks a service and a stand-in the same, and prints what differs."""
+"""The command `compare`: send the same requests to a service and a stand-in, and compare."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ALL_SAME, SOME_DIFFER = 0, 1  # exit codes
 
 
 class WrongUsage(Exception):
-    """An argument or a variable can't be as it is. The message repeats neither."""
+    """An argument or a variable is invalid. The message quotes neither."""
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Compare, and print the result. Returns the exit code of one that could be made.
+    """Compare, print the result, and return the exit code.
 
-    Raises `WrongUsage`, and `CouldNotAsk` if the service can't be asked.
+    Raises `WrongUsage`, and `CouldNotAsk` if the comparison can't be made.
     """
     if not is_url(options.target) and (options.write or options.dry_run):
         raise WrongUsage("--write and --dry-run need a URL, not a recording")
@@ -60,7 +60,7 @@ def is_url(target: str) -> bool:
 
 
 def list_requests(options: argparse.Namespace) -> int:
-    """Print what would be asked."""
+    """Print the requests that would be sent."""
     planned = [*asking.planned(), *(writing.planned() if options.write else ())]
     shown = [it._replace(target=it.target.replace("{id}", "ID")) for it in planned]
     show("\n".join(map(str, shown)))
@@ -68,13 +68,13 @@ def list_requests(options: argparse.Namespace) -> int:
 
 
 def show(text: str) -> None:
-    """Print a text, of which a pipe (to head, say) may read less."""
+    """Print a text. A pipe (to head, for example) may close early."""
     try:
         print(text, flush=True)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EINVAL):  # as Windows has it
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows
             raise
-        # Python would say so again at its end.
+        # Otherwise Python would report it again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -108,13 +108,13 @@ def ask(options: argparse.Namespace, say: Callable[[str], None]) -> Asked:
 
 
 def confirm(is_confirmed: bool, say: Callable[[str], None]) -> None:
-    """Say what `--write` leaves behind, and ask. Raises `WrongUsage` where it is not wanted."""
+    """Print what `--write` leaves behind, and ask for confirmation. Raises `WrongUsage`."""
     if is_confirmed:
         say(writing.WARNING)
         return
     if not sys.stdin or not sys.stdin.isatty():
         raise WrongUsage("--write needs --yes, or a terminal to ask at")
-    # Standard output is the report's.
+    # Standard output is for the report.
     print(f"{writing.WARNING}.\nGo on? [y/N] ", end="", file=sys.stderr, flush=True)
     with contextlib.suppress(EOFError):
         if input().strip().lower() in ("y", "yes"):
@@ -136,7 +136,7 @@ def read_recording(path: str) -> Asked:
 
 @contextlib.contextmanager
 def new_file(path: str) -> Iterator[Callable[[str], None]]:
-    """Yield what writes a text to a new file, which is there once it is whole."""
+    """Yield a function that writes a text to a new file, which appears when it is complete."""
 
     def write(text: str) -> None:
         with open(temporary, "w", encoding="utf-8") as file:

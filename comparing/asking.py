@@ -1,4 +1,4 @@
-"""Asks a service everything: first which accounts it has, then about each of them."""
+"""Ask a service all questions: first for its accounts, then about each of them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ GONE = "an account disappeared while it was read: try again"
 Asked = list[tuple[Question, Response]]
 
 
-MAX_AGAIN = 2  # requests that are sent again to see whether something changed since
+MAX_AGAIN = 2  # requests that are repeated to see whether something has changed
 
 
 def max_requests(accounts: int) -> int:
-    """How many requests a comparison sends at most if it reads so many accounts."""
+    """Return the maximum number of requests of a comparison of this many accounts."""
     return questions.MAX_OTHER + accounts * questions.MAX_PER_ACCOUNT + MAX_AGAIN
 
 
 def planned() -> Iterator[Question]:
-    """All questions, about one account without lookups."""
+    """Yield all questions, for one account without lookups."""
     yield ALL
     yield from questions.about_account(1)
     yield from questions.about_usage(1, ())
@@ -36,7 +36,7 @@ def planned() -> Iterator[Question]:
 
 
 def ask_all(ask: Ask, numbers: Sequence[int], most: int, has_other_key: bool) -> Asked:
-    """Ask everything, about these accounts or else the first ones. Raises `CouldNotAsk`."""
+    """Ask all questions about these accounts, or the first ones. Raises `CouldNotAsk`."""
     asked: Asked = []
 
     def put(question: Question) -> Response:
@@ -44,7 +44,7 @@ def ask_all(ask: Ask, numbers: Sequence[int], most: int, has_other_key: bool) ->
         asked.append((question, answer))
         return answer
 
-    shapes = Shapes(Differences())  # what differs is noted later
+    shapes = Shapes(Differences())  # differences are noted later
     body = check_is_fense(put(ALL), shapes)
     named = list(dict.fromkeys(numbers))
     chosen = named or ids_in(body)[:most]
@@ -71,11 +71,11 @@ def ask_all(ask: Ask, numbers: Sequence[int], most: int, has_other_key: bool) ->
 
 
 def check_still_there(ask: Ask, asked: Asked, shapes: Shapes) -> None:
-    """Ask again where the key or an account was refused. Raises `CouldNotAsk` if it is gone."""
+    """Ask again if a key or an account was rejected. Raises `CouldNotAsk` if it has disappeared."""
     refused = {question.key for question, it in asked if it.status in REFUSED}
     found: set[int] = set()  # accounts that could be read
-    missing: set[int] = set()  # that were listed, and could not
-    gone: set[int] = set()  # that could be read first
+    missing: set[int] = set()  # accounts that were listed but couldn't be read
+    gone: set[int] = set()  # accounts that could be read only at first
     for question, answer in asked:
         if question.schema in ("Account", "AccountUsage"):
             if answer.status == OK:
@@ -93,13 +93,13 @@ def check_still_there(ask: Ask, asked: Asked, shapes: Shapes) -> None:
 
 
 def ids_in(usage: Json) -> list[int]:
-    """The ids of the accounts that a stand-in can have, in the order of the list."""
+    """Return the account ids that a stand-in can have, in the order of the list."""
     listed = [it.get("fense_account_id") for it in (usage or {}).get("accounts") or ()]
     return [it for it in dict.fromkeys(listed) if it is not None and 0 < it <= rules.MAX_ID]
 
 
 def check_is_fense(answer: Response, shapes: Shapes) -> Json:
-    """Return the usage of all accounts in our shape. Raises `CouldNotAsk` for anything else."""
+    """Return the usage of all accounts in our form. Raises `CouldNotAsk` for anything else."""
     if answer.status in REFUSED:
         raise CouldNotAsk(
             f"the service rejects the key ({answer.status}): check DISPUTE_MASTER_KEY"
@@ -120,7 +120,7 @@ def check_is_fense(answer: Response, shapes: Shapes) -> Json:
 
 
 def days_in(answer: Response, shapes: Shapes) -> list[str]:
-    """The days on which an account has lookups, in order."""
+    """Return the days on which an account has lookups, in order."""
     body = shapes.read("AccountUsage", answer.body) if answer.status == OK else None
     return sorted(
         it["date"] for it in (body or {}).get("daily") or () if it.get("date") and it.get("lookups")

@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 MAX_SHOWN = 3  # examples of a difference that are printed
-MAX_KEPT = 50  # that are kept
+MAX_KEPT = 50  # examples of a difference that are kept
 
-# A name in a body may be a value, such as an e-mail address in a map by address: see `shown_names`.
+# A name in a body may be personal, such as an email address in a map by address: see `shown_names`.
 NAME = "[A-Za-z_][A-Za-z_-]{0,39}[0-9]?"
 # Numbers, days and times, as text
 NUMBER = re.compile("-?[0-9][0-9.eE+-]{0,39}")
 TIME = re.compile(
     "[0-9]{4}-?[0-9]{1,2}-?[0-9]{1,2}(?:[T ][0-9:.]{1,20} ?(?:[Zz]|UTC|[+-][0-9:]{2,5})?)?"
 )
-# The words that names in APIs have.
+# Words that are common in names in APIs.
 WORDS = frozenset(
     "account accounts active all api at attributes billing body code content correlation count "
     "created current daily data date day days description detail details dispute email end error "
@@ -34,24 +34,24 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 @dataclass
 class Difference:
-    """What one line of FIDELITY.md says and the other service does not do."""
+    """A difference between a line of FIDELITY.md and the other service."""
 
     line: str
     ours: str
-    theirs: list[str] = field(default_factory=list)  # without repetitions
-    seen: set[int] = field(default_factory=set)  # the numbers of the questions that show it
+    theirs: list[str] = field(default_factory=list)  # without duplicates
+    seen: set[int] = field(default_factory=set)  # the numbers of the questions that showed it
 
 
 class Differences:
-    """All of them, in the order in which they were found."""
+    """All differences, in the order in which they were found."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Difference] = {}
-        self.question = 0  # the number of the one whose responses are compared
-        self.tried = set[str]()  # the lines that a response has shown
+        self.question = 0  # the number of the current question
+        self.tried = set[str]()  # the lines that were tested
 
     def note(self, line: str, ours: str, theirs: str) -> None:
-        """Note that the response shows `theirs` where a line of FIDELITY.md asks for `ours`."""
+        """Note that a response has `theirs` where a line of FIDELITY.md requires `ours`."""
         self.tried.add(line)
         known = self._found.setdefault((line, ours), Difference(line, ours))
         known.seen.add(self.question)
@@ -63,9 +63,9 @@ class Differences:
 
 
 def shown_names(names: Iterable[str]) -> dict[str, str]:
-    """The names in an object, by themselves, as they may be shown.
+    """Map the names in an object to the form in which they may be shown.
 
-    An unknown name is only shown among others that APIs have: elsewhere it may be a value.
+    An unknown name is only shown among names that are common in APIs; otherwise it may be personal.
     """
     names = list(names)
     known = {name for name in names if is_usual(name)}
@@ -77,7 +77,7 @@ def shown_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_usual(name: str) -> bool:
-    """Whether a name has only words that names in APIs have: fenseAccountId."""
+    """Return whether a name consists of words that are common in APIs, like fenseAccountId."""
     if not re.fullmatch("[A-Za-z0-9_-]{1,40}", name):
         return False
     words = re.findall("[A-Z]*[a-z0-9]+|[A-Z0-9]+", name)
@@ -85,13 +85,13 @@ def is_usual(name: str) -> bool:
 
 
 def shown_digits(text: str) -> str:
-    """A time or a day without its value: 0000-00-00T00:00:00Z."""
+    """Return the format of a time or a day: 0000-00-00T00:00:00Z."""
     is_plain = TIME.fullmatch(text) or NUMBER.fullmatch(text)
     return re.sub("[0-9]", "0", text) if is_plain else "other text"
 
 
 def plain_header(name: str, text: str) -> str:
-    """The value of a header, without what no other service sends: it may be personal."""
+    """Return the value of a header without unusual parts, which may be personal."""
     if name == "content-type":
         media_type, *parameters = text.lower().replace('"', "").split(";")
         found = re.fullmatch(
@@ -111,7 +111,7 @@ def plain_header(name: str, text: str) -> str:
 
 
 def kind(value: object) -> str:
-    """What a value of JSON is."""
+    """Return the kind of a JSON value in words."""
     if value is None:
         return "null"
     names = {

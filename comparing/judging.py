@@ -1,4 +1,4 @@
-"""Compares what a service answered with what this one answers to the same questions."""
+"""Compare the responses of a service with those of a stand-in to the same questions."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from fense_admin.standin import StandIn
 
 Asked = tuple[Question, Response]
 OK, CREATED = 200, 201
-# The lines about the time of an update, and what they say.
+# The lines about the time of an update, and their statements.
 TIMED = {"updated-at": "`updated_at` moves", "empty-update": "`updated_at` stays"}
-GROWING = SETTLED + 1  # days, the newest, whose lookups may grow while they are read
-MAX_DAYS = 40_000  # with lookups of an account that is compared: a century
-MAX_STATUSES = 3  # of errors that have one in common there: from here on it is one difference
-# Where all errors of a status have another one there, that is one difference, of this line.
+GROWING = SETTLED + 1  # newest days, whose lookups may grow during the comparison
+MAX_DAYS = 40_000  # with lookups of one account: a century
+MAX_STATUSES = 3  # of errors; if so many are all the same there, that is a single difference
+# If all errors with a status have another one there, that is a single difference, of this line.
 COMMON_STATUS = {exchange.INVALID: "bad-request", exchange.UNKNOWN_KEY: "unknown-key"}
 ERROR: Json = {"code": "", "message": "", "details": [{"field": "", "message": ""}]}
 HEADERS = {"www-authenticate": "unknown-key", "allow": "wrong-method", "location": "location"}
 
 
 class Comparison:
-    """What differs between the service that answered these questions and a stand-in.
+    """The differences between a service and a stand-in in the responses to these questions.
 
-    The stand-in has the accounts and the lookups that the answers show.
+    The stand-in has the accounts and lookups that the responses of the service show.
     """
 
     def __init__(self, asked: Sequence[Asked]) -> None:
         self.differences = Differences()
         self.asked = asked
-        self._updated_at: tuple[Json, Json] = None, None  # there and here, in the last response
+        self._updated_at: tuple[Json, Json] = None, None  # there and here, in the previous response
         questions = [question for question, _ in asked]
         is_write = [question.method not in READS for question in questions]
-        writes = is_write.index(True) if True in is_write else len(asked)  # from there on
+        writes = is_write.index(True) if True in is_write else len(asked)  # the first write
         self._accounts = read_accounts(asked[:writes])
         self._ours = ask_ourselves(questions[:writes], [*map(self._as_seed, self._accounts)])
         if writes < len(asked):
@@ -62,7 +62,7 @@ class Comparison:
             self._compare(question, theirs, self._ours[number], shapes)
 
     def _as_seed(self, number: int) -> dict[str, Any]:
-        """An account of a state document that is like the one with this id, but for its names."""
+        """Return an account for a state document, like the one with this id, but nameless."""
         read = self._accounts[number]
         flags = ("suppress_notifications", "suppress_billing", "is_active")
         return nameless(number) | {
@@ -106,8 +106,8 @@ class Comparison:
         self.differences.note(line, ours, theirs)
 
     def _note_common_statuses(self) -> dict[int, int]:
-        """Note the statuses that all errors of one kind have there; return them by ours."""
-        theirs: dict[int, dict[int, int]] = {}  # by ours and by the number of the question
+        """Note the statuses that are common to all errors of a kind there; return them by ours."""
+        theirs: dict[int, dict[int, int]] = {}  # by our status, then by the number of the question
         for number, ours in enumerate(self._ours):
             answer = self.asked[number][1]
             if ours.status >= exchange.INVALID and is_error(answer):
@@ -136,7 +136,7 @@ class Comparison:
         media_type, _, parameters = sent.partition("; ")
         if media_type == expected and parameters:
             self._note("content-type", expected, f"with `; {parameters}`")
-        # An error in another shape may have a media type of its own.
+        # An error in another form may have a different media type.
         elif media_type != expected and has_our_shape:
             self._note("content-type", expected, sent)
         for name, line in HEADERS.items():
@@ -147,7 +147,7 @@ class Comparison:
                     self._note(line, f"`{name.title()}`: {wanted}", there)
 
     def _compare_error(self, question: Question, theirs: Response, ours: Response) -> bool:
-        """Compare the body of an error; whether it has our shape."""
+        """Compare the body of an error. Return whether it has our form."""
         if ours.status < exchange.INVALID:
             return True
         if question.method == "HEAD":
@@ -205,7 +205,7 @@ class Comparison:
     def _note_days(
         self, question: Question, expected: dict[str, int], found: dict[str, int], ours: Json
     ) -> None:
-        """Note what is wrong with the days of a range."""
+        """Note the differences in the days of a range."""
         ends = {ours["start_date"], ours["end_date"]} - {None}
         days = expected.keys() | found.keys()
         changed = {day for day in days if expected.get(day) != found.get(day)}
@@ -228,7 +228,7 @@ class Comparison:
 
     def _compare_account(self, question: Question, theirs: Json, ours: Json) -> None:
         self._compare_id(question, theirs)
-        if question.body is None:  # its values are somebody's
+        if question.body is None:  # its values are personal
             return
         sent = rules.parse_json(question.body.encode())
         for name in ours.keys() & sent.keys():
@@ -290,13 +290,13 @@ class Comparison:
     def _compare_total(
         self, question: Question, account: Json, expected: int, found: int | None, ours: Json
     ) -> None:
-        """Compare the sum of an account's lookups in a range."""
+        """Compare the total of an account's lookups in a range."""
         if found is None or found == expected:
             return
         usage = account["usage"]
         at_ends = {name: usage.get(ours[name], 0) for name in ("start_date", "end_date")}
         if question.target == ALL.target:
-            # It was asked before the account's days, whose newest may have grown since then.
+            # This was requested before the account's days, and the newest may have grown since.
             newest = sum(usage[day] for day in sorted(usage)[-GROWING:])
             if not expected - newest <= found < expected:
                 other = "less" if found < expected else "more"
@@ -310,8 +310,8 @@ class Comparison:
 
 
 def read_accounts(asked: Sequence[Asked]) -> dict[int, Json]:
-    """The accounts that were read, by id, each with its usage by day; None if it can't be known."""
-    shapes = Shapes(Differences())  # they are noted later
+    """Return the accounts that were read, by id, with their usage by day, or None if unknown."""
+    shapes = Shapes(Differences())  # differences are noted later
     accounts: dict[int, Json] = {}
     for question, answer in asked:
         schema = {"account": "Account", "usage": "AccountUsage"}.get(question.line, "")
@@ -328,7 +328,7 @@ def read_accounts(asked: Sequence[Asked]) -> dict[int, Json]:
 
 
 def listed_days(usage: Json) -> list[tuple[str, int]] | None:
-    """The days of an account's usage, each with its lookups; None if one of them is unreadable."""
+    """Return the days of an account's usage with their lookups; None if one is unreadable."""
     daily = usage.get("daily")
     if daily is None or not all("date" in it and "lookups" in it for it in daily):
         return None
@@ -336,7 +336,7 @@ def listed_days(usage: Json) -> list[tuple[str, int]] | None:
 
 
 def known_usage(days: list[tuple[str, int]] | None) -> dict[str, int] | None:
-    """The days as a stand-in can have them; None if it can't."""
+    """Return the lookups by day for a stand-in; None if it can't have them."""
     if days is None or len(dict(days)) < len(days) or len(days) > MAX_DAYS:
         return None
     if not all(0 <= lookups <= rules.MAX_LOOKUPS for _, lookups in days):
@@ -345,7 +345,7 @@ def known_usage(days: list[tuple[str, int]] | None) -> dict[str, int] | None:
 
 
 def ask_ourselves(questions: Sequence[Question], accounts: list[dict[str, Any]]) -> list[Response]:
-    """What a stand-in with these accounts answers, asked in this process."""
+    """Return the responses of a stand-in with these accounts, in this process."""
     seed: Any = {"accounts": accounts}
     answers: list[Response] = []
     with StandIn(seed=seed, serve=False) as standin:
@@ -364,7 +364,7 @@ def ask_ourselves(questions: Sequence[Question], accounts: list[dict[str, Any]])
 
 
 def response_of(standin: StandIn, question: Question, key: str | None) -> Response:
-    """What the stand-in answers to a question that brings this key."""
+    """Return the response of the stand-in to a question with this key."""
     path, _, query = question.path.partition("?")
     body = (question.with_keys("merchant", "other-merchant") or "").encode()
     environ: dict[str, Any] = {
@@ -392,7 +392,7 @@ def response_of(standin: StandIn, question: Question, key: str | None) -> Respon
 
 
 def nameless(number: int) -> dict[str, Any]:
-    """An account of a state document without anything that is somebody's."""
+    """Return an account for a state document without personal data."""
     return {
         "fense_account_id": number,
         "api_key": f"merchant-key-{number}",
@@ -402,12 +402,12 @@ def nameless(number: int) -> dict[str, Any]:
 
 
 def before(number: int) -> list[dict[str, Any]]:
-    """The accounts of a state in which the next one gets this id."""
+    """Return the accounts of a state in which the next id is this one."""
     return [nameless(number - 1)] if number > 1 else []
 
 
 def error_of(body: Json) -> Json:
-    """What is under "error" in the body of an error if it has our shape; None otherwise."""
+    """Return the "error" in the body of an error if it has our form, else None."""
     error: Json = body.get("error") if isinstance(body, dict) and len(body) == 1 else None
     if shape_of(error) not in (shape_of({**ERROR, "details": []}), shape_of(ERROR)):
         return None
@@ -416,13 +416,13 @@ def error_of(body: Json) -> Json:
 
 
 def schema_of(ours: Json) -> str | None:
-    """The schema that a body of ours has; None for an error, or without a body."""
+    """Return the name of the schema of our body; None for an error, or without a body."""
     names = {"accounts": "AllUsage", "daily": "AccountUsage", "email": "Account"}
     return next((schema for name, schema in names.items() if name in (ours or ())), None)
 
 
 def is_error(answer: Response) -> bool:
-    """Whether a service refused a request, perhaps with the status 200."""
+    """Return whether a service rejected a request, maybe with the status 200."""
     if answer.status != OK:
         return answer.status > OK
     shapes = Shapes(Differences())
@@ -432,7 +432,7 @@ def is_error(answer: Response) -> bool:
 
 
 def subsets(total: int, parts: Iterable[int]) -> set[int]:
-    """What is left of a total without some of its parts, at least one."""
+    """Return all values of a total without some of its parts, at least one."""
     sums = {0}
     for part in parts:
         sums |= {known + part for known in sums}

@@ -1,4 +1,4 @@
-"""The lines of FIDELITY.md: what is documented or assumed, and where it is decided."""
+"""The lines of FIDELITY.md: documented or assumed behaviours, and where they are decided."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Line(NamedTuple):
     name: str
     text: str
     is_documented: bool
-    places: list[str]  # in the source, such as rules.check_email; none if it is documented
+    places: list[str]  # in the source, such as rules.check_email; [] if documented
 
 
 def read_lines() -> list[Line]:
-    """Return the lines of FIDELITY.md, those that Fense documents first."""
+    """Return the lines of FIDELITY.md, the documented ones first."""
     documented, assumed = files.read(FIDELITY_FILE).decode().split("\n## Assumed\n")
     return [
         Line(name, " ".join(text.split()), part is documented, re.findall("`(.+?)`", places))

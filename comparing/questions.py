@@ -1,4 +1,4 @@
-"""What a comparison asks: requests that only read, each for a line of FIDELITY.md."""
+"""The questions of a comparison: requests that only read, each for a line of FIDELITY.md."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from fense_admin import rules
 
 READS = ("GET", "HEAD")
 NO_ACCOUNT = rules.MAX_ID  # an id that no account has
-# Before any account: a range without lookups.
+# A range before any account, so without lookups.
 EMPTY = ("1999-01-01", "1999-01-31")
-SETTLED = 2  # days before today: what is older changes no more
+SETTLED = 2  # days before today; older days don't change anymore
 
-# The lines of FIDELITY.md that only a write shows.
+# The lines of FIDELITY.md that need a write.
 WRITES = frozenset(
     "create update merchant-key api-key api-key-taken name email unknown-field is-active "
     "empty-update updated-at location encoding json".split()
 )
 
-# The lines that show in accounts and their lookups, if there are any.
+# The lines that need accounts with lookups.
 DATA = frozenset(
     "account account-body times days daily dispute-account-id ids order range totals "
     "usage usage-body numbers null names".split()
 )
 NEEDS_TWO_KEYS = frozenset(["several-keys"])
 
-# The key that a request is sent with; "merchant": that of the account that was created
+# The key to send with a request; "merchant": the key of the account that was created
 KEYS = KNOWN, OTHER, UNKNOWN, NONE, MERCHANT = "known", "other", "unknown", "none", "merchant"
 
 
 class Question(NamedTuple):
-    """A request, and the line of FIDELITY.md that its response shows."""
+    """A request, and the line of FIDELITY.md that its response tests."""
 
     line: str
-    target: str  # path and query, behind the prefix; {id} is the account's
-    schema: str = "ErrorResponse"  # of the response, in openapi.json
+    target: str  # path and query, without the prefix; {id} is the account's id
+    schema: str = "ErrorResponse"  # the schema of the response in openapi.json
     account: int = 1
     method: str = "GET"
     key: str = KNOWN
-    body: str | None = None  # {key} and {other_key} are keys made up for a merchant
+    body: str | None = None  # {key} and {other_key} stand for generated keys
     content_type: str = "application/json"
     encoding: str = ""  # its Content-Encoding
 
@@ -49,7 +49,7 @@ class Question(NamedTuple):
         return self.target.replace("{id}", str(self.account))
 
     def with_keys(self, key: str, other_key: str) -> str | None:
-        """The body, with these keys of merchants."""
+        """Return the body with these merchant keys."""
         return self.body and self.body.replace("{key}", key).replace("{other_key}", other_key)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ def between(first: str, last: str) -> str:
 
 
 def about_account(number: int) -> list[Question]:
-    """The questions whose responses say what else to ask about an account."""
+    """Return the questions whose responses decide what else to ask about an account."""
     return [
         Question("account", "/accounts/{id}", "Account", number),
         Question("usage", "/accounts/usage/{id}", "AccountUsage", number),
@@ -74,7 +74,7 @@ def about_account(number: int) -> list[Question]:
 
 
 def about_usage(number: int, days: Sequence[str]) -> Iterator[Question]:
-    """The questions about an account that has lookups on these days, in order."""
+    """Yield the questions about an account with lookups on these (ordered) days."""
 
     def ask(line: str, query: str) -> Question:
         return Question(line, "/accounts/usage/{id}?" + query, "AccountUsage", number)
@@ -90,7 +90,7 @@ def about_usage(number: int, days: Sequence[str]) -> Iterator[Question]:
 
 
 def settled(days: Iterable[str]) -> list[str]:
-    """Those of the days whose lookups change no more, in order."""
+    """Return those of the days whose lookups don't change anymore, in order."""
     today = datetime.datetime.now(datetime.timezone.utc).date()
     return sorted(day for day in days if day <= str(today - datetime.timedelta(SETTLED)))
 
@@ -99,7 +99,7 @@ MAX_PER_ACCOUNT = len(about_account(1)) + len(list(about_usage(1, ())))
 
 
 def about_all(days: Iterable[str]) -> Iterator[Question]:
-    """The questions about all accounts; those that were read have lookups on these days."""
+    """Yield the questions about all accounts, given the days with lookups."""
     first, last = min(days, default=EMPTY[0]), max(days, default=EMPTY[1])
     yield ALL._replace(line="all-accounts", target=f"{ALL.target}?{between(*EMPTY)}")
     yield ALL._replace(line="range", target=f"{ALL.target}?{between(first, last)}")
@@ -107,7 +107,7 @@ def about_all(days: Iterable[str]) -> Iterator[Question]:
 
 
 def about_errors(number: int, has_account: bool, has_other_key: bool) -> Iterator[Question]:
-    """The questions that are refused, and those about paths, which need no account but one."""
+    """Yield the questions that are rejected, and those about paths, for one account."""
     usage, one = "/accounts/usage", "/accounts/usage/{id}"
     yield Question("unknown-key", usage, key=NONE)
     yield Question("unknown-key", usage, key=UNKNOWN)

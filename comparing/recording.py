@@ -1,4 +1,4 @@
-"""Recordings: what a service answered, with everything personal replaced."""
+"""Recordings: the responses of a service, with everything personal replaced."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ MAX_QUESTIONS = 300
 LONGEST = 4096  # characters of a text of a question
 TARGET = r"/(?!_standin)[A-Za-z0-9/._-]*(?:\{id\})?(?:\?[A-Za-z0-9_={}&.-]*)?"
 UUID = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-# What is kept as it is, by its name without _: texts of these forms, and numbers.
+# Names (without _) whose values are kept: times, and numbers.
 TIMES = {"date", "startdate", "enddate", "createdat", "updatedat"}
 COUNTS = {"lookups", "totallookups", "status"}
 IDS = {"fenseaccountid", "accountid", "id"}
 
 
 class Replacer:
-    """Replaces everything personal, the same value by the same one wherever it is."""
+    """Replaces everything personal, the same value always with the same one."""
 
     def __init__(self, asked: Asked) -> None:
         ids = self._ids([answer.body for _, answer in asked])
         found = sorted(ids | {question.account for question, _ in asked})
-        # In the same order, so that a list in order of id still is; others than ids stay others.
+        # Keep the order, so that sorted lists stay sorted, and keep invalid ids invalid.
         valid = [number for number in found if 0 < number <= rules.MAX_ID]
         low = [number for number in found if number <= 0]
         high = found[len(low) + len(valid) :]
@@ -54,7 +54,7 @@ class Replacer:
         self._count = itertools.count(1)
 
     def _ids(self, value: Json, name: str = "") -> set[int]:
-        """The ids of accounts in a body."""
+        """Return the ids of accounts in a body."""
         if isinstance(value, dict):
             return set().union(*(self._ids(it, plain(key)) for key, it in value.items()))
         if isinstance(value, list):
@@ -72,7 +72,7 @@ class Replacer:
         )
 
     def _value(self, value: Json, name: str, is_error: bool) -> Json:
-        """The value of a body, without what is personal in it."""
+        """Return a value of a body with everything personal replaced."""
         if isinstance(value, dict):
             shown = shown_names(value)
             return {
@@ -88,7 +88,7 @@ class Replacer:
             return self._text(value, name, is_error)
         if isinstance(value, float):
             is_kept = name in COUNTS and abs(value) < math.inf
-            return value if is_kept else 0.5  # no whole number, as ids are
+            return value if is_kept else 0.5  # ids are whole numbers
         return 0 if type(value) is int and name not in COUNTS else value
 
     def _name(self, name: str, shown: str) -> str:
@@ -104,7 +104,7 @@ class Replacer:
         return known.upper() if kind == "uuid" and text != text.lower() else known
 
     def _is_plain(self, text: str, name: str, is_error: bool) -> bool:
-        """Whether nothing in a text is personal."""
+        """Return whether a text has nothing personal."""
         if name in COUNTS and NUMBER.fullmatch(text):
             return True
         if name in TIMES and (TIME.fullmatch(text) or NUMBER.fullmatch(text)):
@@ -113,7 +113,7 @@ class Replacer:
             return True
         if is_error and name == "field" and (is_usual(text) or text == "colour"):
             return True
-        return text.strip() in WRITTEN  # which the comparison wrote itself
+        return text.strip() in WRITTEN  # written by the comparison itself
 
     def _new(self, kind: str, text: str) -> str:
         number = next(self._count)
@@ -138,7 +138,7 @@ def record(asked: Asked, version: str) -> str:
 
 
 def read(raw: bytes) -> Asked:
-    """Return what a recording has. Raises `CouldNotAsk` for any other document."""
+    """Parse a recording. Raises `CouldNotAsk` for any other document."""
     try:
         if len(raw) > MAX_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
             raise CouldNotAsk("the recording is too large")
@@ -154,7 +154,7 @@ def read(raw: bytes) -> Asked:
 
 
 def read_entry(response: dict[str, Json], **fields: Json) -> tuple[Question, Response]:
-    """Return a question of a recording and its answer. Raises `ValueError` or `TypeError`."""
+    """Return a question of a recording and its response. Raises `ValueError` or `TypeError`."""
     question, answer = Question(**fields), Response(**response)
     if not (
         all(isinstance(it, str) and len(it) <= LONGEST for it in strings(question))

@@ -14,7 +14,7 @@ WIDTH = 88  # characters of a line's text that are printed
 
 
 def results(differences: Differences) -> list[dict[str, Any]]:
-    """The result for each line of FIDELITY.md, as --json prints it."""
+    """Return the result for each line of FIDELITY.md, as --json prints it."""
     return [result_of(line, differences) for line in read_lines()]
 
 
@@ -48,7 +48,7 @@ def why_not_tried(name: str) -> str:
 
 
 def printed(results: list[dict[str, Any]], total: int) -> Iterator[str]:
-    """The lines of the report; `total` is the number of all responses."""
+    """Yield the lines of the report; `total` is the number of responses."""
     for is_documented, title in ((True, "Documented by Fense:"), (False, "Assumed here:")):
         yield title
         for result in results:

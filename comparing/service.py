@@ -1,4 +1,4 @@
-"""Asks a service over HTTP: one request at a time, by GET and HEAD alone, with deadlines."""
+"""Ask a service over HTTP: one request at a time, with deadlines, only GET and HEAD by default."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from fense_admin.exchange import KEY_HEADER
 
 MAX_BYTES = 32 * 1024 * 1024  # of a response
 MAX_VALUES = 5_000_000  # in a response: each takes memory, however short its text is
-DEEPEST = 30  # objects and lists inside each other in a body
+DEEPEST = 30  # nested objects and lists in a body
 COMPARED = ("content-type", "www-authenticate", "allow", "location")  # headers that are kept
-# Statuses that say nothing about the request: rate limits, proxies, maintenance
+# Statuses that don't depend on the request: rate limits, proxies, maintenance
 FOR_NOW = (429, 502, 503, 504)
 
 
 class CouldNotAsk(Exception):
-    """The comparison can't be made. The message is one sentence that says why."""
+    """The comparison can't be made. The message says why."""
 
 
 class Response(NamedTuple):
     """A response."""
 
     status: int
-    headers: dict[str, str]  # some of them, by their names in lower case: see `plain_header`
-    body: Any  # what its JSON says; None if it is something else
+    headers: dict[str, str]  # the compared ones, by name in lower case: see `plain_header`
+    body: Any  # parsed JSON; None if it isn't JSON
     is_json: bool
 
 
 def read_response(status: int, headers: Mapping[str, str], raw: bytes) -> Response:
-    """Return a response as it is compared. Raises `CouldNotAsk` for a body that is too large."""
+    """Return a response for the comparison. Raises `CouldNotAsk` if its body is too large."""
     if len(raw) > MAX_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise CouldNotAsk("its response is too large to compare")
     kept = {name: plain_header(name, headers[name]) for name in COMPARED if name in headers}
@@ -64,7 +64,7 @@ def read_response(status: int, headers: Mapping[str, str], raw: bytes) -> Respon
 
 
 def is_shallow(body: Any) -> bool:
-    """Whether a body is nested no deeper than functions that call themselves can read it."""
+    """Return whether a body is shallow enough for recursive functions."""
     inner = [[body]]
     for _ in range(DEEPEST):
         found = [it for each in inner for it in each if isinstance(it, (dict, list))]
@@ -77,8 +77,8 @@ def is_shallow(body: Any) -> bool:
 class Service:
     """A service at a URL such as https://fense.example/admin.
 
-    `keys` are those that it knows, `timeout` is the seconds that a request may take, `ca_file` has
-    certificates to trust in place of the system's. Raises `CouldNotAsk` for a file that has none.
+    `keys` are valid keys, `timeout` is in seconds for each request, `ca_file` has certificates to
+    trust instead of the system's. Raises `CouldNotAsk` if the file has none.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Service:
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody between here and the service can read the key."""
+        """Whether nobody on the way to the service can read the key."""
         return self._scheme == "https" or bool(fense_admin.LOOPBACK.fullmatch(self._host))
 
     def ask(self, question: Question) -> Response:
@@ -157,13 +157,13 @@ class Service:
     def _connection(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(self._host, timeout=self._timeout)
         if self._context is not None and connection.port == http.client.HTTP_PORT:
-            # split_url leaves out 443 alone
+            # split_url only removes port 443
             is_given = self._host.endswith(f":{http.client.HTTP_PORT}")
             connection.port = connection.port if is_given else http.client.HTTPS_PORT
         return connection
 
     def _encrypted(self, connection: http.client.HTTPConnection) -> socket.socket:
-        """The socket of a connection, with TLS if the URL wants it, before its handshake."""
+        """Return the socket of a connection, with TLS (before the handshake) for https."""
         if self._context is not None:
             connection.sock = self._context.wrap_socket(
                 connection.sock, server_hostname=connection.host, do_handshake_on_connect=False
@@ -172,19 +172,19 @@ class Service:
 
 
 def later(response: http.client.HTTPResponse) -> str:
-    """When a response says to try again."""
+    """Return when a response asks to try again."""
     text = response.headers.get("Retry-After", "")
     return f"in {text} s" if re.fullmatch("[0-9]{1,5}", text) else "later"
 
 
 @contextlib.contextmanager
 def ended_after(seconds: float, sock: socket.socket, late: threading.Event) -> Iterator[None]:
-    """End the connection in time, even if bytes go on coming, and set `late`."""
+    """End the connection after this time, even if bytes keep arriving, and set `late`."""
 
     def end() -> None:
         late.set()
         with contextlib.suppress(OSError):
-            # That of TLS would change what another thread is reading.
+            # shutdown() of TLS would interfere with another thread's read.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, end)
@@ -197,7 +197,7 @@ def ended_after(seconds: float, sock: socket.socket, late: threading.Event) -> I
 
 
 def reason(error: Exception) -> str:
-    """Why a request failed, in a few words that have nothing of the response."""
+    """Return why a request failed, in a few words without anything from the response."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}): see --ca-file"
     if isinstance(error, ssl.SSLError):

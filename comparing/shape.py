@@ -1,6 +1,6 @@
-"""Reads what another service responds, by our schemas, and notes where its shape differs.
+"""Convert responses of another service to the form of our schemas, and note the differences.
 
-What is left is in our shape, so that its values can be compared.
+Afterwards their values can be compared with ours.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fense_admin.comparing.differences import NAME, Differences, kind, shown_dig
 Json = Any
 Schema = Mapping[str, Any]
 
-DEEP, LONG = 4, 12  # what `shape_of` shows of objects within each other, and of names
-ENVELOPES = 3  # around a body, within each other, that are looked through
-UNREADABLE = object()  # in place of a value that can't be read
+DEEP, LONG = 4, 12  # nested objects, and names of an object, that `shape_of` shows
+ENVELOPES = 3  # nested envelopes around a body that are searched
+UNREADABLE = object()  # stands for a value that can't be read
 
-BODY_LINES = {  # the line that says what the fields of a schema are
+BODY_LINES = {  # the line of FIDELITY.md for the fields of each schema
     "Account": "account-body",
     "AccountUsage": "usage-body",
     "DailyLookups": "usage-body",
@@ -34,12 +34,12 @@ BODY_LINES = {  # the line that says what the fields of a schema are
 
 
 def plain(name: str) -> str:
-    """A name without what differs between styles: fenseAccountId is as fense_account_id."""
+    """Normalise the style of a name: fenseAccountId and fense_account_id become the same."""
     return name.replace("_", "").replace("-", "").lower()
 
 
 def whole(value: Json) -> int | None:
-    """A whole number, which may be written with a point or as text; None for anything else."""
+    """Return a whole number, which may be a float or a text; None for anything else."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < 10**19 else None
     if isinstance(value, str):
@@ -48,7 +48,7 @@ def whole(value: Json) -> int | None:
 
 
 def shape_of(value: Json, deep: int = DEEP) -> str:
-    """The names and kinds in a value: {"error": {"code": text}}."""
+    """Return the names and kinds in a value: {"error": {"code": text}}."""
     if isinstance(value, (dict, list)) and value and not deep:
         return "…"
     if isinstance(value, dict):
@@ -63,7 +63,7 @@ def shape_of(value: Json, deep: int = DEEP) -> str:
 
 
 class Shapes:
-    """The schemas of openapi.json, and the differences from them that were noted."""
+    """The schemas of openapi.json, and the noted differences from them."""
 
     def __init__(self, differences: Differences) -> None:
         self._schemas = json.loads(files.read(fense_admin.OPENAPI_FILE))["components"]["schemas"]
@@ -79,7 +79,7 @@ class Shapes:
         }
 
     def read(self, name: str, body: Json) -> Json:
-        """Return the body in the shape of our schema; None if it is something else."""
+        """Return the body in the form of our schema; None if it is something else."""
         self._tried.update(("envelope", "names", "numbers", "null", BODY_LINES[name]))
         body = self._unwrapped(name, body)
         if isinstance(body, list):
@@ -88,19 +88,19 @@ class Shapes:
         return None if body is None else self._object(name, self._schemas[name], body)
 
     def _known(self, schema: Schema, value: Json) -> bool:
-        """Whether this is an object that has at least half of the names that the schema has."""
+        """Return whether a value is an object with at least half of the schema's names."""
         if not isinstance(value, dict):
             return False
         fields = schema["properties"]
-        if value.keys() >= fields.keys():  # quick: there may be 100,000 of them
+        if value.keys() >= fields.keys():  # fast path: there may be 100,000 of them
             return True
         names = {plain(name) for name in value}
         return 2 * sum(plain(field) in names for field in fields) >= len(fields)
 
     def _unwrapped(self, name: str, body: Json) -> Json:
-        """The object, or the list of all accounts, that is in a body; None without one."""
+        """Return the object, or the list of all accounts, in a body; None if there is none."""
         schema, account = self._schemas[name], self._schemas["AccountTotal"]
-        around = [("", body)]  # a body and what is in it, with the names around
+        around = [("", body)]  # candidates, each with the names of the envelopes around it
         for deep in range(ENVELOPES + 1):
             for where, value in around:
                 is_list = name == "AllUsage" and isinstance(value, list)
@@ -156,7 +156,7 @@ class Shapes:
         return {**schema, "type": [types] if isinstance(types, str) else types}
 
     def _value(self, name: str, field: str, rule: Schema, value: Json) -> Json:
-        """The value of a field, as the schema's rule for it has it, or `UNREADABLE`."""
+        """Return the value of a field in the form of its schema, or `UNREADABLE`."""
         (wanted,) = [it for it in rule["type"] if it != "null"]
         if value is None and "null" in rule["type"]:
             return None

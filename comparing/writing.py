@@ -1,4 +1,4 @@
-"""What a comparison writes, if it may: one account, which is changed, and refused in many ways."""
+"""The writes of a comparison: it creates an account, changes it, and sends invalid requests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NAME, EMAIL = "fense-admin compare", "compare@fense-admin.example"
 UUID = "3C2B1A00-1111-4222-8333-444455556666"
 OTHER_NAME = f"{NAME} \N{LATIN SMALL LETTER E WITH ACUTE}"
 WRITTEN = {NAME, OTHER_NAME, EMAIL, UUID, UUID.lower()}
-SECOND = 1.1  # seconds after which a time to the second is another
+SECOND = 1.1  # seconds; two times to the second are then sure to differ
 CREATED = 201
 NEW = {"api_key": "{key}", "name": NAME, "email": EMAIL}
-# Accounts that a creation should not make; the service may.
+# Creations that should be rejected; the service may accept them.
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("api-key-taken", {**NEW}),
     ("email", {**NEW, "api_key": "{other_key}", "email": "no address"}),
@@ -44,7 +44,7 @@ def update(line: str, number: int, fields: dict[str, Any]) -> Question:
 
 
 def about_created(number: int) -> Iterator[Question]:
-    """The questions about the account that was created."""
+    """Yield the questions about the account that was created."""
     yield Question("account", "/accounts/{id}", "Account", number)
     yield Question("merchant-key", "/accounts/{id}", "Account", number, key=MERCHANT)
     for name in ("suppress_notifications", "suppress_billing"):
@@ -97,15 +97,15 @@ def about_created(number: int) -> Iterator[Question]:
 
 
 def planned() -> Iterator[Question]:
-    """All that is written, for the account 1."""
+    """Yield all questions that write, for account 1."""
     yield creation("create", NEW)
     yield from about_created(1)
     yield deactivation(1)
 
 
 def max_requests() -> int:
-    """How many requests the writing sends at most."""
-    return len([*planned()]) + len(REFUSED)  # each of those may make an account to deactivate
+    """Return the maximum number of requests that write."""
+    return len([*planned()]) + len(REFUSED)  # each of those may create an account to deactivate
 
 
 def deactivation(number: int) -> Question:
@@ -113,7 +113,7 @@ def deactivation(number: int) -> Question:
 
 
 def put_all(ask: Ask) -> Asked:
-    """Write what `WARNING` says. Raises `CouldNotAsk`."""
+    """Do what `WARNING` says. Raises `CouldNotAsk`."""
     first = creation("create", NEW)
     try:
         answer = ask(first)
@@ -146,7 +146,7 @@ def put_all(ask: Ask) -> Asked:
 
 
 def deactivate(ask: Ask, active: set[int]) -> None:
-    """Deactivate these accounts. Raises `CouldNotAsk`, which names those that stay active."""
+    """Deactivate these accounts. Raises `CouldNotAsk`, which lists those still active."""
     try:
         for number in sorted(active):
             ask(deactivation(number))
@@ -157,7 +157,7 @@ def deactivate(ask: Ask, active: set[int]) -> None:
 
 
 def id_in(body: Any) -> int | None:
-    """The id of the account in a body, in whatever shape."""
+    """Return the id of the account in a body of any form."""
     if isinstance(body, dict):
         for name, value in body.items():
             number = whole(value) if plain(name) in ("fenseaccountid", "id") else None

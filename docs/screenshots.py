@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
 PORT = 8642
@@ -43,8 +43,13 @@ VIEWS = {  # by the name of the file
     "request": "page/requests/9",
     "accounts": "page/accounts",
     "account": "page/accounts/1",
+    "form": "page/accounts/create",
+    "faults": "page/faults",
 }
-WIDTHS, SCHEMES = (1280, 360), ("light", "dark")
+REFUSED = {"name": "", "email": "owner@", "dispute_account_id": "42"}  # typed into the form
+PRESETS = ("The next creation fails with 503", "Every read takes 2 s")
+LOOKS = [(1280, "light"), (1280, "dark")]
+ON_A_PHONE = "request"
 
 
 def main() -> None:
@@ -75,16 +80,30 @@ def take() -> None:
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-lcd-text"]
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
-        for width in WIDTHS:
-            for scheme in SCHEMES:
-                page = browser.new_page(
-                    viewport={"width": width, "height": 400}, color_scheme=scheme
-                )
-                for name, path in VIEWS.items():
-                    page.goto(f"http://127.0.0.1:{PORT}/_standin/{path}")
-                    save(page.screenshot(full_page=True), f"{name}-{width}-{scheme}.png")
-                page.close()
+        for width, scheme in LOOKS:
+            page = browser.new_page(viewport={"width": width, "height": 400}, color_scheme=scheme)
+            for name in VIEWS:
+                show(page, name)
+                save(page.screenshot(full_page=True), f"{name}-{width}-{scheme}.png")
+            page.close()
+        page = browser.new_page(viewport={"width": 360, "height": 400})
+        show(page, ON_A_PHONE)
+        save(page.screenshot(full_page=True), f"{ON_A_PHONE}-360-light.png")
         browser.close()
+
+
+def show(page: Page, name: str) -> None:
+    """Open a view; fill in its form, or arm faults, and show what the page says then."""
+    page.goto(f"http://127.0.0.1:{PORT}/_standin/{VIEWS[name]}")
+    if name == "form":
+        for field, text in REFUSED.items():
+            page.locator(f"[name={field}]").fill(text)
+        page.get_by_role("button", name="Create an account").click()
+    if name == "faults":
+        send("DELETE", "/_standin/faults", None)
+        for preset in PRESETS:
+            page.get_by_role("button", name=preset).click()
+        page.locator(".done").wait_for()
 
 
 def save(screenshot: bytes, name: str) -> None:

@@ -26,7 +26,8 @@ NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # Control characters, line ends other than CR LF, headers that span several lines.
 MALFORMED = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
 LENGTH = re.compile("[0-9]{1,4300}")  # Python converts no more digits
-HOST = re.compile(r"[^\s,/?#@]*")  # two headers would be joined by a comma
+# As in a URL, because responses refer clients to it. Two headers would be joined by a comma.
+HOST = re.compile(r"(?:[\w.~!$&'()*+;=%-]*|\[[\w:.~%-]+\])(?::[0-9]{0,5})?", re.ASCII)
 
 
 class NoTemporaryFile(Exception):

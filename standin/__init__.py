@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from fense_admin import create_app, models, rules
 from fense_admin.exchange import KEY_HEADER
+from fense_admin.realtime import monotonic
 from fense_admin.rules import ValidationErrors
 from fense_admin.standin.clock import CLOCK_RULES
 from fense_admin.standin.control import ControlPlane
@@ -20,7 +21,7 @@ from fense_admin.standin.faults import check_fault
 from fense_admin.standin.instances import ROOT, generated
 from fense_admin.standin.journal import Entry
 from fense_admin.standin.state import Seed
-from fense_admin.standin.waits import FILTER_RULES, Filter
+from fense_admin.standin.waits import FILTER_RULES, Filter, check_timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -105,7 +106,7 @@ class StandIn:
             return
         self._left = True
         atexit.unregister(self.__exit__)
-        self.app.faults.disarm()
+        self.app.release_waiting()
         if self._serves:
             self._server.stop()
             self._thread.join()
@@ -218,20 +219,22 @@ class StandIn:
         Raises `TimeoutError`, whose message lists the requests received, and `ValueError` for
         invalid arguments.
         """
-        named = {"method": method, "path": path, "status": status, "count": count}
+        named = {"method": method, "path": path, "status": status}
+        given = {name: str(value) for name, value in named.items() if value is not None}
         with ValidationErrors() as errors:
+            errors.check("timeout", check_timeout, timeout)
             checked = {
-                name: errors.check(name, FILTER_RULES[name], str(value))
-                for name, value in named.items()
-                if value is not None
+                name: errors.check(name, FILTER_RULES[name], text)
+                for name, text in (given | {"count": str(count)}).items()
             }
-        wanted = Filter(checked, self._prefix)
+        wanted, count, began = Filter(checked, self._prefix), checked["count"], monotonic()
         found = self.app.journal.wait(wanted, timeout, {}, contextlib.nullcontext, count)
         if len(found) < count:
-            asked = " ".join(filter(None, (method, path))) or "any request"
+            asked = " ".join(given.values()) or "any request"
             came = self.report() or "no request"
+            took = min(timeout, monotonic() - began)  # a reset ends it early
             raise TimeoutError(
-                f"{len(found)} of {count} arrived in {timeout:g} s ({asked}); received:\n{came}"
+                f"{len(found)} of {count} arrived in {took:.3g} s ({asked}); received:\n{came}"
             )
         return copied(found)
 

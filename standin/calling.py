@@ -95,5 +95,6 @@ def send(
         finally:
             if isinstance(answer, Stream):
                 answer.close()
-    status, headers = (int(started[0][:3]), started[1]) if started else (0, [])
-    return Answer(status, headers, bytes(kept), length <= most, environ.get(ENTRY))
+    status = int(started[0][:3]) if started else 0
+    answered = started[1] if started else []
+    return Answer(status, answered, bytes(kept), length <= most, environ.get(ENTRY))

@@ -215,7 +215,7 @@ class ControlPlane:
 
     def release_waiting(self) -> None:
         self.faults.disarm()
-        self.journal.end_waits()
+        self.journal.end_waits(for_good=True)
         for instance in self.instances.all():
             instance.plane.release_waiting()
 

@@ -85,9 +85,11 @@ def drop(how: Drop, environ: dict[str, Any], body: bytes) -> Iterator[bytes]:
 
 def drop_stream(how: Drop, environ: dict[str, Any], stream: Stream) -> Iterator[bytes]:
     """Like `drop`, for a response that is sent while it is produced."""
-    first = next(iter(stream), b"") if how.part else b""
-    stream.close()
-    if RESET in environ:  # HTTP/1.0 has no other sign that a response is incomplete
+    try:
+        first = next(iter(stream), b"") if how.part else b""
+    finally:
+        stream.close()
+    if how.part and RESET in environ:  # HTTP/1.0 has no other sign that a response is incomplete
         environ[RESET]()
     yield from drop(how, environ, first)
 

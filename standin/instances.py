@@ -98,7 +98,7 @@ class Instance:
             self._has_ended = True
             self._in_flight += 1
         self.plane.faults.reset()
-        self.plane.journal.end_waits()
+        self.plane.journal.end_waits(for_good=True)
         self._leave()
 
     def _leave(self) -> None:

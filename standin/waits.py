@@ -7,9 +7,10 @@ import contextlib
 import fnmatch
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from urllib.parse import unquote
 
 from fense_admin import rules, settings
 from fense_admin.exchange import UNAVAILABLE, ApiError
@@ -24,6 +25,14 @@ WhileWaiting = Callable[[], AbstractContextManager[None]]
 
 def check_method(text: str) -> str:
     return rules.matching("[A-Za-z-]{1,20}", "must be a method, such as POST")(text).upper()
+
+
+def check_timeout(value: object) -> float:
+    is_flag = isinstance(value, bool)
+    # (NaN is not in the range.)
+    if isinstance(value, (int, float)) and not is_flag and 0 <= value <= threading.TIMEOUT_MAX:
+        return value
+    raise ValueError("must be a number of seconds, 0 or more")
 
 
 # The query parameters of `GET /_standin/requests`.
@@ -45,7 +54,7 @@ class Filter:
         self._prefix = prefix
 
     def matches(self, entry: Entry) -> bool:
-        path = entry["path"].removeprefix(entry.mount).removeprefix(self._prefix)
+        path = unquote(entry["path"]).removeprefix(entry.mount).removeprefix(self._prefix)
         return (
             self._method in (None, entry["method"])
             and fnmatch.fnmatchcase(path, self._path)
@@ -58,8 +67,14 @@ class Wait(threading.Event):
 
     def __init__(self, wanted: Filter, count: int) -> None:
         super().__init__()
-        self.wanted, self.count = wanted, count
-        self.left = count
+        self.wanted = wanted
+        # Kept here as well: the journal may be full before there are enough of them.
+        self.found: collections.deque[Entry] = collections.deque(maxlen=count)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        self.found.extend(entries)
+        if len(self.found) == self.found.maxlen:
+            self.set()
 
 
 class Journal(collections.deque[Entry]):
@@ -79,6 +94,7 @@ class Journal(collections.deque[Entry]):
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
         self._forgotten = 0  # the highest number of a cleared entry
+        self._is_over = False
         self.changes = 0
         self._next_change = threading.Event()
 
@@ -98,7 +114,7 @@ class Journal(collections.deque[Entry]):
             self._forgotten = max((entry.number for entry in self), default=self._forgotten)
             super().clear()
             for wait in self._waits:
-                wait.left = wait.count
+                wait.found.clear()
 
     def note_answered(self, entry: Entry, duration_ms: float) -> None:
         """Mark an entry as complete: its request was answered, or dropped by a fault."""
@@ -107,13 +123,12 @@ class Journal(collections.deque[Entry]):
             self._note_change()
             for wait in self._waits:
                 if entry.number > self._forgotten and wait.wanted.matches(entry):
-                    wait.left -= 1
-                    if wait.left <= 0:
-                        wait.set()
+                    wait.add([entry])
 
-    def end_waits(self) -> None:
-        """End all waits early, with the requests so far."""
+    def end_waits(self, for_good: bool = False) -> None:
+        """End all waits early, with the requests so far; `for_good` ends later ones at once."""
         with self._lock:
+            self._is_over |= for_good
             self._note_change()
             for wait in self._waits:
                 wait.set()
@@ -138,13 +153,14 @@ class Journal(collections.deque[Entry]):
         wait = Wait(wanted, count)
         with place(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
             with self._lock:
-                wait.left -= len(self._answered(wanted))
+                wait.add(it for it in self.find(wanted) if it["duration_ms"] is not None)
                 self._waits.append(wait)
             try:
-                if wait.left > 0:
+                if not (wait.is_set() or self._is_over):
                     with while_waiting():
                         wait_for(wait, seconds, environ)
-                return self._answered(wanted)[-count:]
+                with self._lock:
+                    return sorted(wait.found, key=lambda entry: entry.number)
             finally:
                 with self._lock:
                     self._waits.remove(wait)
@@ -159,12 +175,9 @@ class Journal(collections.deque[Entry]):
         with place(self._page_slots, f"{MOST_PAGES} pages are already waiting for requests"):
             with self._lock:
                 is_new, change = self.changes != seen, self._next_change
-            if not is_new:
+            if not (is_new or self._is_over):
                 with while_waiting():
                     wait_for(change, seconds, environ)
-
-    def _answered(self, wanted: Filter) -> list[Entry]:
-        return [entry for entry in self.find(wanted) if entry["duration_ms"] is not None]
 
 
 @contextlib.contextmanager

@@ -94,7 +94,8 @@ def examples(folder: Path) -> list[Path]:
     """All examples in Python: the files, and the documents' blocks, each written to a file."""
     folder.mkdir(exist_ok=True)
     (folder / "my_app.py").write_text(MY_APP, "utf-8")
-    files = sorted((CHECKOUT / "examples").glob("*.py"))
+    written = CHECKOUT / "examples"
+    files = sorted([*written.glob("*.py"), *written.glob("testcontainers/*.py")])
     for number, block in enumerate(blocks("python"), 1):
         files.append(folder / f"document_{number}.py")
         files[-1].write_text(block, "utf-8")

@@ -14,7 +14,7 @@ from fense_admin.serving import addresses
 
 
 @pytest.mark.parametrize(("host", "url"), [("localhost", "localhost"), ("::1", "[::1]")])
-def test_it_listens_where_it_is_told(start, host, url):
+def test_it_listens_on_the_given_address(start, host, url):
     try:
         socket.create_server(
             (host, 0), family=[socket.AF_INET, socket.AF_INET6][":" in host]
@@ -33,7 +33,7 @@ def test_it_serves_every_address_when_it_has_a_key(start):
     assert service.call("/accounts/usage", key="a-key")[0] == 200
 
 
-def test_a_busy_port_is_named(start):
+def test_a_port_in_use_is_reported(start):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         message = sentence(start("--port", port).end(None))
@@ -60,7 +60,7 @@ def start_on(listening, start, **environment):
 
 
 @pytest.mark.needs("systemd")
-def test_keys_are_rotated_and_nobody_is_refused(start):
+def test_keys_are_rotated_without_rejecting_anyone(start):
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         service = start_on(listening, start, DISPUTE_SERVICE_KEYS="the-old-key")
@@ -90,7 +90,7 @@ def test_keys_are_rotated_and_nobody_is_refused(start):
         )
 
 
-def test_a_machine_without_ipv6_listens_on_what_it_has(monkeypatch):
+def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch):
     bind = socket.socket.bind
 
     class Socket(socket.socket):

@@ -15,7 +15,7 @@ from peewee import sqlite3
 from fense_admin import databases, disk, progress, sqlite
 
 
-def test_what_goes_wrong_at_a_backup_leaves_nothing(tmp_path, open_database, monkeypatch):
+def test_a_failed_backup_leaves_nothing(tmp_path, open_database, monkeypatch):
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
     folder = tmp_path / "backups"
     folder.mkdir()
@@ -71,7 +71,7 @@ def test_no_other_program_is_run(tmp_path, open_database, monkeypatch):
 
 
 @pytest.mark.parametrize("table", ["usage", "usage_month"])
-def test_a_database_that_lost_a_table_has_no_backup(run_command, tmp_path, table):
+def test_a_database_without_a_table_is_not_backed_up(run_command, tmp_path, table):
     databases.open_database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
     with contextlib.closing(sqlite3.connect(tmp_path / "fense-admin.sqlite3")) as database:
         database.execute(f"DROP TABLE {table}")
@@ -83,7 +83,7 @@ def test_a_database_that_lost_a_table_has_no_backup(run_command, tmp_path, table
 
 
 @pytest.mark.parametrize("version", [1, 999])
-def test_a_database_of_another_version_has_a_backup(run_command, tmp_path, version):
+def test_a_database_of_another_version_is_backed_up(run_command, tmp_path, version):
     databases.open_database(str(tmp_path / "fense-admin.sqlite3")).engine.close_all()
     with contextlib.closing(sqlite3.connect(tmp_path / "fense-admin.sqlite3")) as database:
         database.execute(f"PRAGMA user_version = {version}")
@@ -92,7 +92,7 @@ def test_a_database_of_another_version_has_a_backup(run_command, tmp_path, versi
     assert run_command("backup", "--quiet", "copy") == (0, "", "")
 
 
-def test_a_damaged_database_has_no_backup(run_command, tmp_path):
+def test_a_damaged_database_is_not_backed_up(run_command, tmp_path):
     path = tmp_path / "fense-admin.sqlite3"
     db = databases.open_database(str(path))
     for _ in range(100):
@@ -121,9 +121,7 @@ def test_a_backup_goes_to_a_path_and_never_to_a_uri(tmp_path, open_database, mon
 
 
 @pytest.mark.slow
-def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
-    start, tmp_path, open_database
-):
+def test_a_backup_of_a_served_database_has_all_acknowledged_writes(start, tmp_path, open_database):
     service = start("--port=0")
     service.ready()
     stop, acknowledged = threading.Event(), []
@@ -146,7 +144,7 @@ def test_a_backup_taken_while_it_is_served_has_all_that_was_acknowledged(
     assert counts[0]
 
 
-def test_a_backup_is_of_one_moment_and_ends_though_others_write_between_its_steps(
+def test_a_backup_is_a_snapshot_and_ends_despite_concurrent_writes(
     tmp_path, open_database, monkeypatch
 ):
     source = open_database(tmp_path / "fense.sqlite3")

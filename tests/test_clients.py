@@ -40,7 +40,7 @@ def test_the_linters_have_nothing_else_to_say(node_modules, tmp_path):
     assert found.count("spectral info-contact info") == 2
 
 
-def test_they_would(node_modules, tmp_path):
+def test_the_linters_find_errors(node_modules, tmp_path):
     worse = DOCUMENTS["contract"].write(tmp_path / "worse.json")
     text = worse.read_text()
     worse.write_text(text.replace('"operationId": "getAccount"', '"operationId": "getUsage"'))

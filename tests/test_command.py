@@ -36,7 +36,7 @@ def test_it_runs_from_a_checkout_as_a_script(start):
     assert service.end()[0] == 0
 
 
-def test_it_tells_its_version_and_its_usage(start, run_command):
+def test_it_prints_its_version_and_its_usage(start, run_command):
     assert start("--version").end(None)[:2] == (0, f"fense-admin {__version__}\n")
     code, output, _ = run_command("--help")
     assert code == 0
@@ -59,13 +59,13 @@ def test_it_tells_its_version_and_its_usage(start, run_command):
         (["--database=text"], "text is not an SQLite database"),
     ],
 )
-def test_what_stands_in_the_way_is_named(run_command, tmp_path, arguments, message):
+def test_a_failed_start_names_the_reason(run_command, tmp_path, arguments, message):
     (tmp_path / "text").write_text("no database " * 100)
     result = run_command("--port=0", *arguments, DISPUTE_MASTER_KEY="a-key")
     assert message in sentence(result)
 
 
-def test_of_several_faults_of_a_start_the_first_is_told(run_command, tmp_path):
+def test_only_the_first_error_of_a_start_is_reported(run_command, tmp_path):
     """The address, then the keys, then the seed, then the database."""
     (tmp_path / "bad.json").write_text("{")
     arguments = ["--port=0", "--seed=bad.json", "--database=."]
@@ -93,7 +93,7 @@ def test_of_several_faults_of_a_start_the_first_is_told(run_command, tmp_path):
         *(["serve", "more"], ["nonsense"]),
     ],
 )
-def test_wrong_usage_is_told(run_command, tmp_path, arguments):
+def test_wrong_usage_is_reported(run_command, tmp_path, arguments):
     code, out, log = run_command(*arguments)
     assert (code, out) == (2, "")
     assert "Traceback" not in log
@@ -134,14 +134,14 @@ def test_wrong_usage_is_told(run_command, tmp_path, arguments):
         (["health", "http://u:secret@x"], "needs no password: remove it from the URL"),
     ],
 )
-def test_wrong_usage_is_told_with_what_was_meant(run_command, arguments, message):
+def test_wrong_usage_is_reported_with_a_suggestion(run_command, arguments, message):
     code, out, log = run_command(*arguments)
     assert (code, out) == (2, "")
     assert log.endswith(f"{message}\n")
     assert "secret" not in log
 
 
-def test_lookups_are_recorded_in_a_database_file_while_it_is_served_or_not(start, run_command):
+def test_record_works_whether_or_not_the_database_is_served(start, run_command):
     service = start("--port=0")
     service.ready()
     service.call("/accounts", account_fields())

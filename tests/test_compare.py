@@ -8,8 +8,9 @@ import time
 
 import pytest
 from conftest import MASTER_KEY, SERVICE_KEY, account_fields, few, run_program, sentence, tools
-from other_fense import CHANGES, PERSONAL, OtherFense, Request, serving
 from other_fense import MASTER_KEY as REAL_KEY
+from other_fense import PERSONAL, OtherFense, Request, serving
+from ways_to_differ import CHANGES
 
 KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 
@@ -33,7 +34,9 @@ def fill(db, accounts):
         [("sqlite", 0), ("sqlite", 9), ("postgresql", 1), ("sqlite", 1000), ("postgresql", 200)], 3
     ),
 )
-def test_ourselves_are_the_same_and_nothing_is_written(app, serve, run_command, accounts):
+def test_a_comparison_with_ourselves_finds_no_difference_and_writes_nothing(
+    app, serve, run_command, accounts
+):
     fill(app.db, accounts)
     before = rows(app.db)
     url = f"http://127.0.0.1:{serve(app).server.port}"
@@ -73,7 +76,7 @@ def answering(other):
     return respond
 
 
-def test_a_difference_is_printed_with_the_place_that_decides_it(run_command, tmp_path):
+def test_a_difference_is_printed_with_the_deciding_function(run_command, tmp_path):
     other = OtherFense(CHANGES["ids_as_text"][1])
     environment = {"DISPUTE_MASTER_KEY": REAL_KEY}
     recording = tmp_path / "real.json"
@@ -145,7 +148,7 @@ def test_wrong_usage_is_not_repeated(run_command, arguments):
     assert SECRET not in errors
 
 
-def test_a_key_is_needed(run_command):
+def test_a_key_is_required(run_command):
     code, out, errors = run_command("compare", "http://127.0.0.1:1")
     assert (code, out) == (2, "")
     assert "set DISPUTE_MASTER_KEY" in errors
@@ -217,7 +220,7 @@ def endless(handler):
         (drops, "timed out after 0.5 s"),
     ],
 )
-def test_what_is_not_a_fense_is_one_sentence(run_command, respond, told):
+def test_another_service_is_reported_in_one_sentence(run_command, respond, told):
     with serving(respond) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         result = run_command("compare", url, "--quiet", "--timeout=0.5", **KEYS)
@@ -232,12 +235,12 @@ def test_an_endless_body_ends_the_comparison(run_command):
     assert "too large" in sentence(result, code=3)
 
 
-def test_nothing_that_listens_is_one_sentence(run_command):
+def test_a_closed_port_is_reported_in_one_sentence(run_command):
     result = run_command("compare", "http://127.0.0.1:1", "--quiet", **KEYS)
     assert "Connection refused" in sentence(result, code=3)
 
 
-def test_no_key_is_sent_where_a_redirect_points(run_command):
+def test_no_key_is_sent_to_the_target_of_a_redirect(run_command):
     asked = []
     with serving(asked.append) as elsewhere:
 

@@ -38,7 +38,7 @@ def that_differ(asked):
 # --- While it is asked ---------------------------------------------------------------------------
 
 
-def test_lookups_that_come_while_they_are_read_are_no_difference():
+def test_lookups_added_during_a_comparison_are_not_a_difference():
     other = OtherFense(unchanged)
     days = {"2026-03-01": 2, **dict.fromkeys(["today", "yesterday"], 1)}
 
@@ -52,7 +52,7 @@ def test_lookups_that_come_while_they_are_read_are_no_difference():
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_is_refused_later_ends_the_comparison(status):
+def test_a_key_rejected_later_ends_the_comparison(status):
     count = 0
 
     def refusing(request, respond):
@@ -82,7 +82,7 @@ def test_an_account_that_disappears_ends_the_comparison():
         ask(disappearing)
 
 
-def test_an_account_that_is_gone_before_it_is_read_ends_the_comparison():
+def test_an_account_that_disappears_before_it_is_read_ends_the_comparison():
     is_first = True
 
     def disappearing(request, respond):
@@ -100,7 +100,7 @@ def test_an_account_that_is_gone_before_it_is_read_ends_the_comparison():
         ask(disappearing)
 
 
-def test_accounts_that_are_listed_and_never_there_differ():
+def test_accounts_that_are_listed_but_unreadable_differ():
     def unreadable(request, respond):
         response = respond(request)
         if "/34" in request.path:
@@ -142,7 +142,7 @@ NO_ACCOUNTS = b'{"start_date":null,"end_date":null,"total_lookups":0,"accounts":
         (answering(200, NO_ACCOUNTS, X_Long="x" * 70_000), "not valid HTTP"),
     ],
 )
-def test_a_service_that_can_not_be_compared_is_one_sentence(run_command, respond, told):
+def test_a_failed_comparison_is_reported_in_one_sentence(run_command, respond, told):
     with serving(respond) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         result = run_command("compare", url, "--quiet", **KEYS)
@@ -150,7 +150,7 @@ def test_a_service_that_can_not_be_compared_is_one_sentence(run_command, respond
     assert CANARY not in result[2]
 
 
-def test_headers_are_compared_by_what_is_not_personal(run_command, tmp_path):
+def test_headers_are_compared_without_personal_parts(run_command, tmp_path):
     values = {
         "Content-Type": f"application/json; owner={CANARY}",
         "WWW-Authenticate": f'Bearer realm="{CANARY}"',
@@ -191,7 +191,7 @@ def test_a_list_of_many_accounts_is_compared_with_few_requests():
     assert that_differ(ask(many, accounts=3)) == []
 
 
-def test_an_account_may_be_named_twice_and_only_so_many(run_command):
+def test_accounts_may_be_repeated_and_are_limited(run_command):
     many = [f"--account={number}" for number in range(1, settings.MAX_COMPARED + 2)]
     code, _, errors = run_command("compare", "http://127.0.0.1:1", *many, **KEYS)
     assert (code, "at most" in errors) == (2, True)
@@ -297,7 +297,7 @@ def test_a_service_that_changes_its_bodies_at_random_is_asked(seed):
 
 
 @pytest.mark.parametrize("seed", few(range(40), 10))
-def test_a_recording_changed_at_random_is_compared_or_refused(asked, seed):
+def test_a_recording_changed_at_random_is_compared_or_rejected(asked, seed):
     chance = random.Random(seed)
     document = json.loads(recording.record(asked[:: 1 + seed % 3], "1.0"))
     for _ in range(chance.choice([1, 10])):
@@ -363,7 +363,7 @@ def test_a_recording_of_one_question_is_compared(run_command, tmp_path):
         recorded(response={"body": json.loads("[" * 100 + "]" * 100)}),
     ],
 )
-def test_a_damaged_recording_is_one_sentence(run_command, tmp_path, document):
+def test_a_damaged_recording_is_reported_in_one_sentence(run_command, tmp_path, document):
     (tmp_path / "real.json").write_text(json.dumps(document), "utf-8")
     message = sentence(run_command("compare", "real.json"), code=3)
     assert "is not a recording of fense-admin compare" in message
@@ -379,7 +379,9 @@ def test_a_damaged_recording_is_one_sentence(run_command, tmp_path, document):
         (b"[" + b"{}," * 10_000_000 + b"{}]", "too large"),
     ],
 )
-def test_a_file_that_is_no_recording_is_one_sentence(run_command, tmp_path, raw, told):
+def test_a_file_that_is_not_a_recording_is_reported_in_one_sentence(
+    run_command, tmp_path, raw, told
+):
     (tmp_path / "real.json").write_bytes(raw)
     assert told in sentence(run_command("compare", "real.json"), code=3)
 
@@ -416,7 +418,7 @@ def test_nothing_is_asked_if_the_recording_can_not_be_written(run_command, tmp_p
 # --- What is shown -------------------------------------------------------------------------------
 
 
-def test_names_that_may_be_values_are_not_shown():
+def test_names_that_may_be_personal_are_not_shown():
     def by_name(request, respond):
         response = respond(request)
         if response.status >= 400 and response.body:
@@ -428,7 +430,7 @@ def test_names_that_may_be_values_are_not_shown():
     assert found["differences"][0]["theirs"] == ["{…: {…: text}}"]
 
 
-def test_only_so_many_examples_of_a_difference_are_kept():
+def test_the_examples_of_a_difference_are_limited():
     def ever_another(request, respond):
         response = respond(request)
         if response.status == 200 and response.body and "daily" in response.body:
@@ -461,7 +463,7 @@ def test_only_so_many_examples_of_a_difference_are_kept():
         ("location", f"https://{CANARY}", "a URL"),
     ],
 )
-def test_of_a_header_only_what_is_usual_is_kept(name, sent, kept):
+def test_only_usual_parts_of_headers_are_kept(name, sent, kept):
     assert plain_header(name, sent) == kept
     assert plain_header(name, kept) == kept  # as a recording has it
 
@@ -493,7 +495,7 @@ def test_another_account_than_was_asked_for_differs():
     assert "usage" in that_differ(ask(another))
 
 
-def test_one_response_that_is_no_json_differs():
+def test_a_response_that_is_not_json_differs():
     def html(request, respond):
         return Response(200, "<p>") if request.path == "/accounts/17" else respond(request)
 
@@ -507,13 +509,13 @@ def test_a_byte_order_mark_is_left_out():
     assert answer.body == json.loads(NO_ACCOUNTS)
 
 
-def test_nothing_is_written_without_leave():
+def test_nothing_is_written_without_permission():
     service = Service("http://127.0.0.1:1", "", ["key"], 1)
     with pytest.raises(CouldNotAsk, match="POST is not sent without --write"):
         service.ask(writing.deactivation(1))
 
 
-def test_a_key_that_others_can_read_is_warned_of(run_command):
+def test_sending_a_key_unencrypted_is_warned_of(run_command):
     code, _, errors = run_command("compare", "http://0.0.0.0:1", **KEYS)
     assert (code, "sends the key unencrypted" in errors) == (3, True)
 
@@ -548,7 +550,7 @@ def test_a_creation_that_fails_ends_the_writing(monkeypatch, status, body, told)
 
 
 @pytest.mark.parametrize("count", [1, 10, 60])
-def test_what_stays_active_is_said_if_the_service_stops(monkeypatch, count):
+def test_accounts_left_active_are_listed_if_the_service_stops(monkeypatch, count):
     def stops(request, respond):
         if len(other.requests) > count:
             raise CouldNotAsk("it has gone")

@@ -4,7 +4,8 @@ import functools
 import json
 
 import pytest
-from other_fense import CHANGES, MASTER_KEY, PERSONAL, SEED, SERVICE_KEY, WRITTEN, OtherFense
+from other_fense import MASTER_KEY, PERSONAL, SEED, SERVICE_KEY, OtherFense
+from ways_to_differ import CHANGES, WRITTEN
 
 from fense_admin import settings
 from fense_admin.comparing import asking, recording, report, writing
@@ -87,7 +88,7 @@ def test_no_comparison_sends_more_requests_than_it_may():
     assert asking.max_requests(settings.MAX_COMPARED) <= settings.MAX_REQUESTS
 
 
-def test_each_line_is_tried_by_a_read_or_a_write_or_by_neither_for_a_reason():
+def test_each_line_is_tested_or_says_why_not():
     results = compared(ask(OtherFense(unchanged)))
     assert all(("why" in it) == (it["result"] == report.NOT_TRIED) for it in results)
     same = {it["line"] for it in results if it["result"] == report.SAME}

@@ -27,7 +27,7 @@ from fense_admin import create_app
 from fense_admin.serving import connections
 
 
-def test_a_client_that_has_sent_all_and_closed_its_side_is_answered(port):
+def test_a_client_that_has_closed_its_sending_side_gets_its_response(port):
     with connect(port) as sock:
         sock.sendall(http_request("GET /accounts/usage") * 3)
         sock.shutdown(socket.SHUT_WR)
@@ -35,7 +35,7 @@ def test_a_client_that_has_sent_all_and_closed_its_side_is_answered(port):
 
 
 @pytest.mark.slow
-def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app):
+def test_a_client_that_never_reads_is_disconnected(file_app):
     change_limits(file_app, idle=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
     with contextlib.ExitStack() as stack:
@@ -58,7 +58,7 @@ def test_who_reads_nothing_holds_nobody_up_and_is_let_go(file_app):
 
 
 @pytest.mark.slow
-def test_who_reads_slowly_gets_all_of_a_long_answer(file_app):
+def test_a_slow_reader_gets_a_whole_long_response(file_app):
     change_limits(file_app, idle=0.3)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 8_000_000)
     with Served(file_app) as served, socket.socket() as sock:
@@ -74,7 +74,7 @@ def test_who_reads_slowly_gets_all_of_a_long_answer(file_app):
         assert got > 8_000_000
 
 
-def test_no_more_connections_than_the_limit_and_an_idle_one_gives_way(served):
+def test_at_the_limit_of_connections_an_idle_one_is_closed(served):
     change_limits(served.server.connections, connections=20, waiting=1)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(connect(served.server.port))
@@ -99,7 +99,7 @@ def test_a_new_connection_has_a_moment_to_send_its_first_request(served):
         assert statuses(second.recv(65536)) == [200]
 
 
-def test_a_new_connection_gets_no_event_of_the_one_that_gave_way(served, monkeypatch):
+def test_a_new_connection_gets_no_event_of_the_closed_one(served, monkeypatch):
     change_limits(served.server.connections, connections=1, waiting=0)
     turns, go_on = threading.Semaphore(0), threading.Event()
     with connect(served.server.port) as old:
@@ -117,7 +117,7 @@ def test_a_new_connection_gets_no_event_of_the_one_that_gave_way(served, monkeyp
             assert statuses(read_all(new)) == [200]
 
 
-def test_a_new_connection_gives_way_when_its_first_request_does_not_come(served):
+def test_a_new_connection_is_closed_if_its_first_request_is_late(served):
     change_limits(served.server.connections, connections=1, waiting=0)
     with connect(served.server.port) as first:
         began = time.monotonic()
@@ -126,7 +126,7 @@ def test_a_new_connection_gives_way_when_its_first_request_does_not_come(served)
         assert first.recv(1) == b""
 
 
-def test_who_reads_nothing_gives_way_too(file_app):
+def test_a_connection_that_is_not_read_is_closed_at_the_limit(file_app):
     change_limits(file_app, connections=5, waiting=1)
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
     with contextlib.ExitStack() as stack:
@@ -140,7 +140,7 @@ def test_who_reads_nothing_gives_way_too(file_app):
         assert time.monotonic() - began < 1
 
 
-def test_one_that_is_at_work_gives_no_way(fense):
+def test_a_busy_connection_is_not_closed_at_the_limit(fense):
     change_limits(fense._server.connections, connections=5, waiting=1)
     fense.fail(503, delay_ms=60_000, times=0)
     with contextlib.ExitStack() as stack:
@@ -158,7 +158,7 @@ def test_one_that_is_at_work_gives_no_way(fense):
             assert statuses(sock.recv(65536)) == [503]
 
 
-def test_who_asks_without_end_leaves_room_where_it_is_full(served):
+def test_busy_clients_do_not_block_new_ones_at_the_limit(served):
     change_limits(served.server.connections, connections=3, waiting=1)
     over = threading.Event()
 
@@ -179,7 +179,7 @@ def test_who_asks_without_end_leaves_room_where_it_is_full(served):
             assert time.monotonic() - began < 2
 
 
-def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense):
+def test_a_request_may_take_longer_than_the_idle_timeout(fense):
     change_limits(fense._server.connections, idle=0.2)
     fense.fail(503, delay_ms=1_300)
     assert statuses(talk(port_of(fense), http_request("GET /accounts/1", "Connection: close"))) == [
@@ -187,7 +187,7 @@ def test_a_request_may_take_longer_than_a_client_may_keep_silent(fense):
     ]
 
 
-def test_a_refused_client_is_not_listened_to_for_ever(served, monkeypatch):
+def test_a_rejected_client_is_drained_only_for_a_while(served, monkeypatch):
     monkeypatch.setattr(connections, "LINGER", 0.3)
     with connect(served.server.port) as sock:
         sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
@@ -199,7 +199,7 @@ def test_a_refused_client_is_not_listened_to_for_ever(served, monkeypatch):
         assert time.monotonic() - began < 4
 
 
-def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(file_app):
+def test_closing_a_connection_in_flight_affects_no_other(file_app):
     with Served(file_app) as served:
 
         def closed_meanwhile(*_):
@@ -216,7 +216,7 @@ def test_a_connection_that_is_closed_while_it_is_answered_takes_nobody_along(fil
 
 
 @pytest.mark.parametrize("name", ["send", "recv"])
-def test_a_network_that_has_gone_ends_one_connection(served, monkeypatch, name):
+def test_a_network_error_ends_only_its_connection(served, monkeypatch, name):
     def fails(*_):
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
@@ -259,7 +259,7 @@ def test_reads_of_one_account_are_quick(method, path, quick):
         assert app.runs_inline(method, path, query) is quick
 
 
-def test_one_account_is_read_while_every_worker_is_at_work(file_app, serve):
+def test_accounts_are_read_while_all_workers_are_busy(file_app, serve):
     served = serve(file_app, threads=1)
     served.call("POST", "/accounts", account_fields())
     at_work, go_on = threading.Event(), threading.Event()
@@ -282,7 +282,7 @@ def create(served):
     return served.call("POST", "/accounts", account_fields())
 
 
-def test_a_client_that_sends_too_slowly_is_let_go(served):
+def test_a_client_that_sends_too_slowly_is_disconnected(served):
     # What is silent for longer is looked for once a second.
     change_limits(served.server.connections, idle=0.8)
     starts = [b"", b"GET /healthz HT", b"POST /accounts HTTP/1.1\r\nHost: x\r\n"]
@@ -314,7 +314,7 @@ def slow(served):
         yield [stack.enter_context(served.connect()) for _ in range(30)]
 
 
-def test_thirty_slow_senders_keep_nobody_out(served, slow):
+def test_thirty_slow_senders_block_nobody(served, slow):
     stop = threading.Event()
 
     def drip():
@@ -329,7 +329,7 @@ def test_thirty_slow_senders_keep_nobody_out(served, slow):
             assert time.monotonic() - began < 0.5
 
 
-def test_a_connection_that_select_could_not_take_is_closed(port, monkeypatch):
+def test_a_connection_beyond_the_limit_of_select_is_closed(port, monkeypatch):
     ask = http_request("GET /accounts/usage", "Connection: close")
     with monkeypatch.context() as few:
         few.setattr(connections.systems, "MAX_DESCRIPTORS", 0)

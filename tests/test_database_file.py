@@ -76,7 +76,7 @@ def make_newer(path):
         (lambda path: path.parent.rmdir(), "choose a file in a folder that exists"),
     ],
 )
-def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make, message):
+def test_a_file_that_is_not_our_database_is_rejected_unchanged(tmp_path, make, message):
     (tmp_path / "folder").mkdir()
     path = tmp_path / "folder" / "fense.sqlite3"
     make(path)
@@ -88,13 +88,13 @@ def test_a_file_that_is_no_database_of_ours_is_refused_untouched(tmp_path, make,
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
-def test_a_device_is_no_database(run_command):
+def test_a_device_is_rejected(run_command):
     for command in (("record", "1", "1"), ("backup", "copy")):
         line = sentence(run_command(*command, f"--database={os.devnull}"))
         assert line == f"fense-admin: {os.devnull} is a device: choose a file with --database"
 
 
-def test_a_device_of_windows_that_is_not_there_is_no_database(monkeypatch):
+def test_a_missing_device_of_windows_is_rejected(monkeypatch):
     def fails(path):
         raise OSError(errno.EBADF, "Invalid handle", path)
 
@@ -121,7 +121,7 @@ def no_links(*_):
 
 
 @pytest.mark.needs("modes of files")
-def test_a_file_system_without_links_will_do(tmp_path, open_database, monkeypatch):
+def test_a_file_system_without_links_is_sufficient(tmp_path, open_database, monkeypatch):
     monkeypatch.setattr(os, "link", no_links, raising=False)
     open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
     sqlite.backup(str(tmp_path / "fense.sqlite3"), str(tmp_path / "copy"))
@@ -152,7 +152,7 @@ def test_a_new_file_that_a_virus_scanner_reads_gets_its_name_later(
 
 
 @pytest.mark.parametrize("has_links", [True, False])
-def test_a_file_that_another_program_made_meanwhile_is_kept(tmp_path, monkeypatch, has_links):
+def test_a_file_created_by_another_process_is_kept(tmp_path, monkeypatch, has_links):
     if not has_links:
         monkeypatch.setattr(os, "link", no_links, raising=False)
     databases.open_database(str(tmp_path / "fense.sqlite3")).engine.close_all()
@@ -193,7 +193,7 @@ def modes(folder):
 
 
 @pytest.mark.needs("modes of files")
-def test_files_are_for_their_owner_alone(tmp_path, open_database):
+def test_files_are_readable_only_by_their_owner(tmp_path, open_database):
     old = os.umask(0)
     try:
         open_database(tmp_path / "fense.sqlite3").create_account(FIELDS)
@@ -205,7 +205,7 @@ def test_files_are_for_their_owner_alone(tmp_path, open_database):
 
 
 @pytest.mark.needs("modes of files")
-def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, caplog):
+def test_a_file_readable_by_others_keeps_its_mode_and_is_reported(tmp_path, caplog):
     path = tmp_path / "fense.sqlite3"
     databases.open_database(str(path)).engine.close_all()
     assert caplog.messages == []
@@ -215,7 +215,7 @@ def test_a_file_that_others_can_read_keeps_its_mode_and_is_told_of(tmp_path, cap
     assert caplog.messages == [f"{path} can be read by other users: run chmod 600 on it"]
 
 
-def test_where_modes_mean_nothing_they_are_not_told_of(tmp_path, caplog, monkeypatch):
+def test_modes_are_not_reported_where_they_mean_nothing(tmp_path, caplog, monkeypatch):
     path = tmp_path / "fense.sqlite3"
     databases.open_database(str(path)).engine.close_all()
     path.chmod(0o644)
@@ -227,9 +227,7 @@ def test_where_modes_mean_nothing_they_are_not_told_of(tmp_path, caplog, monkeyp
 @pytest.mark.needs("removing open files")
 @pytest.mark.parametrize("end", ["", "-wal", "-shm"])
 @pytest.mark.parametrize("made_anew", [False, True])
-def test_nothing_is_written_into_a_file_that_is_no_longer_there(
-    tmp_path, open_database, end, made_anew
-):
+def test_nothing_is_written_to_a_file_that_was_removed(tmp_path, open_database, end, made_anew):
     db = open_database(tmp_path / "fense.sqlite3")
     db.create_account(FIELDS)
     path = tmp_path / f"fense.sqlite3{end}"
@@ -244,9 +242,7 @@ def test_nothing_is_written_into_a_file_that_is_no_longer_there(
 
 
 @pytest.mark.needs("removing open files")
-def test_a_file_replaced_within_one_tick_of_the_folders_time_stamp_is_noticed(
-    tmp_path, open_database
-):
+def test_a_file_replaced_within_one_tick_of_the_folders_mtime_is_noticed(tmp_path, open_database):
     """A FAT file system keeps the even second, HFS+ the second."""
     db = open_database(tmp_path / "fense.sqlite3")
     ticked = time.time_ns() - 10**9
@@ -281,7 +277,7 @@ def test_a_database_in_memory_leaves_no_file(start, tmp_path):
 
 @pytest.mark.needs("modes of files")
 @pytest.mark.parametrize("folder_mode", few([0o555, 0o777]))
-def test_a_database_that_can_not_be_written_is_named(start, open_folder, folder_mode):
+def test_a_read_only_database_is_reported(start, open_folder, folder_mode):
     folder = open_folder
     file = folder / "fense.sqlite3"
     databases.open_database(str(file)).engine.close_all()

@@ -28,7 +28,7 @@ OF_NO_ENGINE = [
 
 
 @pytest.mark.parametrize(("url", "told"), OF_NO_ENGINE)
-def test_a_url_of_no_engine_is_refused_in_a_sentence_without_its_password(run_command, url, told):
+def test_an_unsupported_url_is_rejected_without_showing_its_password(run_command, url, told):
     ways = [(("serve", "--database", url), {}), ((), {"FENSE_ADMIN_DATABASE": url})]
     ways += [((command, f"--database={url}"), {}) for command in ("serve", "backup")]
     for arguments, environment in ways:
@@ -56,7 +56,7 @@ def test_a_url_of_no_engine_is_refused_in_a_sentence_without_its_password(run_co
         ("health", "{}"),
     ],
 )
-def test_a_url_with_a_password_is_refused_where_none_belongs(run_command, arguments):
+def test_a_url_with_a_password_in_the_wrong_place_is_rejected(run_command, arguments):
     url = f"postgresql://fense:{PASSWORD}@db.example/fense"
     code, out, errors = run_command(*(argument.format(url) for argument in arguments))
     assert (code, out) == (2, "")
@@ -90,14 +90,14 @@ def windows_paths(monkeypatch):
         "NUL",
     ],
 )
-def test_a_windows_path_is_no_url(windows_paths, name):
+def test_a_windows_path_is_not_a_url(windows_paths, name):
     assert engines.check_name(name) == name
 
 
 @pytest.mark.parametrize(
     "name", [f"u:{PASSWORD}@db.example/fense", f"//fense:{PASSWORD}@db.example/a/fense"]
 )
-def test_a_url_is_no_windows_path(windows_paths, name):
+def test_a_url_is_not_a_windows_path(windows_paths, name):
     with pytest.raises(ValueError, match=NONE):
         engines.check_name(name)
 
@@ -127,7 +127,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_password_is_shown_whatever_stands_around_it(monkeypatch, place):
+def test_no_password_is_shown_whatever_surrounds_it(monkeypatch, place):
     """libpq ends it at the first "@" or "/"; a person may have meant a later one."""
 
     def no_such_name(*_, **options):
@@ -157,7 +157,7 @@ def test_no_password_is_shown_whatever_stands_around_it(monkeypatch, place):
         "postgres://",
     ],
 )
-def test_move_takes_a_url_without_a_password_whatever_letters_it_has(run_command, url):
+def test_move_accepts_any_url_without_a_password(run_command, url):
     code, out, errors = run_command("move", "missing.sqlite3", url)
     assert (code, out) == (1, "")
     assert (
@@ -180,7 +180,7 @@ def test_move_takes_a_url_without_a_password_whatever_letters_it_has(run_command
         f"host=db.example password = '{PASSWORD}'",
     ],
 )
-def test_move_refuses_what_may_hold_a_password(run_command, text):
+def test_move_rejects_a_url_that_may_hold_a_password(run_command, text):
     code, out, errors = run_command("move", text, "copy.sqlite3")
     assert (code, out) == (2, "")
     assert "pass the password in PGPASSWORD or ~/.pgpass" in errors

@@ -82,13 +82,13 @@ def units(tmp_path):
     return tmp_path
 
 
-def test_systemd_finds_no_fault_in_the_units(units):
+def test_systemd_accepts_the_units(units):
     paths = list(units.glob("fense-admin*"))
     assert len(paths) == 4
     assert run(*systemd_analyze(), "verify", *paths) == ""
 
 
-def test_the_service_is_confined_as_far_as_it_goes(units):
+def test_the_service_is_confined(units):
     # 0.2 is left, for what it can't be without: Python, among the files of the machine, and the
     # clock's device, which ProtectClock itself lets it read.
     security = ("security", "--offline=true", "--threshold=2")  # in tenths
@@ -342,7 +342,7 @@ def listener():
         )
 
 
-def test_nginx_finds_no_fault_in_its_site(tmp_path, certificate):
+def test_nginx_accepts_its_site(tmp_path, certificate):
     # (Without a command of its own to say so, it tells of success on standard error.)
     output = run(*Nginx(tmp_path, certificate, 1).command, "-t")
     assert "successful" in output
@@ -444,15 +444,15 @@ HOST = b" HTTP/1.1\r\nHost: localhost\r\n"
     ],
     ids=lambda value: ascii(value[:30]) if isinstance(value, bytes) else "",
 )
-def test_what_nginx_refuses_is_refused_in_the_error_shape(nginx, raw, expected):
+def test_errors_of_nginx_have_the_error_shape(nginx, raw, expected):
     check_error(nginx.talk(raw), *expected)
 
 
-def test_what_is_no_tls_is_refused_in_the_error_shape(nginx):
+def test_plain_http_on_the_tls_port_gets_the_error_shape(nginx):
     check_error(nginx.talk(b"GET /" + HOST + b"\r\n", secure=False), *NOT_HTTP)
 
 
-def test_a_refusal_of_nginx_keeps_the_id_of_its_request(nginx):
+def test_errors_of_nginx_keep_the_request_id(nginx):
     asked = b"POST /accounts" + HOST + b"X-Request-Id: %s\r\nContent-Length: 999999\r\n\r\n"
     assert nginx.talk(asked % b"mine")[1]["X-Request-Id"] == "mine"
     check_error(nginx.talk(asked % b"not mine"), *TOO_LARGE)
@@ -461,7 +461,7 @@ def test_a_refusal_of_nginx_keeps_the_id_of_its_request(nginx):
 
 
 @pytest.mark.parametrize("size", [65_537, 131_072])
-def test_a_body_that_the_service_can_refuse_gets_there(nginx, size):
+def test_a_body_that_the_service_rejects_reaches_it(nginx, size):
     answer = nginx.ask("POST", "/accounts", f"Content-Length: {size}\r\n\r\n{'x' * size}")
     assert (answer[0], answer[1]["X-Standin"] is not None) == (413, True)
     assert (
@@ -469,7 +469,7 @@ def test_a_body_that_the_service_can_refuse_gets_there(nginx, size):
     )
 
 
-def test_a_header_that_the_service_takes_gets_there(nginx):
+def test_a_header_that_the_service_accepts_reaches_it(nginx):
     assert nginx.ask("GET", "/accounts/usage", "X: " + "x" * 16_000)[0] == 200
 
 
@@ -483,7 +483,7 @@ def test_a_header_that_the_service_takes_gets_there(nginx):
         *("/%2e/_standin", "/x%2F..%2F_standin/state", "http://localhost/_standin/state"),
     ],
 )
-def test_the_control_plane_is_not_there_however_it_is_spelt(nginx, method, path):
+def test_the_control_plane_is_unreachable_however_it_is_spelt(nginx, method, path):
     answer = nginx.ask(method, path)
     if method == "HEAD":
         assert (answer[0], answer[1]["X-Standin"]) == (404, None)
@@ -491,7 +491,7 @@ def test_the_control_plane_is_not_there_however_it_is_spelt(nginx, method, path)
         check_error(answer, *NOT_FOUND)
 
 
-def test_the_service_gets_the_path_that_nginx_has_looked_at(nginx):
+def test_the_service_gets_the_path_that_nginx_has_checked(nginx):
     for method, status in (("GET", 200), ("TRACE", 405)):
         answer = nginx.ask(
             method, "/_standin/../%61ccounts/x/../usage?start_date=2026-11-01&end_date=2026-11-30"
@@ -501,7 +501,7 @@ def test_the_service_gets_the_path_that_nginx_has_looked_at(nginx):
 
 
 @pytest.mark.slow
-def test_what_is_slow_or_broken_does_not_reach_the_service(tmp_path, certificate, listener):
+def test_slow_or_broken_requests_do_not_reach_the_service(tmp_path, certificate, listener):
     listener.settimeout(0.3)
     with (
         Nginx(
@@ -546,7 +546,7 @@ def test_a_service_that_is_down_is_unavailable_until_it_is_back(tmp_path, certif
     ]
 
 
-def test_a_service_that_does_not_answer_is_unavailable(tmp_path, certificate, listener):
+def test_a_service_that_does_not_respond_is_unavailable(tmp_path, certificate, listener):
     with Nginx(tmp_path, certificate, listener.port, proxy_read_timeout=0.1) as nginx:
         check_error(nginx.ask("GET", "/accounts/1", "X-Request-Id: mine"), *UNAVAILABLE, "mine")
 

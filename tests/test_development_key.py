@@ -26,7 +26,7 @@ def test_without_a_key_it_serves_on_loopback_only(run_command, host):
         ({"Origin": "null"}, 403),
     ],
 )
-def test_the_development_key_takes_no_page_from_elsewhere(make_app, headers, status):
+def test_the_development_key_rejects_pages_of_other_sites(make_app, headers, status):
     api = Api(
         make_app(master_key="local-dev-key", service_keys=[SERVICE_KEY]), "local-dev-key", None
     )
@@ -38,7 +38,7 @@ def test_the_development_key_takes_no_page_from_elsewhere(make_app, headers, sta
     assert api.get("/accounts/usage", headers=headers, key="x").status == 401
 
 
-def test_in_development_mode_a_lost_client_is_told_where_things_are(make_app):
+def test_in_development_mode_a_404_says_where_things_are(make_app):
     api = Api(make_app(master_key="local-dev-key", prefix="/admin"), "local-dev-key", None)
     message = "the API is at /admin/accounts, its description is at /openapi.json"
     for path in ("/", "/admin/"):

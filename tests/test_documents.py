@@ -150,7 +150,7 @@ def test_a_document_names_the_limit_or_the_default_of_the_service(document, stat
     assert statement in " ".join((CHECKOUT / document).read_text("utf-8").split())
 
 
-def test_limits_that_are_written_as_powers_are_these():
+def test_limits_written_as_powers_are_right():
     assert LONGEST == (10**12, 2**53 - 1)
     schemas = json.loads(Path(fense_admin.OPENAPI_FILE).read_text("utf-8"))["components"]["schemas"]
     assert schemas["Lookups"]["maximum"] == rules.MAX_LOOKUPS
@@ -165,7 +165,7 @@ def test_no_document_names_another_size(document):
     assert named <= {kib(limit) for limit in (LIMITS.body, LIMITS.read_body, LIMITS.header)}
 
 
-def test_what_stands_in_front_gives_the_service_time():
+def test_proxies_give_the_service_enough_time():
     """nginx lets go of an idle connection before the service does, systemd waits for the drain."""
     nginx = (CHECKOUT / "deploy/nginx.conf").read_text("utf-8")
     assert int(re.search(r"keepalive_timeout ([0-9]+)s;", nginx)[1]) < LIMITS.idle

@@ -92,7 +92,7 @@ VALUES = {
 }
 
 
-def test_each_column_is_tried():
+def test_each_column_is_tested():
     tables = {"usage": models.USAGE_KEYS, "usage_month": models.MONTH_KEYS}
     columns = {f"{table}.{name}" for table, names in tables.items() for name in names}
     columns |= {f"account.{name}" for name in models.STATE_KEYS if name != "fense_account_id"}
@@ -100,7 +100,7 @@ def test_each_column_is_tried():
 
 
 @pytest.mark.parametrize("column", VALUES)
-def test_the_schemas_refuse_the_same(both, column):
+def test_the_schemas_reject_the_same_values(both, column):
     table, name = column.split(".")
     taken = {}
     for db in both:
@@ -182,7 +182,7 @@ def random_calls(count, seed):
 
 
 @pytest.mark.slow
-def test_300_random_calls_are_answered_with_the_same_bytes(postgresql, make_app):
+def test_300_random_calls_get_the_same_bytes_on_both_engines(postgresql, make_app):
     apps = [make_app(name, master_key=MASTER_KEY) for name in (":memory:", postgresql.empty())]
     clients = [TestApp(app) for app in apps]
     for app in apps:
@@ -219,7 +219,7 @@ def test_300_random_calls_are_answered_with_the_same_bytes(postgresql, make_app)
     assert apps[0].db.dump() == apps[1].db.dump()
 
 
-def test_a_refused_account_takes_no_id(db):
+def test_a_rejected_account_consumes_no_id(db):
     for number in range(3):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
         with pytest.raises(ApiKeyTaken):

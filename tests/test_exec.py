@@ -20,7 +20,7 @@ def test_exec_ends_as_the_command_does(start, tmp_path, script, code):
 
 
 @pytest.mark.needs("a POSIX shell")
-def test_exec_tells_the_command_where_the_service_is(start):
+def test_exec_passes_the_url_of_the_service_to_the_command(start):
     tools("curl")
     script = (
         'curl -s $FENSE_BASE_URL/accounts/usage -H "x-api-key: $FENSE_API_KEY";'
@@ -35,7 +35,7 @@ def test_exec_tells_the_command_where_the_service_is(start):
     assert out.endswith("/admin\n")
 
 
-def test_exec_of_no_command_and_of_none_that_runs(run_command, tmp_path):
+def test_exec_reports_a_missing_or_broken_command(run_command, tmp_path):
     (tmp_path / "text.exe").write_text("no program")
     runs_no_folder = 127 if sys.platform == "win32" else 126
     for command, code in (("no-such-command", 127), ("./text.exe", 126), (".", runs_no_folder)):
@@ -79,7 +79,7 @@ def test_exec_passes_a_signal_on_that_comes_as_its_command_starts(start):
 
 
 @pytest.mark.needs("a POSIX shell")
-def test_a_command_that_fails_has_its_requests_shown(start):
+def test_the_requests_of_a_failed_command_are_shown(start):
     script = """
         get() { curl -s -o /dev/null -H "x-api-key: $FENSE_API_KEY" "$@"; }
         get $FENSE_BASE_URL/accounts/1
@@ -112,7 +112,7 @@ LOCAL = "127.0.0.1,localhost"
         ("*", "", "* *"),  # which counts only as the whole value
     ],
 )
-def test_the_command_asks_no_proxy_for_it(start, upper, lower, found):
+def test_the_command_bypasses_proxies(start, upper, lower, found):
     script = "import os; print(os.environ['NO_PROXY'], os.environ['no_proxy'])"
     settings = {"NO_PROXY": upper, "no_proxy": lower}
     ended = start("exec", "--", sys.executable, "-c", script, **settings).end(None)
@@ -127,7 +127,7 @@ def test_the_command_asks_no_proxy_for_it(start, upper, lower, found):
         pytest.param("2>/dev/full", marks=[pytest.mark.needs("/dev/full"), pytest.mark.slow]),
     ],
 )
-def test_the_exit_code_is_the_commands_where_nothing_can_be_reported(start, redirection):
+def test_the_exit_code_is_the_commands_even_if_reporting_fails(start, redirection):
     tools("curl")
     asks = 'curl -s -o /dev/null -H "x-api-key: $FENSE_API_KEY" $FENSE_BASE_URL/accounts/1; exit 3'
     shell = f"PATH={COMMAND.parent}:$PATH; fense-admin exec -- sh -c '{asks}' {redirection}"

@@ -18,7 +18,7 @@ def test_health_and_the_document_need_no_key_and_ignore_a_query(api, inside, key
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/openapi.json"])
-def test_health_and_the_document_take_get_alone(api, inside, path):
+def test_health_and_the_document_accept_only_get(api, inside, path):
     answer = api.call("POST", path, b"", key=None)
     expected = refusal(code="method_not_allowed", message="this path accepts GET, HEAD")
     assert (answer.status, answer.body, answer.headers["Allow"]) == (405, expected, "GET, HEAD")
@@ -26,7 +26,7 @@ def test_health_and_the_document_take_get_alone(api, inside, path):
     assert (head.status, head.body) == (200, None)
 
 
-def test_a_check_reads_the_file_and_not_what_is_remembered_of_it(tmp_path, open_database):
+def test_a_health_check_reads_the_file_not_a_cache(tmp_path, open_database):
     path = tmp_path / "fense.sqlite3"
     db = open_database(path)
     db.create_account(FIELDS)
@@ -38,7 +38,7 @@ def test_a_check_reads_the_file_and_not_what_is_remembered_of_it(tmp_path, open_
         db.ping()
 
 
-def test_health_waits_until_a_service_answers(start, run_command):
+def test_health_waits_until_a_service_responds(start, run_command):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -63,7 +63,7 @@ def test_health_waits_until_a_service_answers(start, run_command):
         *("http://a\n", "http://a/\nb", "http://a\0", "http://\udcff", " http://a", "http://a\\b"),
     ],
 )  # fmt: skip
-def test_health_refuses_what_is_not_a_url_in_a_sentence(run_command, url):
+def test_health_rejects_an_invalid_url_in_a_sentence(run_command, url):
     code, out, log = run_command("health", url)
     assert (code, out) == (2, "")
     assert "error: argument url: must be a URL such as http://127.0.0.1:8642" in log
@@ -73,7 +73,7 @@ def test_health_refuses_what_is_not_a_url_in_a_sentence(run_command, url):
 @pytest.mark.parametrize(
     "host", ["a" * 64, f"{'a.' * 200}example", "no.such.host.invalid", "1.2.3.4.5"]
 )
-def test_health_of_a_host_that_there_is_not_is_a_sentence(run_command, host):
+def test_health_of_an_unknown_host_is_a_sentence(run_command, host):
     assert f"http://{host}/healthz " in sentence(run_command("health", f"http://{host}/x?y"))
 
 
@@ -133,7 +133,7 @@ def test_health_finds_what_serve_starts_with_the_same_variables(
         *(("PORT", value) for value in ("", "x", "99999", "-1", "http://a:80")),
     ],
 )
-def test_health_names_a_wrong_variable(run_command, name, value):
+def test_health_names_an_invalid_variable(run_command, name, value):
     code, out, log = run_command("health", **{f"FENSE_ADMIN_{name}": value})
     assert (code, out) == (2, "")
     assert f" error: FENSE_ADMIN_{name} must be " in log

@@ -48,7 +48,7 @@ TOO_LARGE = (413, "payload_too_large", "the body exceeds the maximum of 131072 b
     ],
     ids=lambda value: ascii(value[:60]) if isinstance(value, bytes) else "",
 )
-def test_what_waitress_refuses_is_refused_in_the_error_shape(served, raw, expected):
+def test_errors_of_waitress_have_the_error_shape(served, raw, expected):
     status, code, message = expected
     answer = parse_answer(served.talk(raw))
     assert (answer[0], answer[2]) == (status, refusal(code=code, message=message))
@@ -58,7 +58,7 @@ def test_what_waitress_refuses_is_refused_in_the_error_shape(served, raw, expect
 @pytest.mark.parametrize(
     "header", [b"no colon", b"X: " + b"x" * 20_000, b"Transfer-Encoding: gzip"], ids=len
 )
-def test_a_refused_head_has_no_body(served, header):
+def test_a_rejected_head_has_no_body(served, header):
     status, headers, body = parse_answer(
         served.talk(b"HEAD / HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
     )
@@ -67,12 +67,12 @@ def test_a_refused_head_has_no_body(served, header):
     assert int(headers["Content-Length"]) > 0
 
 
-def test_a_refused_request_keeps_its_id(served):
+def test_a_rejected_request_keeps_its_id(served):
     raw = b"POST / HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 999999\r\n\r\n"
     assert parse_answer(served.talk(raw))[1]["X-Request-Id"] == "mine"
 
 
-def test_a_chunked_body_is_a_body(served):
+def test_a_chunked_body_is_accepted(served):
     body = json.dumps(account_fields()).encode()
     chunks = b"%x\r\n%s\r\n5\r\n     \r\n0\r\n\r\n" % (len(body), body)
     raw = http_post(b"/accounts", chunks, b"Transfer-Encoding: chunked")
@@ -82,7 +82,7 @@ def test_a_chunked_body_is_a_body(served):
     assert parse_answer(served.talk(raw))[0] == 413
 
 
-def test_of_a_body_longer_than_it_says_the_rest_is_no_part_of_it(served):
+def test_data_beyond_the_content_length_is_not_part_of_the_body(served):
     body = json.dumps(account_fields()).encode()
     raw = http_post(b"/accounts", body + b', "more": 1}', b"Content-Length: %d" % len(body))
     assert parse_answer(served.talk(raw))[0] == 201
@@ -92,7 +92,7 @@ def test_of_a_body_longer_than_it_says_the_rest_is_no_part_of_it(served):
     assert parse_answer(answers[answers.rindex(b"HTTP/1.0 4") :])[0] == 400
 
 
-def test_a_body_shorter_than_it_says_is_never_acted_on(served):
+def test_a_body_shorter_than_its_content_length_is_never_handled(served):
     body = json.dumps(account_fields()).encode()
     raw = http_post(b"/accounts", body, b"Content-Length: %d" % (len(body) + 1))
     with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:
@@ -125,7 +125,7 @@ def test_a_body_shorter_than_it_says_is_never_acted_on(served):
         (b"GET /accounts/usage", 200),
     ],
 )
-def test_a_strange_request_line_is_answered_in_words(served, line, status):
+def test_a_malformed_request_line_gets_an_error_body(served, line, status):
     answer = parse_answer(
         served.talk(line + b"\r\nHost: x\r\nConnection: close\r\n" + KEY_HEADER + b"\r\n")
     )
@@ -135,7 +135,7 @@ def test_a_strange_request_line_is_answered_in_words(served, line, status):
 @pytest.mark.parametrize(
     "key", [b"\xff\xfe", b"\xc3\xa4", b"a, b", b"x" * 10_000, b"\x7f", b"\x00"]
 )
-def test_a_key_of_strange_bytes_is_unknown(served, key):
+def test_a_key_of_arbitrary_bytes_is_unknown(served, key):
     raw = (
         b"GET /accounts/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-api-key: "
         + key
@@ -151,7 +151,11 @@ def test_a_key_of_strange_bytes_is_unknown(served, key):
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nHost: b\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nHost: a\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.0\r\nHost: a\r\nHost: a\r\n" + KEY_HEADER,
-        b"GET /accounts/1 HTTP/1.1\r\nHost: a b\r\n" + KEY_HEADER,
+        *(
+            b"GET /accounts/1 HTTP/1.1\r\nHost: " + host + b"\r\n" + KEY_HEADER
+            for host in (b"a b", b'a"b', b"<a>", b"a\\b", b"[::1", b"::1", b"a:b", b"a:999999")
+        ),
+        b"GET /accounts/1 HTTP/1.1\r\nHost: \xe9\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\n b\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n" + KEY_HEADER,
         b"GET /accounts/1 HTTP/1.1\r\nHost: a\r\nX: a\r\n\tb\r\n" + KEY_HEADER,
@@ -167,17 +171,23 @@ def test_a_key_of_strange_bytes_is_unknown(served, key):
     ],
     ids=lambda raw: ascii(raw)[2:80],
 )
-def test_what_is_ambiguous_is_refused_and_the_connection_closed(served, raw):
+def test_an_ambiguous_request_is_rejected_and_the_connection_closed(served, raw):
     answer = talk(served.server.port, raw + b"\r\n0\r\n\r\n")
     assert statuses(answer) == [400]
     assert b"Connection: close" in answer
 
 
 @pytest.mark.parametrize("value", ["close", "close, x", "X , Close", "keep-alive, close"])
-def test_a_connection_is_closed_where_it_is_asked_for(served, value):
+def test_a_connection_is_closed_on_request(served, value):
     answer = talk(served.server.port, http_request("GET /accounts/1", f"Connection: {value}"))
     assert statuses(answer) == [200]
     assert answer.count(b"Connection: close") == 1
+
+
+@pytest.mark.parametrize("host", ["", "a_b.example.", "a:", "a:1", "[::1]:80", "[fe80::1%25en0]"])
+def test_a_host_that_a_url_may_have_is_served(served, host):
+    raw = b"GET /accounts/1 HTTP/1.1\r\nConnection: close\r\n" + KEY_HEADER
+    assert statuses(talk(served.server.port, raw + f"Host: {host}\r\n\r\n".encode())) == [200]
 
 
 def test_without_a_host_http_1_0_is_served(served):

@@ -37,7 +37,7 @@ def open_files():
     return [os.readlink(link) for link in links if os.path.lexists(link)]
 
 
-def test_a_thread_that_ends_gives_its_connection_back(file_app):
+def test_a_thread_returns_its_connection_when_it_ends(file_app):
     with Served(file_app) as served:
         for _ in range(3):
             with served.server._workers.spare():
@@ -109,7 +109,7 @@ def test_neither_requests_nor_broken_connections_leave_anything_behind(start):
 
 
 @pytest.mark.slow
-def test_two_hundred_of_them_leave_nothing_behind():
+def test_two_hundred_stand_ins_leave_nothing_behind():
     def count():
         return threading.active_count(), len(os.listdir("/proc/self/fd"))
 

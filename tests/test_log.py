@@ -23,7 +23,7 @@ from fense_admin.serving.log import LogFormatter
 LINE = r"(\S+Z) (\S+) (\S+) (\d{3}) (\d+\.\d)ms ([^: ]+)(?:: (.*))?"
 
 
-def test_the_log_has_a_line_for_each_request_that_nothing_can_forge(start, tmp_path):
+def test_the_log_has_one_unforgeable_line_per_request(start, tmp_path):
     service = start("--port=0", DISPUTE_MASTER_KEY="secret-master", DISPUTE_SERVICE_KEYS="secret-2")
     service.ready()
     merchant = account_fields(api_key="secret-merchant-key", name="Acme\u2028secret-name")
@@ -76,7 +76,7 @@ def test_the_reason_in_the_log_has_no_key(start):
     assert ": … is not accepted here; … is not accepted here\n" in log
 
 
-def test_a_start_tells_where_the_accounts_are_and_where_the_page_is(start, tmp_path):
+def test_a_start_logs_the_database_and_the_page(start, tmp_path):
     path = tmp_path / "fense-admin.sqlite3"
     service = start("--port=0")
     service.ready()
@@ -105,7 +105,7 @@ def test_it_serves_without_a_standard_error(start):
 
 
 @pytest.mark.slow
-def test_a_log_that_nobody_reads_stops_nothing_and_says_what_was_lost(start, tmp_path):
+def test_a_blocked_log_stops_nothing_and_counts_dropped_lines(start, tmp_path):
     command = [sys.executable, "-m", "fense_admin", "--port=0", "--database=:memory:"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes, **APART) as process:
@@ -136,7 +136,7 @@ def test_a_log_that_nobody_reads_stops_nothing_and_says_what_was_lost(start, tmp
     assert answered + int(re.search(r" (\d+) lines", lost)[1]) == 2_002
 
 
-def test_a_quiet_one_tells_warnings_only(start):
+def test_a_quiet_service_logs_only_warnings(start):
     service = start("--port=0", "--quiet")
     service.ready()
     assert service.call("/accounts/usage")[0] == 200

@@ -51,7 +51,7 @@ def environment(folder, *what, **settings):
 
 
 @pytest.mark.slow
-def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path, lending):
+def test_an_environment_counts_only_if_complete_and_not_moved(tmp_path, lending):
     folder = tmp_path / "with space and ü"
     folder.mkdir()
     assert environment(folder)[0] == 1
@@ -76,7 +76,7 @@ def test_an_environment_counts_once_it_is_whole_where_it_was_made(tmp_path, lend
         ("venv", "has no venv module: apt install python3-venv"),
     ],
 )
-def test_a_python_that_will_not_do_is_named_in_a_line(tmp_path, word, message):
+def test_an_unsuitable_python_is_reported_in_a_line(tmp_path, word, message):
     python = tmp_path / "python"
     python.write_text(FAILS.format(word=word, python=sys.executable))
     python.chmod(0o755)
@@ -87,7 +87,7 @@ def test_a_python_that_will_not_do_is_named_in_a_line(tmp_path, word, message):
     assert not (tmp_path / "env").exists()
 
 
-def test_a_python_without_any_pip_is_named_in_a_line(tmp_path):
+def test_a_python_without_pip_is_reported_in_a_line(tmp_path):
     python = tmp_path / "python"
     without_pip = 'case "$*" in *ensurepip*|*"import pip"*) exit 1 ;; esac'
     python.write_text(f'#!/bin/sh\n{without_pip}\nexec {sys.executable} "$@"\n')
@@ -96,7 +96,7 @@ def test_a_python_without_any_pip_is_named_in_a_line(tmp_path):
     assert environment(tmp_path, "--help", PYTHON=str(python)) == (1, expected)
 
 
-def test_a_python_that_is_not_there_is_named_in_a_line(tmp_path):
+def test_a_missing_python_is_reported_in_a_line(tmp_path):
     expected = "no-such-python is missing: apt install python3\n"
     assert environment(tmp_path, "--help", PYTHON="no-such-python") == (1, expected)
 
@@ -106,7 +106,7 @@ def test_a_python_that_is_not_there_is_named_in_a_line(tmp_path):
     [("version_info", "is too old: brew install python, or name a Python 3.10"),
      ("venv", "has no venv module: brew install python")],
 )  # fmt: skip
-def test_on_macos_homebrew_has_what_is_missing(tmp_path, word, message):
+def test_on_macos_the_advice_names_homebrew(tmp_path, word, message):
     for name, text in (
         ("python3", FAILS.format(word=word, python=sys.executable)),
         ("uname", "#!/bin/sh\necho Darwin\n"),
@@ -119,6 +119,6 @@ def test_on_macos_homebrew_has_what_is_missing(tmp_path, word, message):
     assert output.startswith(f"python3 {message}")
 
 
-def test_make_help_names_each_target_in_a_line():
+def test_make_help_lists_each_target():
     output = run_program("make", "help", cwd=CHECKOUT)
     assert "make test-all\trun all tests\n" in output

@@ -119,7 +119,7 @@ def test_six_processes_that_start_at_once_on_an_old_database_all_serve(tmp_path,
 @pytest.mark.parametrize(
     "date", ["0001-01-01", "0300-02-29", "0300-03-01", "0300-03-31", "1582-10-10"]
 )
-def test_days_of_long_ago_are_days(tmp_path, open_database, date):
+def test_dates_of_long_ago_are_valid(tmp_path, open_database, date):
     make_version(tmp_path / "old", 1)
     for db in (open_database(tmp_path / "old"), open_database(":memory:")):
         if db.count_accounts() == 0:
@@ -159,7 +159,7 @@ def digest_of(section):
 
 
 @pytest.mark.parametrize("schema", IN_USE)
-def test_a_section_that_is_in_use_does_not_change(schema):
+def test_a_released_section_never_changes(schema):
     """A database that has it never runs it again: it would be without the change."""
     text = (CHECKOUT / schema).read_text("utf-8")
     found = [digest_of(section) for section in re.split("-- version [0-9]+\n", text)[1:]]

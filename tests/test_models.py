@@ -27,7 +27,7 @@ def test_lookups_add_up_by_day(db):
     assert daily(db) == {"2026-11-03": 12}
 
 
-def test_lookups_are_of_today_unless_told(db):
+def test_lookups_are_recorded_for_today_by_default(db):
     db.create_account(FIELDS)
     before = db.today()
     db.record_lookups(1, 3)
@@ -35,21 +35,21 @@ def test_lookups_are_of_today_unless_told(db):
 
 
 @pytest.mark.parametrize("lookups", [-1, 10**12 + 1, 2**63, True, 1.5, "1", None])
-def test_a_number_that_counts_no_lookups_is_refused(db, lookups):
+def test_an_invalid_number_of_lookups_is_rejected(db, lookups):
     db.create_account(FIELDS)
     with pytest.raises(ValueError, match="must be a whole number of lookups from 0 to 10"):
         db.record_lookups(1, lookups, "2026-11-03")
     assert daily(db) == {}
 
 
-def test_a_number_with_a_point_and_nothing_after_it_is_whole(db):
+def test_a_float_without_a_fraction_is_accepted(db):
     db.create_account(FIELDS)
     db.record_lookups(1, 12.0, "2026-11-03")
     db.record_lookups(1, 1, "2026-11-03")
     assert str(daily(db)) == "{'2026-11-03': 13}"
 
 
-def test_a_day_holds_ten_to_the_twelve_and_no_more(db):
+def test_a_day_holds_at_most_ten_to_the_twelve(db):
     db.create_account(FIELDS)
     db.record_lookups(1, 10**12 - 1, "2026-11-03")
     db.record_lookups(1, 1, "2026-11-03")
@@ -70,7 +70,7 @@ def test_a_list_names_a_day_as_often_as_it_likes(db):
     assert totals(db, "2026-01-01", "2026-12-31") == (17, {1: 10, 2: 7})
 
 
-def test_of_a_list_what_is_unknown_or_exceeds_the_maximum_is_named_by_its_place(db):
+def test_invalid_entries_of_a_list_are_named_by_index(db):
     for number in (1, 2):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
     db.record_lookups(1, 10**12 - 5, "2026-11-03")
@@ -94,7 +94,7 @@ def test_of_a_list_what_is_unknown_or_exceeds_the_maximum_is_named_by_its_place(
 
 
 @pytest.mark.parametrize("date", ["2026-02-30", "2026-1-1", "", "today", 20261101, "2026-11-01 "])
-def test_lookups_need_a_day_of_the_calendar(db, date):
+def test_lookups_need_a_valid_date(db, date):
     db.create_account(FIELDS)
     with pytest.raises(ValueError, match="must be a valid date"):
         db.record_lookups(1, 1, date)
@@ -103,7 +103,7 @@ def test_lookups_need_a_day_of_the_calendar(db, date):
 
 @pytest.mark.parametrize("number", [0, 2, -1, 2**63, 10**30])
 @pytest.mark.parametrize("lookups", [0, 1])
-def test_lookups_of_an_unknown_account_are_refused(db, number, lookups):
+def test_lookups_of_an_unknown_account_are_rejected(db, number, lookups):
     db.create_account(FIELDS)
     with pytest.raises(NoSuchAccount):
         db.record_lookups(number, lookups, "2026-11-03")
@@ -125,7 +125,7 @@ def a_day(rng):
 
 
 @pytest.mark.slow
-def test_totals_are_plain_sums_whatever_the_range_and_whoever_wrote(db):
+def test_totals_are_correct_for_every_range(db):
     rng = random.Random(4)
     for number in (1, 2, 3):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
@@ -157,7 +157,7 @@ def test_totals_are_plain_sums_whatever_the_range_and_whoever_wrote(db):
     compare(1000)
 
 
-def test_the_total_of_all_may_pass_64_bits(db):
+def test_the_total_of_all_may_exceed_64_bits(db):
     for number in (1, 2, 3):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
         db.engine.execute_sql(f"INSERT INTO usage_month VALUES ({number}, '2026-11', {2**63 - 1})")
@@ -201,7 +201,7 @@ def test_the_models_have_the_columns_of_the_schema(sqlite_db, table):
         "DELETE FROM account",
     ],
 )
-def test_the_schema_itself_refuses_what_the_contract_excludes(db, statement):
+def test_the_schema_itself_rejects_invalid_values(db, statement):
     db.create_account(FIELDS)
     db.record_lookups(1, 1, "2026-11-03")
     before = db.dump()
@@ -218,7 +218,7 @@ def test_the_schema_itself_refuses_what_the_contract_excludes(db, statement):
         "UPDATE usage_month SET lookups = 1.5",
     ],
 )
-def test_sqlite_refuses_what_its_columns_would_keep_as_it_is(sqlite_db, statement):
+def test_sqlite_rejects_values_of_the_wrong_type(sqlite_db, statement):
     """PostgreSQL makes TRUE and 2 of these."""
     sqlite_db.create_account(FIELDS)
     sqlite_db.record_lookups(1, 1, "2026-11-03")
@@ -235,7 +235,7 @@ def test_a_key_is_stored_as_a_digest(tmp_path, open_database):
     assert models.digest(FIELDS["api_key"]).encode() in path.read_bytes()
 
 
-def test_an_id_is_never_used_twice(db):
+def test_an_id_is_never_reused(db):
     db.create_account(FIELDS)
     with pytest.raises(ApiKeyTaken):
         db.create_account(FIELDS)
@@ -243,7 +243,7 @@ def test_an_id_is_never_used_twice(db):
     assert db.create_account(FIELDS)["fense_account_id"] == 2
 
 
-def test_the_usage_of_an_account_is_asked_for_in_one_question(db, monkeypatch):
+def test_the_usage_of_an_account_takes_one_query(db, monkeypatch):
     db.create_account(FIELDS)
     asked = []
     execute = db.engine.execute_sql
@@ -252,12 +252,12 @@ def test_the_usage_of_an_account_is_asked_for_in_one_question(db, monkeypatch):
     assert asked == [1]
 
 
-def test_only_a_taken_key_is_a_taken_key(db):
+def test_only_a_duplicate_key_raises_api_key_taken(db):
     with pytest.raises(peewee.IntegrityError, match=r"(?i)check"):
         db.create_account(FIELDS | {"name": ""})
 
 
-def test_the_last_id_is_the_last(db):
+def test_no_account_is_created_after_the_last_id(db):
     account = {
         "name": "n",
         "email": "a@b",

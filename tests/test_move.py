@@ -102,7 +102,7 @@ def test_a_file_in_a_folder_that_can_only_be_read_is_moved(
 
 
 @pytest.mark.needs("modes of files")
-def test_a_log_that_can_not_be_read_is_named(start, open_folder):
+def test_an_unreadable_write_ahead_log_is_reported(start, open_folder):
     source = open_folder / "old.sqlite3"
     kill_in_use(source, ["-wal"])
     for path in open_folder.iterdir():
@@ -125,7 +125,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_a_change_that_has_to_be_rolled_back_is_named_and_stays(run_command, source):
+def test_a_pending_rollback_is_reported_and_left_alone(run_command, source):
     make_version(source, 1)
     subprocess.run([sys.executable, "-c", KILLED_IN_A_CHANGE, source], timeout=TIMEOUT)
     before = content(source.parent)
@@ -136,9 +136,7 @@ def test_a_change_that_has_to_be_rolled_back_is_named_and_stays(run_command, sou
 
 
 @pytest.mark.parametrize("how", ["written", "written and closed"])
-def test_a_file_that_is_written_to_during_the_move_is_not_moved(
-    source, open_database, monkeypatch, how
-):
+def test_a_file_that_changes_during_the_move_is_not_moved(source, open_database, monkeypatch, how):
     make_version(source, len(SECTIONS))
     target = open_database(":memory:")
     read = databases.open_database(str(source), read_only=True)
@@ -219,7 +217,7 @@ def test_the_tables_of_a_server_stay_as_older_nodes_need_them(
     assert postgresql.execute(f"SELECT to_regclass('{schema}.usage_month')") == [(None,)]
 
 
-def test_an_empty_database_of_a_server_is_no_source(run_command, postgresql):
+def test_an_empty_database_on_a_server_is_not_a_source(run_command, postgresql):
     line = sentence(run_command("move", postgresql.new(), "new.sqlite3"))
     assert line.endswith("is empty: choose the database that has the accounts")
 

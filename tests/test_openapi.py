@@ -120,7 +120,7 @@ def test_generated_clients_understand_it(document):
 
 
 @both
-def test_null_is_a_type_beside_others(document):
+def test_null_is_one_of_several_types(document):
     """Go's generator has no name for an `anyOf` with null."""
     for at, node in nodes(document.whole):
         for key in ("anyOf", "oneOf", "allOf"):
@@ -295,7 +295,7 @@ EXAMPLES["ErrorBody"] = EXAMPLES["ErrorResponse"]["error"]
 EXAMPLES["ErrorDetail"] = {"field": "email", "message": "is required"}
 
 
-def test_an_object_has_the_documented_keys_only_and_an_answer_has_all_of_them():
+def test_objects_have_only_documented_keys_and_responses_have_all():
     objects = {n: schema for n, schema in COMPONENTS["schemas"].items() if "properties" in schema}
     for name, schema in objects.items():
         assert schema["type"] == "object"
@@ -373,7 +373,7 @@ HEADERS = {  # the schema of each, with values that may be sent and values that 
 }
 
 
-def test_the_document_accepts_what_is_answered_and_refuses_what_is_never():
+def test_the_document_accepts_all_responses_and_rejects_others():
     for name, values in ALWAYS.items():
         for value in values:
             assert schema_takes(name, value), (name, value)
@@ -384,14 +384,14 @@ def test_the_document_accepts_what_is_answered_and_refuses_what_is_never():
         assert schema_takes("DayFilter", date) is accepted, date
 
 
-def test_a_name_is_answered_as_the_rule_keeps_it():
+def test_a_name_is_returned_as_the_rule_keeps_it():
     for value in (text for texts in VALUES["name"] for text in texts):
         kept = rules.check_name(value) if rule_takes(rules.check_name, value) else None
         assert schema_takes("Name", value) is (kept is not None and kept == value), repr(value)
         assert kept is None or schema_takes("Name", kept), repr(kept)
 
 
-def test_a_property_of_an_answer_is_of_the_component_of_its_name():
+def test_a_property_of_a_response_uses_the_component_of_its_name():
     for name, schema in COMPONENTS["schemas"].items():
         for at, node in nodes(schema):
             for key, part in (
@@ -407,7 +407,7 @@ def test_a_property_of_an_answer_is_of_the_component_of_its_name():
                     assert part == {"type": "boolean"}, (name, at, key)
 
 
-def test_the_headers_of_an_answer_are_those_documented():
+def test_the_headers_of_a_response_are_the_documented_ones():
     found = {}
     for _, node in nodes(DOCUMENT):
         for name, header in node.get("headers", {}).items():
@@ -443,7 +443,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
-def test_an_operation_has_its_key_parameters_body_and_answer(method, path, operation):
+def test_an_operation_has_its_key_parameters_body_and_responses(method, path, operation):
     name = f"{method} {path}"
     given = [resolved(it) for it in operation.get("parameters", [])]
     assert [(it["name"], it["in"], it.get("required", False)) for it in given] == PARAMETERS.get(
@@ -481,7 +481,7 @@ def test_the_key_is_sent_in_its_header():
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
-def test_the_documented_answers_are_those_given(api, inside, monkeypatch, method, path, operation):
+def test_the_responses_are_the_documented_ones(api, inside, monkeypatch, method, path, operation):
     merchant = api.new_account(api_key="merchant-key-7d1e-9f2c", dispute_account_id=LINK)
     api.new_account(name="x" * 255, api_key="short-key")
     for lookups, date in ((1, "2026-11-03"), (rules.MAX_LOOKUPS, "2026-11-09")):

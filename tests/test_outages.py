@@ -107,7 +107,7 @@ def create(served):
         pytest.param(moved_away, 503, marks=pytest.mark.needs("removing open files")),
     ],
 )
-def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, health):
+def test_an_outage_is_503_and_ends_with_its_cause(served, path, fault, health):
     acknowledged = [create(served)[1] for _ in range(20)]
     with fault(served, path):
         status, body = create(served)
@@ -139,7 +139,7 @@ def test_a_fault_is_told_and_is_over_when_its_cause_is(served, path, fault, heal
 
 
 @pytest.mark.needs("removing open files")
-def test_a_503_says_when_to_come_again(served, path):
+def test_a_503_says_when_to_retry(served, path):
     with moved_away(served, path):
         answer = served.talk(
             b"POST /accounts/1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
@@ -150,7 +150,7 @@ def test_a_503_says_when_to_come_again(served, path):
 
 
 @pytest.mark.needs("removing open files")
-def test_a_database_that_was_deleted_is_never_made_anew(served, path):
+def test_a_deleted_database_is_never_created_again(served, path):
     create(served)
     os.rename(path, f"{path}.away")
     for _ in range(6):  # whichever worker's turn it is
@@ -162,7 +162,7 @@ def test_a_database_that_was_deleted_is_never_made_anew(served, path):
 
 
 @pytest.mark.needs("removing open files")
-def test_a_database_put_in_the_place_of_another_takes_a_restart(served, path):
+def test_a_replaced_database_needs_a_restart(served, path):
     create(served)
     shutil.copy(path, f"{path}.copy")
     os.rename(path, f"{path}.away")
@@ -173,7 +173,7 @@ def test_a_database_put_in_the_place_of_another_takes_a_restart(served, path):
     assert create(served)[0] == 201
 
 
-def test_a_damaged_page_is_told_and_mended_without_a_restart(served, path):
+def test_a_damaged_page_is_reported_and_repaired_without_a_restart(served, path):
     for _ in range(60):
         create(served)
     served.app.db.engine.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -202,7 +202,7 @@ def test_a_damaged_page_is_told_and_mended_without_a_restart(served, path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hours", [1, -1])
-def test_a_clock_that_jumps_cuts_nobody_off(served, monkeypatch, hours):
+def test_a_clock_change_disconnects_nobody(served, monkeypatch, hours):
     def ask(method, path, body=None):
         headers = {"x-api-key": MASTER_KEY, "Content-Type": "application/json"}
         connection.request(method, path, body, headers)
@@ -259,7 +259,7 @@ def test_a_start_or_a_backup_on_a_full_disk_leaves_nothing_and_says_why(
 
 
 @pytest.mark.needs("mount")
-def test_a_disk_that_is_really_full_is_told_and_is_over_when_there_is_room(small_disk, served):
+def test_a_full_disk_is_503_until_there_is_space(small_disk, served):
     acknowledged = [create(served)[1] for _ in range(5)]
     filler = fill(small_disk)
     status = 201

@@ -89,7 +89,7 @@ def test_the_wheel_holds_one_package_and_its_data(wheel):
     assert "Requires-Python: >=3.10" in content
 
 
-def test_the_image_is_built_from_all_that_the_package_has():
+def test_the_image_contains_the_whole_package():
     kept = [line[1:] for line in (CHECKOUT / ".dockerignore").read_text().split() if line[0] == "!"]
     names = {name.removeprefix("fense_admin/") for name in PACKAGE}
     made = {"__init__.py", "__main__.py"}  # by setup.py, of fense_admin.py and cli.py
@@ -123,7 +123,7 @@ def installed(request, source, wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_serves_from_an_environment_of_its_own(installed, tmp_path):
+def test_it_serves_from_a_fresh_environment(installed, tmp_path):
     # Somebody else's modules of the same names lie in the way.
     for name in ("models", "server", "cli", "state", "control"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not ours')")
@@ -196,7 +196,7 @@ def test_one_file_runs_in_an_empty_environment(source, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a zip file", "a folder"])
-def test_a_service_goes_on_while_an_update_replaces_it(wheel, tmp_path, kind):
+def test_a_service_keeps_running_while_an_update_replaces_it(wheel, tmp_path, kind):
     """What nobody has asked for yet, too: it is in memory before the service is ready."""
     new = tmp_path / "app"
     with zipfile.ZipFile(wheel) as archive:

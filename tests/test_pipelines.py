@@ -18,7 +18,7 @@ from conftest import (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["GET /accounts/1", "GET /accounts/usage", "POST /accounts/1"])
-def test_of_a_pipeline_with_expect_each_is_answered_once_and_in_order(port, first):
+def test_a_pipeline_with_expect_is_answered_in_order(port, first):
     length = ("Content-Length: 2",) if first.startswith("POST") else ()
     body = b"{}" if length else b""
     for number in range(200):
@@ -53,7 +53,7 @@ def test_of_a_pipeline_with_expect_each_is_answered_once_and_in_order(port, firs
         ("POST /accounts/1", ("Content-Length: 99999999",), [413]),
     ],
 )
-def test_expect_is_answered_at_once_where_no_body_is_to_come(port, line, headers, expected):
+def test_expect_without_a_body_is_answered_at_once(port, line, headers, expected):
     with connect(port, timeout=3) as sock:
         sock.sendall(http_request(line, *headers, "Expect: 100-continue"))
         answer = sock.recv(65536)
@@ -64,7 +64,7 @@ def test_expect_is_answered_at_once_where_no_body_is_to_come(port, line, headers
             assert (statuses(following), ids(following)) == ([200], [b"next"])
 
 
-def test_a_client_that_waits_for_100_continue_is_told_to(served):
+def test_a_client_that_waits_for_100_continue_gets_it(served):
     body = json.dumps(account_fields()).encode()
     raw = http_post(b"/accounts", b"", b"Content-Length: %d" % len(body), b"Expect: 100-continue")
     with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as sock:

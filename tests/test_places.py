@@ -100,7 +100,7 @@ PATHS = sorted({path for _, path, _ in CONTRACT.operations})
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_an_endpoint_is_known_to_the_log_and_to_what_guesses_paths(path):
+def test_an_endpoint_is_known_to_the_log_and_to_guess_path(path):
     words = [word for word in path.split("/") if word and "{" not in word]
     assert set(words) <= set(reading.KNOWN_WORDS), "KNOWN_WORDS in reading.py lacks it"
     plain = re.fullmatch(fense_admin.PLAIN_PATH, re.sub(r"\{.*?\}", "1", path))
@@ -144,12 +144,12 @@ def test_a_limit_is_documented(limit):
 # --- What a fault can do -----------------------------------------------------------------------
 
 
-def test_the_documents_list_what_a_fault_takes():
+def test_the_documents_list_the_keys_of_a_fault():
     paragraph = " ".join(re.search(r"\nA fault takes .*?\n\n", TEXT, re.S)[0].split())
     assert listed(*faults.FAULT_RULES, *faults.DROPS) <= set(re.findall("`.*?`", paragraph))
 
 
-def test_the_documents_list_what_fail_takes():
+def test_the_documents_list_the_arguments_of_fail():
     (comment,) = re.findall(r"# (.*), too\n    fense\.fail\(drop=.*?, times=0\)", TEXT)
     assert {*comment.split(", "), "drop", "times"} == faults.FAULT_RULES.keys()
 
@@ -185,7 +185,7 @@ def test_the_control_plane_is_tested():
 # --- The page for people -----------------------------------------------------------------------
 
 
-def test_a_template_is_in_the_list_and_its_file_is_there():
+def test_a_template_is_listed_and_exists():
     files = {file.stem for file in (CHECKOUT / "standin/page").glob("*.html")}
     assert set(shown.TEMPLATES) == files
 
@@ -206,6 +206,6 @@ def test_a_view_is_tested(tests):
 
 
 @pytest.mark.parametrize("name", sorted(journal.SHOWN_HEADERS))
-def test_a_header_that_the_journal_shows_never_brings_a_key(name):
+def test_a_header_that_the_journal_shows_never_has_a_key(name):
     assert name != exchange.KEY_HEADER
     assert not re.search("auth|cookie|key|token|secret|credential", name)

@@ -76,7 +76,7 @@ def make_one_without_a_table(schema, url):
         (make_one_without_a_table, "lacks some of its tables"),
     ],
 )
-def test_a_database_that_is_not_ours_is_refused_untouched(schema, url, run_command, make, told):
+def test_a_database_that_is_not_ours_is_rejected_unchanged(schema, url, run_command, make, told):
     make(schema, url)
     look = (
         "SELECT relname, relkind FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
@@ -87,7 +87,7 @@ def test_a_database_that_is_not_ours_is_refused_untouched(schema, url, run_comma
     assert sorted(schema(look)) == before
 
 
-def test_a_database_in_another_encoding_is_refused(postgresql):
+def test_a_database_in_another_encoding_is_rejected(postgresql):
     postgresql.execute(
         "DROP DATABASE IF EXISTS latin1",
         "CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
@@ -96,12 +96,12 @@ def test_a_database_in_another_encoding_is_refused(postgresql):
         databases.open_database(postgresql.url.replace("/postgres", "/latin1"))
 
 
-def test_a_server_that_takes_no_writes_is_refused(url):
+def test_a_read_only_server_is_rejected(url):
     with pytest.raises(engines.Unusable, match="read-only"):
         databases.open_database(f"{url}%20-cdefault_transaction_read_only%3Don")
 
 
-def test_without_the_driver_a_sentence_names_the_extra(run_command, monkeypatch, url):
+def test_without_the_driver_the_message_names_the_extra(run_command, monkeypatch, url):
     monkeypatch.delitem(sys.modules, "fense_admin.postgres")
     monkeypatch.delattr("fense_admin.postgres", raising=False)
     monkeypatch.setitem(sys.modules, "psycopg", None)
@@ -146,7 +146,7 @@ def setting(db, name):
     return db.engine.execute_sql(f"SHOW {name}").fetchone()[0]
 
 
-def test_our_settings_stand_under_the_users(postgresql, open_database, monkeypatch):
+def test_the_users_settings_override_ours(postgresql, open_database, monkeypatch):
     url = postgresql.empty()
     db = open_database(url)
     assert setting(db, "jit") == "off"
@@ -165,7 +165,7 @@ def test_our_settings_stand_under_the_users(postgresql, open_database, monkeypat
     assert db.create_account(FIELDS | {"name": "株式会社"})["name"] == "株式会社"
 
 
-def test_the_first_of_several_hosts_that_answers_is_taken(postgresql, open_database):
+def test_the_first_responding_host_is_used(postgresql, open_database):
     port = postgresql.port
     url = postgresql.empty().replace(f"127.0.0.1:{port}", f"127.0.0.1:1,127.0.0.1:{port}")
     assert open_database(url).count_accounts() == 0
@@ -221,7 +221,7 @@ BAD_URLS = [
 
 
 @pytest.mark.parametrize("url", BAD_URLS)
-def test_a_bad_url_is_refused_in_a_sentence_without_its_password(run_command, caplog, url):
+def test_an_invalid_url_is_rejected_without_showing_its_password(run_command, caplog, url):
     for way in ({"FENSE_ADMIN_DATABASE": url}, None):
         arguments = ("--port=0",) if way else ("--port=0", "--database", url)
         line = sentence(run_command(*arguments, **(way or {}), **KEY))
@@ -234,7 +234,7 @@ def test_a_bad_url_is_refused_in_a_sentence_without_its_password(run_command, ca
     assert refused.value.__suppress_context__
 
 
-def test_a_wrong_password_is_told_without_it(guarded, run_command):
+def test_a_wrong_password_is_reported_without_showing_it(guarded, run_command):
     url = f"postgresql://fense:{PASSWORD}@127.0.0.1:{guarded.port}/postgres"
     line = sentence(run_command("--port=0", FENSE_ADMIN_DATABASE=url, **KEY))
     assert "password authentication failed" in line
@@ -275,7 +275,7 @@ def test_a_url_is_shown_without_what_may_be_a_password(url, shown):
 # --- Commands ------------------------------------------------------------------------------------
 
 
-def test_the_control_plane_is_refused_with_a_server(run_command, url):
+def test_the_control_plane_is_rejected_with_a_server(run_command, url):
     code, out, errors = run_command("--standin", FENSE_ADMIN_DATABASE=url, **KEY)
     assert (code, out) == (2, "")
     assert "--standin needs SQLite: on a server, its reset would" in errors
@@ -299,7 +299,7 @@ def test_backup_points_to_pg_dump(run_command, url, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_seed_is_loaded_by_one_of_those_that_start_at_once(start, url):
+def test_one_of_several_starting_processes_loads_the_seed(start, url):
     nodes = [
         start("--port=0", "--seed", SEED_FILE, FENSE_ADMIN_DATABASE=url, name=f"log{n}", **KEY)
         for n in range(3)
@@ -318,13 +318,13 @@ MANY = [
 ]
 
 
-def test_of_loads_at_once_one_is_made(url, open_database):
+def test_only_one_of_several_concurrent_loads_succeeds(url, open_database):
     databases = [open_database(url) for _ in range(4)]
     made = in_threads(4, lambda: databases.pop().seed(MANY, [(1, "2026-11-01", 1)]))
     assert sorted(made) == [False, False, False, True]
 
 
-def test_a_load_takes_longer_than_a_statement_may(url, open_database):
+def test_a_load_may_take_longer_than_the_statement_timeout(url, open_database):
     db = open_database(f"{url}%20-cstatement_timeout%3D20ms")
     assert db.seed(MANY, [(n, "2026-11-01", 1) for n in range(1, 5_001)])
     with pytest.raises(engines.DatabaseError, match="statement timeout"):
@@ -402,7 +402,7 @@ def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recor
         ("", "standard input is not valid JSON"),
     ],
 )  # fmt: skip
-def test_a_list_with_a_fault_adds_nothing(run_command, monkeypatch, recorded, text, told):
+def test_a_list_with_an_error_adds_nothing(run_command, monkeypatch, recorded, text, told):
     name, db = recorded
     give_stdin(monkeypatch, text)
     line = sentence(run_command("record", "-", FENSE_ADMIN_DATABASE=name))
@@ -468,9 +468,7 @@ def test_a_move_into_a_database_that_has_accounts_changes_nothing(
         ("here.sqlite3", "no/folder/new.sqlite3", "can't open no/folder/new.sqlite3"),
     ],
 )
-def test_a_move_that_can_not_be_made_is_told(
-    run_command, tmp_path, open_database, source, target, told
-):
+def test_a_failed_move_is_reported(run_command, tmp_path, open_database, source, target, told):
     open_database(tmp_path / "here.sqlite3")
     assert told in sentence(run_command("move", source, target))
     assert not (tmp_path / "new.sqlite3").exists()
@@ -501,7 +499,7 @@ class AfterAccounts(databases.Report):
             self.call()
 
 
-def test_a_move_is_of_one_moment(url, tmp_path, open_database):
+def test_a_move_is_a_snapshot(url, tmp_path, open_database):
     source = filled(open_database(url))
     other, target = open_database(url), open_database(tmp_path / "target.sqlite3")
     before = source.dump()
@@ -572,7 +570,7 @@ def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
     assert target.count_accounts() == 2
 
 
-def test_a_move_that_is_cut_off_leaves_nothing(url, tmp_path, open_database, postgresql):
+def test_an_interrupted_move_leaves_nothing(url, tmp_path, open_database, postgresql):
     source = filled(open_database(tmp_path / "here.sqlite3"))
     target = open_database(url)
 

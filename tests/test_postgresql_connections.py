@@ -52,7 +52,7 @@ def own(postgresql):
 # --- What a URL means ----------------------------------------------------------------------------
 
 
-def test_an_at_sign_after_the_host_is_only_a_letter(postgresql, open_database, own):
+def test_an_at_sign_after_the_host_is_an_ordinary_character(postgresql, open_database, own):
     for url in (postgresql.empty(), own[1]):
         url = url.replace("fense@", "fense:secret@")
         for parameter, name, value in (
@@ -84,9 +84,7 @@ def test_a_server_at_an_ipv6_address_needs_no_user_in_its_url(monkeypatch, open_
 
 
 @pytest.mark.parametrize("rest", ["@/?#%", "@more", "/more", "@more/again", "%zz"])
-def test_a_password_that_must_be_encoded_is_refused_and_looked_up_nowhere(
-    postgresql, monkeypatch, rest
-):
+def test_an_unencoded_password_is_rejected_and_never_looked_up(postgresql, monkeypatch, rest):
     looked_up = []
 
     def look_up(host, *_, **options):
@@ -102,7 +100,7 @@ def test_a_password_that_must_be_encoded_is_refused_and_looked_up_nowhere(
     assert not any("@" in host for host in looked_up)
 
 
-def test_bytes_that_are_not_utf_8_pass_as_they_are(postgresql, open_database):
+def test_bytes_that_are_not_utf_8_are_passed_unchanged(postgresql, open_database):
     url = postgresql.empty().replace("fense@", "fense:%e9'\\%20@")
     assert open_database(url).count_accounts() == 0
 
@@ -150,7 +148,7 @@ CREATE TRIGGER meet BEFORE DELETE ON fense_admin FOR EACH STATEMENT EXECUTE FUNC
 """
 
 
-def test_a_migration_that_met_another_transaction_is_run_again(postgresql, open_database):
+def test_a_migration_is_retried_after_a_conflict(postgresql, open_database):
     url = postgresql.new()
     open_database(url).create_account(FIELDS)
     postgresql.execute(f"SET search_path = {url.rpartition('%3D')[2]}; {APPLIED_FAULT}")
@@ -199,9 +197,7 @@ def test_a_service_file_wins_over_our_settings(
 
 
 @pytest.mark.parametrize("way", ["URL", "variable"])
-def test_a_value_that_is_libpqs_own_default_wins_as_well(
-    postgresql, open_database, monkeypatch, way
-):
+def test_a_value_equal_to_libpqs_default_also_wins(postgresql, open_database, monkeypatch, way):
     url = postgresql.empty()
     if way == "variable":
         monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")
@@ -211,7 +207,7 @@ def test_a_value_that_is_libpqs_own_default_wins_as_well(
     assert {it.keyword: it.val for it in connection.pgconn.info}[b"target_session_attrs"] == b"any"
 
 
-def test_a_service_that_is_missing_is_named(monkeypatch, tmp_path):
+def test_a_missing_service_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "none"))
     with pytest.raises(engines.Unusable, match=r'service file ".*none" not found'):
         databases.open_database("postgresql:///?service=fense")
@@ -280,9 +276,7 @@ def test_hosts_that_the_url_does_not_name_are_tried_as_well(
     assert seconds(db.count_accounts) < 1
 
 
-def test_of_the_addresses_of_a_name_the_live_one_is_used(
-    postgresql, open_database, monkeypatch, silent
-):
+def test_the_live_address_of_a_name_is_used(postgresql, open_database, monkeypatch, silent):
     silent("127.0.0.2", postgresql.port)
 
     def two_addresses(host, *arguments, **options):
@@ -329,7 +323,7 @@ def test_the_error_names_each_address_that_failed(silent):
         assert told in str(refused.value)
 
 
-def test_the_folder_of_a_unix_socket_and_a_given_address_are_no_names(
+def test_a_unix_socket_and_an_address_are_not_looked_up(
     postgresql, open_database, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(socket, "getaddrinfo", None)
@@ -446,7 +440,7 @@ def ask(url, query):
     ],
 )
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
-def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, size):
+def test_a_pooler_that_shares_sessions_is_rejected(postgresql, mode, size):
     postgresql.empty()
     with PgBouncer(postgresql, f"pool_mode = {mode}", size) as pooler:
         for sessions in (1, 2, 3):  # that its pool has, if it may
@@ -457,7 +451,7 @@ def test_a_pooler_that_shares_sessions_is_refused_untouched(postgresql, mode, si
 
 
 @pytest.mark.needs("a PostgreSQL server of its own")
-def test_a_pooler_that_shares_sessions_with_busy_clients_is_refused(postgresql):
+def test_a_pooler_that_shares_sessions_with_busy_clients_is_rejected(postgresql):
     postgresql.empty()
     ended = threading.Event()
 
@@ -490,7 +484,7 @@ def test_a_pooler_that_keeps_sessions_apart_is_used(postgresql, open_database, s
         postgresql.execute("ALTER ROLE fense RESET ALL")
 
 
-def test_a_counter_of_ids_that_lags_is_refused_with_the_fix(postgresql, open_database):
+def test_a_lagging_id_counter_is_rejected_with_the_fix(postgresql, open_database):
     """As on a subscriber of logical replication, to which sequences are not copied."""
     url = postgresql.new()
     schema = url.rpartition("%3D")[2]

@@ -103,7 +103,7 @@ WRITE = ("POST", "/accounts")
 # --- Connections ---------------------------------------------------------------------------------
 
 
-def test_a_connection_that_broke_is_made_anew_by_the_next_request_which_is_served(server, served):
+def test_the_next_request_replaces_a_broken_connection(server, served):
     for _ in range(3):
         many(served, *READS, WRITE, WRITE)  # each thread has a connection
         server.execute(f"SELECT pg_terminate_backend(pid) {OURS}")
@@ -114,9 +114,7 @@ def test_a_connection_that_broke_is_made_anew_by_the_next_request_which_is_serve
     assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
 
 
-def test_a_write_whose_connection_breaks_before_its_commit_is_made_again(
-    server, served, monkeypatch
-):
+def test_a_write_is_retried_if_its_connection_breaks_before_the_commit(server, served, monkeypatch):
     engine = served.app.db.engine
     lock, cut = engine.lock, []
 
@@ -133,18 +131,14 @@ def test_a_write_whose_connection_breaks_before_its_commit_is_made_again(
     assert served.app.db.count_accounts() == 2
 
 
-def test_a_connection_to_what_became_a_standby_is_left_for_one_that_takes_writes(
-    server, open_database
-):
+def test_a_connection_to_a_demoted_server_is_replaced(server, open_database):
     """As after a failover: the connection is alive, and what it leads to takes no writes."""
     db = open_database(server.empty())
     db.engine.execute_sql("SET default_transaction_read_only = on")
     assert db.create_account(FIELDS)["fense_account_id"] == 1
 
 
-def test_a_transaction_that_outlasts_a_pause_of_its_process_is_unavailable(
-    server, open_database, monkeypatch
-):
+def test_a_transaction_suspended_for_too_long_is_unavailable(server, open_database, monkeypatch):
     """As when a machine is suspended: the server has ended the transaction meanwhile."""
     monkeypatch.setattr(postgres, "WORKING", 0.3)
     db = open_database(f"{server.empty()}?options=-cidle_in_transaction_session_timeout%3D100")
@@ -160,7 +154,7 @@ def test_a_transaction_that_outlasts_a_pause_of_its_process_is_unavailable(
     assert db.count_accounts() == 0
 
 
-def test_a_server_that_takes_no_writes_is_unavailable_until_it_does(server, served):
+def test_a_read_only_server_is_unavailable_until_it_accepts_writes(server, served):
     server.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     wait_until(lambda: server.execute("SHOW default_transaction_read_only") == [("on",)])
     status, message, took = timed(served, *WRITE)
@@ -178,7 +172,7 @@ def test_a_server_that_takes_no_writes_is_unavailable_until_it_does(server, serv
 # --- Away ----------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_stopped_costs_next_to_nothing(server, served):
+def test_a_stopped_server_costs_little_time(server, served):
     server.stop()
     try:
         answers = many(served, *[*READS, WRITE] * 6)
@@ -213,7 +207,7 @@ def test_a_frozen_server_costs_a_request_4_s_at_most_and_the_others_nothing(
 
 
 @pytest.mark.slow
-def test_a_server_frozen_in_the_midst_of_a_commit_leaves_it_unknown(
+def test_a_server_frozen_during_a_commit_leaves_the_outcome_unknown(
     server, served, frozen, monkeypatch
 ):
     commit = served.app.db.engine._commit
@@ -230,7 +224,7 @@ def test_a_server_frozen_in_the_midst_of_a_commit_leaves_it_unknown(
 
 
 @pytest.mark.slow
-def test_a_lock_held_by_another_program_is_waited_for_and_then_told(server, served):
+def test_a_lock_of_another_program_is_waited_for_then_reported(server, served):
     with psycopg.connect(server.url) as connection:
         connection.execute("LOCK TABLE account IN EXCLUSIVE MODE")
         answers = many(served, WRITE, WRITE, *READS)
@@ -273,7 +267,7 @@ def test_many_operations_that_wait_for_a_lock_delay_no_others(
     assert [timed(served, *call)[0] for call in (WRITE, UPDATE, *READS)] == [201, *[200] * 4]
 
 
-def test_looking_for_keys_in_what_is_logged_waits_for_no_lock(server, served):
+def test_looking_up_keys_for_the_log_waits_for_no_lock(server, served):
     path = "/accounts/somebody"  # a key, perhaps, as the id may be
     raw = f"GET {path} HTTP/1.1\r\n{HEAD}X-Request-Id: mine\r\nConnection: close\r\n\r\n".encode()
     assert ids(talk(served.server.port, raw)) == [b"mine"]
@@ -289,7 +283,7 @@ def test_looking_for_keys_in_what_is_logged_waits_for_no_lock(server, served):
 
 
 @pytest.mark.slow
-def test_updates_of_a_locked_account_stop_no_updates_of_others(server, served):
+def test_updates_of_a_locked_account_do_not_block_others(server, served):
     assert timed(served, *WRITE)[0] == 201
     with psycopg.connect(server.url) as connection:
         connection.execute("SELECT 1 FROM account WHERE fense_account_id = 1 FOR UPDATE")
@@ -305,7 +299,7 @@ def test_updates_of_a_locked_account_stop_no_updates_of_others(server, served):
 
 
 @pytest.mark.slow
-def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
+def test_a_commit_that_waits_for_a_standby_is_unknown_and_blocks_no_reads(
     server, served, without_standby
 ):
     writes: list[tuple] = []
@@ -334,7 +328,7 @@ def test_a_commit_that_waits_for_a_standby_is_unknown_and_stops_no_reads(
 
 
 @pytest.mark.slow
-def test_commits_that_are_slow_are_all_waited_for(server, served, monkeypatch):
+def test_slow_commits_are_all_waited_for(server, served, monkeypatch):
     monkeypatch.setattr(pool, "CROWDED", 4)
     server.execute(
         "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS "
@@ -364,14 +358,14 @@ def test_a_commit_that_was_cut_off_is_unknown(server, served, without_standby, h
     assert "it is unknown whether the change was saved" in caplog.text
 
 
-def test_a_start_does_not_wait_for_ever_for_a_standby(server, without_standby, monkeypatch):
+def test_a_start_does_not_wait_forever_for_a_standby(server, without_standby, monkeypatch):
     monkeypatch.setattr(postgres, "START_TIMEOUT", 0.5)
     with pytest.raises(engines.Unusable, match="the server does not respond"):
         databases.open_database(server.url)
 
 
 @pytest.mark.slow
-def test_a_503_of_an_unknown_commit_says_when_to_come_again(served, without_standby):
+def test_a_503_for_an_unknown_commit_says_when_to_retry(served, without_standby):
     answer = TestApp(served.app).post_json(
         "/accounts", account_fields(), headers={"x-api-key": MASTER_KEY}, status=503
     )
@@ -410,9 +404,7 @@ EVERYTHING = (*READS, MONTHS, WRITE, UPDATE, ("GET", "/accounts/usage/1"))
         ("DO $$ BEGIN EXECUTE 'DROP SCHEMA ' || current_schema() || ' CASCADE'; END $$", WRITE),
     ],
 )
-def test_what_disappears_from_the_server_is_unavailable_and_told_by_healthz(
-    own, statement, concerned, caplog
-):
+def test_a_missing_table_is_unavailable_and_healthz_reports_it(own, statement, concerned, caplog):
     served, execute = own
     execute(statement)
     for _ in range(2):
@@ -431,7 +423,7 @@ def test_what_disappears_from_the_server_is_unavailable_and_told_by_healthz(
         ("ALTER TABLE account ADD COLUMN more int NOT NULL DEFAULT 1, ALTER more DROP DEFAULT", WRITE),
     ],
 )  # fmt: skip
-def test_a_table_that_takes_our_rows_no_longer_is_unavailable(own, statement, call, caplog):
+def test_a_table_that_rejects_our_rows_is_unavailable(own, statement, call, caplog):
     served, execute = own
     if "more" in statement:
         execute("ALTER TABLE account ADD COLUMN more int NOT NULL DEFAULT 1")
@@ -441,7 +433,7 @@ def test_a_table_that_takes_our_rows_no_longer_is_unavailable(own, statement, ca
     assert "Traceback" not in caplog.text
 
 
-def test_a_table_that_is_changed_costs_no_request(own):
+def test_a_changed_table_costs_no_request(own):
     served, execute = own
     for _ in range(8):  # each connection has prepared its statements
         many(served, *EVERYTHING)
@@ -463,7 +455,7 @@ def test_a_table_that_is_changed_costs_no_request(own):
         OSError(errno.EMFILE, "Too many open files"),
     ],
 )
-def test_a_process_that_is_out_of_a_resource_is_unavailable_until_it_has_more(
+def test_a_process_out_of_resources_is_unavailable_until_it_has_more(
     server, served, monkeypatch, error, caplog
 ):
     def fail(_):
@@ -479,7 +471,7 @@ def test_a_process_that_is_out_of_a_resource_is_unavailable_until_it_has_more(
     assert [timed(served, *call)[0] for call in (*READS, WRITE)] == [200] * 3 + [201]
 
 
-def test_workers_go_on_where_no_others_can_stand_in_for_them(served, monkeypatch):
+def test_workers_continue_without_substitutes(served, monkeypatch):
     start, spare = threading.Thread.start, served.app.db.engine.while_waiting
 
     def refused(thread):
@@ -500,7 +492,7 @@ def test_workers_go_on_where_no_others_can_stand_in_for_them(served, monkeypatch
 # --- Transactions that meet ----------------------------------------------------------------------
 
 
-def test_a_transaction_that_met_another_is_run_again(server, open_database):
+def test_a_transaction_is_retried_after_a_conflict(server, open_database):
     db = open_database(server.empty())
     runs = []
 
@@ -517,7 +509,7 @@ def test_a_transaction_that_met_another_is_run_again(server, open_database):
     assert len(runs) == 4
 
 
-def test_a_transaction_that_always_meets_others_is_unavailable_in_the_end(server, open_database):
+def test_a_transaction_that_always_conflicts_ends_as_unavailable(server, open_database):
     db = open_database(server.empty())
 
     def work():
@@ -528,7 +520,7 @@ def test_a_transaction_that_always_meets_others_is_unavailable_in_the_end(server
     assert engines.is_unavailable(error.value)
 
 
-def test_a_fault_of_ours_is_no_outage(server, open_database):
+def test_our_own_bug_is_not_an_outage(server, open_database):
     db = open_database(server.empty())
     for query in ("SELECT 1 1", "SELECT"[:3], "SELECT :missing", "SELECT 1 / 0"):
         with pytest.raises(psycopg.Error):
@@ -536,7 +528,7 @@ def test_a_fault_of_ours_is_no_outage(server, open_database):
     assert db.count_accounts() == 0
 
 
-def test_what_a_write_raises_leaves_nothing_behind(server, open_database):
+def test_a_write_that_raises_leaves_nothing_behind(server, open_database):
     db = open_database(server.empty())
     for number in range(3):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})
@@ -616,7 +608,7 @@ db.engine.close_all()
 
 
 @pytest.mark.slow
-def test_opposite_lists_of_lookups_do_not_meet(server, open_database, tmp_path):
+def test_opposite_lists_of_lookups_do_not_deadlock(server, open_database, tmp_path):
     db = open_database(server.empty())
     for number in range(8):
         db.create_account(FIELDS | {"api_key": f"key-{number}"})

@@ -47,7 +47,7 @@ def test_a_prefix_moves_every_path_of_the_page(prefix, make_app):
         ]
 
 
-def test_an_application_that_is_mounted_tells_paths_that_lead_to_it():
+def test_a_mounted_application_returns_paths_that_lead_to_it():
     with contextlib.closing(create_app(master_key=MASTER_KEY, prefix="/v1")) as app:
         client = TestApp(app, extra_environ={"SCRIPT_NAME": "/of mine"})
         headers = {"x-api-key": MASTER_KEY}

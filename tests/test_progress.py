@@ -137,12 +137,12 @@ def total_lookups(path):
 
 
 @pytest.mark.parametrize("name", ["move", "record", "backup", "exec"])
-def test_a_command_that_ends_within_a_second_says_nothing_of_its_progress(run, name):
+def test_a_command_shorter_than_a_second_reports_no_progress(run, name):
     code, _, errors = run(name)
     assert (code, errors) == (0, "")
 
 
-def test_a_command_that_takes_a_second_says_in_one_line_what_it_did(run, monkeypatch):
+def test_a_command_of_a_second_prints_one_line(run, monkeypatch):
     monkeypatch.setattr(progress.Progress, "show", lambda self, text: time.sleep(0.4))
     monkeypatch.setattr(progress, "SILENT", 0.3)
     code, _, errors = run("backup")
@@ -152,7 +152,7 @@ def test_a_command_that_takes_a_second_says_in_one_line_what_it_did(run, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_slow_command_says_again_and_again_how_far_it_is(start_slow, name):
+def test_a_slow_command_reports_its_progress_repeatedly(start_slow, name):
     process = start_slow(name, 0.5)
     if name == "serve":
         process.ready()
@@ -176,7 +176,7 @@ def test_a_quiet_command_says_nothing(start_slow, name, more):
     assert [line for line in errors.splitlines() if "the x-api-key is" not in line] == []
 
 
-def test_a_wrong_variable_for_quiet_is_named(run):
+def test_an_invalid_variable_for_quiet_is_named(run):
     code, _, errors = run("backup", FENSE_ADMIN_QUIET="yes")
     assert code == 2
     assert errors.endswith("error: FENSE_ADMIN_QUIET must be 1 or 0\n")
@@ -214,7 +214,7 @@ def test_on_a_terminal_it_is_one_line_that_is_cleared_at_the_end(folder):
     [pytest.param("2>/dev/full", marks=pytest.mark.needs("/dev/full")), "2>&-"],
 )
 @pytest.mark.parametrize("name", ["move", "record", "backup", "exec"])
-def test_standard_error_that_is_full_or_closed_fails_no_command(
+def test_a_full_or_closed_standard_error_fails_no_command(
     start_slow, folder, start, name, redirection
 ):
     script = f'exec "$@" {redirection}'
@@ -279,7 +279,7 @@ def signal_at_commit(monkeypatch):
 
 @pytest.mark.usefixtures("signal_at_commit")
 @pytest.mark.parametrize("name", ["move", "record", "backup"])
-def test_a_signal_that_comes_with_the_commit_does_not_deny_what_was_done(run, folder, name):
+def test_a_signal_during_the_commit_does_not_deny_the_change(run, folder, name):
     code, _, errors = run(name)
     assert code == 128 + signal.SIGINT
     assert errors == "fense-admin: stopped by SIGINT, which came after the work was done\n"
@@ -299,7 +299,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_a_signal_that_comes_with_the_commit_of_a_seed_stops_before_it_serves(start, folder):
+def test_a_signal_during_the_commit_of_a_seed_stops_the_start(start, folder):
     command = (sys.executable, "-c", STOPPED_AT_COMMIT)
     code, out, errors = start(*COMMANDS["serve"][0], command=command).end(None)
     assert (code, out) == (128 + signal.SIGTERM, "")
@@ -318,7 +318,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_a_signal_that_comes_once_a_seed_is_loaded_stops_before_it_serves(start, folder):
+def test_a_signal_after_a_seed_is_loaded_stops_the_start(start, folder):
     command = (sys.executable, "-c", STOPPED_AFTER_COMMIT)
     code, out, errors = start(*COMMANDS["serve"][0], command=command).end(None)
     assert (code, out) == (128 + signal.SIGTERM, "")
@@ -326,7 +326,7 @@ def test_a_signal_that_comes_once_a_seed_is_loaded_stops_before_it_serves(start,
     assert errors.splitlines()[-1].endswith(" the x-api-key is local-dev-key")
 
 
-def test_a_list_with_a_fault_is_named_and_nothing_else_is_said(run, folder):
+def test_a_list_with_an_error_prints_only_the_error(run, folder):
     (folder / "list.json").write_text('[{"fense_account_id": 9, "lookups": 1}]')
     assert sentence(run("record")).endswith(
         "nothing was added: [0].fense_account_id is not the id of an account"

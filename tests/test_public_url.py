@@ -163,12 +163,12 @@ def test_the_page_at_the_public_url_is_its_own(api_from):
         *("https://fense.test/a b", "https://fense.test/../a", "https://fense.test\n", " https://a"),
     ],
 )  # fmt: skip
-def test_a_public_url_that_is_none_is_refused(make_app, text):
+def test_an_invalid_public_url_is_rejected(make_app, text):
     with pytest.raises(ValueError, match="must be a"):
         make_app(master_key=MASTER_KEY, public_url=text)
 
 
-def test_a_public_url_is_brought_into_the_form_that_browsers_send():
+def test_a_public_url_is_normalised_as_browsers_do():
     for text, expected in (
         ("", ""),
         ("HTTPS://Fense.Test:443/", "https://fense.test"),

@@ -32,7 +32,7 @@ CONSOLES = {page: "".join(blocks("console", text)) for page, text in PAGES.items
 
 @pytest.mark.needs("a POSIX shell")
 @pytest.mark.parametrize("page", [page for page, console in CONSOLES.items() if console])
-def test_every_curl_answers_what_is_shown(page, start):
+def test_every_curl_command_returns_what_is_shown(page, start):
     tools("curl")
     service = start("--port=0", "--database=:memory:")
     service.ready()

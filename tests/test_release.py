@@ -69,7 +69,7 @@ NO_ENTRY = "CHANGELOG.md has no entry '## [7.8.9] - YYYY-MM-DD': write it"
         (lambda folder: shutil.rmtree(folder / ".git"), "this is not a git checkout: run make release in a clone"),
     ],
 )  # fmt: skip
-def test_there_is_no_release_of_what_is_not_ready(checkout, prepare, message):
+def test_an_unready_tree_is_not_released(checkout, prepare, message):
     prepare(checkout)
     (checkout / "dist").mkdir()
     (checkout / "dist" / "of-before").touch()

@@ -35,7 +35,7 @@ def output():
     del OUTPUT[known:]
 
 
-def test_a_key_that_was_told_would_be_found(output, api):
+def test_a_leaked_key_would_be_found(output, api):
     for key in (api.master_key, account_fields()["api_key"]):
         assert key in KEYS
         assert key not in keys_in_output()
@@ -43,7 +43,7 @@ def test_a_key_that_was_told_would_be_found(output, api):
         assert key in keys_in_output()
 
 
-def test_answers_logs_and_tracebacks_are_heard(output, api, inside, start):
+def test_responses_logs_and_tracebacks_are_searched(output, api, inside, start):
     service = start("--port=0")
     service.ready()
     service.call("/accounts/7/heard", **{"X-Request-Id": "heard-in-the-log"})
@@ -198,7 +198,7 @@ def test_a_merchants_key_in_the_parents_file_is_masked_in_an_instance(caplog, fi
 
 
 @pytest.mark.needs("removing open files")
-def test_nothing_that_may_be_a_key_is_logged_while_the_database_can_not_tell(caplog, file_app):
+def test_possible_keys_are_hidden_while_the_database_is_unavailable(caplog, file_app):
     caplog.set_level("INFO", "fense_admin")
     api = Api(file_app, MASTER_KEY, SERVICE_KEY)
     api.new_account(api_key="sk_live_of-a-merchant-0001")

@@ -45,7 +45,7 @@ def test_service_keys_alone_are_keys(start):
 @pytest.mark.parametrize(
     "name", ["PORT", "THREADS", "PREFIX", "HOST", "DATABASE", "PUBLIC_URL", "STANDIN", "QUIET"]
 )
-def test_a_wrong_setting_in_the_environment_is_named(run_command, name):
+def test_an_invalid_setting_in_the_environment_is_named(run_command, name):
     value = "a b//" if name not in ("DATABASE", "QUIET") else ""
     code, _, log = run_command(
         "--port=0" if name != "PORT" else "--threads=1", **{f"FENSE_ADMIN_{name}": value}
@@ -67,7 +67,7 @@ def test_a_wrong_setting_in_the_environment_is_named(run_command, name):
         {"DISPUTE_MASTER_KEY": "secret", "DISPUTE_SERVICE_KEYS": "secret, "},
     ],
 )
-def test_a_key_that_is_none_is_wrong_usage_and_not_told(run_command, tmp_path, environment):
+def test_an_invalid_key_is_wrong_usage_and_not_shown(run_command, tmp_path, environment):
     code, out, log = run_command("--port=0", **environment)
     assert (code, out) == (2, "")
     assert list(environment)[-1] in log
@@ -192,7 +192,7 @@ def test_an_application_names_the_argument_that_is_wrong(arguments, message):
         ({"state_body": 64 * 1024}, "body", "state_body"),
     ],
 )
-def test_limits_that_contradict_each_other_are_refused(limits, low, high):
+def test_contradictory_limits_are_rejected(limits, low, high):
     with pytest.raises(ValueError, match=f"^the limit {low} must be below the limit {high}$"):
         Limits(**limits)
 

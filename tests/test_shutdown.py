@@ -30,7 +30,7 @@ from this_system import ENDS, STOP, STOPS, ended_at_once_by, exit_code
 from fense_admin import databases, systems
 
 
-def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
+def test_a_stop_answers_every_sent_request(file_app, serve):
     served = serve(file_app, threads=2)
     file_app.db.all_usage = lambda *_: time.sleep(0.05) or "{}"
     get_account = file_app.db.get_account
@@ -52,7 +52,7 @@ def test_a_stop_answers_every_request_that_was_sent(file_app, serve):
         served.talk(b"")
 
 
-def test_a_stop_answers_what_waits_for_a_place_among_as_many_as_can_be(served, monkeypatch):
+def test_a_stop_answers_requests_queued_beyond_the_limit(served, monkeypatch):
     """On Windows no more than 500 connections can be open."""
     monkeypatch.setattr(systems, "MAX_CONNECTIONS", 8)
     change_limits(served.server.connections, connections=8, waiting=4)
@@ -81,7 +81,7 @@ def test_a_stop_answers_the_first_request_of_a_connection_that_it_just_accepted(
     served.stop()
 
 
-def test_a_new_connection_that_sends_nothing_holds_up_no_stop(served):
+def test_a_silent_new_connection_does_not_delay_a_stop(served):
     with served.connect():
         began = time.monotonic()
         served.stop()
@@ -109,7 +109,7 @@ def test_a_stop_answers_a_pipeline_that_it_has_not_read_yet(file_app, path, serv
     assert answers.count(b"HTTP/1.1 ") == 300
 
 
-def test_a_busy_client_does_not_hold_up_a_stop(served):
+def test_a_busy_client_does_not_delay_a_stop(served):
     answered = []
 
     def keep_asking():
@@ -131,7 +131,7 @@ def test_a_busy_client_does_not_hold_up_a_stop(served):
     assert set(answered) == {200}
 
 
-def test_who_reads_nothing_holds_up_no_stop(file_app):
+def test_a_client_that_never_reads_does_not_delay_a_stop(file_app):
     file_app.db.all_usage = lambda *_: json.dumps("x" * 4_000_000)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(Served(file_app, drain=0.5))
@@ -143,7 +143,7 @@ def test_who_reads_nothing_holds_up_no_stop(file_app):
         assert time.monotonic() - began < 2
 
 
-def test_a_stop_leaves_no_refused_client_behind(file_app):
+def test_a_stop_leaves_no_rejected_client_behind(file_app):
     with Served(file_app) as served, connect(served.server.port) as sock:
         sock.sendall(http_request("POST /accounts", "Content-Length: 999999999"))
         assert statuses(sock.recv(65536)) == [413]
@@ -214,7 +214,7 @@ def test_a_second_signal_ends_it_at_once(start_soak, signum):
         assert service.wait(5) == ended_at_once_by(signum)
 
 
-def test_a_stop_waits_for_half_a_request_no_longer_than_told(start_soak):
+def test_a_stop_waits_for_an_incomplete_request_only_until_its_deadline(start_soak):
     service = start_soak("--drain=0.5")
     with send_half_a_request(service) as sock:
         began = time.monotonic()
@@ -225,7 +225,7 @@ def test_a_stop_waits_for_half_a_request_no_longer_than_told(start_soak):
             assert sock.recv(1) == b""
 
 
-def test_half_a_request_is_answered_if_the_rest_comes_in_time(start_soak):
+def test_an_incomplete_request_is_answered_if_the_rest_arrives_in_time(start_soak):
     service = start_soak()
     fields = soak.new_fields()
     request = soak.raw_request("POST", "/accounts", fields)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs("a real Linux")
 SYSTEMS = CHECKOUT / "tests" / "systems"
 
 
-def run(system, *arguments):
+def run(system, *arguments, cwd=None):
     """Run Python on a system; what it printed."""
     environment = os.environ | {
         "SIMULATED_SYSTEM": system,
@@ -24,26 +24,26 @@ def run(system, *arguments):
         env=environment,
         capture_output=True,
         text=True,
+        cwd=cwd,
         timeout=TIMEOUT,
     )
     return ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("system", few(["windows", "macos"]))
-def test_it_serves_stops_and_stands_in(system):
+def test_it_serves_stops_and_has_a_control_plane(system):
     assert run(system, SYSTEMS / "smoke.py") == "fine\n"
 
 
 # How each thing fails on Windows that it does otherwise.
 DIFFERENT = """
-import os, select, signal, socket, subprocess, sys, tempfile
+import os, select, signal, socket, subprocess, sys
 def refused(work, *kinds):
     try:
         work()
     except kinds or OSError as error:
         return
     raise AssertionError(work)
-os.chdir(tempfile.mkdtemp())
 read, write = os.pipe()
 refused(lambda: select.select([read], [], [], 0))
 refused(lambda: select.select([], [], [], 0))
@@ -74,11 +74,11 @@ print(sys.platform, os.name)
 """
 
 
-def test_windows_does_what_linux_does_not():
-    assert run("windows", "-c", DIFFERENT) == "win32 nt\n"
+def test_the_simulation_behaves_like_windows(tmp_path):
+    assert run("windows", "-c", DIFFERENT, cwd=tmp_path) == "win32 nt\n"
 
 
-def test_what_a_test_needs_has_a_name_and_few_may_need_it(monkeypatch):
+def test_the_needs_of_tests_are_named_and_few(monkeypatch):
     def item(*needs, **more):
         marker = pytest.mark.needs(*needs, **more).mark
         return types.SimpleNamespace(nodeid=f"test[{needs}]", iter_markers=lambda name: [marker])

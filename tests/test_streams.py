@@ -158,7 +158,7 @@ def test_each_piece_is_sent_at_once(file_app):
 
 @pytest.mark.parametrize("version", [10, 11])
 @pytest.mark.parametrize("last", [OperationalError("gone"), ValueError("a bug")])
-def test_an_error_in_the_middle_is_logged_and_no_client_takes_it_for_the_whole(
+def test_an_error_in_the_middle_is_logged_and_noticed_by_the_client(
     file_app, version, last, caplog
 ):
     caplog.set_level(logging.INFO)
@@ -191,7 +191,7 @@ def test_a_client_that_leaves_ends_it(file_app, temporary_files, caplog):
         wait_until(lambda: not temporary_files())
 
 
-def test_a_client_that_reads_nothing_costs_disk_and_no_worker(file_app, temporary_files):
+def test_a_client_that_never_reads_costs_disk_space_but_no_worker(file_app, temporary_files):
     change_limits(file_app, idle=1)
     known = produce(file_app, 100)
     with Served(file_app, threads=1) as served, socket.socket() as sock:
@@ -246,7 +246,7 @@ def test_a_stop_lets_it_end(file_app):
 
 @pytest.mark.needs("/dev/full")
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
-def test_without_room_for_a_temporary_file_it_breaks_off(file_app, version, monkeypatch, caplog):
+def test_without_space_for_a_temporary_file_it_is_cut_off(file_app, version, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.TemporaryFile", functools.partial(open, "/dev/full"))
     known = produce(file_app, 100)
     with Served(file_app) as served, socket.socket() as sock:

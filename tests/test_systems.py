@@ -75,7 +75,7 @@ def test_a_connection_that_fails_is_ready_on_windows_too(windows, monkeypatch):
     assert windows.wait_for({7: windows.WRITE, 8: windows.READ}, 1) == {7: windows.WRITE}
 
 
-def test_a_client_that_has_gone_is_noticed(systems, pair):
+def test_a_disconnected_client_is_noticed(systems, pair):
     ours, theirs = pair
     assert not systems.has_gone(ours)
     theirs.close()
@@ -84,7 +84,7 @@ def test_a_client_that_has_gone_is_noticed(systems, pair):
     assert systems.has_gone(ours)
 
 
-def test_peeking_takes_nothing_and_waits_for_nothing(systems, pair):
+def test_peek_neither_consumes_nor_waits(systems, pair):
     ours, theirs = pair
     assert systems.peek(ours) is None
     theirs.sendall(b"xy")
@@ -112,7 +112,7 @@ def read_rest(descriptor):
         return file.read()
 
 
-def test_output_waits_for_nobody(systems):
+def test_output_never_blocks(systems):
     reader, writer = os.pipe()
     output = systems.Output(writer)
     line, taken = b"x" * 999 + b"\n", 0
@@ -133,7 +133,7 @@ def test_output_waits_for_nobody(systems):
     assert rest[0].endswith(b"end\n")
 
 
-def test_output_that_fails_is_no_end(windows):
+def test_failing_output_is_not_fatal(windows):
     reader, writer = os.pipe()
     os.close(reader)
     output = windows.Output(writer)
@@ -252,13 +252,13 @@ def test_a_command_is_found_by_the_endings_in_pathext(path, files, name, found):
         ("%PATH%", '"%%cd:~,%PATH%%cd:~,%"'),
     ],
 )
-def test_a_batch_file_gets_its_arguments_as_they_are(argument, quoted):
+def test_a_batch_file_gets_its_arguments_unchanged(argument, quoted):
     line = programs.batch_line("C:\\a b\\npm.cmd", [argument, "x"])
     assert line == f'cmd.exe /d /e:on /v:off /c ""C:\\a b\\npm.cmd" {quoted} x"'
 
 
 @pytest.mark.parametrize("argument", ["a\nb", "a\rb", "a\0b"])
-def test_what_a_batch_file_can_not_get_is_refused(argument):
+def test_invalid_arguments_of_a_batch_file_are_rejected(argument):
     with pytest.raises(ValueError, match=r"^a batch file takes no argument with a line break$"):
         programs.batch_line("x.cmd", [argument])
 
@@ -284,7 +284,7 @@ def test_exec_runs_a_batch_file_with_the_shell_of_windows(path, monkeypatch):
         programs.start(["no-such-command"], {})
 
 
-def test_a_console_that_lacks_a_letter_gets_its_number(start):
+def test_a_console_without_a_character_gets_its_number(start):
     host = "".join(chr(ord(letter) - ord("a") + 0xFF41) for letter in "localhost")  # as in Japan
     service = start("--host", host, "--port=0", "--database=:memory:", PYTHONIOENCODING="ascii")
     line = service.process.stdout.readline()

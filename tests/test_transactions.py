@@ -41,7 +41,7 @@ def totals(db, start, end):
     return answer["total_lookups"], each
 
 
-def test_a_write_that_fails_leaves_days_and_months_alike(db):
+def test_a_failed_write_keeps_days_and_months_consistent(db):
     db.create_account(FIELDS)
     db.record_lookups(1, 10**12, "2026-11-03")
     with pytest.raises(ValueError, match="would exceed the daily maximum"):
@@ -90,7 +90,7 @@ def test_four_writers_on_a_database_locked_elsewhere_fail_within_four_seconds(
     db.engine.close_all()
 
 
-def test_a_start_waits_for_a_file_that_is_locked_and_not_for_ever(tmp_path, monkeypatch):
+def test_a_start_waits_for_a_locked_file_but_not_forever(tmp_path, monkeypatch):
     path = tmp_path / "fense.sqlite3"
     databases.open_database(str(path)).engine.close_all()
     with locked(path):
@@ -123,7 +123,7 @@ def test_a_writer_waits_for_another_writer(tmp_path, open_database):
 
 
 @pytest.mark.slow
-def test_readers_wait_for_no_state_that_is_being_loaded(db):
+def test_readers_do_not_wait_while_a_state_is_loaded(db):
     rows = [
         {"fense_account_id": n, "name": "n" * 200, "email": "a@b", "api_key_sha256": f"{n:064x}"}
         | dict.fromkeys(("created_at", "updated_at"), "2026-11-01T00:00:00Z")
@@ -153,7 +153,7 @@ def test_readers_wait_for_no_state_that_is_being_loaded(db):
     assert db.create_account(FIELDS)["fense_account_id"] == 1
 
 
-def test_a_signal_is_heard_while_much_is_written(db):
+def test_a_signal_is_handled_during_a_long_write(db):
     class SignalError(Exception):
         pass
 
@@ -177,7 +177,7 @@ def test_a_signal_is_heard_while_much_is_written(db):
     assert db.count_accounts() == 0
 
 
-def test_a_transaction_that_is_over_already_is_rolled_back_no_more(sqlite_db):
+def test_rollback_after_sqlite_rolled_back(sqlite_db):
     with contextlib.suppress(ZeroDivisionError), sqlite_db.engine.atomic():
         sqlite_db.engine.execute_sql("ROLLBACK")  # as SQLite does by itself where the disk is full
         raise ZeroDivisionError
@@ -192,7 +192,7 @@ def short_timeouts(monkeypatch):
 
 
 @pytest.mark.slow
-def test_writers_that_wait_hold_up_nobody_else(short_timeouts, served, tmp_path):
+def test_waiting_writers_block_nobody_else(short_timeouts, served, tmp_path):
     waits, statuses = [], []
 
     def write():

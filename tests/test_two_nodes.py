@@ -157,7 +157,7 @@ def nodes(server, start, tmp_path, certificate):
         yield nodes
 
 
-def test_of_16_creations_that_race_for_a_key_one_is_made(nodes, server):
+def test_one_of_16_concurrent_creations_gets_the_key(nodes, server):
     go, answers = threading.Barrier(16), collections.defaultdict(list)
 
     def race():
@@ -199,7 +199,7 @@ db.engine.close_all()
 """
 
 
-def test_of_2_times_2000_increments_none_is_lost(server, open_database, tmp_path):
+def test_none_of_2_times_2000_increments_is_lost(server, open_database, tmp_path):
     db = open_database(server.empty())
     db.create_account(FIELDS)
     command = [sys.executable, "-c", INCREMENTS, server.url]
@@ -209,7 +209,7 @@ def test_of_2_times_2000_increments_none_is_lost(server, open_database, tmp_path
         assert server.execute(f"SELECT lookups FROM {table}") == [(4000,)]
 
 
-def test_a_node_that_is_killed_takes_nothing_with_it(nodes, server):
+def test_killing_a_node_loses_nothing(nodes, server):
     with Load(nodes) as load:
         load.wait_for(100)
         nodes.stop(0, signal.SIGKILL)
@@ -267,7 +267,7 @@ def without_a_machine(nodes):
         yield nodes
 
 
-def test_a_machine_that_is_gone_costs_no_request(without_a_machine, server):
+def test_a_machine_that_is_off_costs_no_request(without_a_machine, server):
     with Load(without_a_machine) as load:
         load.wait_for(100)
     load.check(server)
@@ -290,7 +290,7 @@ def test_clients_wait_5_s_at_most_with_one_machine_gone_and_the_other_frozen(wit
     assert max(wait for _, wait in results) < 5
 
 
-def test_a_rolling_restart_refuses_nobody(nodes, server):
+def test_a_rolling_restart_rejects_no_request(nodes, server):
     slowest = 0
     with Load(nodes) as load:
         for number in (0, 1, 0, 1):
@@ -322,7 +322,7 @@ def test_a_server_that_is_restarted_under_load_loses_nothing(nodes, server, mode
     assert max(refused) <= back + 0.5
 
 
-def test_a_failover_loses_nothing_where_the_standby_is_waited_for(start, tmp_path, certificate):
+def test_a_failover_to_a_synchronous_standby_loses_nothing(start, tmp_path, certificate):
     tools("pg_ctl")
     waits = ["synchronous_standby_names=*", "synchronous_commit=remote_apply"]
     with (

@@ -121,7 +121,7 @@ def documented(schema, document):
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"NewAccount"}))
-def test_a_shape_is_its_schema(name):
+def test_each_typed_dict_matches_its_schema(name):
     document = CONTRACT if name in CONTRACT.components["schemas"] else CONTROL_PLANE
     schema, shape = document.components["schemas"][name], SHAPES[name]
     hints = get_type_hints(shape)
@@ -131,7 +131,7 @@ def test_a_shape_is_its_schema(name):
         assert described(hints[field], document) == documented(part, document), field
 
 
-def test_every_object_that_python_code_gets_has_a_shape():
+def test_every_object_returned_to_python_has_a_type():
     for document, of_http_alone in (
         (CONTRACT, "AccountCreate AccountUpdate Health OpenapiDocument"),
         (
@@ -162,7 +162,7 @@ def test_fail_takes_what_a_fault_takes():
         assert eval(parameters[name].annotation, names) == hint | None, name
 
 
-def test_shapes_are_not_imported_before_somebody_asks_for_them():
+def test_shapes_are_not_imported_before_they_are_used():
     code = "import sys, fense_admin.standin; print('fense_admin.shapes' in sys.modules)"
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout

@@ -20,7 +20,7 @@ TESTS = "test_http_syntax test_limits standin/test_drops_and_delays".split()  # 
 
 
 @pytest.mark.parametrize("wanted", [f"=={ALLOWED[2]}", ALLOWED[1]], ids=["oldest", "newest"])
-def test_the_service_serves_alike_with_every_waitress_that_is_allowed(tmp_path, wanted):
+def test_the_service_works_with_every_allowed_waitress(tmp_path, wanted):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     install = [*pip, "install", "--no-deps", "--target", str(tmp_path), f"waitress{wanted}"]
     if subprocess.run(install, capture_output=True, timeout=100).returncode != 0:

@@ -18,7 +18,7 @@ def is_now(text):
     return timedelta(seconds=-1) < passed < timedelta(seconds=60)
 
 
-def test_an_account_is_created_with_what_is_required(api):
+def test_an_account_is_created_with_required_fields_only(api):
     fields = account_fields(api_key="sk_test_" + account_fields()["api_key"][-8:] + "9f2c")
     answer = api.post("/accounts", fields)
     account = answer.body
@@ -39,7 +39,7 @@ def test_an_account_is_created_with_what_is_required(api):
     assert answer.headers["Location"] == f"{api.base}/accounts/{account['fense_account_id']}"
 
 
-def test_an_account_is_created_with_all_it_can_have(api):
+def test_an_account_is_created_with_all_fields(api):
     options = {
         "suppress_notifications": True,
         "suppress_billing": True,
@@ -49,7 +49,7 @@ def test_an_account_is_created_with_all_it_can_have(api):
     assert {name: account[name] for name in options} == options | {"dispute_account_id": LINK}
 
 
-def test_an_account_is_read_as_it_was_made(api):
+def test_an_account_is_read_as_created(api):
     account = api.new_account()
     answer = api.get(f"/accounts/{account['fense_account_id']}")
     assert (answer.status, answer.body) == (200, account)
@@ -73,7 +73,7 @@ def test_ids_count_from_one(api, inside):
         ("dispute_account_id", None),
     ],
 )
-def test_an_update_changes_the_field_sent_and_no_other(api, field, value):
+def test_an_update_changes_only_the_field_sent(api, field, value):
     account = api.new_account()
     path = f"/accounts/{account['fense_account_id']}"
     answer = api.post(path, {field: value})
@@ -98,7 +98,7 @@ def test_an_update_changes_several_fields_at_once_and_back(api):
     assert api.post(path, back).body.items() >= back.items()
 
 
-def test_an_update_of_the_key_shows_its_last_four(api):
+def test_a_new_key_shows_its_last_four(api):
     account = api.new_account()
     key = account_fields()["api_key"]
     answer = api.post(f"/accounts/{account['fense_account_id']}", {"api_key": key})
@@ -112,7 +112,7 @@ def test_an_empty_update_changes_nothing_at_all(api, inside):
     assert (answer.status, answer.body) == (200, account | {"updated_at": "2020-02-29T12:00:00Z"})
 
 
-def test_an_update_moves_updated_at_and_leaves_created_at(api, inside):
+def test_an_update_changes_updated_at_but_not_created_at(api, inside):
     account = api.new_account()
     inside.db.engine.execute_sql("UPDATE account SET created_at = '2020-02-29T12:00:00Z'")
     inside.db.engine.execute_sql("UPDATE account SET updated_at = created_at")
@@ -121,7 +121,7 @@ def test_an_update_moves_updated_at_and_leaves_created_at(api, inside):
     assert is_now(answer.body["updated_at"])
 
 
-def test_white_space_around_a_name_is_taken_off(api):
+def test_white_space_around_a_name_is_removed(api):
     account = api.new_account(name=" \N{NO-BREAK SPACE}" + "x" * 255 + "\N{IDEOGRAPHIC SPACE} ")
     assert account["name"] == "x" * 255
 
@@ -129,16 +129,16 @@ def test_white_space_around_a_name_is_taken_off(api):
 @pytest.mark.parametrize(
     ("key", "shown"), [("x1234567890", None), ("xy1234567890", "7890"), ("~", None)]
 )
-def test_a_key_shows_its_last_four_from_twelve_characters_on(api, inside, key, shown):
+def test_only_keys_of_twelve_characters_show_their_last_four(api, inside, key, shown):
     assert api.new_account(api_key=key)["api_key_last4"] == shown
 
 
 @pytest.mark.parametrize("email", ["a@b", "x" * 252 + "@b", "ü@ö.example", "a+b.c@[127.0.0.1]"])
-def test_an_email_is_something_at_something(api, email):
+def test_an_email_has_text_on_both_sides_of_the_at_sign(api, email):
     assert api.new_account(email=email)["email"] == email
 
 
-def test_the_longest_key_is_a_key(api):
+def test_the_longest_key_is_accepted(api):
     key = (account_fields()["api_key"] + "!" * 255)[:250] + "~tail"
     assert api.new_account(api_key=key)["api_key_last4"] == "tail"
 
@@ -160,21 +160,21 @@ def test_an_api_key_is_unique(api):
     assert len(api.everything()[0]) == len(before[0]) + 1
 
 
-def test_an_account_may_be_given_its_own_key_again(api):
+def test_an_account_may_get_its_own_key_again(api):
     fields = account_fields()
     account = api.post("/accounts", fields).body
     answer = api.post(f"/accounts/{account['fense_account_id']}", {"api_key": fields["api_key"]})
     assert answer.status == 200
 
 
-def test_that_a_key_is_taken_is_told_once_all_else_is_right(api):
+def test_a_duplicate_api_key_is_reported_last(api):
     fields = account_fields()
     api.post("/accounts", fields)
     answer = api.post("/accounts", fields | {"name": ""})
     assert [detail["field"] for detail in answer.body["error"]["details"]] == ["name"]
 
 
-def test_of_creates_that_race_for_a_key_one_wins(api):
+def test_one_of_several_concurrent_creations_gets_the_key(api):
     fields = account_fields()
     before = len(api.everything()[0])
     answers = []
@@ -197,7 +197,7 @@ NOBODY = ["0", "-0", "-1", "999999999999", str(2**63 - 1), str(2**63), "-" + "9"
 
 
 @pytest.mark.parametrize("number", NOBODY, ids=lambda number: number[:20])
-def test_an_id_that_names_no_account_is_not_found(api, number):
+def test_an_unknown_id_is_not_found(api, number):
     for path in (f"/accounts/{number}", f"/accounts/usage/{number}"):
         answer = api.get(path)
         assert (answer.status, answer.body) == (404, NOT_FOUND)
@@ -208,7 +208,7 @@ def test_an_id_that_names_no_account_is_not_found(api, number):
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 18, 19, 30, 5_000, 15_000])
-def test_leading_zeros_are_no_part_of_an_id(api, zeros):
+def test_leading_zeros_of_an_id_are_ignored(api, zeros):
     account = api.new_account()
     number = account["fense_account_id"]
     padded = "0" * zeros + str(number)
@@ -244,7 +244,7 @@ def test_leading_zeros_are_no_part_of_an_id(api, zeros):
         *("%D9%A3", "%C2%B2", "1%FF", "%FF", "usage%0A"),  # other digits, no UTF-8, a near path
     ],
 )
-def test_an_id_is_ascii_digits_or_refused(api, text):
+def test_an_id_other_than_ascii_digits_is_rejected(api, text):
     api.new_account()
     expected = refusal(("fense_account_id", "must be an integer"))
     for path in (f"/accounts/{text}", f"/accounts/usage/{text}"):

@@ -30,7 +30,7 @@ BEHIND_THE_KEY = [
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS + BEHIND_THE_KEY)
 @pytest.mark.parametrize("body", [b"", b"{nonsense", b"x" * 70_000])
-def test_no_path_opens_without_a_known_key(api, method, path, body):
+def test_every_path_requires_a_known_key(api, method, path, body):
     before = api.everything()
     head = method == "HEAD"
     for key, expected in ((None, MISSING), ("", MISSING), ("who-knows", UNKNOWN)):
@@ -41,14 +41,14 @@ def test_no_path_opens_without_a_known_key(api, method, path, body):
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS + BEHIND_THE_KEY)
-def test_a_merchants_key_is_known_and_refused(api, method, path):
+def test_a_merchants_key_is_forbidden(api, method, path):
     fields = account_fields()
     assert api.post("/accounts", fields).status == 201
     answer = api.call(method, path, b"{nonsense", key=fields["api_key"])
     assert (answer.status, answer.body) == (403, None if method == "HEAD" else MERCHANT)
 
 
-def test_a_merchants_new_key_is_known_and_the_old_one_no_more(api):
+def test_a_merchants_new_key_replaces_the_old_one(api):
     old, new = account_fields()["api_key"], account_fields()["api_key"]
     account = api.new_account(api_key=old)
     api.post(f"/accounts/{account['fense_account_id']}", {"api_key": new, "is_active": False})
@@ -56,7 +56,7 @@ def test_a_merchants_new_key_is_known_and_the_old_one_no_more(api):
     assert api.get("/accounts/1", key=new).status == 403
 
 
-def test_a_service_key_opens_every_endpoint(api):
+def test_a_service_key_gives_access_to_every_endpoint(api):
     if api.service_key is None:
         pytest.skip("needs a service key in DISPUTE_SERVICE_KEYS")
     account = api.post("/accounts", account_fields(), key=api.service_key)
@@ -71,25 +71,25 @@ def test_a_service_key_opens_every_endpoint(api):
 @pytest.mark.parametrize(
     "key", ["{} ", " {}", "{}\t"], ids=["space after", "space before", "tab after"]
 )
-def test_a_key_with_something_around_it_is_no_key(api, inside, key):
+def test_a_key_with_other_text_around_it_is_unknown(api, inside, key):
     # In-process only: over HTTP the white space around a header's value is not part of it.
     assert api.get("/accounts/usage", key=key.format(api.master_key)).status == 401
 
 
 @pytest.mark.parametrize("key", ["\xe4\xf6\xfc", "sk_test_\xff", "x" * 5_000, "a,b", '"'])
-def test_a_strange_key_is_an_unknown_key(api, key):
+def test_a_malformed_key_is_unknown(api, key):
     answer = api.get("/accounts/usage", key=key)
     assert (answer.status, answer.body) == (401, UNKNOWN)
 
 
-def test_a_key_that_came_twice_is_told_so(api):
+def test_a_key_sent_twice_is_reported(api):
     twice = f"{api.master_key}, {api.master_key}"  # as a server joins two headers
     answer = api.get("/accounts/usage", key=twice)
     message = "the header x-api-key came twice: send it once"
     assert (answer.status, answer.body) == (401, refusal(code="unauthorized", message=message))
 
 
-def test_every_key_is_compared_whichever_it_is(inside, monkeypatch):
+def test_every_key_is_always_compared(inside, monkeypatch):
     compare, compared = hmac.compare_digest, []
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or compare(a, b))
     api = Api(inside, MASTER_KEY, SERVICE_KEY)

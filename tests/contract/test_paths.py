@@ -39,7 +39,7 @@ def test_an_unknown_path_is_not_found_with_or_without_a_key(api, path, meant):
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 )
-def test_a_method_that_a_path_does_not_take_is_named(api, method, path, allow):
+def test_a_wrong_method_is_405_with_the_allowed_ones(api, method, path, allow):
     before = api.everything()
     answer = api.call(method, path, b'{"name": "Changed"}')
     if method in allow.split(", "):

@@ -57,7 +57,7 @@ BAD_IN_UPDATE = [
 # Names that no table lists: misspelt, in another case, of the account, or strange.
 UNKNOWN_NAMES = [
     "supress_billing", "suppressBilling", "Name", "name ", "fense_account_id", "api_key_last4",
-    "created_at", "updated_at", "__proto__", "x" * 1_000,
+    "fense_acount_id", "created_at", "updated_at", "__proto__", "x" * 1_000,
 ]  # fmt: skip
 NO_JSON = [
     b"", b" ", b"{", b"}", b"nonsense", b"{'name': 1}", b'{"name": }', b'{"name": "x",}',
@@ -88,13 +88,13 @@ def shown(value):
 
 
 @pytest.mark.parametrize(("field", "value", "fault"), BAD_VALUES + BAD_IN_CREATE, ids=shown)
-def test_a_create_with_a_bad_field_is_refused(api, field, value, fault):
+def test_a_creation_with_an_invalid_field_is_rejected(api, field, value, fault):
     body = account_fields(**{field: value})
     check_refused(api, body, 400, (refusal((field, fault)), None))
 
 
 @pytest.mark.parametrize(("field", "value", "fault"), BAD_VALUES + BAD_IN_UPDATE, ids=shown)
-def test_an_update_with_a_bad_field_is_refused(api, field, value, fault):
+def test_an_update_with_an_invalid_field_is_rejected(api, field, value, fault):
     body = {"name": "Changed", "suppress_billing": True} | {field: value}
     check_refused(api, body, 400, (None, refusal((field, fault))))
 
@@ -109,7 +109,7 @@ MEANT = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN_NAMES, ids=shown)
-def test_a_field_that_is_not_documented_is_refused_by_name(api, name):
+def test_an_undocumented_field_is_rejected_by_name(api, name):
     advice = f"; did you mean {MEANT[name]}?" if name in MEANT else ""
     fault = refusal((name, NOT_ACCEPTED + advice))
     check_refused(api, account_fields(**{name: True}), 400, (fault, None))
@@ -117,13 +117,13 @@ def test_a_field_that_is_not_documented_is_refused_by_name(api, name):
 
 
 @pytest.mark.parametrize("missing", ["api_key", "name", "email"])
-def test_a_required_field_that_is_missing_is_named(api, missing):
+def test_a_missing_required_field_is_named(api, missing):
     body = account_fields()
     del body[missing]
     check_refused(api, body, 400, (refusal((missing, REQUIRED)), None))
 
 
-def test_all_faults_are_told_at_once(api):
+def test_all_errors_are_reported_at_once(api):
     body = {
         "zip": 1,
         "is_active": 1,
@@ -141,7 +141,7 @@ def test_all_faults_are_told_at_once(api):
     check_refused(api, body, 400, (refusal(*create.items()), refusal(*update.items())))
 
 
-def test_faults_of_path_query_and_body_are_told_together(api):
+def test_errors_of_path_query_and_body_are_reported_together(api):
     answer = api.post("/accounts/x?y=1", {"z": 1})
     assert (answer.status, answer.body) == (
         400,
@@ -158,7 +158,7 @@ def test_faults_of_path_query_and_body_are_told_together(api):
 
 
 @pytest.mark.parametrize("raw", NO_JSON, ids=lambda raw: ascii(raw[:40]))
-def test_a_body_that_is_no_json_is_refused(api, raw):
+def test_a_body_that_is_not_json_is_rejected(api, raw):
     number = api.new_account()["fense_account_id"]
     before = api.everything()
     for path in ("/accounts", f"/accounts/{number}"):
@@ -171,12 +171,12 @@ def test_a_body_that_is_no_json_is_refused(api, raw):
 
 
 @pytest.mark.parametrize("raw", NO_OBJECT, ids=ascii)
-def test_a_body_that_is_no_object_is_refused(api, raw):
+def test_a_body_that_is_not_an_object_is_rejected(api, raw):
     error = refusal(message="the body must be a JSON object")
     check_refused(api, raw, 400, (error, error))
 
 
-def test_a_name_given_twice_is_refused_by_name(api):
+def test_a_field_given_twice_is_rejected_by_name(api):
     raw = json.dumps(account_fields())[:-1].encode() + b', "name": "Other", "email": "a@b"}'
     fault = refusal(("email", "is given twice"), ("name", "is given twice"))
     check_refused(api, raw, 400, (fault, None))
@@ -184,7 +184,7 @@ def test_a_name_given_twice_is_refused_by_name(api):
     check_refused(api, raw, 400, (None, refusal(("is_active", "is given twice"))))
 
 
-def test_a_strange_name_is_legible_in_the_message_and_whole_in_the_details(api):
+def test_an_unprintable_name_is_readable_in_the_message_and_exact_in_the_details(api):
     names = ["a\nb", "\x1b[31m", "\ud800", "", "\u202e"]
     answer = api.post("/accounts/1", dict.fromkeys(names, 1))
     error = answer.body["error"]
@@ -197,7 +197,7 @@ def test_a_strange_name_is_legible_in_the_message_and_whole_in_the_details(api):
 @pytest.mark.parametrize(
     "sent", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"]
 )
-def test_a_body_not_sent_as_json_is_refused(api, sent):
+def test_a_body_not_sent_as_json_is_rejected(api, sent):
     error = refusal(message="the body must be sent with Content-Type: application/json")
     headers = {"Content-Type": sent}
     check_refused(api, account_fields(), 400, (error, None), headers)
@@ -211,7 +211,7 @@ def test_the_parameters_of_a_content_type_are_ignored(api, sent):
     assert api.post("/accounts", account_fields(), headers={"Content-Type": sent}).status == 201
 
 
-def test_a_body_may_have_64_kib_and_no_more(api):
+def test_a_body_may_have_at_most_64_kib(api):
     body = json.dumps(account_fields()).encode()
     fits = body[:-1] + b" " * (64 * 1024 - len(body)) + b"}"
     assert api.post("/accounts", fits).status == 201

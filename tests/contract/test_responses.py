@@ -25,7 +25,7 @@ def test_every_response_has_the_same_headers(api, method, path, status):
 
 
 @pytest.mark.parametrize("key", [True, False])
-def test_any_web_page_may_read_the_openapi_document_and_nothing_else(api, key):
+def test_any_web_page_may_read_only_the_openapi_document(api, key):
     options = {"headers": {"Origin": "https://editor.example"}} | ({} if key else {"key": None})
     allow = "Access-Control-Allow-Origin"
     for path in ("/openapi.json", "/openapi.json?a=1"):
@@ -61,13 +61,13 @@ def test_a_preflight_is_logged_as_one(api, inside, caplog):
 
 
 @pytest.mark.parametrize("valid", ["a", "!~", "0d6f-" * 25, "x" * 128])
-def test_a_sane_request_id_comes_back(api, valid):
+def test_a_valid_request_id_is_returned(api, valid):
     for path in ("/accounts/usage", "/nothing"):
         assert api.get(path, headers={"X-Request-Id": valid}).headers["X-Request-Id"] == valid
 
 
 @pytest.mark.parametrize("sent", ["", "x" * 129, "a b", "\xe9", "a\x7f"])
-def test_another_request_id_is_replaced(api, sent):
+def test_an_invalid_request_id_is_replaced(api, sent):
     answer = api.get("/accounts/usage", headers={"X-Request-Id": sent})
     assert re.fullmatch("[0-9a-f]{16}", answer.headers["X-Request-Id"])
 
@@ -89,7 +89,7 @@ def test_head_is_get_without_a_body(api, path, key):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_fault_of_ours_is_logged_and_not_told(api, inside, caplog, monkeypatch, method):
+def test_an_internal_error_is_logged_but_not_shown(api, inside, caplog, monkeypatch, method):
     def break_down(number):
         raise RuntimeError("a secret of the inside")
 
@@ -106,7 +106,7 @@ def test_a_fault_of_ours_is_logged_and_not_told(api, inside, caplog, monkeypatch
     assert "a secret of the inside" in caplog.text
 
 
-def test_a_fault_in_telling_a_fault_is_told_all_the_same(api, inside, monkeypatch):
+def test_an_error_while_reporting_an_error_is_reported(api, inside, monkeypatch):
     def break_down(*_):
         raise RuntimeError
 

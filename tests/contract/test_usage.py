@@ -66,7 +66,7 @@ def test_usage_of_one_account_is_its_days_in_the_range(api, acme, start, end, da
     )
 
 
-def test_usage_of_nobody_is_empty(api, inside):
+def test_usage_without_accounts_is_empty(api, inside):
     body = {"start_date": None, "end_date": None, "total_lookups": 0, "accounts": []}
     assert api.get("/accounts/usage").body == body
 
@@ -87,13 +87,13 @@ def test_a_new_account_has_no_usage_and_is_listed(api):
 
 
 @pytest.mark.parametrize("name", ['"quoted" \\ back', "%d %s {}", "Łódź \u2028 😀", "</script>"])
-def test_any_name_is_listed_as_it_is(api, name):
+def test_any_name_is_listed_unchanged(api, name):
     number = api.new_account(name=name)["fense_account_id"]
     assert api.get(f"/accounts/usage/{number}").body["name"] == name
     assert api.get("/accounts/usage").body["accounts"][-1]["name"] == name
 
 
-def test_sums_reach_past_a_days_most(api, inside):
+def test_totals_may_exceed_the_daily_maximum(api, inside):
     number = api.new_account()["fense_account_id"]
     for day in range(1, 29):
         inside.db.record_lookups(number, 10**12, f"2026-02-{day:02}")
@@ -101,7 +101,7 @@ def test_sums_reach_past_a_days_most(api, inside):
     assert api.get("/accounts/usage").body["total_lookups"] == 28 * 10**12
 
 
-def test_the_same_id_in_path_and_query_is_fine(api):
+def test_the_same_id_in_path_and_query_is_accepted(api):
     number = api.new_account()["fense_account_id"]
     answer = api.get(f"/accounts/usage/{number}?fense_account_id=00{number}")
     assert (answer.status, answer.body["fense_account_id"]) == (200, number)
@@ -143,7 +143,7 @@ BAD_QUERIES = [
 
 
 @pytest.mark.parametrize(("query", "faults"), BAD_QUERIES, ids=[row[0] for row in BAD_QUERIES])
-def test_a_bad_query_is_refused_with_all_its_faults(api, query, faults):
+def test_a_bad_query_is_rejected_with_all_its_errors(api, query, faults):
     number = api.new_account()["fense_account_id"]
     for path in (
         f"/accounts/usage?{query}",
@@ -182,13 +182,13 @@ def test_a_bad_query_is_refused_with_all_its_faults(api, query, faults):
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_an_id_that_is_none_or_two_is_refused(api, path, faults):
+def test_an_id_that_is_malformed_or_given_twice_is_rejected(api, path, faults):
     answer = api.get("/accounts/usage" + path)
     assert (answer.status, answer.body) == (400, refusal(*faults))
 
 
 @pytest.mark.parametrize("query", ["verbose=1", "start_date=2026-11-01", "=", "%FF=1", "a%00b"])
-def test_no_other_endpoint_takes_a_parameter(api, query):
+def test_other_endpoints_accept_no_parameters(api, query):
     number = api.new_account()["fense_account_id"]
     before = api.everything()
     for method, path, body in (
@@ -202,7 +202,7 @@ def test_no_other_endpoint_takes_a_parameter(api, query):
     assert api.everything() == before
 
 
-def test_a_bad_id_is_compared_with_none(api):
+def test_an_invalid_id_is_not_compared(api):
     answer = api.get("/accounts/usage/1?fense_account_id=x")
     assert answer.body == refusal(("fense_account_id", "must be an integer"))
 

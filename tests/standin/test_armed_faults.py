@@ -70,7 +70,7 @@ BAD_FAULTS = [
 
 
 @pytest.mark.parametrize(("sent", "fault"), BAD_FAULTS, ids=str)
-def test_a_bad_fault_is_not_armed(seeded, seeded_api, sent, fault):
+def test_an_invalid_fault_is_not_armed(seeded, seeded_api, sent, fault):
     answer = seeded_api.post("/_standin/faults", sent)
     assert (answer.status, answer.body) == (400, refusal(fault))
     is_keyword = sent.keys() <= FAULT_RULES.keys()  # else Python itself rejects it
@@ -101,7 +101,7 @@ def test_a_fault_that_does_nothing_is_not_armed(seeded_api, sent):
     ],
     ids=ascii,
 )
-def test_a_fault_sets_no_header_that_is_none_or_the_servers(seeded_api, headers):
+def test_a_fault_can_not_set_invalid_or_reserved_headers(seeded_api, headers):
     answer = seeded_api.post("/_standin/faults", {"status": 503, "headers": headers})
     (detail,) = answer.body["error"]["details"]
     assert (answer.status, detail["field"]) == (400, "headers")
@@ -121,7 +121,7 @@ def test_the_oldest_fault_that_matches_is_used(seeded_api):
     assert seeded_api.call("HEAD", "/accounts/1").status == 503
 
 
-def test_a_fault_changes_nothing_and_looks_at_nothing(seeded_api):
+def test_a_fault_without_after_reads_and_changes_nothing(seeded_api):
     before = seeded_api.get("/_standin/state").body
     seeded_api.post("/_standin/faults", {"status": 500, "times": 3})
     for path, body in (("/accounts", account_fields()), ("/accounts/1", {"name": "x"})):
@@ -130,7 +130,7 @@ def test_a_fault_changes_nothing_and_looks_at_nothing(seeded_api):
     assert seeded_api.get("/_standin/state").body == before
 
 
-def test_a_refused_request_and_an_unknown_path_use_no_fault_up(seeded_api):
+def test_rejected_requests_and_unknown_paths_do_not_consume_faults(seeded_api):
     seeded_api.post("/_standin/faults", {"status": 503})
     for method, path, key, status in (
         ("GET", "/accounts/1", None, 401),
@@ -147,7 +147,7 @@ def test_a_refused_request_and_an_unknown_path_use_no_fault_up(seeded_api):
     assert seeded_api.get("/accounts/1").status == 200
 
 
-def test_a_faults_path_is_without_the_prefix():
+def test_the_path_of_a_fault_has_no_prefix():
     with StandIn(SEED, prefix="/admin", serve=False) as fense:
         api = Api(fense.app, fense.master_key, None, base="/admin")
         fense.fail(503, path="/accounts/[0-9]*")
@@ -164,7 +164,7 @@ def test_faults_count_from_one_after_a_reset(seeded):
 # --- Every route of the contract ---------------------------------------------------------------
 
 
-def test_a_route_that_is_added_to_the_contract_can_be_faulted(app):
+def test_faults_apply_to_a_route_added_to_the_contract(app):
     app.contract("/new", GET=lambda db: {"new": True})
     api = Api(ControlPlane(app, MASTER_KEY), MASTER_KEY, None)
     api.post("/_standin/faults", {"status": 503})
@@ -172,7 +172,7 @@ def test_a_route_that_is_added_to_the_contract_can_be_faulted(app):
     assert api.get("/new").body == {"new": True}
 
 
-def test_every_route_that_takes_a_key_can_be_faulted(app):
+def test_faults_apply_to_every_route_with_a_key(app):
     """So one that is not added by `contract`, and would never meet a fault, is noticed."""
     api = Api(ControlPlane(app, MASTER_KEY), MASTER_KEY, None)
     for route in app.routes:

@@ -26,7 +26,7 @@ def put(api, body):
     return answer.status, answer.body
 
 
-def test_it_is_the_systems_until_it_is_stopped_moved_and_let_go(seeded_api):
+def test_it_is_the_systems_unless_it_is_stopped(seeded_api):
     running = seeded_api.get(CLOCK).body
     assert running == {"now": running["now"], "stopped": False}
     assert is_now(running["now"])
@@ -63,14 +63,14 @@ def test_it_decides_created_at_updated_at_and_today(seeded_api):
     )
 
 
-def test_the_journal_goes_by_the_systems(seeded_api):
+def test_the_journal_uses_the_systems(seeded_api):
     put(seeded_api, {"now": "2001-01-01T00:00:00Z"})
     seeded_api.get("/accounts/1")
     (entry,) = seeded_api.get("/_standin/requests").body["requests"]
     assert is_now(entry["at"])
 
 
-def test_a_state_that_is_loaded_counts_from_it_and_a_reset_lets_it_go():
+def test_a_loaded_state_counts_from_it_and_a_reset_releases_it():
     seed = {"accounts": [account_fields(usage={"-1": 5, "0": 6})]}
     with StandIn(seed, serve=False, master_key=MASTER_KEY) as fense:
         fense.set_clock(NOON)
@@ -101,7 +101,7 @@ def test_a_reset_counts_the_seeds_days_from_the_day_of_the_reset(monkeypatch):
         assert fense.state()["accounts"][0]["usage"] == {"2026-11-01": 1, "2026-11-30": 5}
 
 
-def test_threads_that_move_it_at_once_lose_no_second(seeded):
+def test_concurrent_advances_all_count(seeded):
     seeded.set_clock("2026-11-30T00:00:00Z")
     with in_background(lambda: [seeded.advance(1) for _ in range(500)], count=4):
         pass
@@ -155,14 +155,14 @@ def test_an_instance_has_one_that_starts_at_its_parents_time(seeded_api):
         ({"advance": 1}, ("advance", "is not accepted here")),
     ],
 )
-def test_a_time_that_is_none_moves_nothing(seeded_api, body, fault):
+def test_an_invalid_time_changes_nothing(seeded_api, body, fault):
     put(seeded_api, {"now": NOON})
     assert put(seeded_api, body) == (400, refusal(fault))
     assert seeded_api.get(CLOCK).body == {"now": NOON, "stopped": True}
 
 
 @pytest.mark.parametrize("body", [{}, {"now": NOON, "advance_seconds": 1}])
-def test_one_of_both_is_sent(seeded_api, body):
+def test_either_now_or_advance_seconds_is_required(seeded_api, body):
     assert put(seeded_api, body) == (400, refusal(message=EITHER))
     assert not seeded_api.get(CLOCK).body["stopped"]
 
@@ -201,7 +201,7 @@ def test_only_a_clock_that_a_test_sets_lets_updated_at_precede_created_at(seeded
     assert seeded.app.clock.was_set is False
 
 
-def test_a_clock_that_runs_is_not_moved(seeded, seeded_api):
+def test_a_running_clock_can_not_be_moved(seeded, seeded_api):
     message = "needs a stopped clock, and this one is running: send now first"
     assert put(seeded_api, {"advance_seconds": 1}) == (
         400,

@@ -84,7 +84,7 @@ def test_only_the_master_key_opens_it(seeded, seeded_api, method, path):
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-def test_no_page_from_elsewhere_reaches_it(seeded_api, method, path):
+def test_pages_of_other_sites_are_rejected(seeded_api, method, path):
     before = state_and_faults(seeded_api)
     for headers in FOREIGN:
         answer = seeded_api.call(method, path, {"status": 503}, headers=headers)
@@ -94,7 +94,7 @@ def test_no_page_from_elsewhere_reaches_it(seeded_api, method, path):
 
 
 @pytest.mark.parametrize("headers", OWN, ids=str)
-def test_its_own_page_reaches_it(seeded_api, headers):
+def test_its_own_page_is_accepted(seeded_api, headers):
     assert seeded_api.get("/_standin/state", headers=headers).status == 200
     headers |= basic("anyone", MASTER_KEY)
     assert seeded_api.get("/_standin/state", key=None, headers=headers).status == 200
@@ -110,7 +110,7 @@ NO_LINKS = [
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin", "none"])
-def test_a_link_on_any_site_opens_the_page_and_nothing_else(seeded, seeded_api, site):
+def test_a_link_on_another_site_opens_only_the_page(seeded, seeded_api, site):
     link = LINK | {"Sec-Fetch-Site": site}
     app = TestApp(seeded.app)
     for path in ("", "/", "/page/accounts", "/page/requests/99"):
@@ -126,14 +126,14 @@ def test_a_link_on_any_site_opens_the_page_and_nothing_else(seeded, seeded_api, 
             assert seeded_api.get("/_standin/", headers=link | change).status == 403
 
 
-def test_where_other_machines_reach_it_any_host_will_do(make_app):
+def test_any_host_is_accepted_if_other_machines_can_reach_it(make_app):
     app = make_app(master_key=MASTER_KEY)
     api = Api(ControlPlane(app, MASTER_KEY, on_loopback=False), MASTER_KEY, None)
     assert api.get("/_standin/state", headers={"Host": "fense.example"}).status == 200
     assert api.get("/_standin/state", headers={"Origin": "http://evil.example"}).status == 403
 
 
-def test_off_its_paths_are_unknown(make_app):
+def test_its_paths_are_unknown_while_it_is_off(make_app):
     app = make_app(master_key=MASTER_KEY)
     api = Api(app, MASTER_KEY, None)
     for method, path in ENDPOINTS:
@@ -149,7 +149,7 @@ def test_its_unknown_paths_are_not_found(seeded_api, path):
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-def test_it_takes_no_parameter(seeded_api, method, path):
+def test_it_accepts_no_parameters(seeded_api, method, path):
     before = state_and_faults(seeded_api)
     answer = seeded_api.call(method, path + "?all=1", b"{}")
     assert (answer.status, answer.body) == (400, refusal(("all", "is not accepted here")))
@@ -157,12 +157,12 @@ def test_it_takes_no_parameter(seeded_api, method, path):
 
 
 @pytest.mark.parametrize("prefix", ["/_standin", "/_standin/x"])
-def test_a_prefix_is_not_in_its_way(prefix):
+def test_it_works_with_a_prefix(prefix):
     with pytest.raises(ValueError, match="must not be under /_standin"):
         StandIn(prefix=prefix, serve=False)
 
 
-def test_a_content_encoding_is_refused_by_name(seeded_api):
+def test_a_content_encoding_is_rejected_by_name(seeded_api):
     for method, path in (("POST", "/accounts"), ("PUT", "/_standin/state")):
         answer = seeded_api.call(
             method, path, {"accounts": []}, headers={"Content-Encoding": "gzip"}
@@ -188,7 +188,7 @@ def test_a_content_encoding_is_refused_by_name(seeded_api):
         3,
     ),
 )
-def test_the_control_plane_is_on_under_the_development_key_or_when_told(
+def test_the_control_plane_is_on_with_the_development_key_or_the_flag(
     start, arguments, environment, status
 ):
     service = start("--port=0", *arguments, **environment)

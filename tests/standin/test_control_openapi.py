@@ -41,7 +41,7 @@ def test_it_has_the_paths_and_methods_of_the_control_plane(seeded, seeded_api):
     assert {(method, path) for method, path, _ in DOCUMENT.operations} == routes(seeded.app)
 
 
-def test_that_of_an_instance_has_its_own_paths(seeded, seeded_api):
+def test_the_document_of_an_instance_has_its_own_paths(seeded, seeded_api):
     made = seeded_api.post("/_standin/instances", {}).body
     its = Api(seeded.app, made["api_key"], None, base=f"/_standin/instances/{made['id']}")
     document = its.get("/_standin/openapi.json").body
@@ -51,7 +51,7 @@ def test_that_of_an_instance_has_its_own_paths(seeded, seeded_api):
     assert found == routes(plane)
 
 
-def test_what_is_taken_from_the_contract_is_in_it():
+def test_it_contains_the_components_of_the_contract():
     for at, node in nodes(DOCUMENT.whole):
         DOCUMENT.resolved(node)  # whatever it refers to is there
         assert document.FIELDS_OF not in node, at
@@ -224,7 +224,7 @@ def test_a_number_too_large_for_a_double_is_refused(seeded_api):
 @pytest.mark.parametrize(
     ("schema", "method", "path"), [("StateSent", "PUT", "state"), ("ClockSent", "PUT", "clock")]
 )
-def test_an_object_without_or_with_too_many_fields_is_refused_by_both(
+def test_an_object_with_missing_or_extra_fields_is_rejected_by_both(
     seeded, seeded_api, schema, method, path
 ):
     seeded.set_clock("2026-11-26T12:00:00Z")
@@ -251,7 +251,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), DOCUMENT.operations)
-def test_the_documented_answers_are_those_given(
+def test_the_responses_are_the_documented_ones(
     seeded, seeded_api, monkeypatch, method, path, operation
 ):
     seeded_api.get("/accounts/1?key=1")

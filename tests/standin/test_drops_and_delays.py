@@ -31,7 +31,7 @@ from fense_admin.standin import StandIn
 from fense_admin.standin.faults import DROPS
 
 
-def test_a_delay_alone_only_waits(seeded_api):
+def test_a_delay_alone_changes_nothing_else(seeded_api):
     seeded_api.post("/_standin/faults", {"delay_ms": 150})
     began = time.monotonic()
     assert seeded_api.get("/accounts/1").body["name"] == "Acme Ltd"
@@ -49,7 +49,7 @@ def test_a_dropped_connection_is_reset_in_process(seeded, seeded_api, drop):
     assert seeded_api.get("/accounts/1").status == 200
 
 
-def test_a_reset_is_a_reset(fense):
+def test_a_reset_drop_resets_the_connection(fense):
     fense.fail(drop="reset", times=2)
     for method, path in (("GET", "/accounts/1"), ("POST", "/accounts")):
         with pytest.raises(ConnectionResetError):
@@ -57,7 +57,7 @@ def test_a_reset_is_a_reset(fense):
     assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
 
 
-def test_an_empty_drop_is_an_end_without_a_byte(fense):
+def test_an_empty_drop_closes_the_connection_without_a_byte(fense):
     fense.fail(drop="empty", status=500)
     with pytest.raises(http.client.RemoteDisconnected):
         call_standin(fense, "GET", "/accounts/usage")
@@ -69,7 +69,7 @@ def test_an_empty_drop_is_an_end_without_a_byte(fense):
         assert sock.recv(100) == b""
 
 
-def test_a_truncated_answer_ends_inside_its_body(fense):
+def test_a_truncated_response_ends_inside_its_body(fense):
     fense.fail(drop="truncate", status=502, message="cut short")
     with pytest.raises(http.client.IncompleteRead) as caught:
         call_standin(fense, "GET", "/accounts/usage")
@@ -78,14 +78,14 @@ def test_a_truncated_answer_ends_inside_its_body(fense):
     assert [(e["status"], e["fault"]) for e in fense.requests()] == [(None, 1)]
 
 
-def test_a_drop_does_nothing_else(fense):
+def test_a_drop_has_no_other_effect(fense):
     fense.fail(drop="reset")
     with pytest.raises(ConnectionResetError):
         call_standin(fense, "POST", "/accounts", account_fields())
     assert fense.state() == {"accounts": []}
 
 
-def test_requests_that_wait_take_no_worker_and_go_on_when_disarmed(fense):
+def test_delayed_requests_take_no_worker_and_continue_when_disarmed(fense):
     fense.fail(delay_ms=60_000, times=0, path="/accounts/usage")
     threads_before = threading.active_count()
     statuses = []
@@ -106,7 +106,7 @@ def test_requests_that_wait_take_no_worker_and_go_on_when_disarmed(fense):
 
 
 @pytest.mark.parametrize("end", ["disarm", "reset", "stop"])
-def test_a_wait_ends_with_what_armed_it(end):
+def test_a_delay_ends_with_its_stand_in(end):
     statuses = []
     with StandIn() as fense:
         fense.fail(503, delay_ms=60_000)
@@ -125,7 +125,7 @@ def test_a_wait_ends_with_what_armed_it(end):
     assert statuses == [503]
 
 
-def test_a_request_that_waits_writes_nothing_after_a_reset(fense):
+def test_a_delayed_request_writes_nothing_after_a_reset(fense):
     fense.fail(delay_ms=60_000)
     statuses = []
 
@@ -215,19 +215,19 @@ assert real_time() - began < 5
 """
 
 
-def test_a_frozen_clock_stops_no_delay_wait_or_deadline(tmp_path):
+def test_delays_and_deadlines_ignore_a_frozen_clock(tmp_path):
     # In a process of its own: freezegun replaces the time of all modules.
     run_program(sys.executable, "-W", "error", "-c", FROZEN, cwd=tmp_path, timeout=60)
 
 
-def test_delays_waits_and_deadlines_go_by_real_time():
+def test_delays_waits_and_deadlines_use_real_time():
     frozen = re.compile(r"time\.(?:monotonic|perf_counter)")
     files = [*CHECKOUT.glob("*.py"), *(CHECKOUT / "standin").rglob("*.py")]
     found = {file.name for file in files if frozen.search(file.read_text("utf-8"))}
     assert found == {"realtime.py"}
 
 
-def test_many_may_wait_and_the_control_plane_still_answers(fense):
+def test_the_control_plane_responds_during_many_delays(fense):
     fense.fail(delay_ms=60_000, times=0, path="/accounts/usage")
     key = fense.master_key.encode()
     request = b"GET /accounts/usage HTTP/1.1\r\nHost: x\r\nx-api-key: " + key + b"\r\n\r\n"
@@ -242,7 +242,7 @@ def test_many_may_wait_and_the_control_plane_still_answers(fense):
             assert sock.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_has_gone_ends_its_wait(fense, monkeypatch):
+def test_a_delay_ends_when_its_client_disconnects(fense, monkeypatch):
     monkeypatch.setattr("fense_admin.standin.faults.GONE_CHECK", 0.05)
     fense.fail(503, delay_ms=60_000, times=0)
     for _ in range(20):
@@ -252,7 +252,7 @@ def test_a_client_that_has_gone_ends_its_wait(fense, monkeypatch):
     wait_until(lambda: all(entry["status"] == 503 for entry in fense.requests()))
 
 
-def test_a_client_that_sent_one_byte_more_and_has_gone_ends_its_wait(fense, monkeypatch):
+def test_a_delay_ends_when_a_client_with_unread_input_disconnects(fense, monkeypatch):
     monkeypatch.setattr("fense_admin.standin.faults.GONE_CHECK", 0.05)
     fense.fail(503, delay_ms=60_000)
     with connect(port_of(fense)) as sock:
@@ -260,7 +260,7 @@ def test_a_client_that_sent_one_byte_more_and_has_gone_ends_its_wait(fense, monk
     wait_until(lambda: fense.requests() and fense.requests()[0]["status"] == 503)
 
 
-def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
+def test_the_number_of_delayed_requests_is_limited(fense, monkeypatch):
     monkeypatch.setattr(fense.app.faults, "_most", 3)
     monkeypatch.setattr(fense.app.faults, "_slots", threading.BoundedSemaphore(3))
     fense.disarm()  # from here on the limit holds
@@ -277,7 +277,7 @@ def test_no_more_than_so_many_wait_for_a_delay(fense, monkeypatch):
 
 
 @pytest.mark.parametrize("drop", ["reset", "empty"])
-def test_a_reset_is_one_and_an_end_is_none(fense, drop):
+def test_clients_can_tell_a_reset_from_a_close(fense, drop):
     fense.fail(drop=drop)
     with connect(port_of(fense)) as sock:
         sock.sendall(http_request("GET /accounts/1"))

@@ -42,7 +42,7 @@ def api_of(api, instance):
     return Api(api.client.app, instance["api_key"], instance["service_key"], base=path)
 
 
-def test_an_instance_is_seeded_as_its_parent_and_has_its_own_of_everything(seeded_api):
+def test_an_instance_has_its_parents_seed_but_its_own_data(seeded_api):
     seeded_api.new_account(name="Of the parent")
     made = make(seeded_api)
     assert list(made) == ["id", "name", "base_url", "api_key", "service_key", "standin_url"]
@@ -68,7 +68,7 @@ def test_an_instance_is_seeded_as_its_parent_and_has_its_own_of_everything(seede
     assert seeded_api.get("/accounts/8").status == 200
 
 
-def test_the_paths_in_its_answers_are_right(seeded_api):
+def test_the_paths_in_its_responses_are_right(seeded_api):
     its = api_of(seeded_api, make(seeded_api))
     answer = its.post("/accounts", account_fields())
     assert answer.headers["Location"] == f"{its.base}/accounts/8"
@@ -80,7 +80,7 @@ def test_the_paths_in_its_answers_are_right(seeded_api):
 
 
 @pytest.mark.parametrize("prefix", ["", "/admin"])
-def test_its_urls_name_the_host_that_was_asked_and_the_parents_prefix(prefix):
+def test_its_urls_have_the_requests_host_and_the_parents_prefix(prefix):
     with StandIn(master_key=MASTER_KEY, serve=False, prefix=prefix) as fense:
         api = Api(fense.app, MASTER_KEY, None)
         made = make(api, {}, headers={"Host": "127.0.0.1:4711"})
@@ -102,7 +102,7 @@ def test_its_urls_name_the_host_that_was_asked_and_the_parents_prefix(prefix):
         assert its.get(f"/accounts/{account['fense_account_id']}").body == account
 
 
-def test_it_knows_no_key_of_its_parent_and_its_parent_none_of_its(seeded_api):
+def test_an_instance_and_its_parent_reject_each_others_keys(seeded_api):
     made = make(seeded_api)
     its = api_of(seeded_api, made)
     for key in (MASTER_KEY, SERVICE_KEY):
@@ -125,7 +125,7 @@ def test_its_journal_hides_its_keys_and_those_of_its_parent(seeded_api):
         assert key not in journal
 
 
-def test_a_seed_of_its_own_is_what_its_reset_goes_back_to(seeded_api):
+def test_its_reset_goes_back_to_its_own_seed(seeded_api):
     seed = {"accounts": [account_fields(name="Its own", usage={"-1": 3})]}
     its = api_of(seeded_api, make(seeded_api, {"seed": seed}))
     its.new_account()
@@ -146,13 +146,13 @@ def test_a_seed_of_its_own_is_what_its_reset_goes_back_to(seeded_api):
         ({"sed": {}}, "sed", "is not accepted here; did you mean seed?"),
     ],
 )
-def test_a_bad_seed_makes_none(seeded_api, body, field, message):
+def test_an_invalid_seed_creates_no_instance(seeded_api, body, field, message):
     answer = seeded_api.post("/_standin/instances", body)
     assert (answer.status, answer.body) == (400, refusal((field, message)))
     assert seeded_api.get("/_standin/instances").body == {"instances": []}
 
 
-def test_one_that_is_ended_is_gone_and_its_requests_that_wait_write_nothing(seeded, seeded_api):
+def test_an_ended_instance_is_404_and_its_delayed_requests_write_nothing(seeded, seeded_api):
     made, other = make(seeded_api), make(seeded_api)
     its = api_of(seeded_api, made)
     its.post("/_standin/faults", {"delay_ms": 60_000})
@@ -176,7 +176,7 @@ def test_one_that_is_ended_is_gone_and_its_requests_that_wait_write_nothing(seed
     assert api_of(seeded_api, other).get("/accounts/1").status == 200
 
 
-def test_its_keys_are_in_no_log_of_its_parent_either(seeded_api, caplog):
+def test_its_keys_are_not_in_its_parents_log(seeded_api, caplog):
     caplog.set_level("INFO", "fense_admin")
     made = make(seeded_api)
     for path in (f"/_standin/instances/{made['api_key']}/x", f"/accounts/{made['service_key']}"):
@@ -189,13 +189,13 @@ def test_its_keys_are_in_no_log_of_its_parent_either(seeded_api, caplog):
     assert made["api_key"] in caplog.text
 
 
-def test_requests_that_wait_in_instances_count_with_those_of_the_parent(seeded, seeded_api):
+def test_delayed_requests_of_instances_count_for_the_parents_limit(seeded, seeded_api):
     plane = seeded.app
     made = make(seeded_api)
     assert plane.instances[made["id"]].plane.faults._slots is plane.faults._slots
 
 
-def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
+def test_a_failed_seed_leaves_nothing_open(seeded, seeded_api):
     seed = {"accounts": [account_fields(usage={"-400": 1})]}
     parent = ControlPlane(
         create_app(master_key=MASTER_KEY), MASTER_KEY, seed=Seed(seed, "2026-11-26T00:00:00Z")
@@ -211,7 +211,7 @@ def test_one_that_can_not_be_seeded_leaves_nothing_open(seeded, seeded_api):
         assert (len(threading.enumerate()), len(parent.instances)) == before
 
 
-def test_none_is_made_once_the_parent_has_stopped(seeded, seeded_api):
+def test_no_instance_is_created_after_the_parent_has_stopped(seeded, seeded_api):
     late = seeded.app.new_instance(seeded.app.seed)
     seeded.app.close()
     with pytest.raises(ApiError):
@@ -219,13 +219,13 @@ def test_none_is_made_once_the_parent_has_stopped(seeded, seeded_api):
     assert late.plane.db.engine._connections == set()
 
 
-def test_an_old_client_without_a_host_is_told_localhost(fense):
+def test_a_client_without_a_host_gets_localhost_urls(fense):
     request = f"POST /_standin/instances HTTP/1.0\r\nx-api-key: {fense.master_key}\r\n\r\n"
     answer = talk(port_of(fense), request.encode())
     assert f'"base_url": "http://localhost:{port_of(fense)}/'.encode() in answer
 
 
-def test_what_one_that_has_ended_was_asked_stays_in_the_report(seeded, seeded_api):
+def test_requests_of_an_ended_instance_stay_in_the_report(seeded, seeded_api):
     its = api_of(seeded_api, make(seeded_api))
     its.get("/accounts/99")
     its.post("/_standin/faults", {"status": 503, "path": "/never"})
@@ -256,7 +256,7 @@ def test_an_instance_has_no_instances(seeded_api):
         assert its.call(method, "/_standin/instances").status == 404
 
 
-def test_there_are_no_more_than_so_many(seeded_api, monkeypatch):
+def test_the_number_of_instances_is_limited(seeded_api, monkeypatch):
     assert instances.MAX_INSTANCES == 1_000
     monkeypatch.setattr(instances, "MAX_INSTANCES", 2)
     first, _ = make(seeded_api), make(seeded_api)
@@ -277,14 +277,14 @@ def test_its_page_opens_as_its_parents_does(make_app):
             assert page.status_int == status
 
 
-def test_another_sites_page_does_not_reach_it(seeded_api):
+def test_pages_of_other_sites_can_not_reach_it(seeded_api):
     its = api_of(seeded_api, make(seeded_api))
     for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
         assert its.get("/_standin/state", headers=headers).status == 403
         assert seeded_api.call("POST", "/_standin/instances", headers=headers).status == 403
 
 
-def test_a_large_state_is_taken_with_its_key_alone(fense):
+def test_a_large_state_requires_its_master_key(fense):
     _, _, body = call_standin(fense, "POST", "/_standin/instances")
     made = json.loads(body)
     path = urllib.parse.urlsplit(made["standin_url"]).path
@@ -302,7 +302,7 @@ def test_a_large_state_is_taken_with_its_key_alone(fense):
 
 
 @pytest.mark.slow
-def test_two_hundred_at_once_under_load_see_nothing_of_each_other(fense):
+def test_two_hundred_instances_under_load_are_isolated(fense):
     def use_a_new_one():
         status, _, body = call_standin(fense, "POST", "/_standin/instances")
         assert status == 201
@@ -332,12 +332,12 @@ def test_leaving_the_parent_closes_all(tmp_path):
     assert fense.app.instances == {}
 
 
-def test_it_is_off_where_the_control_plane_is(make_app):
+def test_instances_are_off_with_the_control_plane(make_app):
     api = Api(make_app(master_key=MASTER_KEY), MASTER_KEY, None)
     assert api.call("POST", "/_standin/instances").status == 404
 
 
-def test_an_instance_that_nobody_has_used_for_a_day_ends(seeded, seeded_api, monkeypatch):
+def test_an_unused_instance_ends_after_a_day(seeded, seeded_api, monkeypatch):
     old, used = make(seeded_api), make(seeded_api)
     page = TestApp(seeded.app, extra_environ={"HTTP_X_API_KEY": MASTER_KEY})
     day, now = 24 * 3_600, instances.monotonic()

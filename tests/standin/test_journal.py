@@ -25,7 +25,7 @@ def mounted_api(mounted):
     return Api(mounted.app, MASTER_KEY, None, base="/admin")
 
 
-def test_an_entry_tells_what_came_and_what_went(mounted, mounted_api):
+def test_an_entry_has_the_request_and_the_response(mounted, mounted_api):
     before = models.as_text(models.utc_now())
     body = account_fields(api_key=SECRET, name="Acme")
     answer = mounted_api.post(
@@ -59,9 +59,7 @@ def test_an_entry_tells_what_came_and_what_went(mounted, mounted_api):
     assert answer.status == 400
 
 
-def test_all_requests_are_kept_in_order_of_arrival_but_those_beside_the_contract(
-    mounted, mounted_api
-):
+def test_all_requests_of_the_contract_are_kept_in_order_of_arrival(mounted, mounted_api):
     mounted.fail(503, path="/accounts/7")
     calls = [
         ("GET", "/accounts/1", MASTER_KEY, 404),
@@ -114,7 +112,7 @@ def test_a_dropped_request_has_no_status(mounted, mounted_api):
     ]
 
 
-def test_it_is_forgotten_when_told(mounted, mounted_api):
+def test_it_can_be_cleared(mounted, mounted_api):
     control = Api(mounted.app, MASTER_KEY, None)
     mounted_api.get("/accounts/1")
     assert len(control.get("/_standin/requests").body["requests"]) == 1
@@ -166,7 +164,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize("template", BODIES)
-def test_no_key_is_whole_in_a_body(mounted, mounted_api, template):
+def test_keys_in_bodies_are_masked(mounted, mounted_api, template):
     text = template.replace("%s", SECRET).replace("%%", "%")
     for body in (text.encode(), b" " * 8_150 + text.encode(), text.encode("utf-16")):
         mounted_api.post("/accounts", body)
@@ -175,7 +173,7 @@ def test_no_key_is_whole_in_a_body(mounted, mounted_api, template):
     assert "…" in kept
 
 
-def test_what_follows_a_key_is_kept(mounted, mounted_api):
+def test_text_after_a_masked_key_is_kept(mounted, mounted_api):
     mounted_api.post(
         "/accounts", b'{"api_key": ["x", {"y": 1}], "name": "Acme", "api_key": 5, "z": 1}'
     )
@@ -194,19 +192,19 @@ def test_what_follows_a_key_is_kept(mounted, mounted_api):
         '{"api_key_last4": "9f2c"}',
     ],
 )
-def test_what_has_no_key_is_kept_as_it_was(mounted, mounted_api, text):
+def test_text_without_keys_is_unchanged(mounted, mounted_api, text):
     mounted_api.post("/accounts", text.encode())
     assert mounted.requests()[0]["body"] == text
 
 
-def test_a_short_key_shows_nothing_of_itself(mounted, mounted_api):
+def test_a_short_key_is_hidden_completely(mounted, mounted_api):
     mounted_api.post("/accounts", {"api_key": "short"}, key="shorter")
     (entry,) = mounted.requests()
     assert entry["body"] == '{"api_key": "…"}'
     assert entry["headers"]["x-api-key"] == "…"
 
 
-def test_no_credential_is_whole_in_headers_query_or_anywhere_else(mounted, mounted_api):
+def test_credentials_are_masked_in_headers_query_and_everywhere_else(mounted, mounted_api):
     headers = dict.fromkeys(("authorization", "cookie", "proxy-authorization"), SECRET)
     for query in ("api_key=%s", "x=1&API-KEY=%s&y", "%61pi_key=%s", "x-api-key=%s"):
         mounted_api.call(
@@ -218,7 +216,7 @@ def test_no_credential_is_whole_in_headers_query_or_anywhere_else(mounted, mount
     assert kept.count("…8c9d") == 4 * (4 + 1)
 
 
-def test_masking_a_long_hostile_body_takes_no_time():
+def test_masking_a_long_hostile_body_is_fast():
     for text in (
         "api_key" * 9_000,
         "api_key/*" * 7_000,
@@ -247,12 +245,12 @@ def test_masking_a_long_hostile_body_takes_no_time():
         ('{"api_key": "\\ud800%s"}', '{"api_key": "…8c9d"}'),
     ],
 )
-def test_a_text_with_the_name_of_a_key_in_it_is_shown_up_to_there(mounted, mounted_api, text, kept):
+def test_a_text_is_cut_after_the_name_of_a_key(mounted, mounted_api, text, kept):
     mounted_api.post("/accounts", text.replace("%s", SECRET).replace("%%", "%").encode())
     assert mounted.requests()[0]["body"] == kept
 
 
-def test_a_body_is_read_no_further_than_it_may_be_long(mounted):
+def test_a_body_is_read_only_up_to_its_limit(mounted):
     class Endless:
         taken = 0
 
@@ -271,7 +269,7 @@ def test_a_body_is_read_no_further_than_it_may_be_long(mounted):
     assert sent.taken == 64 * 1024 + 1
 
 
-def test_no_key_of_many_is_shown_where_masking_shortens_the_text(mounted, mounted_api):
+def test_no_key_is_shown_when_masking_shortens_the_text(mounted, mounted_api):
     keys = [f"sk_live_{number:027}" for number in range(200)]
     mounted_api.post("/accounts", {"list": [{"api_key": key} for key in keys]})
     kept = mounted.requests()[0]["body"]

@@ -34,7 +34,7 @@ def journal(standin):
 # --- After the request was handled -----------------------------------------------------------------
 
 
-def test_the_account_is_there_and_its_response_another(seeded, seeded_api):
+def test_the_account_is_created_but_its_response_is_replaced(seeded, seeded_api):
     seeded.fail(504, after=True, message="gone", headers={"Retry-After": "1"}, **NEW)
     before = seeded_api.get("/accounts/usage").body["accounts"]
     key = "key-that-is-used-twice"
@@ -51,9 +51,7 @@ def test_the_account_is_there_and_its_response_another(seeded, seeded_api):
     assert journal(seeded)[-1] == ("POST", 400, None, None)
 
 
-def test_a_request_that_is_refused_is_refused_as_ever_before_its_response_is_replaced(
-    seeded, seeded_api
-):
+def test_a_rejected_request_has_no_effect_before_its_response_is_replaced(seeded, seeded_api):
     seeded.fail(503, after=True, times=3)
     assert seeded_api.post("/accounts/1", {"email": "x"}).status == 503
     assert seeded_api.get("/accounts/999").status == 503
@@ -66,7 +64,7 @@ def test_a_request_that_is_refused_is_refused_as_ever_before_its_response_is_rep
 
 
 @pytest.mark.parametrize("drop", ["reset", "empty", "truncate"])
-def test_a_write_whose_response_is_dropped_is_done(seeded, seeded_api, drop):
+def test_a_write_is_saved_when_its_response_is_dropped(seeded, seeded_api, drop):
     seeded.fail(drop=drop, after=True, method="POST")
     with pytest.raises(ConnectionResetError):
         seeded_api.post("/accounts/1", {"name": "Renamed"})
@@ -74,7 +72,7 @@ def test_a_write_whose_response_is_dropped_is_done(seeded, seeded_api, drop):
     assert journal(seeded)[0] == ("POST", None, 1, 200)
 
 
-def test_the_real_response_is_cut(fense):
+def test_truncate_cuts_the_real_response(fense):
     fense.create_account(name="Acme Ltd")
     whole = call_standin(fense, "GET", "/accounts/1")[2]
     fense.fail(drop="truncate", after=True)
@@ -84,29 +82,54 @@ def test_the_real_response_is_cut(fense):
     assert body == whole[: len(whole) // 2]
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_a_response_in_pieces_is_cut(fense, monkeypatch, version):
+@pytest.mark.parametrize(("method", "body"), [("HEAD", {}), ("GET", {"body": ""})])
+def test_a_response_without_a_body_is_not_sent_at_all_instead_of_cut(fense, method, body):
+    fense.fail(500, drop="truncate", after=True, **body)
+    raw = talk(port_of(fense), get(fense, "/accounts/1").replace(b"GET", method.encode()))
+    assert raw == b""
+
+
+@pytest.fixture
+def in_pieces(fense, monkeypatch):
+    """A stand-in whose usage of all accounts is sent in several pieces."""
     from fense_admin import models
 
     monkeypatch.setattr(models, "AT_ONCE", 1)
     models.totals.cache_clear()
-    try:
-        for _ in range(3):
-            fense.create_account()
-        fense.fail(drop="truncate", after=True, path="/accounts/usage")
-        received = bytearray()
-        with connect(port_of(fense)) as sock:
-            sock.sendall(get(fense, "/accounts/usage", version))
-            with pytest.raises(ConnectionResetError):
-                read_on(sock, received)
-        assert not received.endswith(b"0\r\n\r\n")
-        assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
-        fense.create_account()  # no reader keeps a writer out
-    finally:
-        models.totals.cache_clear()
+    for _ in range(3):
+        fense.create_account()
+    yield fense
+    models.totals.cache_clear()
 
 
-def test_a_write_is_done_before_its_delay(seeded, seeded_api):
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_truncate_cuts_a_streamed_response(in_pieces, version):
+    fense = in_pieces
+    fense.fail(drop="truncate", after=True, path="/accounts/usage")
+    received = bytearray()
+    with connect(port_of(fense)) as sock:
+        sock.sendall(get(fense, "/accounts/usage", version))
+        with pytest.raises(ConnectionResetError):
+            read_on(sock, received)
+    assert not received.endswith(b"0\r\n\r\n")
+    assert call_standin(fense, "GET", "/accounts/usage")[0] == 200
+    fense.create_account()  # no reader keeps a writer out
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_response_in_pieces_is_dropped_as_any_other(in_pieces, version):
+    in_pieces.fail(drop="empty", after=True)
+    with connect(port_of(in_pieces)) as sock:
+        sock.sendall(get(in_pieces, "/accounts/usage", version))
+        assert sock.recv(1) == b""  # and no reset
+    in_pieces.fail(drop="reset", after=True)
+    with connect(port_of(in_pieces)) as sock:
+        sock.sendall(get(in_pieces, "/accounts/usage", version))
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+
+def test_a_write_is_saved_before_its_delay(seeded, seeded_api):
     seeded.fail(delay_ms=300, after=True, method="POST")
     began = time.monotonic()
     answer = seeded_api.post("/accounts/1", {"name": "Late"})
@@ -115,7 +138,7 @@ def test_a_write_is_done_before_its_delay(seeded, seeded_api):
     assert journal(seeded)[0] == ("POST", 200, 1, 200)
 
 
-def test_a_client_that_gives_up_finds_its_write_done(fense):
+def test_a_write_is_saved_although_its_client_gave_up(fense):
     fense.create_account(name="Acme Ltd")
     fense.fail(delay_ms=600_000, after=True, method="POST")
     with pytest.raises(TimeoutError):
@@ -129,7 +152,7 @@ HTML = "<h1>502 Bad Gateway · nginx</h1>"
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_gateways_page_is_sent_as_it_is(fense, after):
+def test_a_gateways_error_page_is_sent_unchanged(fense, after):
     fense.fail(502, body=HTML, content_type="text/html; charset=utf-8", after=after, times=2)
     for method in ("GET", "HEAD"):
         status, headers, body = call_standin(fense, method, "/accounts/usage")
@@ -139,7 +162,7 @@ def test_a_gateways_page_is_sent_as_it_is(fense, after):
     assert fense.requests()[0]["response"] == HTML
 
 
-def test_a_body_may_be_empty_and_is_text_unless_told(fense):
+def test_a_body_may_be_empty_and_is_plain_text_by_default(fense):
     fense.fail(504, body="")
     status, headers, body = call_standin(fense, "GET", "/accounts/1")
     assert (status, body) == (504, b"")
@@ -152,7 +175,7 @@ def test_a_key_in_a_body_is_masked_in_the_journal(seeded, seeded_api):
     assert seeded.master_key not in json.dumps(seeded.requests())
 
 
-def test_a_fault_may_set_what_the_service_sets(fense):
+def test_a_fault_may_replace_headers_of_the_service(fense):
     wanted = {
         "Cache-Control": "max-age=60",
         "Keep-Alive": "timeout=1",
@@ -176,7 +199,7 @@ def test_the_third_page_fails(seeded, seeded_api):
     assert [seeded_api.get("/accounts/1").status for _ in range(4)] == [200, 200, 503, 200]
 
 
-def test_a_skipped_request_can_meet_a_younger_fault(seeded, seeded_api):
+def test_a_newer_fault_applies_to_a_skipped_request(seeded, seeded_api):
     seeded.fail(503, skip=1, times=0)
     seeded.fail(500, times=2)
     assert [seeded_api.get("/accounts/1").status for _ in range(3)] == [500, 503, 503]
@@ -234,7 +257,7 @@ def test_an_invalid_fault_is_rejected_and_not_armed(seeded_api, sent, field):
     assert seeded_api.get("/_standin/faults").body == {"faults": []}
 
 
-def test_what_was_sent_comes_back(seeded_api):
+def test_an_armed_fault_is_returned_as_sent(seeded_api):
     sent = {
         "status": 502,
         "after": True,
@@ -248,7 +271,7 @@ def test_what_was_sent_comes_back(seeded_api):
     assert (answer.status, answer.body) == (201, {"id": 1, **sent, "times": 1, "used": 0})
 
 
-def test_an_account_is_there_after_an_empty_drop(fense):
+def test_an_account_exists_after_an_empty_drop(fense):
     fense.fail(drop="empty", after=True, method="POST")
     with pytest.raises(http.client.RemoteDisconnected):
         call_standin(fense, "POST", "/accounts", account_fields())

@@ -9,7 +9,7 @@ import re
 import threading
 
 import pytest
-from conftest import SEED
+from conftest import SEED, Api
 
 from fense_admin.standin import StandIn
 from fense_admin.standin.page.forms import FORMS
@@ -19,9 +19,17 @@ pytestmark = pytest.mark.slow
 PATHS = ["accounts/create", "accounts/1/change", "accounts/1/lookups", "faults/arm"]
 PATHS += ["faults/1/disarm", "faults/disarm-all", "requests/clear", "clock/stop", "clock/move"]
 PATHS += ["clock/release", "reset", "state/load", "state/demo", "instances/create"]
-PATHS += ["instances/{instance}/end"]
+PATHS += ["instances/{instance}/end", "requests/again/{number}/send"]
+PATHS += ["requests/corrected/{number}/send", "documentation/api/createAccount/try"]
+PATHS += ["documentation/control-plane/armFault/try"]
 VALUES = {"name": "Evil", "email": "e@evil.example", "api_key": "sk_evil_0001", "status": "503"}
-VALUES |= {"now": "2026-11-30T00:00:00Z", "lookups": "5", "advance_seconds": "5", "token": "x" * 32}
+VALUES |= {
+    "now": "2026-11-30T00:00:00Z",
+    "lookups": "5",
+    "advance_seconds": "5",
+    "again": "1",
+    "token": "x" * 32,
+}
 # What a page can try, with the URL of the stand-in. Each returns what the page has learned.
 ATTACKS = """
 async (root, paths, values, token) => {
@@ -130,7 +138,7 @@ def elsewhere():
 
 
 def test_every_form_is_tried():
-    tried = [path.format(instance="0" * 16) for path in PATHS]
+    tried = [path.format(instance="0" * 16, number=1) for path in PATHS]
     assert all(any(re.fullmatch(pattern, path) for path in tried) for pattern in FORMS)
 
 
@@ -141,6 +149,7 @@ def test_a_page_of_another_origin_does_and_learns_nothing(browser, elsewhere, ho
         instance = fense.app.new_instance(fense.app.seed)
         fense.app.instances.add(instance)
         fense.fail(503, path="/accounts/7")
+        Api(fense.app, key, None).post("/accounts/1", {"nmae": "Acme"})
         fense.app.clock.stop("2026-11-15T12:00:00Z")
         context = browser.new_context(http_credentials={"username": "me", "password": key})
         context.set_default_timeout(120_000)
@@ -154,7 +163,8 @@ def test_a_page_of_another_origin_does_and_learns_nothing(browser, elsewhere, ho
             "response",
             lambda got: statuses.add(got.status) if fense.standin_url in got.url else None,
         )
-        paths = [path.format(instance=instance.id) for path in PATHS]
+        number = fense.app.journal[0].number
+        paths = [path.format(instance=instance.id, number=number) for path in PATHS]
         sent = [fense.standin_url, paths, VALUES, fense.app.guard.token]
         learned = page.evaluate(f"({ATTACKS})(...{json.dumps(sent)})")
         found = {}

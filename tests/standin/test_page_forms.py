@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +16,7 @@ from webtest.forms import Checkbox
 
 from fense_admin import rules
 from fense_admin.standin import StandIn, demo
+from fense_admin.standin.control import ControlPlane
 from fense_admin.standin.faults import FAULT_RULES
 from fense_admin.standin.page.forms import FORMS
 
@@ -320,6 +322,24 @@ def test_the_forms_have_each_field_of_an_account_in_its_kind(page):
         for name, rule in names.items():
             is_switch = rule is rules.check_flag
             assert isinstance(form[name], Checkbox) == is_switch, name
+
+
+@pytest.mark.slow
+def test_forms_write_to_a_database_server_too(postgresql, make_app):
+    plane = ControlPlane(make_app(postgresql.empty(), master_key=DEVELOPMENT_KEY), DEVELOPMENT_KEY)
+    page = Page(SimpleNamespace(app=plane))
+    page.send("page/accounts", "accounts/create", name="Acme", email="a@b")
+    page.send("page/accounts/1", "accounts/1/change", suppress_billing=True)
+    page.send(
+        "page/accounts/1", "accounts/1/lookups", date="2026-11-01", last="2026-11-03", lookups="2"
+    )
+    (account,) = page.open("page/service").click("Save it as a file").json["accounts"]
+    assert (account["suppress_billing"], sum(account["usage"].values())) == (True, 6)
+    refused = page.send("page/accounts/1", "accounts/1/change", name="")
+    assert "name" in beside(refused)[0]
+    question = page.open("page/service").click("Reset")
+    assert done(page.follow(question.form.submit())) == "The stand-in was reset."
+    assert page.open("page/state.json").json == {"accounts": []}
 
 
 # --- What a form refuses -------------------------------------------------------------------------
@@ -637,24 +657,23 @@ def test_a_link_puts_no_words_of_its_own_on_the_page(page, done):
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body"),
+    ("content_type", "body", "status"),
     [
-        ("application/json", b'{"status": 503}'),
-        ("text/plain", b"status=503"),
-        ("application/x-www-form-urlencoded", b"\xff\xfe"),
-        ("application/x-www-form-urlencoded", b"&a=" * 5_000),
-        ("multipart/form-data; boundary=b", b"--b\r\n" * 10_000),
-        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data\r\n\r\n\x80\r\n--b--"),
-        ("multipart/form-data", b"--\r\n\r\n--"),
-        ("", b""),
+        ("application/json", b'{"status": 503}', 403),
+        ("text/plain", b"status=503", 403),
+        ("application/x-www-form-urlencoded", b"\xff\xfe", 400),
+        ("application/x-www-form-urlencoded", b"&a=" * 5_000, 400),
+        ("multipart/form-data; boundary=b", b"--b\r\n" * 10_000, 403),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data\r\n\r\n\x80\r\n--b--", 403),
+        ("multipart/form-data", b"--\r\n\r\n--", 403),
+        ("", b"", 403),
     ],
 )  # fmt: skip
-def test_what_is_no_form_of_the_page_is_refused(page, content_type, body):
+def test_what_is_no_form_of_the_page_is_refused(page, content_type, body, status):
     headers = {"Content-Type": content_type}
-    url = "/_standin/page/faults/arm"
-    answer = page.browser.post(url, body, headers, expect_errors=True)
-    assert answer.status_int in (400, 403)
+    answer = page.browser.post("/_standin/page/faults/arm", body, headers, status=status)
     assert list(answer.json) == ["error"]
+    assert page.api.call("PUT", "/_standin/page/faults/arm", body).status == 405
 
 
 HOSTILE = "</textarea><script>alert(1)</script>\"'>&amp;\u202e\u200b{{1}}%(x)s"

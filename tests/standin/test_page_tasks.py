@@ -200,7 +200,7 @@ def test_a_refusal_stands_next_to_its_field(person, fense, name):
         message = page.locator("label").filter(has=page.locator(f"[name={field.get_attribute('name')}]")).locator(".blame")  # fmt: skip
         expect(message).to_be_visible()
         where, what = message.bounding_box(), field.bounding_box()
-        assert 0 <= where["y"] - what["y"] - what["height"] < 30
+        assert 0 <= what["y"] - where["y"] - where["height"] < 10
         assert abs(where["x"] - what["x"]) < 30
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("window.ran") is None

@@ -188,7 +188,7 @@ def test_a_failed_test_shows_its_requests_and_the_faults_that_were_never_used(tm
     assert output.count("requests to fense") == 1
 
 
-def test_a_report_is_had_however_the_fixture_was_asked_for_and_of_no_other(tmp_path):
+def test_a_report_is_shown_for_every_use_of_the_fixture_and_no_other_test(tmp_path):
     (tmp_path / "test_suite.py").write_text(textwrap.dedent(OTHERS))
     output = run_pytest(tmp_path)
     assert "3 failed, 1 error" in output
@@ -196,7 +196,7 @@ def test_a_report_is_had_however_the_fixture_was_asked_for_and_of_no_other(tmp_p
     assert output.count("requests to fense") == 2
 
 
-def test_loading_the_plugin_needs_nothing_of_pytest_that_is_new(monkeypatch):
+def test_the_plugin_loads_in_an_old_pytest(monkeypatch):
     """It is loaded in every run of an environment, with whatever pytest is installed there."""
     old = types.SimpleNamespace(fixture=pytest.fixture, hookimpl=pytest.hookimpl)
     monkeypatch.setitem(sys.modules, "pytest", old)
@@ -205,7 +205,7 @@ def test_loading_the_plugin_needs_nothing_of_pytest_that_is_new(monkeypatch):
 
 @pytest.mark.needs("pip")
 @pytest.mark.slow
-def test_an_old_pytest_runs_other_peoples_tests_and_has_the_fixtures(tmp_path):
+def test_an_old_pytest_runs_other_tests_and_has_the_fixtures(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--target", tmp_path / "old"]
     installed = subprocess.run([*pip, "pytest==6.2.5"], capture_output=True, text=True, timeout=100)
     if "No matching distribution" in installed.stderr:

@@ -24,7 +24,7 @@ from fense_admin import __version__, standin
 from fense_admin.standin import StandIn
 
 
-def test_every_answer_says_that_it_is_none_of_fenses(seeded_api):
+def test_every_response_has_the_stand_ins_header(seeded_api):
     for method, path, key in (
         ("GET", "/accounts/1", MASTER_KEY),
         ("GET", "/accounts/1", None),
@@ -39,7 +39,7 @@ def test_every_answer_says_that_it_is_none_of_fenses(seeded_api):
         assert answer.headers["X-Standin"] == f"fense-admin/{__version__}"
 
 
-def test_a_half_sent_request_and_an_unread_answer_do_not_hold_up_the_end(monkeypatch):
+def test_incomplete_requests_and_unread_responses_do_not_delay_the_end(monkeypatch):
     monkeypatch.setattr(standin, "STOP_TIMEOUT", 0.2)
     with contextlib.ExitStack() as stack, StandIn() as fense:
         fense.load({"accounts": [account_fields(name="x" * 255) for _ in range(3_000)]})
@@ -55,14 +55,14 @@ def test_a_half_sent_request_and_an_unread_answer_do_not_hold_up_the_end(monkeyp
     assert time.monotonic() - began < 2
 
 
-def test_what_waitress_itself_refuses_bears_the_mark_too(fense):
+def test_errors_of_the_server_have_the_stand_ins_header(fense):
     host, port = fense.url[7:].split(":")
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(b"nonsense\r\n\r\n")
         assert f"X-Standin: fense-admin/{__version__}".encode() in sock.recv(10_000)
 
 
-def test_it_tells_where_it_is_and_how_to_get_in():
+def test_it_has_its_url_and_keys():
     keys = {"master_key": "a-master-key", "service_key": "a-service-key"}
     with StandIn(prefix="admin", **keys) as fense:
         assert fense.url == f"http://127.0.0.1:{fense.url.split(':')[2].split('/')[0]}/admin"
@@ -74,7 +74,7 @@ def test_it_tells_where_it_is_and_how_to_get_in():
         assert fense.url == "http://localhost/admin"
 
 
-def test_an_account_is_made_of_what_is_given_and_made_up_for_the_rest():
+def test_missing_fields_of_an_account_are_generated():
     with StandIn(serve=False) as fense:
         one = fense.create_account()
         two = fense.create_account(name=" Acme ", is_active=False, suppress_billing=True)
@@ -100,7 +100,7 @@ def test_an_account_is_made_of_what_is_given_and_made_up_for_the_rest():
         assert fense.requests() == []
 
 
-def test_lookups_are_recorded_past_faults_and_journal():
+def test_record_lookups_bypasses_faults_and_journal():
     with StandIn(serve=False) as fense:
         fense.fail(503, times=0)
         number = fense.create_account()["fense_account_id"]
@@ -119,7 +119,7 @@ def test_lookups_are_recorded_past_faults_and_journal():
         assert fense.requests() == []
 
 
-def test_lookups_are_recorded_for_a_day_or_for_each_of_a_range(seeded):
+def test_lookups_are_recorded_for_a_day_or_a_range(seeded):
     seeded.set_clock("2026-03-02T12:00:00Z")
     day = datetime.date
     for date, days in (
@@ -161,18 +161,18 @@ BACKWARDS = "must be a range: its first day must not be after its last"
     ],
     ids=str,
 )
-def test_a_day_or_a_range_that_is_none_records_nothing(seeded, date, message):
+def test_an_invalid_day_or_range_records_nothing(seeded, date, message):
     with pytest.raises(ValueError, match=message):
         seeded.record_lookups(7, 3, date)
     assert seeded.state()["accounts"][1]["usage"] == {}
 
 
-def test_a_number_of_days_that_python_does_not_print_is_refused_as_any_other(seeded):
+def test_a_number_of_days_too_large_to_print_is_rejected(seeded):
     with pytest.raises(ValueError, match="must be a valid date"):
         seeded.record_lookups(7, 3, -(10**5000))
 
 
-def test_a_range_is_recorded_whole_or_not_at_all(seeded):
+def test_a_range_is_recorded_completely_or_not_at_all(seeded):
     seeded.record_lookups(7, 10**12, "2026-03-02")
     with pytest.raises(
         ValueError, match="would exceed the daily maximum of 1000000000000 on 2026-03-02"
@@ -194,7 +194,7 @@ def test_requests_and_faults_are_copies(seeded, seeded_api):
     assert seeded.faults() == [{"id": 1, "status": 503, "path": "/nowhere", "times": 1, "used": 0}]
 
 
-def test_nothing_that_a_test_changes_stays_changed(seeded, seeded_api):
+def test_a_reset_undoes_every_change_of_a_test(seeded, seeded_api):
     with pytest.raises(TypeError):
         seeded.headers["x-api-key"] = "wrong"
     assert seeded.headers | {"x-api-key": "wrong"} != seeded.headers
@@ -207,7 +207,7 @@ def test_nothing_that_a_test_changes_stays_changed(seeded, seeded_api):
     assert seeded_api.get("/accounts/1").headers["Retry-After"] == "1"
 
 
-def test_a_state_is_loaded_and_given_back(tmp_path):
+def test_a_state_is_loaded_and_returned(tmp_path):
     state = {"accounts": [account_fields(usage={"2026-11-01": 5})]}
     file = tmp_path / "state.json"
     file.write_text(json.dumps(state))
@@ -226,7 +226,7 @@ def test_a_state_is_loaded_and_given_back(tmp_path):
         assert [account["usage"] for account in fense.state()["accounts"]] == [{"2026-11-01": 5}]
 
 
-def test_a_bad_seed_key_or_prefix_is_refused(tmp_path):
+def test_an_invalid_seed_key_or_prefix_is_rejected(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     for arguments, message in (
         ({"seed": {"accounts": [{"name": 1}]}}, r"accounts\[0\]\.name must be a string"),
@@ -256,7 +256,7 @@ def test_a_seed_may_begin_with_a_byte_order_mark(tmp_path):
         assert fense.state()["accounts"][0]["usage"] == other.state()["accounts"][0]["usage"] != {}
 
 
-def test_two_of_them_never_see_each_others_data():
+def test_two_stand_ins_never_see_each_others_data():
     with StandIn() as one, StandIn() as two:
         one.create_account(name="One")
         one.fail(503)
@@ -338,7 +338,7 @@ print("fine")
     [pytest.param(FORK, marks=pytest.mark.needs("fork")), NEVER_LEFT, NESTED, RANDOM],
     ids=["fork", "left", "nested", "random"],
 )
-def test_a_stand_in_minds_its_own_business(script):
+def test_a_stand_in_does_not_affect_an_application_that_calls_it(script):
     result = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PYTHONPATH": WITHOUT_DRIVER},
@@ -349,7 +349,7 @@ def test_a_stand_in_minds_its_own_business(script):
     assert (result.stdout, result.stderr, result.returncode) == ("fine\n", "", 0)
 
 
-def test_a_stand_in_that_is_left_twice_touches_no_other_file(tmp_path):
+def test_leaving_a_stand_in_twice_touches_no_other_file(tmp_path):
     fense = StandIn().__enter__()
     fense.__exit__()
     with open(tmp_path / "mine", "wb"), open(tmp_path / "more", "wb"):
@@ -358,6 +358,6 @@ def test_a_stand_in_that_is_left_twice_touches_no_other_file(tmp_path):
     assert (tmp_path / "mine").read_bytes() + (tmp_path / "more").read_bytes() == b""
 
 
-def test_a_stand_in_is_entered_once():
+def test_a_stand_in_can_be_entered_only_once():
     with StandIn(serve=False) as fense, pytest.raises(RuntimeError, match="create another one"):
         fense.__enter__()

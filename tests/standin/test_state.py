@@ -13,7 +13,7 @@ from fense_admin.standin import StandIn
 from fense_admin.standin.control import ControlPlane
 
 
-def test_a_state_is_read_back_whole_in_order_of_id(seeded, seeded_api):
+def test_a_state_is_returned_completely_in_id_order(seeded, seeded_api):
     answer = seeded_api.get("/_standin/state")
     first, second = answer.body["accounts"]
     assert len(first.pop("api_key_sha256")) == 64
@@ -31,7 +31,7 @@ def test_a_state_is_read_back_whole_in_order_of_id(seeded, seeded_api):
     assert seeded.state() == answer.body | {"accounts": [seeded.state()["accounts"][0], second]}
 
 
-def test_what_is_read_may_be_put_and_is_the_same_then(seeded_api):
+def test_a_returned_state_can_be_put_and_is_then_the_same(seeded_api):
     def get():
         return seeded_api.client.get("/_standin/state", headers={"x-api-key": MASTER_KEY}).body
 
@@ -103,14 +103,14 @@ def test_a_state_takes_a_few_times_its_size_in_memory(start):
         b'"name": "2", "email": "a@b", "usage": {"2026-11-01": 1000.0}}]}',
     ],
 )
-def test_a_state_may_be_written_in_any_way(seeded_api, raw):
+def test_the_formatting_of_a_state_does_not_matter(seeded_api, raw):
     answer = seeded_api.call("PUT", "/_standin/state", raw)
     assert answer.status == 200
     assert [account["name"] for account in answer.body["accounts"]] == ["1", "2"]
     assert [account["usage"] for account in answer.body["accounts"]] == [{}, {"2026-11-01": 1000}]
 
 
-def test_ids_that_are_left_out_follow_the_highest_so_far(seeded_api):
+def test_missing_ids_follow_the_highest_so_far(seeded_api):
     ids = [None, 5, None, 3, None]
     accounts = [
         account_fields() | ({} if number is None else {"fense_account_id": number})
@@ -142,7 +142,7 @@ def test_a_day_of_no_lookups_is_not_kept(seeded_api):
     assert answer.body["accounts"][0]["usage"] == {"2026-11-02": 10**12}
 
 
-def test_times_may_be_told(seeded_api):
+def test_a_state_may_set_times(seeded_api):
     times = {"created_at": "2020-02-29T00:00:00Z", "updated_at": "2021-12-31T23:59:59Z"}
     answer = seeded_api.call("PUT", "/_standin/state", {"accounts": [account_fields(**times)]})
     assert answer.body["accounts"][0].items() >= times.items()
@@ -187,7 +187,7 @@ BAD_ACCOUNTS = [
 
 
 @pytest.mark.parametrize(("change", "faults"), BAD_ACCOUNTS, ids=str)
-def test_a_bad_account_in_a_state_is_named_by_its_place(seeded, seeded_api, change, faults):
+def test_errors_in_a_state_have_a_path(seeded, seeded_api, change, faults):
     account = {k: v for k, v in (account_fields() | change).items() if v is not ...}
     state = {"accounts": [account_fields(), account_fields(), account, account_fields()]}
     places = [(f"accounts[2].{name}", message) for name, message in faults]
@@ -217,7 +217,7 @@ def test_days_before_today_count_from_the_day_of_the_load(seeded, seeded_api):
     assert (usage["2026-02-28"], usage["2026-03-01"], usage["2026-01-01"]) == (12, 11, 5)
 
 
-def test_a_day_under_two_names_is_named_at_the_second(seeded, seeded_api):
+def test_the_second_name_of_a_day_is_reported(seeded, seeded_api):
     seeded.set_clock("2026-03-01T00:00:00Z")
     state = {"accounts": [account_fields(usage={"2026-02-28": 1, "-1": 2})]}
     answer = seeded_api.call("PUT", "/_standin/state", state)
@@ -225,7 +225,7 @@ def test_a_day_under_two_names_is_named_at_the_second(seeded, seeded_api):
     assert (answer.status, answer.body) == (400, refusal(fault))
 
 
-def test_two_accounts_with_one_id_or_one_key_are_told_at_the_second(seeded_api):
+def test_the_second_account_with_an_id_or_a_key_is_reported(seeded_api):
     one, two = account_fields(fense_account_id=2), account_fields()
     state = {
         "accounts": [two, one, one | {"fense_account_id": 3}, account_fields(fense_account_id=1)]
@@ -254,7 +254,7 @@ def test_two_accounts_with_one_id_or_one_key_are_told_at_the_second(seeded_api):
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_what_is_no_state_changes_nothing(seeded_api, raw, message):
+def test_an_invalid_state_changes_nothing(seeded_api, raw, message):
     before = state_and_faults(seeded_api)
     answer = seeded_api.call("PUT", "/_standin/state", raw)
     assert answer.status == 400
@@ -299,7 +299,7 @@ WHOLE = "must be a whole number from -9223372036854775808 to 9223372036854775807
     ],
     ids=str,
 )  # fmt: skip
-def test_a_bad_entry_anywhere_records_none(seeded_api, entry, status, faults):
+def test_an_invalid_entry_records_nothing(seeded_api, entry, status, faults):
     good = {"fense_account_id": 1, "date": "2026-11-01", "lookups": 1}
     bad = {k: v for k, v in (good | entry).items() if v is not ...}
     expected = refusal(*((f"[2].{field}", message) for field, message in faults))
@@ -311,7 +311,7 @@ def test_a_bad_entry_anywhere_records_none(seeded_api, entry, status, faults):
 
 
 @pytest.mark.parametrize("raw", [b"{}", b"[1]", b"[[]]", b"null", b"", b"[{}]", b"x", b"[NaN]"])
-def test_what_is_no_list_of_lookups_records_none(seeded_api, raw):
+def test_an_invalid_list_of_lookups_records_nothing(seeded_api, raw):
     before = state_and_faults(seeded_api)
     assert seeded_api.post("/_standin/usage", raw).status == 400
     assert state_and_faults(seeded_api) == before
@@ -346,7 +346,7 @@ def test_without_a_seed_a_reset_leaves_nothing():
         assert fense.create_account()["fense_account_id"] == 1
 
 
-def test_a_bad_number_goes_before_an_unknown_account(seeded, seeded_api):
+def test_an_invalid_number_is_reported_before_an_unknown_account(seeded, seeded_api):
     number = seeded.create_account()["fense_account_id"]
     seeded.record_lookups(number, 10**12, "2026-11-01")
     rows = [

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import threading
 import time
 import urllib.parse
@@ -16,11 +17,16 @@ from conftest import (
     connect,
     in_background,
     port_of,
+    read_all,
+    statuses,
     wait_until,
 )
 
 from fense_admin.serving.workers import Workers
+from fense_admin.settings import Limits
 from fense_admin.standin import StandIn, waits
+from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
+from fense_admin.standin.waits import Journal
 
 LIST = "/_standin/requests"
 
@@ -75,7 +81,7 @@ def test_requests_are_found(asked, query, expected):
         ("?count=1&count=2", "count"),
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused(seeded_api, query, field):
+def test_an_invalid_query_is_rejected(seeded_api, query, field):
     answer = seeded_api.get(LIST + query)
     assert answer.status == 400
     assert [it["field"] for it in answer.body["error"]["details"]] == [field]
@@ -103,7 +109,7 @@ def wait_for(fense, query, timeout=TIMEOUT):
     return result
 
 
-def test_a_wait_ends_once_they_have_been_answered(fense):
+def test_a_wait_ends_when_the_requests_are_answered(fense):
     result = wait_for(fense, "method=POST&path=/accounts&count=2&wait_ms=60000")
     call_standin(fense, "GET", "/accounts/usage")
     for _ in range(2):
@@ -122,7 +128,7 @@ def test_a_dropped_request_counts(fense):
     assert result()[1]["requests"][0]["handled"] == 201
 
 
-def test_a_wait_ends_with_the_time_and_what_there_is(fense):
+def test_a_wait_ends_after_its_time_with_the_requests_so_far(fense):
     call_standin(fense, "GET", "/accounts/usage")
     began = time.monotonic()
     status, _, raw = call_standin(fense, "GET", f"{LIST}?count=2&wait_ms=300")
@@ -130,7 +136,7 @@ def test_a_wait_ends_with_the_time_and_what_there_is(fense):
     assert time.monotonic() - began >= 0.3
 
 
-def test_a_cleared_journal_counts_anew(fense):
+def test_a_wait_counts_from_zero_after_the_journal_is_cleared(fense):
     call_standin(fense, "GET", "/accounts/1")
     result = wait_for(fense, "count=2&wait_ms=60000")
     call_standin(fense, "DELETE", LIST)
@@ -151,7 +157,40 @@ def test_a_reset_and_a_stop_end_a_wait(how):
     assert result()[0] == 200
 
 
-def test_an_instance_that_ends_ends_its_waits(fense):
+def test_a_wait_that_begins_during_a_stop_ends_at_once():
+    with StandIn() as fense:
+        one = f"GET {LIST}?wait_ms=60000 HTTP/1.1\r\nHost: localhost\r\nx-api-key: {fense.master_key}\r\n\r\n"
+        with connect(port_of(fense)) as sock:
+            sock.sendall(2 * one.encode())
+            wait_until(lambda: fense.app.journal._waits)
+            fense.__exit__()
+            assert statuses(read_all(sock)) == [200, 200]
+
+
+def test_a_stop_ends_a_wait_in_process():
+    with StandIn(serve=False) as fense:
+
+        def end():
+            wait_until(lambda: fense.app.journal._waits)
+            fense.__exit__()
+
+        began = time.monotonic()
+        with in_background(end), pytest.raises(TimeoutError):
+            fense.wait_for_requests(timeout=10)
+        assert time.monotonic() - began < 5
+
+
+def test_a_request_that_the_journal_has_dropped_since_counts(fense, monkeypatch):
+    journal = Journal()
+    monkeypatch.setattr(fense.app, "journal", journal)
+    result = wait_for(fense, "method=POST&count=2&wait_ms=10000")
+    call_standin(fense, "POST", "/accounts/1", {})
+    journal.extend([Entry(path="/", method="GET") for _ in range(JOURNAL_LENGTH)])
+    call_standin(fense, "POST", "/accounts/2", {})
+    assert [it["path"] for it in result()[1]["requests"]] == ["/accounts/1", "/accounts/2"]
+
+
+def test_the_end_of_an_instance_ends_its_waits(fense):
     made = json.loads(call_standin(fense, "POST", "/_standin/instances")[2])
     path = f"/_standin/instances/{made['id']}"
     outcome = []
@@ -181,7 +220,15 @@ def test_the_path_is_that_within_an_instance(seeded_api):
     assert entry["path"] == f"{root}/accounts/1"
 
 
-def test_a_request_that_was_forgotten_in_flight_is_not_counted(fense):
+def test_a_path_is_compared_as_that_of_a_fault():
+    with StandIn(prefix="/admin") as fense:
+        fense.fail(500, path="/accounts/1")
+        assert call_standin(fense, "GET", "/%61dmin/accounts/%31")[0] == 500
+        (entry,) = fense.wait_for_requests(path="/accounts/1", timeout=0)
+        assert entry["path"] == "/%61dmin/accounts/%31"
+
+
+def test_a_request_cleared_in_flight_is_not_counted(fense):
     fense.fail(delay_ms=600_000)
     with in_background(lambda: call_standin(fense, "GET", "/accounts/1"), stop=fense.disarm):
         wait_until(lambda: len(fense.app.journal) == 1)
@@ -191,7 +238,7 @@ def test_a_request_that_was_forgotten_in_flight_is_not_counted(fense):
     assert [it["path"] for it in result()[1]["requests"]] == ["/accounts/2"]
 
 
-def test_a_wait_of_a_client_that_has_gone_ends(fense):
+def test_a_wait_ends_when_its_client_disconnects(fense):
     with connect(port_of(fense)) as sock:
         key = fense.master_key
         sock.sendall(
@@ -201,7 +248,7 @@ def test_a_wait_of_a_client_that_has_gone_ends(fense):
     wait_until(lambda: not fense.app.journal._waits)
 
 
-def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
+def test_a_hundred_waits_block_nobody_and_one_more_is_rejected(fense):
     results = [wait_for(fense, "status=500&wait_ms=60000") for _ in range(waits.MAX_WAITS)]
     wait_until(lambda: len(fense.app.journal._waits) == waits.MAX_WAITS)
     began = time.monotonic()
@@ -214,6 +261,11 @@ def test_a_hundred_waits_hold_nobody_up_and_one_more_is_refused(fense):
     call_standin(fense, "GET", "/accounts/usage")
     assert {result()[0] for result in results} == {200}
     assert fense.app.journal._waits == []
+
+
+def test_however_much_waits_connections_are_left_for_the_control_plane():
+    limits = Limits()
+    assert limits.waiting + waits.MAX_WAITS + waits.MOST_PAGES <= limits.connections - 20
 
 
 def test_a_request_that_waits_slows_no_other_down(fense, monkeypatch):
@@ -230,7 +282,7 @@ def test_a_request_that_waits_slows_no_other_down(fense, monkeypatch):
 # --- In Python -------------------------------------------------------------------------------------
 
 
-def test_requests_are_waited_for_in_python(fense):
+def test_python_waits_for_requests(fense):
     def create():
         for _ in range(2):
             call_standin(fense, "POST", "/accounts", account_fields())
@@ -243,7 +295,7 @@ def test_requests_are_waited_for_in_python(fense):
     assert fense.wait_for_requests(status="2xx", timeout=0)[0]["status"] == 201
 
 
-def test_what_came_instead_is_told(fense):
+def test_a_timeout_lists_the_requests_received(fense):
     call_standin(fense, "GET", "/accounts/7")
     with pytest.raises(TimeoutError) as raised:
         fense.wait_for_requests("POST", "/accounts/*", count=2, timeout=0.1)
@@ -255,8 +307,24 @@ def test_what_came_instead_is_told(fense):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"method": ""}, {"path": "x"}, {"status": 99}, {"count": 0}, {"count": 1.5}],
+    [
+        *({"method": it} for it in ("", 5, b"GET")),
+        *({"path": it} for it in ("x", b"/x")),
+        *({"status": it} for it in (99, True, 404.0)),
+        *({"count": it} for it in (0, 1.5, None, True)),
+        *({"timeout": it} for it in (None, -1, True, "1", math.nan, math.inf, 10**400)),
+    ],
+    ids=lambda it: str(it)[:40],
 )
-def test_an_argument_that_makes_no_sense_is_a_value_error(fense, arguments):
+def test_an_invalid_argument_is_a_value_error(fense, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        fense.wait_for_requests(timeout=0, **arguments)
+        fense.wait_for_requests(**{"timeout": 0} | arguments)
+
+
+def test_what_was_waited_for_is_told_with_its_status_and_how_long_it_took(fense):
+    with (
+        in_background(lambda: wait_until(lambda: fense.app.journal._waits) or fense.reset()),
+        pytest.raises(TimeoutError, match=r"^0 of 1 arrived in \S+ s \(POST 2xx\)") as raised,
+    ):
+        fense.wait_for_requests("POST", status="2xx", timeout=60)
+    assert "in 60 s" not in str(raised.value)  # the reset ended it before
