@@ -133,10 +133,10 @@ def corrected(entry: Entry, values: Values) -> tuple[Values, str]:
         query = entry["query"] and f"?{entry['query']}"
         return values | {"path": guess[1].removeprefix(mount_point()) + query}, guess[1]
     names = []
-    for name, message in entry.details:
+    for name, _ in entry.details:
         told = f"{printable(name)} {NOT_ACCEPTED}; did you mean "
         meant = entry.reason.partition(told)[2].partition("?")[0]
-        if message == NOT_ACCEPTED and meant and f'"{meant}"' not in values["body"]:
+        if meant and f'"{meant}"' not in values["body"]:
             path, mark, query = values["path"].partition("?")
             query = "&".join(renamed(pair, name, meant) for pair in query.split("&"))
             key = f'"{re.escape(name)}"(?=\\s*:)'

@@ -291,7 +291,7 @@ CORRECTED = {
                    "name, is_active", "/accounts/1", b'{"name": "A", "is_active": true}'),
     "a pattern": ("POST", "/accounts/1", b'{"suppress_billing(": true}', {},
                   "suppress_billing", "/accounts/1", b'{"suppress_billing": true}'),
-    "a parameter": ("GET", "/accounts/usage?end_dat%65=2026-11-30&star_date=2026-11-01", b"", {},
+    "a parameter": ("GET", "/accounts/usage?end_dat%65=2026-11-30&star%5Fdate=2026-11-01", b"", {},
                     "start_date", "/accounts/usage?end_dat%65=2026-11-30&start_date=2026-11-01", b""),
     "a path": ("GET", "/acounts/1?", b"", {}, "/accounts/1", "/accounts/1", b""),
 }  # fmt: skip
