@@ -12,13 +12,6 @@ RUN python3 -m venv --without-pip /fense-admin \
  && $install --constraint /source/release/postgresql.txt "/source$EXTRAS"
 
 FROM $BASE
-# `make image` sets these two.
-ARG VERSION=unknown
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title=fense-admin \
-      org.opencontainers.image.version=$VERSION \
-      org.opencontainers.image.revision=$REVISION \
-      org.opencontainers.image.licenses=MIT
 COPY --from=build /fense-admin /fense-admin
 # Group 0 may write to it, too: OpenShift runs an image as an arbitrary user of that group.
 RUN mkdir /data && chown 10001:0 /data && chmod 770 /data
@@ -30,3 +23,10 @@ ENV PATH=/fense-admin/bin:$PATH FENSE_ADMIN_HOST=0.0.0.0
 EXPOSE 8642
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["fense-admin", "health"]
 ENTRYPOINT ["fense-admin"]
+# `make image` sets these two.
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title=fense-admin \
+      org.opencontainers.image.version=$VERSION \
+      org.opencontainers.image.revision=$REVISION \
+      org.opencontainers.image.licenses=MIT

@@ -41,7 +41,7 @@ from fense_admin.settings import Limits
 if TYPE_CHECKING:
     from fense_admin import shapes
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 Handlers = Mapping[str, Callable[..., Any]]  # by method
 StartResponse = Callable[..., Any]  # WSGI's
@@ -425,7 +425,7 @@ def create_app(
     public_url: str = "",
     limits: Limits | None = None,
 ) -> Application:
-    """Return a WSGI application with a database of its own; `close()` it when done.
+    """Return a WSGI application with its own database; `close()` it when done.
 
     `database` is a file's path, ":memory:", or a URL such as postgresql://host/name. `public_url`
     is the URL that clients use if there is a proxy; `limits` bound what they may use. Raises

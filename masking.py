@@ -127,7 +127,7 @@ class SharedKeys:
         self._own: set[str] = set()  # the digests that this one shares
 
     def change(self, new: Iterable[str], old: Iterable[str] | None) -> None:
-        """Share new digests, and drop old ones of its own; None: all except the new."""
+        """Share new digests, and drop own old ones; None: all except the new."""
         with self._changing:
             dropped = self._own.copy() if old is None else self._own.intersection(old)
             added = set(new) - (self._own - dropped)

@@ -1,4 +1,4 @@
-"""What fense-admin costs, side by side with what one would use instead, on one machine, in one run.
+"""Benchmark fense-admin against the alternatives, on one machine, in one run.
 
 `make bench` (six minutes) or `make bench FULL=1` (half an hour) runs this. A ratio is one of
 medians over rounds in which the contenders take turns, so that a slow moment meets them all.
@@ -37,7 +37,7 @@ THREADS = (1, 2, 4, 8)
 
 
 def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
-    """One account read, written, and its usage asked for; 1,000 accounts with 90 days."""
+    """Read and write one account, and query its usage; 1,000 accounts with 90 days."""
     accounts = 1_000
     make_ours(folder / "ours.sqlite3", accounts, 90)
     with contextlib.ExitStack() as stack:
@@ -82,7 +82,7 @@ def measure_requests(size: Size, folder: Path) -> Iterator[Figure]:
 
 
 def measure_engines(size: Size, folder: Path) -> dict[str, Any]:
-    """The same on SQLite and on PostgreSQL, in turn; nothing where there is no PostgreSQL."""
+    """The same on SQLite and PostgreSQL, alternately; nothing without PostgreSQL."""
     if not find_program("pg_ctl"):
         print("PostgreSQL is not installed: it is not measured", file=sys.stderr)
         return {}
@@ -125,7 +125,7 @@ def measure_engines(size: Size, folder: Path) -> dict[str, Any]:
 
 
 def measure_threads(size: Size, folder: Path) -> tuple[list[dict[str, Any]], Figure]:
-    """What each number of threads gives, and whether others are served beside a long question."""
+    """Measure each number of threads, and whether others are served during a long query."""
     database = make_ours(folder / "ours-threads.sqlite3", 10_000, 30)
     default = int(build_parser().parse_args(["serve"]).threads)
     path = f"/accounts/usage?start_date={MONTH[0]}&end_date={MONTH[1]}"
@@ -160,7 +160,7 @@ SLOWEST = (
 
 
 def measure_edge(size: Size, folder: Path) -> Iterator[Figure]:
-    """How long others wait while one client sends such a request over and over."""
+    """Measure how long others wait while one client repeats such a request."""
     database = make_ours(folder / "ours-edge.sqlite3", 1, 36_525)
     for standin in (False, True):
         worst: list[float] = []
@@ -172,7 +172,7 @@ def measure_edge(size: Size, folder: Path) -> Iterator[Figure]:
 
 
 def measure_history(size: Size, folder: Path) -> Iterator[Figure | dict[str, list[float]]]:
-    """The usage of all accounts as their history grows: a dict of the points comes last."""
+    """Measure the usage of all accounts as their history grows; a dict of the points is last."""
     ours = make_ours(folder / "ours-history.sqlite3", size.accounts, 0)
     orm = folder / "fastapi-history.sqlite3"
     with Contender("fastapi", folder, database=orm):

@@ -1,6 +1,6 @@
-"""waitress alone, answering every request with the same bytes: what no application on it can pass.
+"""waitress alone, with the same response to every request: the limit for any application on it.
 
-Run as `python ceiling.py PORT`. The settings are those that fense-admin gives waitress.
+Run as `python ceiling.py PORT`. It configures waitress like fense-admin.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The servers that are compared, each in a process of its own."""
+"""The compared servers, each in its own process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADERS = {"x-api-key": KEYS[0], "Content-Type": "application/json"}
 
 
 class Contender:
-    """A server in a process of its own, its log in a file, its data in another."""
+    """A server in its own process, with its log in one file and its data in another."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Contender:
         return body
 
     def load(self, kind: str, seconds: int, accounts: int, connections: int = 8) -> dict[str, Any]:
-        """What wrk reports of so many seconds of such requests; times in milliseconds.
+        """Return what wrk reports for a number of seconds of requests; times in milliseconds.
 
         `cpu` is what the server used for each, in microseconds. Unlike the rate, it hardly depends
         on what else the machine does.
@@ -109,12 +109,12 @@ class Contender:
         return report
 
     def cpu(self) -> float:
-        """The CPU that it has used, in seconds; not what its database server uses."""
+        """Return the CPU time that it has used, in seconds, without its database server."""
         after_name = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, after_name[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def resident(self, field: str = "VmRSS") -> float:
-        """The memory it holds, in MiB; "VmHWM" is its peak since the last `forget_peak`."""
+        """Return its memory in MiB; "VmHWM" is its peak since the last `forget_peak`."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition(f"{field}:")[2].split()[0]) / 1024
 
@@ -140,7 +140,7 @@ for _ in range(int(times)):
 
 
 class Greedy:
-    """A client that asks for the same so many times, one by one, or until the block ends."""
+    """A client that repeats a request a number of times, or until the block ends."""
 
     def __init__(self, server: Contender, path: str, times: int = ENDLESS) -> None:
         command = [PYTHON, "-c", CLIENT, str(server.port), path, KEYS[0], str(times)]
@@ -151,7 +151,7 @@ class Greedy:
         return self
 
     def works(self) -> bool:
-        """Whether it has requests left to send."""
+        """Return whether it has requests left to send."""
         return self.process.poll() is None
 
     def __exit__(self, *_: object) -> None:
@@ -163,7 +163,7 @@ class Greedy:
 
 
 def p99_beside(server: Contender, path: str, times: int = ENDLESS, seconds: float = 1) -> float:
-    """The milliseconds for which a client waits, but for one request in a hundred.
+    """Return how many milliseconds a client waits, at the 99th percentile.
 
     Another one asks for `path` at the same time, so many times, or for so many seconds.
     """

@@ -27,7 +27,7 @@ SELECT fense_account_id, substr(date, 1, 7), SUM(lookups) FROM usage GROUP BY 1,
 
 @contextlib.contextmanager
 def filling(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that is quick at writing much."""
+    """A connection for fast bulk writes."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("PRAGMA cache_size = -1000000")
@@ -55,7 +55,7 @@ def add_accounts(path: Path, count: int) -> None:
 
 
 def add_usage(path: Path, name: str, days: range) -> None:
-    """Lookups of every account on each of these days, counted back from the last."""
+    """Add lookups of every account on each of these days, counted back from the last."""
     account_id, in_usage = NAMES[name]
     with filling(path) as db:
         db.execute(
@@ -81,7 +81,7 @@ def make_ours(path: Path, accounts: int, days: int) -> Path:
 
 
 def make_ours_on(server: PostgreSQL, schema: str, accounts: int, days: int, folder: Path) -> str:
-    """The same in a schema of a PostgreSQL server; returns its URL."""
+    """The same in a schema of a PostgreSQL server. Return its URL."""
     url = new_schema(server, schema)
     with Contender("postgresql", folder, database=url) as ours:  # it makes the tables
         ours.get("/healthz")
@@ -110,13 +110,13 @@ def make_ours_on(server: PostgreSQL, schema: str, accounts: int, days: int, fold
 
 
 def new_schema(server: PostgreSQL, name: str) -> str:
-    """The URL of a new, empty schema."""
+    """Return the URL of a new, empty schema."""
     run_sql(server.url, f"CREATE SCHEMA {name}")
     return f"{server.url}?options=-csearch_path%3D{name}"
 
 
 def run_sql(url: str, *statements: str) -> str:
-    """Run these by psql, as the benchmark has no driver; return what it prints."""
+    """Run statements with psql, as the benchmark has no driver. Return its output."""
     command = [find_program("psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url]
     for statement in statements:
         command += ["-c", statement]

@@ -1,4 +1,4 @@
-"""The contract as a FastAPI project would have it: Pydantic models, SQLAlchemy's ORM, a session and
+"""The contract as a FastAPI project might do it: Pydantic models, SQLAlchemy's ORM, a session and
 a key as dependencies, an exception handler, uvicorn with its access log.
 
 Run from this folder: `DATABASE=... API_KEYS=... uvicorn fastapi_app:app`.

@@ -1,4 +1,4 @@
-"""Figures: what was measured, and whether it is as good as its goal."""
+"""Figures: measurements, and whether they meet their goals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Size(NamedTuple):
-    """How much of everything: `seconds` of load in each of so many `rounds`."""
+    """The amount of load: a number of `rounds` of `seconds` each."""
 
     rounds: int
     seconds: int
@@ -38,7 +38,7 @@ FULL = Size(
 
 
 class Figure(NamedTuple):
-    """A row of the table. `rounds` has what was measured, by contender, round by round."""
+    """A row of the table. `rounds` has the measurements of each contender, by round."""
 
     name: str
     goal: str
@@ -54,7 +54,7 @@ class Figure(NamedTuple):
 def ratio(
     name: str, goal: float, rounds: dict[str, list[float]], *, most: bool = False, note: str = ""
 ) -> Figure:
-    """The first contender's median over the second's; at least the goal, or at `most` that."""
+    """The ratio of the medians of two contenders; at least the goal, or at `most` the goal."""
     ours, other = list(rounds.values())[:2]
     value = median(ours) / median(other)
     each = [a / b for a, b in zip(ours, other, strict=True)]
@@ -64,7 +64,7 @@ def ratio(
 
 
 def amount(name: str, goal: float, values: list[float], unit: str, note: str = "") -> Figure:
-    """A median that is to be no more than the goal."""
+    """A median that should not exceed the goal."""
     value = median(values)
     goal_told = f"{goal:g} {unit} or less"
     spread = min(values), max(values)
@@ -72,7 +72,7 @@ def amount(name: str, goal: float, values: list[float], unit: str, note: str = "
 
 
 def in_turn(rounds: int, measures: dict[str, Callable[[], Any]]) -> dict[str, list[Any]]:
-    """What each gives in each round, after one round that does not count."""
+    """Return the result of each in each round, after a warm-up round."""
     results: dict[str, list[Any]] = {name: [] for name in measures}
     for number in range(rounds + 1):
         for name, measure in measures.items():
@@ -83,7 +83,7 @@ def in_turn(rounds: int, measures: dict[str, Callable[[], Any]]) -> dict[str, li
 
 
 def timed(work: Callable[..., Any], *arguments: Any) -> Callable[[], float]:
-    """The same work, giving the milliseconds that it took."""
+    """Wrap a function so that it returns the milliseconds that it took."""
 
     def measure() -> float:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The contract as one would first write it with Bottle and peewee: a connection for each request,
+"""The contract as a first version with Bottle and peewee: a connection for each request,
 a query built for each question, `request.json`, waitress as it comes.
 
 Run as `python naive_app.py PORT DATABASE`, with API_KEYS.

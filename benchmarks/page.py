@@ -1,4 +1,4 @@
-"""How long a list of the page takes to open: python benchmarks/page.py
+"""Measure how long a list of the page takes to open: python benchmarks/page.py
 
 With 10,000 accounts, each with lookups on 30 days, and 1,000 requests of 8 KiB. Each list is opened
 over HTTP, from the first byte sent to the last one received: the median of 20, and the CPU time
@@ -35,7 +35,7 @@ def account(number: int) -> dict[str, Any]:
 
 
 def ask(fense: StandIn, method: str, path: str, body: bytes | None = None) -> tuple[float, float]:
-    """Send a request and read its whole response. Returns the milliseconds, and those of CPU."""
+    """Send a request and read the whole response. Return the milliseconds, real and CPU."""
     headers = {"x-api-key": fense.master_key, "Content-Type": "application/json"}
     connection = http.client.HTTPConnection(fense.standin_url.split("/")[2], timeout=60)
     began, busy = time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""The results as Markdown and as a picture."""
+"""Write the results as Markdown and as a picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENGINE_ROWS = (
 
 
 def report(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Return the results as Markdown."""
     lines = [
         "# What it costs",
         "",

@@ -1,4 +1,4 @@
-"""The usage of all accounts as their number grows, and `move`: on SQLite and PostgreSQL, in turn.
+"""Measure the usage of all accounts as their number grows, and `move`, on both engines.
 
 Each account has lookups on 30 days, in two months.
 """
@@ -32,7 +32,7 @@ Row = dict[str, Any]  # of the table of sizes
 
 
 class Transfer(NamedTuple):
-    """A response as its client saw it; times in milliseconds."""
+    """A response as its client sees it; times in milliseconds."""
 
     first: float  # until its first byte
     last: float  # until its last
@@ -60,7 +60,7 @@ def transfer(server: Contender, path: str) -> Transfer:
 
 
 def measure_sizes(size: Size, folder: Path) -> Iterator[Figure | list[Row]]:
-    """The figures; the rows that they come from are last."""
+    """Return the figures, followed by the rows that they come from."""
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         server = None
@@ -106,7 +106,7 @@ def measure_size(accounts: int, running: dict[str, Contender]) -> Iterator[Row]:
 
 
 def measure_move(file: Path, server: PostgreSQL, folder: Path) -> Iterator[Figure]:
-    """A file moved to the server, and back."""
+    """Move a file to the server, and back."""
     url, back = new_schema(server, "moved"), folder / "back.sqlite3"
     for name, source, target in (("to PostgreSQL", file, url), ("back", url, back)):
         command = [WITH_DRIVER / "fense-admin", "move", source, target]
@@ -120,7 +120,7 @@ def measure_move(file: Path, server: PostgreSQL, folder: Path) -> Iterator[Figur
 
 
 def judge(rows: list[Row]) -> Iterator[Figure]:
-    """The figures, of the rows where they are worst."""
+    """Return the worst figures of the rows."""
     found = {(it["engine"], it["range"], it["accounts"]): it for it in rows}
     engines = list(dict.fromkeys(it["engine"] for it in rows))
     sizes = sorted({it["accounts"] for it in rows})

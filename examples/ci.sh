@@ -7,5 +7,5 @@ fense-admin --port 8643 --database :memory: --seed "$here/seed.json" &
 trap 'kill $!' EXIT
 fense-admin health --wait 30 http://127.0.0.1:8643
 
-# ... here stands what runs the tests, in whatever language:
+# ... run the tests here, in any language:
 curl --fail --silent --show-error http://127.0.0.1:8643/accounts/1 -H 'x-api-key: local-dev-key'

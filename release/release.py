@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import archives
 import pyz
 import sbom
 
@@ -81,7 +82,7 @@ def build(version: str, epoch: int, folder: Path) -> Path:
     unpack(tar, folder / "source")
 
     sdist = dist / run_backend("build_sdist", dist, folder / "source")
-    pyz.archives.rewrite_tar(sdist, epoch)
+    archives.rewrite_tar(sdist, epoch)
     unpack(sdist.read_bytes(), folder / "sdist")
     (unpacked,) = (folder / "sdist").iterdir()
     wheel = dist / run_backend("build_wheel", dist, unpacked)

@@ -39,7 +39,7 @@ IS_REPLACED = "fense_admin.is_replaced"  # whether the fault responded in place 
 IS_SPARED = "fense_admin.is_spared"  # whether no fault applies to it: a form of the page sent it
 IS_STALE = "fense_admin.is_stale"  # whether the stand-in was reset after the request arrived
 WAS_RESET = "the stand-in was reset while this request was waiting"
-# Headers that the server itself sets; `content_type` is a key of its own.
+# Headers that the server sets itself; `content_type` is a separate key.
 RESERVED_HEADERS = frozenset(
     "connection content-length content-type date server transfer-encoding via x-request-id "
     "x-standin".split()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import fnmatch
-import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,11 +28,11 @@ def check_method(text: str) -> str:
 
 
 def check_timeout(value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        value = math.nan
-    if not 0 <= value <= threading.TIMEOUT_MAX:  # which NaN is not, either
-        raise ValueError("must be a number of seconds, 0 or more")
-    return value
+    is_flag = isinstance(value, bool)
+    # (NaN is not in the range.)
+    if isinstance(value, (int, float)) and not is_flag and 0 <= value <= threading.TIMEOUT_MAX:
+        return value
+    raise ValueError("must be a number of seconds, 0 or more")
 
 
 # The query parameters of `GET /_standin/requests`.

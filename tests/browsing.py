@@ -1,4 +1,4 @@
-"""A browser that looks at the page for people: Chromium, driven by playwright."""
+"""Browser tests of the page: Chromium, driven by playwright."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ def browser():
 
 @pytest.fixture
 def look(browser, fense):
-    """Opens a view in a window of its own; at the end no window had an error or asked elsewhere."""
+    """Opens views in new windows. At the end, none may have had an error or used another host."""
     origin = fense.standin_url.removesuffix("/_standin")
     with contextlib.ExitStack() as stack:
         wrong = []
@@ -38,7 +38,7 @@ def look(browser, fense):
             page = context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on(
-                "console", lambda told: wrong.append(told.text) if told.type == "error" else None
+                "console", lambda line: wrong.append(line.text) if line.type == "error" else None
             )
             page.on(
                 "request",

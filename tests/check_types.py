@@ -54,16 +54,16 @@ class Installed:
         )
 
     def mypy(self, *files: Path) -> list[str]:
-        """What `mypy --strict` reports about a user's files."""
+        """Return what `mypy --strict` reports about a user's files."""
         return self._run([*MYPY, "--config-file=", "--python-executable", "venv/bin/python"], files)
 
     def mypy_itself(self, platform: str) -> list[str]:
-        """What `mypy --strict` reports about the package and its plugin, on one of `PLATFORMS`."""
+        """Return what `mypy --strict` reports about the package and its plugin, on one of `PLATFORMS`."""
         config = ["--config-file", CHECKOUT / "pyproject.toml"]
         return self._run([*MYPY, *config, "--platform", platform], self.parts)
 
     def pyright(self, *files: Path, platform: str = "linux") -> list[str]:
-        """What pyright reports about a user's files; without any, about the package and its plugin."""
+        """Return what pyright reports about a user's files, or about the package and its plugin."""
         config = {
             "typeCheckingMode": "standard",
             "extraPaths": [str(self.packages)],

@@ -1,4 +1,4 @@
-"""What the tests share: a client of the contract, in-process or, with --fense-url, over HTTP."""
+"""Shared fixtures and helpers: a client of the contract, in-process or (--fense-url) over HTTP."""
 
 from __future__ import annotations
 
@@ -71,24 +71,24 @@ SEED = {
 FIELDS = {"api_key": "sk_test_models_0001", "name": "Acme Ltd", "email": "owner@acme.example"}
 
 AS_SOMEBODY_ELSE = """
-import encodings.idna, os, resource, sys  # all that is needed, as Python's own files may be out of reach then
+import encodings.idna, os, resource, sys  # now, as Python's own files may be unreadable later
 from fense_admin import cli
 from fense_admin.serving import addresses, log, server
-if os.geteuid() == 0:  # whom no mode of a file holds back
+if os.geteuid() == 0:  # root may read any file
     os.setuid(65534)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
 CREATED: list[None] = []  # an entry for each account that a test of the contract created
-STAY = pytest.StashKey[int]()  # how many of them stay, by --fense-url
+STAY = pytest.StashKey[int]()  # how many of them remain, with --fense-url
 LEFT_OUT = pytest.StashKey[int]()  # how many slow tests this run left out
 NOT_HERE = pytest.StashKey[dict[str, str]]()  # the tests that can't run on this system, and why
-KEYS = {MASTER_KEY, SERVICE_KEY}  # that the suite used; account_fields adds each merchant's
-OUTPUT: list[str] = []  # whatever a service told meanwhile: answers, logs, the journal
+KEYS = {MASTER_KEY, SERVICE_KEY}  # keys used by the tests; account_fields adds each merchant's
+OUTPUT: list[str] = []  # all output seen so far: responses, logs, the journal
 
 
 class Listening(logging.Handler):
-    """Hears this process's log, tracebacks too."""
+    """Records this process's log, with tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
         OUTPUT.append(self.format(record))
@@ -96,7 +96,7 @@ class Listening(logging.Handler):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_key_is_in_the_output():
-    """At the end, looks for every key that was used in everything that was told."""
+    """Check at the end that none of the keys appears in the output."""
     handler = Listening()
     logging.getLogger().addHandler(handler)
     yield
@@ -121,7 +121,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Run the slow tests if they are asked for: by --all, by -k or -m, or by the name of a file."""
+    """Run slow tests if requested: by --all, -k or -m, or the name of a file."""
     options = config.option
     if hasattr(config, "workerinput"):
         options.all = config.workerinput["all"]
@@ -132,7 +132,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
-    """Tell a process of xdist whether to run the slow tests."""
+    """Pass on to an xdist worker whether to run slow tests."""
     node.workerinput["all"] = node.config.option.all
 
 
@@ -158,7 +158,7 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """Note what a process of xdist left out: each of them collects all tests."""
+    """Note what an xdist worker left out. Each worker collects all tests."""
     output = getattr(node, "workeroutput", {})
     node.config.stash[LEFT_OUT] = output.get("left out", 0)
     node.config.stash[STAY] = node.config.stash.get(STAY, 0) + output.get("stay", 0)
@@ -166,9 +166,9 @@ def pytest_testnodedown(node):
 
 
 def pytest_generate_tests(metafunc):
-    """The contract is the same on every engine: each test of it runs on all of them.
+    """Run each test of the contract on every engine.
 
-    What is refused before an account is looked for runs on PostgreSQL with the slow tests.
+    On PostgreSQL, tests of requests that are rejected early are slow tests.
     """
     is_contract = metafunc.definition.path.parent.name == "contract"
     is_here = metafunc.config.getoption("--fense-url") is None
@@ -178,7 +178,7 @@ def pytest_generate_tests(metafunc):
 
 
 def few(values: Any, count: int = 1) -> list[Any]:
-    """These, as parameters of a test: all but the first of them with the slow tests alone."""
+    """Return these as parameters of a test; all except the first ones are slow tests."""
     rows = [value if isinstance(value, tuple) else (value,) for value in values]
     return [
         pytest.param(*row, marks=[pytest.mark.slow] if place >= count else [])
@@ -187,7 +187,7 @@ def few(values: Any, count: int = 1) -> list[Any]:
 
 
 def tools(*names: str) -> list[str]:
-    """The paths of these programs, or files. Skips the test, naming those that are not there."""
+    """Return the paths of these programs, or files. Skip the test if any is missing."""
     paths = [next(glob.iglob(n), None) if "/" in n else find_program(n) for n in names]
     missing = [name for name, path in zip(names, paths, strict=True) if path is None]
     if missing:
@@ -196,13 +196,13 @@ def tools(*names: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that is free now, for what can't be told to choose one."""
+    """Return a free port, for programs that can't choose one themselves."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return sock.getsockname()[1]
 
 
 def run_program(*command: Any, cwd: Path, timeout: float = 100) -> str:
-    """What a program printed, which has to succeed."""
+    """Run a program, which must succeed, and return its output."""
     words = [str(word) for word in command]
     result = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -210,14 +210,14 @@ def run_program(*command: Any, cwd: Path, timeout: float = 100) -> str:
 
 
 def needs_git_checkout() -> None:
-    """Skip the test where the suite runs from an unpacked sdist."""
+    """Skip the test when running from an unpacked sdist."""
     tools("git")
     if not (CHECKOUT / ".git").exists():
-        pytest.skip("needs a git checkout")
+        pytest.skip("needs a clone of the repository")
 
 
 def copy_checkout(folder: Path) -> None:
-    """Copy the files that git knows: building leaves nothing behind in the checkout."""
+    """Copy the files in git, so that a build leaves nothing in the checkout."""
     needs_git_checkout()
     listed = run_program("git", "ls-files", "-co", "--exclude-standard", cwd=CHECKOUT)
     for name in listed.splitlines():
@@ -226,10 +226,10 @@ def copy_checkout(folder: Path) -> None:
 
 
 def npm_install(folder: str) -> Path:
-    """The node_modules of this folder, installed once in a checkout. Skips without a registry."""
+    """Return the node_modules of this folder, installed once per checkout. Skip without a registry."""
     modules = CHECKOUT / folder / "node_modules"
-    whole = modules / "whole"  # is written last, and says what was installed
-    import fcntl  # late: Windows has none
+    whole = modules / "whole"  # written last; contains what was installed
+    import fcntl  # imported late: missing on Windows
 
     with open(CHECKOUT / folder / "package.json") as wanted:
         fcntl.flock(wanted, fcntl.LOCK_EX)  # the suite runs in several processes
@@ -278,7 +278,7 @@ class Response(NamedTuple):
 
 
 class Api:
-    """Calls the contract's paths as they are documented, with the master key unless told."""
+    """Calls the documented paths of the contract, by default with the master key."""
 
     def __init__(self, wsgi: Any, master_key: str, service_key: str | None, base: str = "") -> None:
         self.client = TestApp(wsgi)
@@ -287,7 +287,7 @@ class Api:
     def call(
         self, method: str, path: str, body: Any = None, *, key: Any = SENT, headers: Any = ()
     ) -> Response:
-        """`body` is sent as JSON, or as it is where it is bytes; `key=None` sends none."""
+        """Send `body` as JSON, or unchanged if it is bytes. `key=None` sends no key."""
         sent = {"Content-Type": "application/json"} if body is not None else {}
         key = self.master_key if key is SENT else key
         sent |= {} if key is None else {"x-api-key": key}
@@ -312,27 +312,27 @@ class Api:
         return self.call("POST", path, body, **options)
 
     def new_account(self, **fields: Any) -> dict[str, Any]:
-        """A new account, as its creation answered."""
+        """Create an account and return it."""
         answer = self.post("/accounts", account_fields(**fields))
         assert answer.status == 201, answer.body
         return answer.body
 
     def everything(self) -> Any:
-        """All that the contract lets one see, to compare before and after."""
+        """Return everything that the contract shows, to compare before and after."""
         accounts = self.get("/accounts/usage").body["accounts"]
         newest = accounts[-1]["fense_account_id"] if accounts else 0
         return accounts, self.get(f"/accounts/{newest}").body
 
 
 def account_fields(**fields: Any) -> dict[str, Any]:
-    """A body that creates an account, under a key of its own."""
+    """Return a body that creates an account with a new key."""
     key = f"sk_test_{uuid.uuid4().hex}"
     KEYS.add(key)
     return {"api_key": key, "name": "Acme Ltd", "email": "owner@acme.example"} | fields
 
 
 def refusal(*details: tuple[str, str], message: str = "", code: str = "bad_request") -> Any:
-    """The error body of these (field, message) pairs, or of a message that blames no field."""
+    """Return the error body for (field, message) pairs, or for a message without fields."""
     whole = "; ".join([message] * bool(message) + [f"{field} {text}" for field, text in details])
     # What was probably meant is in the message alone.
     shown = [
@@ -343,13 +343,13 @@ def refusal(*details: tuple[str, str], message: str = "", code: str = "bad_reque
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """Made once: it takes as long as a request."""
+    """Cached: creating it takes as long as a request."""
     return ssl.create_default_context()
 
 
 @contextlib.contextmanager
 def forwarding_to(url: urllib.parse.SplitResult) -> Any:
-    """A WSGI application that passes each request on to a deployment."""
+    """Return a WSGI application that forwards each request to a deployment."""
 
     connect, options = http.client.HTTPConnection, {}
     if url.scheme == "https":
@@ -387,7 +387,7 @@ def forwarding_to(url: urllib.parse.SplitResult) -> Any:
 
 
 class Process:
-    """The command in a folder of its own, without the settings of whoever runs the tests.
+    """The command in a separate folder, without the settings of the user who runs the tests.
 
     As a context it leaves no process behind, whatever becomes of the test.
     """
@@ -419,7 +419,7 @@ class Process:
         self.process.communicate(timeout=TIMEOUT)
 
     def ready(self):
-        """Wait for the ready line; gives its url."""
+        """Wait for the ready line and return its URL."""
         self.line = this_system.read_line(self.process.stdout, TIMEOUT)
         matched = re.fullmatch(r"fense-admin ready url=(\S+) version=(\S+)\n", self.line)
         assert matched, self.errors.read_text("utf-8")
@@ -440,12 +440,12 @@ class Process:
                 return error.code, json.load(error)
 
     def page(self, path=""):
-        """The HTML of a view of the page for people."""
+        """Return the HTML of a view of the page."""
         with urllib.request.urlopen(f"{self.url}/_standin/{path}", timeout=10) as answer:
             return answer.read().decode()
 
     def end(self, signum=this_system.STOP):
-        """Stop it; gives exit code, what else it printed, and its log."""
+        """Stop it. Return its exit code, its further output, and its log."""
         if signum is not None:
             self.process.send_signal(signum)
         rest, _ = self.process.communicate(timeout=TIMEOUT)
@@ -474,7 +474,7 @@ class Served:
         return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
 
     def talk(self, raw):
-        """Send these bytes on a connection; all that comes back until it is closed."""
+        """Send bytes on a connection. Return everything received until it is closed."""
         with self.connect() as sock:
             sock.sendall(raw)
             answer = b""
@@ -498,7 +498,7 @@ class Served:
 
 
 def change_limits(holder: Any, **limits: Any) -> None:
-    """Give an application that is not served yet, or the connections of a server, other limits."""
+    """Set other limits of an application that is not served yet, or of a server's connections."""
     vars(holder)["limits"] = dataclasses.replace(holder.limits, **limits)
 
 
@@ -511,7 +511,7 @@ def join(*threads: threading.Thread) -> None:
 
 @contextlib.contextmanager
 def in_background(work: Any, count: int = 1, stop: Any = lambda: None) -> Any:
-    """Runs it in so many threads; at the end calls `stop` and waits for them, come what may."""
+    """Run a function in threads. At the end, always call `stop` and wait for them."""
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -531,7 +531,7 @@ def locked(path: Path) -> Any:
 
 
 def wait_until(condition: Any) -> None:
-    """Look again and again until it holds."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
@@ -545,7 +545,7 @@ def run_pytest(
     timeout: float = 100,
     **environment: str,
 ) -> str:
-    """What a run of pytest of its own told; `plugins=None` loads all that are installed."""
+    """Run pytest separately and return its output. `plugins=None` loads all installed ones."""
     command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if plugins is not None:  # the others take longer to load than the run takes
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
@@ -563,7 +563,7 @@ def run_pytest(
 
 
 def sentence(result, code=1):
-    """The one line that the command left on standard error, under this exit code."""
+    """Return the only line that the command wrote to standard error, with this exit code."""
     *ended, log = result
     assert ended == [code, ""], log
     lines = [line for line in log.splitlines() if "the x-api-key is" not in line]
@@ -573,18 +573,18 @@ def sentence(result, code=1):
 
 
 def connect(port, timeout=10):
-    """A connection to this port of this machine."""
+    """Connect to a port of this machine."""
     return socket.create_connection(("127.0.0.1", port), timeout=timeout)
 
 
 def http_request(line, *headers, body=b""):
-    """A request with the master key, as bytes."""
+    """Return a request with the master key, as bytes."""
     more = "".join(f"{header}\r\n" for header in headers)
     return f"{line} HTTP/1.1\r\n{HEAD}{more}\r\n".encode() + body
 
 
 def http_post(path, body, *headers):
-    """A POST with the master key, which closes its connection, as bytes."""
+    """Return a POST with the master key and Connection: close, as bytes."""
     head = (
         b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
         % path
@@ -593,7 +593,7 @@ def http_post(path, body, *headers):
 
 
 def parse_answer(answer):
-    """Status, headers and JSON of one raw answer."""
+    """Return status, headers and JSON of one raw response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *headers = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in headers)
@@ -605,17 +605,17 @@ def parse_answer(answer):
 
 
 def statuses(raw):
-    """The status of each of these answers."""
+    """Return the status of each raw response."""
     return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3})", raw)]
 
 
 def ids(raw):
-    """The X-Request-Id of each of these answers."""
+    """Return the X-Request-Id of each raw response."""
     return re.findall(rb"X-Request-Id: (\S+)", raw)
 
 
 def read_all(sock):
-    """What comes until the connection is closed."""
+    """Read until the connection is closed."""
     answer = b""
     with contextlib.suppress(ConnectionResetError):
         while chunk := sock.recv(1 << 20):
@@ -624,19 +624,19 @@ def read_all(sock):
 
 
 def talk(port, raw):
-    """Send these bytes on a connection of its own; all that comes back."""
+    """Send bytes on a new connection. Return everything received."""
     with connect(port) as sock:
         sock.sendall(raw)
         return read_all(sock)
 
 
 def port_of(fense):
-    """The port on which a stand-in listens."""
+    """Return the port on which a stand-in listens."""
     return int(fense.standin_url.split("/")[2].rpartition(":")[2])
 
 
 def call_standin(fense, method, path, body=None, timeout=10):
-    """One request on a connection of its own; status, headers and the whole body."""
+    """Send a request on a new connection. Return status, headers and the body."""
     host = fense.standin_url.split("/")[2]
     connection = http.client.HTTPConnection(host, timeout=timeout)
     try:
@@ -648,12 +648,12 @@ def call_standin(fense, method, path, body=None, timeout=10):
 
 
 def state_and_faults(api):
-    """All that the control plane can show, but the journal."""
+    """Return everything that the control plane shows, except the journal."""
     return [api.get(f"/_standin/{what}").body for what in ("state", "faults")]
 
 
 def in_threads(count, work):
-    """Run it so many times at once; gives what each raised or returned."""
+    """Run a function in several threads. Return what each call returned or raised."""
     results = []
     go = threading.Barrier(count)
 
@@ -672,19 +672,19 @@ def in_threads(count, work):
 
 
 def all_usage(db, start=None, end=None) -> str:
-    """The usage of all accounts as JSON."""
+    """Return the usage of all accounts as JSON."""
     return "".join(db.all_usage(start, end))
 
 
 def daily(db):
-    """The lookups of the first account, by day."""
+    """Return the lookups of the first account, by day."""
     days = json.loads(db.account_usage(1, None, None))["daily"]
     return {day["date"]: day["lookups"] for day in days}
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts the command with these arguments. Whatever becomes of the test, it is gone after it."""
+    """Starts the command with these arguments. It never outlives the test."""
     with contextlib.ExitStack() as stack:
         yield lambda *arguments, **options: stack.enter_context(
             Process(tmp_path, *arguments, **options)
@@ -693,9 +693,9 @@ def start(tmp_path):
 
 @pytest.fixture
 def run_command(tmp_path, monkeypatch, capfd):
-    """Runs the command in this process, for what it does before it serves: a refusal, or a copy.
+    """Runs the command in this process, for everything except serving: an error, or a copy.
 
-    Gives what `Process.end` gives, but for the log.
+    Returns the same as `Process.end`, without the log.
     """
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(OURS)]:
@@ -723,7 +723,7 @@ def run_command(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def make_app():
-    """`create_app`, whose applications are closed at the end, whatever becomes of the test."""
+    """`create_app`, whose applications are always closed at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda *arguments, **options: stack.enter_context(
             contextlib.closing(create_app(*arguments, **options))
@@ -732,7 +732,7 @@ def make_app():
 
 @pytest.fixture(scope="session")
 def postgresql():
-    """A PostgreSQL server. Skips the test on a machine without one."""
+    """A PostgreSQL server. Skips the test if PostgreSQL isn't installed."""
     tools("pg_ctl")
     with contextlib.closing(start_server()) as server:
         yield server
@@ -746,7 +746,7 @@ def engine():
 
 @pytest.fixture(scope="session")
 def app_on_postgresql(postgresql):
-    """One for all tests: it takes longer to start than most of them take."""
+    """Shared by all tests, because it starts slowly."""
     app = create_app(postgresql.empty(), master_key=MASTER_KEY, service_keys=[SERVICE_KEY])
     with contextlib.closing(app):
         yield app
@@ -754,7 +754,7 @@ def app_on_postgresql(postgresql):
 
 @pytest.fixture
 def app(request, engine, make_app):
-    """The application itself, over an empty database."""
+    """The application, with an empty database."""
     if engine == "postgresql":
         app = request.getfixturevalue("app_on_postgresql")
         request.getfixturevalue("postgresql").empty()
@@ -782,7 +782,7 @@ def api(request, engine):
 
 @pytest.fixture
 def inside(request):
-    """The application that `api` calls, for what no endpoint of the contract can do."""
+    """The application that `api` calls, for actions without an endpoint."""
     if request.config.getoption("--fense-url"):
         pytest.skip("needs the inside of the service, which --fense-url does not give")
     return request.getfixturevalue("app")
@@ -790,7 +790,7 @@ def inside(request):
 
 @pytest.fixture
 def file_app(tmp_path, make_app):
-    """The application over a database in a file."""
+    """The application with a database in a file."""
     return make_app(str(tmp_path / "fense.sqlite3"), master_key=MASTER_KEY)
 
 
@@ -804,7 +804,7 @@ def served(file_app):
 
 @pytest.fixture
 def serve():
-    """Serves an application, until the end of the test at the latest."""
+    """Serves applications until the end of the test."""
     with contextlib.ExitStack() as stack:
         yield lambda app, **options: stack.enter_context(Served(app, **options))
 
@@ -828,20 +828,20 @@ def port(request):
 
 @pytest.fixture
 def seeded():
-    """A stand-in in this process alone, with the accounts of SEED."""
+    """An in-process stand-in, with the accounts of SEED."""
     with StandIn(SEED, master_key=MASTER_KEY, service_key=SERVICE_KEY, serve=False) as fense:
         yield fense
 
 
 @pytest.fixture
 def seeded_api(seeded):
-    """A client of `seeded`, its control plane included."""
+    """A client of `seeded`, including its control plane."""
     return Api(seeded.app, MASTER_KEY, SERVICE_KEY)
 
 
 @pytest.fixture
 def open_database():
-    """Opens databases, which are closed at the end, whatever becomes of the test."""
+    """Opens databases, which are always closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def open_database(path):
@@ -870,7 +870,7 @@ def db(request, tmp_path, open_database):
 
 @pytest.fixture
 def open_folder():
-    """A folder that others may look into, as `tmp_path` is not."""
+    """A folder that other users can read, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)

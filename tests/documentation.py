@@ -1,4 +1,4 @@
-"""What users read: README.md and the pages in docs/."""
+"""The documentation for users: README.md and the pages in docs/."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Clients that openapi-generator makes of both documents, compiled and run: `make test-clients`.
+"""Compile and run the clients that openapi-generator generates: `make test-clients`.
 
 They are built with Debian's libraries alone. It takes minutes, so `make test` leaves it out.
 """
@@ -62,7 +62,7 @@ run = functools.partial(run_program, timeout=250)
 
 @pytest.fixture(scope="module")
 def go(tmp_path_factory):
-    """The command, with a cache of its own."""
+    """The command, with a separate cache."""
     tools("go", VALIDATOR)
     cache = tmp_path_factory.mktemp("go")
     yield ["env", "CGO_ENABLED=0", "GO111MODULE=off", f"GOCACHE={cache}", "go"]
@@ -71,7 +71,7 @@ def go(tmp_path_factory):
 
 @pytest.fixture
 def generate(tmp_path):
-    """Makes the client of a document in a language; returns its folder."""
+    """Generate the client of a document in a language, and return its folder."""
     tools("java")
     if not GENERATOR.exists():
         pytest.skip("needs openapi-generator-cli, which make test-clients installs")
@@ -86,7 +86,7 @@ def generate(tmp_path):
 
 
 def check(name, *command, cwd, unlinked="null"):
-    """Run a program beside a service that has the seed of these tests."""
+    """Run a program with a service that has the seed of these tests."""
     seed = CLIENTS / "seed.json"
     printed = run(COMMAND, "exec", "--seed", seed, "--", *command, cwd=cwd)
     assert printed == PRINTED[name].replace("UNLINKED", unlinked)

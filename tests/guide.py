@@ -1,4 +1,4 @@
-"""deploy/README.md as written: `make test-guide`, as root.
+"""Follow deploy/README.md to the letter: `make test-guide`, as root.
 
 Each machine of the guide is a container that systemd boots, with the files of this one underneath, in
 a network that they share. It has systemd's units, Debian's nginx and PostgreSQL as they are, and none
@@ -110,13 +110,13 @@ until $programs/pg_isready --quiet --host=/run/postgresql; do sleep 0.1; done
 
 
 def block(beginning):
-    """The one block of the guide that begins with this."""
+    """Return the only block of the guide that begins with this."""
     (found,) = (text for text in BLOCKS if text.startswith(beginning))
     return found
 
 
 def with_values(text, *pairs):
-    """The text with what the reader is to replace replaced."""
+    """Return the text with the reader's placeholders replaced."""
     for placeholder, value in pairs:
         assert placeholder in text
         text = text.replace(placeholder, value)
@@ -188,7 +188,7 @@ class Machine:
         run_program("cp", "-r", source, self.path(target), cwd="/")
 
     def paste(self, text, typed="", user=None):
-        """Run it, as another user in a shell of its own; all of it has to succeed.
+        """Run it, as another user in a separate shell. All of it must succeed.
 
         Return what it printed.
         """
@@ -210,7 +210,7 @@ class Machine:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT).stdout
 
     def edit(self, unit, text):
-        """Do what `systemctl edit` does once this was typed in its editor, which needs a terminal."""
+        """Do the same as `systemctl edit` with this text typed into its editor."""
         folder = f"/etc/systemd/system/{unit}.d"
         self.paste(f"mkdir {folder}")
         self.write(f"{folder}/override.conf", text)

@@ -28,6 +28,8 @@ from conftest import (
 )
 from postgresql_server import start_server
 
+from fense_admin import __version__
+
 KEY = "image-master-key-1a2b"
 DOCKER = "/usr/bin/docker"  # of the daemon's package: there may be others
 (BASE,) = re.findall("^ARG BASE=(.*)", (CHECKOUT / "Dockerfile").read_text(), re.M)
@@ -243,6 +245,41 @@ def test_with_the_extra_it_serves_a_postgresql_server(docker, start, clone, open
         docker.call("/accounts", account_fields())
         docker.stop(container)
         assert server.execute("SELECT count(*) FROM account") == [(1,)]
+
+
+def packages(docker, image):
+    """The packages in the image, as name-version, and those whose licence text is there as well."""
+    find = ["find", "/fense-admin", "-path", "*.dist-info/*", "-type", "f"]
+    files = docker("run", "--rm", "--entrypoint", find[0], image, *find[1:])
+    found = [set(re.findall(rf"/([^/]+)\.dist-info/{it}", files)) for it in ("", "(?:.*/)?LICENSE")]
+    assert found[0] == found[1]
+    return {it.replace("_", "-") for it in found[0]}
+
+
+def pinned(name):
+    """The packages that a file in release/ names, as name-version."""
+    listed = (CHECKOUT / "release" / f"{name}.txt").read_text()
+    return {"-".join(it) for it in re.findall("^([a-z-]+)==([0-9.]+)", listed, re.M)}
+
+
+def test_it_has_the_packages_of_a_release_and_their_licences(docker, image, clone):
+    always = {f"fense-admin-{__version__}", *pinned("libraries")}
+    assert packages(docker, image) == always
+    build = ["build", "--quiet", "--build-arg", "EXTRAS=[postgresql]", "."]
+    found = packages(docker, docker(*build, cwd=clone))
+    # Newer versions of Python do without one of them.
+    assert always < found <= always | pinned("postgresql")
+
+
+def test_make_image_labels_it_with_its_version_and_commit(docker, clone):
+    git = functools.partial(run, "git", "-c", "user.name=a", "-c", "user.email=a@b", cwd=clone)
+    git("init", "-q")
+    git("add", "Dockerfile")
+    git("commit", "-qm", "x")
+    docker.inside("make", "image", "ARGS=--tag labelled", cwd=clone)
+    labels = docker.inspect("labelled")["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert labels["org.opencontainers.image.revision"] == git("rev-parse", "HEAD").strip()
 
 
 def test_compose_yaml_is_up_healthy_and_down(docker, clone, image):

@@ -1,4 +1,4 @@
-"""An OpenAPI document, to hold it against the service: its schemas, operations and answers."""
+"""An OpenAPI document, to compare with the service: its schemas, operations and responses."""
 
 import json
 from pathlib import Path
@@ -31,13 +31,13 @@ class Document:
         ]
 
     def errors(self, schema, value, formats=FORMATS):
-        """What is wrong with the value; the schema may refer to the document's components."""
+        """Return the errors of a value; the schema may refer to the document's components."""
         whole = schema | {"components": self.components}
         found = Draft202012Validator(whole, format_checker=formats).iter_errors(value)
         return [error.message for error in found]
 
     def takes(self, component, value, formats=None):
-        """By itself a schema says all but how long a month is: only that is left to a format."""
+        """A schema defines everything except the lengths of months: only those need a format check."""
         return not self.errors({"$ref": f"#/components/schemas/{component}"}, value, formats)
 
     def resolved(self, node):
@@ -55,7 +55,7 @@ class Document:
         }
 
     def assert_documented(self, answer, operation):
-        """The answer has a documented status, exactly its headers, and a body of its schema."""
+        """Check that a response has a documented status, exactly its headers, and a valid body."""
         documented = self.resolved(operation["responses"][str(answer.status)])
         if "content" in documented:
             (content,) = documented["content"].values()
@@ -71,7 +71,7 @@ class Document:
             assert (header["required"], self.errors(header["schema"], value)) == (True, [])
 
     def write(self, path):
-        """Write it to a file, for tools that read one; returns the file's path."""
+        """Write it to a file, for tools that read files, and return the path."""
         path.write_text(json.dumps(self.whole, indent=2))
         return path
 

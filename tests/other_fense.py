@@ -1,4 +1,4 @@
-"""A service that is like this one but for one thing, as the real Fense may be."""
+"""A service that differs from this one in one detail, as the real Fense may."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ Change = Callable[[Request, Respond], Response]
 
 
 class OtherFense:
-    """It responds as `change` makes it respond."""
+    """Its responses are changed by `change`."""
 
     def __init__(self, change: Change, seed: Any = SEED) -> None:
         self.change = change

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests and benchmarks, which goes with whoever started it."""
+"""A PostgreSQL server for tests and benchmarks, which ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_program(name: str) -> str | None:
 
 
 class PostgreSQL:
-    """A PostgreSQL server on a free port of this machine, with a folder of its own.
+    """A PostgreSQL server on a free port of this machine, with its own folder.
 
     It is run by an ordinary user, as it refuses root. `settings` are its own: "fsync=on". With a
     `primary` it is a standby of that server, until it is promoted.
@@ -87,7 +87,7 @@ class PostgreSQL:
         self._run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
 
     def kill(self) -> None:
-        """End it as the loss of its machine would."""
+        """End it as if its machine were lost."""
         file = self.data / "postmaster.pid"
         shared_memory = file.read_text().splitlines()[6].split()[1]
         self.signal(signal.SIGKILL)
@@ -95,7 +95,7 @@ class PostgreSQL:
         subprocess.check_call(["ipcrm", "-m", shared_memory])  # which would outlive it
 
     def promote(self) -> None:
-        """Make a primary of a standby."""
+        """Promote a standby to a primary."""
         self._run("pg_ctl", "-D", self.data, "-w", "promote")
 
     @property
@@ -110,14 +110,14 @@ class PostgreSQL:
                 os.kill(pid, signum)
 
     def freeze(self) -> None:
-        """Have it answer nothing until `thaw`."""
+        """Make it unresponsive until `thaw`."""
         self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)
 
     def execute(self, *statements: str) -> list[Any]:
-        """Run these as its owner; gives the rows of the last one."""
+        """Run statements as its owner. Return the rows of the last one."""
         import psycopg  # late: who starts it may do without
 
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -138,7 +138,7 @@ class PostgreSQL:
 
     @functools.cached_property
     def _owner(self) -> Any:
-        """A connection that stays open: hundreds of tests begin with an empty database."""
+        """A connection that stays open, because hundreds of tests empty the database."""
         import psycopg
 
         return psycopg.connect(self.url, autocommit=True)
@@ -163,7 +163,7 @@ class PostgreSQL:
 
 
 class Elsewhere(PostgreSQL):
-    """One that another process has started: a real Linux, where this one simulates another system."""
+    """A server started by another process, on real Linux, while this one simulates another system."""
 
     def __init__(self, *settings: str, primary: PostgreSQL | None = None) -> None:
         more = [f"--primary={primary.url}"] if primary else []
@@ -212,7 +212,7 @@ class Elsewhere(PostgreSQL):
 
 
 def serve_elsewhere() -> None:
-    """Run a server until standard input ends, and do with it what is asked there."""
+    """Run a server until standard input ends, and obey the commands from there."""
     settings = [text for text in sys.argv[1:] if not text.startswith("--primary=")]
     urls = [text.partition("=")[2] for text in sys.argv[1:] if text not in settings]
     primary: Any = types.SimpleNamespace(url=urls[0]) if urls else None

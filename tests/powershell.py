@@ -1,4 +1,4 @@
-"""Runs the PowerShell of the page without PowerShell: what it reads, and how it calls a program.
+"""Interpret the page's PowerShell lines without PowerShell: its parsing, and how it calls programs.
 
 There is none for this machine. Reading follows PowerShell's tokenizer and about_Quoting_Rules, for
 the few statements that the page has; `COMMAND_LINES` follows NativeCommandParameterBinder, and
@@ -117,7 +117,7 @@ def windows_powershell_5(values):
 
 
 def powershell_7_before_3(values):
-    """The same in 7.3 with $PSNativeCommandArgumentPassing = "Legacy"."""
+    """The same as 7.3 with $PSNativeCommandArgumentPassing = "Legacy"."""
 
     def counts(before):
         return not before.endswith("\\")
@@ -175,7 +175,7 @@ def argv_of(line):
 
 
 def arguments(text, environment, folder):
-    """Run the text but for curl.exe; gives its arguments, which don't depend on who passes them."""
+    """Run the text except curl.exe. Return its arguments, which don't depend on who passes them."""
     *writing, (program, *words) = statements(text, environment)
     for tokens in writing:
         write(tokens, folder)

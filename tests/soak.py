@@ -1,4 +1,4 @@
-"""The service for minutes on end: mixed traffic, faults, stops and kills, and an audit of each life.
+"""Soak test: mixed traffic, faults, stops and kills for minutes, with an audit after each restart.
 
     python tests/soak.py --minutes 10
 
@@ -75,7 +75,7 @@ ROUNDS = ("kill", "kill", "kill", "stop", "lock", "fill")
 
 
 def new_fields() -> dict[str, Any]:
-    """A creation under a key of its own, now and then with all fields."""
+    """Return a creation with a new key, sometimes with all fields."""
     word = uuid.uuid4().hex
     fields = {"api_key": MERCHANT + word, "name": f"Ämter {word}", "email": f"{word}@acme.example"}
     more = ["suppress_notifications", "suppress_billing", "dispute_account_id"]
@@ -101,7 +101,7 @@ def any_value(name: str) -> Any:
 
 
 def as_kept(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields as columns: of the key its digest, and its last four characters."""
+    """Return the fields as columns: instead of the key, its digest and last four characters."""
     kept = dict(fields)
     if "api_key" in kept:
         key = kept.pop("api_key")
@@ -120,7 +120,7 @@ UNSENT = {
 
 @dataclasses.dataclass
 class Account:
-    """An account as its client knows it: by columns."""
+    """An account as its client knows it, as columns."""
 
     acknowledged: dict[str, Any]  # empty until its creation is
     pending: dict[str, Any] | None  # by a write that has no answer: it may have happened or not
@@ -131,13 +131,13 @@ class Account:
         return self.acknowledged.get("fense_account_id")
 
     def acknowledge(self, answer: dict[str, Any]) -> None:
-        """The pending write happened, and its answer is this."""
+        """Note that the pending write happened, with this response."""
         self.before = self.acknowledged
         self.acknowledged = self.acknowledged | self.pending | answer
         self.pending = None
 
     def may_be(self, row: dict[str, Any]) -> bool:
-        """Whether the row is as acknowledged, or as the pending write would have made it."""
+        """Return whether the row is as acknowledged, or as changed by the pending write."""
         if self.acknowledged and is_like(row, self.acknowledged):
             return True
         if self.pending is None:
@@ -147,7 +147,7 @@ class Account:
 
 
 def is_like(row: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """Whether everything that is expected is in the row."""
+    """Return whether the row has all expected values."""
     return all(row[name] == value for name, value in expected.items())
 
 
@@ -164,7 +164,7 @@ class Service:
         self.process: Any = None
 
     def start(self) -> float:
-        """Start it; gives the seconds until it served."""
+        """Start it. Return the seconds until it served."""
         began = time.monotonic()
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
@@ -178,7 +178,7 @@ class Service:
         return time.monotonic() - began
 
     def wait(self, seconds: float = DRAIN + 2) -> int | None:
-        """Its exit code, once it has ended; None if it did not in time, and was killed."""
+        """Return its exit code; None if it did not end in time and was killed."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -189,7 +189,7 @@ class Service:
             self.process.stdout.close()
 
     def measure(self) -> dict[str, int]:
-        """What it holds just now, by the names of `FLAT`."""
+        """Return its current resources, by the names of `FLAT`."""
         if not NEEDS["/proc"]:
             return {}
         process = Path("/proc") / str(self.process.pid)
@@ -203,7 +203,7 @@ class Service:
 
 
 def environment() -> dict[str, str]:
-    """This process's own, with our keys and no other setting of the service."""
+    """Return this process's environment with our keys and no other settings of the service."""
     ours = ("FENSE_ADMIN_", "DISPUTE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     folders = [str(Path(__file__).with_name("without_driver")), kept.get("PYTHONPATH", "")]
@@ -212,7 +212,7 @@ def environment() -> dict[str, str]:
 
 
 def choose_port() -> int:
-    """A free port below those that outgoing connections are given: it stays free between lives."""
+    """Return a free port below those of outgoing connections, so that it stays free between lives."""
     while True:
         port = random.randrange(20_000, 30_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -223,7 +223,7 @@ def choose_port() -> int:
 
 
 def raw_request(method: str, path: str, fields: dict[str, Any] | None = None) -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request."""
     body = b"" if fields is None else json.dumps(fields).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: soak\r\nx-api-key: {random.choice(KEYS)}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -235,7 +235,7 @@ def connect(port: int) -> socket.socket:
 
 
 def read_answer(sock: socket.socket) -> tuple[int | None, Any]:
-    """Status and body of a connection's one answer, None and None where there is none."""
+    """Return status and body of a connection's only response, or None and None."""
     with sock, http.client.HTTPResponse(sock) as answer:
         try:
             answer.begin()
@@ -245,7 +245,7 @@ def read_answer(sock: socket.socket) -> tuple[int | None, Any]:
 
 
 def reset(sock: socket.socket) -> None:
-    """Break the connection off, not close it."""
+    """Reset the connection instead of closing it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
@@ -257,7 +257,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 
 
 class Client:
-    """Sends one request after another, and remembers what it was told. One thread's."""
+    """Sends one request after another, and remembers the responses. Used by one thread."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -270,7 +270,7 @@ class Client:
         self.connection = http.client.HTTPConnection("127.0.0.1", run.service.port, timeout=TIMEOUT)
 
     def live(self) -> None:
-        """Send requests until the service is gone."""
+        """Send requests until the service has ended."""
         with contextlib.closing(self.connection), self.held:
             while not self.run.over.is_set():
                 kind = self.choose()
@@ -307,7 +307,7 @@ class Client:
         key: str | None = None,
         slowly: bool = False,
     ) -> tuple[int, Any]:
-        """Status and body of the answer. Raises where there is none."""
+        """Return status and body of the response. Raises if there is none."""
         self.sent_at, amid_fault = None, self.run.amid_fault
         data = b"" if body is None else json.dumps(body).encode()
         headers = {
@@ -329,7 +329,7 @@ class Client:
         return answer.status, content
 
     def any_account(self) -> Account | None:
-        """One of its accounts, if the first it takes is one of which all is known."""
+        """Return a random account, or None if its state is unknown."""
         account = random.choice(self.accounts) if self.accounts else None
         return account if account and account.id and account.pending is None else None
 
@@ -340,7 +340,7 @@ class Client:
         return self.accounts[-1]
 
     def settle(self, account: Account, status: int, answer: Any, done: int) -> None:
-        """Take note of what a write was answered."""
+        """Note the response to a write."""
         if status == done:
             shown = {name: account.pending[name] for name in account.pending if name in answer}
             if not is_like(answer, shown):
@@ -372,7 +372,7 @@ class Client:
             self.settle(account, status, answer, 200)
 
     def give_up(self) -> None:
-        """A creation of which the answer is not waited for."""
+        """Send a creation without waiting for the response."""
         fields = new_fields()
         self.expect(fields)
         with connect(self.run.service.port) as sock:
@@ -448,7 +448,7 @@ class Client:
             self.hold(head + random.choice((b"1", b"1;x=", b"0\r\nX: ")) + b"1" * 60_000)
 
     def pipeline(self) -> None:
-        """Some reads, and a write that waits to be told to go on, on one connection."""
+        """Some reads, and a write with Expect: 100-continue, on one connection."""
         account = self.any_account()
         if account is None:
             return
@@ -471,7 +471,7 @@ class Client:
     # Many requests at once, for a stop to answer
 
     def send_burst(self, count: int) -> list[tuple[socket.socket, Account | None]]:
-        """Send requests, quick ones and others, each on a connection of its own."""
+        """Send requests, fast ones and others, each on a new connection."""
         sent = []
         for number in range(count):
             sock, account = connect(self.run.service.port), None
@@ -498,7 +498,7 @@ class Client:
 
 
 class Neighbour:
-    """Records lookups, now and then killed while it does, and makes backups."""
+    """Records lookups, sometimes killed meanwhile, and makes backups."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -513,7 +513,7 @@ class Neighbour:
                 self.back_up()
 
     def command(self, *arguments: str, kill_after: float = TIMEOUT) -> tuple[int, str]:
-        """Exit code and standard error of a command on the database."""
+        """Return exit code and standard error of a command on the database."""
         process = subprocess.Popen(
             [COMMAND, *arguments, f"--database={self.run.service.file}"],
             stderr=subprocess.PIPE,
@@ -577,7 +577,7 @@ def read_lookups(file: Path) -> dict[tuple[int, str], int]:
 
 
 def ills(file: Path) -> list[str]:
-    """What is wrong with a database in itself."""
+    """Return the inconsistencies of a database."""
     with contextlib.closing(sqlite3.connect(file)) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
         found += [f"broken reference {row}" for row in db.execute("PRAGMA foreign_key_check")]
@@ -603,18 +603,18 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def write_lock(file: Path) -> Iterator[None]:
-    """Another process holds the database's write lock, and then ends without a word."""
+    """Another process holds the database's write lock, then ends abruptly."""
     command = [sys.executable, "-c", HOLD_WRITE_LOCK, str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         if process.stdout.readline() != b"held\n":
-            raise RuntimeError("the write lock can't be had")
+            raise RuntimeError("the write lock can't be acquired")
         yield
         process.stdin.close()  # what it waits for; leaving the context waits for its end
 
 
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """The disk under the folder has not a page left."""
+    """The disk of the folder is completely full."""
     filler = folder / "filler"
     with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
@@ -625,7 +625,7 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a small disk of its own on the folder; gives whether that could be done."""
+    """Mount a small disk on the folder. Return whether that worked."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, stderr=subprocess.DEVNULL, timeout=TIMEOUT).returncode == 0
@@ -642,7 +642,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 class Run:
-    """A service with its clients: begun, ended and audited, life after life. Use it as a context."""
+    """A service with its clients: started, ended and audited repeatedly. Use it as a context."""
 
     def __init__(
         self, folder: Path, file: Path, traffic: dict[str, int], *, neighbour: bool = False
@@ -676,16 +676,16 @@ class Run:
         self.probe.connection.close()
 
     def tell(self, sentence: str) -> None:
-        """Something is not as it should be."""
+        """Note that something is wrong."""
         self.wrong.append(sentence)
         print(f"WRONG: {sentence[:500]}", flush=True)
 
     def disturbs(self, answers: bytes) -> bool:
-        """Whether a fault or an end explains answers that are missing, or are 503."""
+        """Return whether a fault or a stop explains missing responses or 503."""
         return self.amid_fault or self.ended_by is not None or b"HTTP/1.1 503" in answers
 
     def total(self, name: str) -> int:
-        """One of the clients' numbers, all of them together."""
+        """Return the sum of a counter over all clients."""
         return sum(getattr(client, name) for client in [*self.clients, self.probe])
 
     # Lives
@@ -751,7 +751,7 @@ class Run:
             self.tell(f"it took {seconds:.1f} s to serve again")
 
     def wait_for_writes(self, count: int) -> None:
-        """Let the traffic go on until so many more writes are acknowledged."""
+        """Wait until this many more writes are acknowledged."""
         enough, deadline = self.total("acknowledged") + count, time.monotonic() + TIMEOUT
         while self.total("acknowledged") < enough and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -772,7 +772,7 @@ class Run:
         self.bear(full_disk(self.service.file.parent), 3)
 
     def bear(self, fault: contextlib.AbstractContextManager[None], seconds: float) -> None:
-        """Have a fault for so long; it has to serve again without a restart."""
+        """Cause a fault for this long. Afterwards it must serve again without a restart."""
         self.amid_fault = True
         with fault:
             time.sleep(seconds)
@@ -787,7 +787,7 @@ class Run:
     # Audits: while nobody writes, of a service that has started on what the last life left
 
     def audit(self) -> None:
-        """Hold the database against what the clients sent and were told."""
+        """Compare the database with the requests and responses of the clients."""
         file = self.service.file
         for ill in ills(file):
             self.tell(ill)
@@ -829,7 +829,7 @@ class Run:
         self.tell(f"{kind}: {what}")
 
     def audit_long_life(self) -> None:
-        """What it held in the second half of the last life but one is flat."""
+        """Check that its resources stayed constant in the second half of the last life but one."""
         measures = self.lives[-2]
         for name, most in FLAT.items():
             values = [measure[name] for measure in measures[len(measures) // 2 :]]
@@ -837,14 +837,14 @@ class Run:
                 self.tell(f"{name} in the long life: {values}")
 
     def audit_log(self) -> None:
-        """The log has no fault of the service and no key."""
+        """Check that the log has no internal error and no key."""
         with open(self.service.log, errors="replace") as log:
             for line in log:
                 if "Traceback" in line or any(secret in line for secret in SECRETS):
                     self.tell(f"the log has: {line.rstrip()}")
 
     def report(self) -> dict[str, object]:
-        """What was counted, by name."""
+        """Return the counts by name."""
         kinds = sum((client.counts for client in self.clients), Counter())
         ends = [measures[-1] for measures in self.lives if measures]
         held = {name: sorted(measure[name] for measure in ends) for name in FLAT}
@@ -865,7 +865,7 @@ class Run:
 
 
 def soak(minutes: float, folder: Path) -> bool:
-    """Run for so long, print what was counted; gives whether all is as it should be."""
+    """Run for this long, print the counts, and return whether everything was right."""
     deadline = time.monotonic() + minutes * 60
     disk = folder / "disk"
     disk.mkdir()

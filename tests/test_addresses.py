@@ -1,4 +1,4 @@
-"""It listens on the address it was given, or on the socket it was handed."""
+"""The service listens on the given address, or on sockets from systemd."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def start_on(listening, start, **environment):
-    """Start it as systemd does, on a socket that is open already."""
+    """Start it like systemd, on an open socket."""
     os.set_inheritable(listening.fileno(), True)
     command = [sys.executable, "-c", HAND_OVER, str(listening.fileno()), str(COMMAND)]
     service = start(command=command, close_fds=False, **environment)

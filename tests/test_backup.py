@@ -1,4 +1,4 @@
-"""A backup is whole and has all that was acknowledged before it; one that fails leaves nothing."""
+"""A backup is complete and has all acknowledged writes; a failed one leaves nothing."""
 
 import contextlib
 import os

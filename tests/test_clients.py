@@ -1,4 +1,4 @@
-"""Both OpenAPI documents as others' tools read them: linters, and generated clients that are run."""
+"""Both OpenAPI documents pass linters, and clients generated from them work."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command serves until it is stopped, and names in a sentence what keeps it from it."""
+"""The command serves until it is stopped; a failed start is reported in one sentence."""
 
 import os
 import re

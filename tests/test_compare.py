@@ -1,4 +1,4 @@
-"""The command compare: it only reads, says what differs, and gives up in one sentence."""
+"""The command compare only reads, reports differences, and fails with one sentence."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 
 
 def rows(db):
-    """All that a database has."""
+    """Return everything in a database."""
     tables = ("account", "usage", "usage_month")
     return [db.engine.execute_sql(f"SELECT * FROM {it} ORDER BY 1, 2").fetchall() for it in tables]
 
@@ -192,7 +192,7 @@ def silence(handler):
 
 
 def drops(handler):
-    """Go on for as long as somebody reads, with a byte now and then."""
+    """Send a byte from time to time for as long as the client reads."""
     handler.send_response(200)
     handler.end_headers()
     with contextlib.suppress(OSError):
@@ -210,7 +210,7 @@ def endless(handler):
 
 
 @pytest.mark.parametrize(
-    ("respond", "told"),
+    ("respond", "reported"),
     [
         (html, "is not JSON"),
         (other_json, "this is not a Fense"),
@@ -220,11 +220,11 @@ def endless(handler):
         (drops, "timed out after 0.5 s"),
     ],
 )
-def test_another_service_is_reported_in_one_sentence(run_command, respond, told):
+def test_another_service_is_reported_in_one_sentence(run_command, respond, reported):
     with serving(respond) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         result = run_command("compare", url, "--quiet", "--timeout=0.5", **KEYS)
-    assert told in sentence(result, code=3)
+    assert reported in sentence(result, code=3)
     assert not [key for key in KEYS.values() if key in result[2]]
 
 

@@ -1,4 +1,4 @@
-"""compare survives whatever a service or a recording says: it is a difference, or one sentence."""
+"""compare copes with any service or recording: it reports a difference, or one sentence."""
 
 import copy
 import json
@@ -126,7 +126,7 @@ NO_ACCOUNTS = b'{"start_date":null,"end_date":null,"total_lookups":0,"accounts":
 
 
 @pytest.mark.parametrize(
-    ("respond", "told"),
+    ("respond", "reported"),
     [
         (answering(429, b"", Retry_After="30"), "(429): try again in 30 s"),
         (answering(503, b"", Retry_After=CANARY), "(503): try again later"),
@@ -142,11 +142,11 @@ NO_ACCOUNTS = b'{"start_date":null,"end_date":null,"total_lookups":0,"accounts":
         (answering(200, NO_ACCOUNTS, X_Long="x" * 70_000), "not valid HTTP"),
     ],
 )
-def test_a_failed_comparison_is_reported_in_one_sentence(run_command, respond, told):
+def test_a_failed_comparison_is_reported_in_one_sentence(run_command, respond, reported):
     with serving(respond) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         result = run_command("compare", url, "--quiet", **KEYS)
-    assert told in sentence(result, code=3)
+    assert reported in sentence(result, code=3)
     assert CANARY not in result[2]
 
 
@@ -370,7 +370,7 @@ def test_a_damaged_recording_is_reported_in_one_sentence(run_command, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "reported"),
     [
         (b"", "is not a recording"),
         (b"\xff", "is not a recording"),
@@ -380,10 +380,10 @@ def test_a_damaged_recording_is_reported_in_one_sentence(run_command, tmp_path, 
     ],
 )
 def test_a_file_that_is_not_a_recording_is_reported_in_one_sentence(
-    run_command, tmp_path, raw, told
+    run_command, tmp_path, raw, reported
 ):
     (tmp_path / "real.json").write_bytes(raw)
-    assert told in sentence(run_command("compare", "real.json"), code=3)
+    assert reported in sentence(run_command("compare", "real.json"), code=3)
 
 
 def test_a_report_may_be_read_in_part(tmp_path):
@@ -530,21 +530,21 @@ def write(change, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "reported"),
     [
         (500, None, "nothing else was written"),
         (201, {"message": "ok"}, "has no id"),
         (201, {"fense_account_id": 2**60}, "has no id"),
     ],
 )
-def test_a_creation_that_fails_ends_the_writing(monkeypatch, status, body, told):
+def test_a_creation_that_fails_ends_the_writing(monkeypatch, status, body, reported):
     def fails(request, respond):
         response = respond(request)
         response.status, response.body = status, body or response.body
         return response
 
     other, put_all = write(fails, monkeypatch)
-    with pytest.raises(CouldNotAsk, match=told):
+    with pytest.raises(CouldNotAsk, match=reported):
         put_all()
     assert len(other.requests) == 1
 

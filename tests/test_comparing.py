@@ -1,4 +1,4 @@
-"""compare finds where another service differs, once each, and says nothing of one that is the same."""
+"""compare reports each difference of another service once, and none for an equal one."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""A client that is slow, silent, half gone or greedy holds up no other, and is let go."""
+"""Slow, silent, half-closed or greedy clients block no others, and are disconnected."""
 
 import contextlib
 import errno

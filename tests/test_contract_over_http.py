@@ -1,4 +1,4 @@
-"""The contract holds over a real socket as it does in-process."""
+"""The contract's tests also pass over a real socket."""
 
 import re
 

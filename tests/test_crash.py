@@ -1,4 +1,4 @@
-"""What was acknowledged survives kill -9 and a power cut; soak.py is the long form of it."""
+"""Acknowledged writes survive kill -9 and a power cut. soak.py is the long version."""
 
 import os
 import subprocess

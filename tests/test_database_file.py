@@ -1,4 +1,4 @@
-"""A file is opened only if it is ours, is for its owner alone, and is never written once it is gone."""
+"""Only our own files are opened; they are private, and never written to after their removal."""
 
 import errno
 import os

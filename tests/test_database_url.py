@@ -1,4 +1,4 @@
-"""A URL in place of a file's name: which are refused, and that no password is shown."""
+"""Database URLs: which ones are rejected, and that no password is shown."""
 
 import ntpath
 import random
@@ -27,8 +27,8 @@ OF_NO_ENGINE = [
 ]
 
 
-@pytest.mark.parametrize(("url", "told"), OF_NO_ENGINE)
-def test_an_unsupported_url_is_rejected_without_showing_its_password(run_command, url, told):
+@pytest.mark.parametrize(("url", "reported"), OF_NO_ENGINE)
+def test_an_unsupported_url_is_rejected_without_showing_its_password(run_command, url, reported):
     ways = [(("serve", "--database", url), {}), ((), {"FENSE_ADMIN_DATABASE": url})]
     ways += [((command, f"--database={url}"), {}) for command in ("serve", "backup")]
     for arguments, environment in ways:
@@ -36,7 +36,7 @@ def test_an_unsupported_url_is_rejected_without_showing_its_password(run_command
         code, out, errors = run_command(*arguments, **environment)
         assert (code, out) == (2, "")
         assert errors.splitlines()[-1].endswith("(or set in FENSE_ADMIN_DATABASE)")
-        assert told in errors
+        assert reported in errors
         assert PASSWORD not in errors
     with pytest.raises(engines.Unusable, match="the database's name") as refused:
         databases.open_database(url)

@@ -1,4 +1,4 @@
-"""deploy/ with Debian's own tools: the units as systemd reads them, and a real nginx in front."""
+"""deploy/ with Debian's own tools: the units under systemd, and a real nginx in front."""
 
 import contextlib
 import http.client
@@ -42,7 +42,7 @@ KEYS = {"DISPUTE_MASTER_KEY": MASTER_KEY, "DISPUTE_SERVICE_KEYS": SERVICE_KEY}
 
 
 def run(*command):
-    """What a command told, which has to succeed."""
+    """Run a command, which must succeed, and return its output."""
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT
     )
@@ -51,7 +51,7 @@ def run(*command):
 
 
 def replaced(text, replacements):
-    """The text with each of these replaced, each of which has to be there."""
+    """Replace texts, each of which must occur."""
     for old, new in replacements.items():
         assert old in text, old
         text = text.replace(old, str(new))
@@ -62,7 +62,7 @@ def replaced(text, replacements):
 
 
 def systemd_analyze():
-    """The command. Skips the test where it finds no place for its own files, as in a chroot."""
+    """The command. Skips the test if it can't create its own files, as in a chroot."""
     (command,) = tools("systemd-analyze")
     probe = [command, "verify", "--man=no", "basic.target"]
     result = subprocess.run(probe, capture_output=True, text=True, timeout=TIMEOUT)
@@ -140,7 +140,7 @@ def server_with_tls(certificate):
     "host", ["db.example", pytest.param("db1.example,db2.example", marks=pytest.mark.slow)]
 )
 def test_the_unit_reaches_a_server_over_tls(tmp_path, start, certificate, server_with_tls, host):
-    """As systemd runs it: without our variables, and with a home that ProtectHome hides."""
+    """Run it like systemd: without our variables, with a home hidden by ProtectHome."""
     hidden = tmp_path / "home"
     hidden.mkdir(mode=0)
     unit = (DEPLOY / "fense-admin.service").read_text()
@@ -297,7 +297,7 @@ class Nginx:
             raise
 
     def talk(self, raw, secure=True):
-        """Send these bytes; status, headers and body of the answer."""
+        """Send bytes. Return status, headers and body of the response."""
         with self.connect(secure) as sock:
             sock.sendall(raw)
             answer = http.client.HTTPResponse(sock, method="HEAD" if raw[:4] == b"HEAD" else None)
@@ -332,7 +332,7 @@ def nginx(tmp_path_factory, certificate):
 
 @pytest.fixture
 def listener():
-    """A listening socket for the service's, to see what reaches it."""
+    """A listening socket in place of the service's, to see what reaches it."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield SimpleNamespace(
             accept=sock.accept,
@@ -589,7 +589,7 @@ def test_a_response_that_takes_4_s_gets_through(tmp_path, certificate, listener)
 def test_a_client_can_not_choose_the_address_of_the_service(
     tmp_path, certificate, listener, method
 ):
-    """What the service believes of a peer on its own machine is what nginx itself says."""
+    """The service trusts headers from its own machine, and nginx overwrites them."""
     listener.settimeout(10)
     forged = ["Forwarded: host=evil.example", "X-Forwarded-Proto: ftp"]
     forged += ["X-Forwarded-Host: evil.example", "X-Forwarded-Host: evil2.example"]

@@ -1,4 +1,4 @@
-"""The development key, which is public, opens the API on this machine only, and to no page from elsewhere."""
+"""The public development key works only on this machine, and not for pages of other sites."""
 
 import pytest
 from conftest import SERVICE_KEY, Api, refusal

@@ -1,9 +1,10 @@
-"""The limits and defaults that the documents name are those of the service."""
+"""The documents have the limits and defaults of the service."""
 
 import json
 import re
 from pathlib import Path
 
+import documentation
 import pytest
 from conftest import CHECKOUT
 
@@ -136,7 +137,7 @@ STATEMENTS = [
             f"client_body_buffer_size {LIMITS.read_body // 1024}k;",
             f"it answers what is over {LIMITS.body // 1024}k itself",
             f"large_client_header_buffers 4 {LIMITS.header // 1024}k;",
-            f"the service closes what is idle for {LIMITS.idle}",
+            f"the service closes idle connections after {LIMITS.idle}",
             f"{{1,{REQUEST_ID}}}",
             ERRORS[501],
         ],
@@ -160,7 +161,7 @@ def test_limits_written_as_powers_are_right():
 
 @pytest.mark.parametrize("document", ["openapi.json", "FIDELITY.md", "SECURITY.md"])
 def test_no_document_names_another_size(document):
-    """Wherever a size in KiB is named a second time, it is one of the limits, too."""
+    """Every other size in KiB in the documents is also one of the limits."""
     named = set(re.findall("[0-9]+ KiB", (CHECKOUT / document).read_text("utf-8")))
     assert named <= {kib(limit) for limit in (LIMITS.body, LIMITS.read_body, LIMITS.header)}
 
@@ -186,3 +187,10 @@ def test_proxies_give_the_service_enough_time():
     digits = int(re.search(r'"\\d\{([0-9])\}"', nginx)[1])
     assert len(str(LIMITS.read_body)) == digits
     assert 10 ** (digits - 1) > LIMITS.body
+
+
+def test_the_documents_name_the_version_of_the_service():
+    quoted = r"(?:\bversion=|fense-admin/|fense_admin-|fense-admin@v)([0-9]+\.[0-9]+\.[0-9]+)"
+    found = re.findall(quoted, documentation.TEXT)
+    assert len(found) >= 6
+    assert set(found) == {fense_admin.__version__}

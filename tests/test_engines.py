@@ -1,4 +1,4 @@
-"""SQLite and PostgreSQL: the same tables, and the same bytes in every answer."""
+"""SQLite and PostgreSQL have the same tables and give byte-for-byte equal responses."""
 
 import datetime
 import json

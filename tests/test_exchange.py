@@ -1,4 +1,4 @@
-"""What exchange.py alone knows: the statuses of errors, and where a request has its key."""
+"""Only exchange.py knows the statuses of errors, and where the key of a request is."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""exec runs a command beside a service of its own, passes signals on, and ends as the command does."""
+"""exec runs a command with its own service, passes signals on, and returns its exit code."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Made-up requests: each answer is one that is documented."""
+"""Generated requests get only documented responses."""
 
 import re
 

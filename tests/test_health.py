@@ -1,4 +1,4 @@
-"""/healthz and /openapi.json are open to all, and say how it is now."""
+"""/healthz and /openapi.json need no key, and show the current state."""
 
 import socket
 

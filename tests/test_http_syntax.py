@@ -1,4 +1,4 @@
-"""What is not plain HTTP/1.1 is refused in the error shape, and what is gets the same answer however it is sent."""
+"""Invalid HTTP/1.1 gets an error body; valid requests get the same response however they are sent."""
 
 import json
 import socket

@@ -39,7 +39,7 @@ def run_when_imported(node):
 
 
 def imports(source):
-    """The files of the package that a source imports, wherever in it."""
+    """Return the files of the package that a source imports, anywhere in it."""
     found = set()
     for node in run_when_imported(ast.parse(source)):
         if isinstance(node, ast.Import):

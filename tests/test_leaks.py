@@ -1,4 +1,4 @@
-"""Starts, stops, requests and broken connections leave no thread, file, connection or memory behind."""
+"""Starts, stops, requests and broken connections leak no threads, files, connections or memory."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Nothing that a client sends costs more than it may: bodies, headers, keys, faults and histories are bounded."""
+"""Every input is bounded: bodies, headers, keys, errors and histories."""
 
 import contextlib
 import http.client
@@ -41,7 +41,7 @@ def test_a_client_that_sends_too_large_a_body_gets_the_response(served, size):
 
 @contextlib.contextmanager
 def others_wait(port, path="/healthz"):
-    """Yields a list of how long, in seconds, another client waits for an answer meanwhile."""
+    """Yield a list of the seconds that another client waits for responses."""
     waits, over = [], threading.Event()
 
     def ask():

@@ -42,12 +42,12 @@ def anchors(text):
 
 
 def is_file(path):
-    """Whether the path exists, in exactly these letters: some systems ignore their case."""
+    """Return whether the path exists with exactly this case, which some systems ignore."""
     return path == CHECKOUT or (path.exists() and path.name in os.listdir(path.parent))
 
 
 def broken_links(document):
-    """The relative links of a document that lead nowhere."""
+    """Return the broken relative links of a document."""
     text = document.read_text("utf-8")
     for target in targets(text):
         if re.match("[a-z][a-z0-9+.-]*:|//", target):

@@ -1,4 +1,4 @@
-"""The log has one line for each request, which nothing can forge, hold up or lose unseen."""
+"""The log has one line per request; nothing can forge or block it, and lost lines are counted."""
 
 import logging
 import os
@@ -150,7 +150,7 @@ def test_a_logged_path_is_at_most_300_characters():
 
 
 def test_a_traceback_is_logged_although_its_source_was_replaced(tmp_path):
-    """As in a zip file, which an update replaces while the service runs."""
+    """As if an update had replaced the zip file of a running service."""
     archive = tmp_path / "app.pyz"
 
     def write(source):

@@ -1,4 +1,4 @@
-"""environment.sh, with which the Makefile makes its environments: whole, or made anew."""
+"""environment.sh, which creates the Makefile's environments: complete, or created again."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def lending(tmp_path):
 
 
 def environment(folder, *what, **settings):
-    """Run it in the folder; gives its exit code and what it told."""
+    """Run it in the folder. Return its exit code and its output."""
     result = subprocess.run(
         ["sh", CHECKOUT / "environment.sh", "env", *what],
         cwd=folder,

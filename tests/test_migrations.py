@@ -1,4 +1,4 @@
-"""A database of an earlier version is brought up to date whole, or left as it was."""
+"""Databases of earlier versions are migrated completely, or left unchanged."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ SECTIONS = re.split("-- version [0-9]+\n", Path(sqlite.SCHEMA_FILE).read_text("u
 
 
 def make_version(path, version):
-    """A database as this version of the schema made it, with an account and its days."""
+    """Create a database of this version of the schema, with an account and its days."""
     old = sqlite3.connect(path)
     old.executescript(Path(__file__).with_name("schema-1.sql").read_text())
     old.execute("PRAGMA journal_mode = wal")
@@ -160,7 +160,7 @@ def digest_of(section):
 
 @pytest.mark.parametrize("schema", IN_USE)
 def test_a_released_section_never_changes(schema):
-    """A database that has it never runs it again: it would be without the change."""
+    """Databases that have the section never run it again, so they would lack the change."""
     text = (CHECKOUT / schema).read_text("utf-8")
     found = [digest_of(section) for section in re.split("-- version [0-9]+\n", text)[1:]]
     in_use = IN_USE[schema]

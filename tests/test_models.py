@@ -1,4 +1,4 @@
-"""The questions and the tables answer and hold what the contract says, in memory and in a file."""
+"""Queries and tables follow the contract, in memory and in a file."""
 
 import datetime
 import json
@@ -219,7 +219,7 @@ def test_the_schema_itself_rejects_invalid_values(db, statement):
     ],
 )
 def test_sqlite_rejects_values_of_the_wrong_type(sqlite_db, statement):
-    """PostgreSQL makes TRUE and 2 of these."""
+    """PostgreSQL converts these to TRUE and 2."""
     sqlite_db.create_account(FIELDS)
     sqlite_db.record_lookups(1, 1, "2026-11-03")
     with pytest.raises(peewee.IntegrityError):

@@ -1,4 +1,4 @@
-"""`move` reads its source and writes nothing to it, whatever becomes of the move."""
+"""`move` never writes to its source, whether it succeeds or not."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from fense_admin import databases, sqlite
 
 
 def content(folder):
-    """Every file of a folder, byte by byte, but for the index of a write-ahead log."""
+    """Return the content of every file of a folder, except the index of a write-ahead log."""
     return {
         path.name: None if path.name.endswith("-shm") else path.read_bytes()
         for path in folder.iterdir()
@@ -47,7 +47,7 @@ def test_a_file_of_any_version_is_moved_and_stays_as_it_was(
 
 
 def kill_in_use(path, ends):
-    """Kill a process that has the file open; of its log and its index these stay."""
+    """Kill a process that has the file open, and keep its log and the given index."""
     code = (
         "import os, sys; from fense_admin import databases\n"
         "db = databases.open_database(sys.argv[1]); db.create_account(eval(sys.argv[2])); os.kill(os.getpid(), 9)"
@@ -70,7 +70,7 @@ def test_changes_in_the_log_of_a_killed_process_are_moved_and_stay_there(
 
 
 def move_as_somebody_else(start, source, target):
-    """Move as a user whom the modes of files hold back."""
+    """Move as a user who is subject to file modes."""
     command = (sys.executable, "-c", AS_SOMEBODY_ELSE)
     return start("move", str(source), str(target), command=command).end(None)
 
@@ -173,7 +173,7 @@ def test_a_target_that_has_accounts_is_not_migrated(run_command, tmp_path, sourc
 
 @pytest.mark.parametrize("has_accounts", [True, False])
 def test_a_file_is_not_moved_to_itself(run_command, tmp_path, has_accounts):
-    """Where "A" and "a" are one name, it may have another one than was given first."""
+    """On systems that ignore case, the file may be named differently."""
     db = databases.open_database(str(tmp_path / "A"))
     if has_accounts:
         db.create_account(FIELDS)

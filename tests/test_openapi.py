@@ -1,4 +1,4 @@
-"""openapi.json against the service: its routes, its rules, and its answers."""
+"""openapi.json matches the service: routes, rules and responses."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def test_every_example_fits_its_schema(document):
 
 @both
 def test_every_body_has_an_example(document):
-    """Without one, tools make up values that the service refuses."""
+    """Without an example, tools generate values that the service rejects."""
     contents = [node["content"] for _, node in nodes(document.whole) if "content" in node]
     assert len(contents) > 10
     for content in contents:
@@ -112,7 +112,7 @@ def test_generated_clients_understand_it(document):
         if node.get("format") in ("date", "date-time", "uuid"):
             assert not STRING_KEYWORDS & node.keys(), at  # Ruby applies them to its Date or Time
         if "properties" in node:
-            assert "additionalProperties" in node, at  # Go refuses what it isn't told to take
+            assert "additionalProperties" in node, at  # otherwise, Go rejects unknown fields
         # Escapes that RE2, PCRE and Ruby all know; bytes, as PHP sees a text in UTF-8, do as well.
         pattern = node.get("pattern", "")
         assert pattern.isascii(), at
@@ -145,7 +145,7 @@ def test_what_both_documents_describe_is_the_same():
 
 CONTROLS = "\0\t\n\v\f\r\x1c\x1d\x1e\x1f\x7f\x80\x85\x9f"
 SPACES = "".join(c for c in map(chr, range(0x10000)) if c.isspace() and c not in CONTROLS)
-# What stands next to them, and is neither.
+# Neighbouring values that are neither.
 NEIGHBOURS = [
     c
     for c in sorted({chr(ord(c) + step) for c in SPACES + "\x1f\x7f\x9f" for step in (-1, 1)})
@@ -190,7 +190,7 @@ MINIMAL = {"AccountCreate": {"api_key": "k", "name": "x", "email": "a@b"}, "Acco
 
 
 def check_both(schema, body, accepted):
-    """The service and the schema accept the body, or both refuse it."""
+    """Check that the service and the schema both accept or both reject the body."""
     problems = ValidationErrors()
     sent = JsonObject(list(body.items()))
     validate(sent, OPERATION_RULES[schema], problems, required=REQUIRED[schema])
@@ -222,11 +222,11 @@ def test_the_document_and_the_service_require_and_know_the_same_fields(schema):
 def test_a_field_that_is_left_out_has_its_documented_default(api):
     account = api.new_account()
     properties = COMPONENTS["schemas"]["AccountCreate"]["properties"]
-    told = {
+    described = {
         name: re.search(r"Default: (\w+)\.$", properties[name].get("description", ""))
         for name in properties
     }
-    defaults = {name: json.loads(found[1]) for name, found in told.items() if found}
+    defaults = {name: json.loads(found[1]) for name, found in described.items() if found}
     assert defaults == {name: account[name] for name in CREATE_RULES if name not in CREATE_REQUIRED}
 
 

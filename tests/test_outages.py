@@ -1,4 +1,4 @@
-"""A fault of the machine is answered with 503, is over when its cause is, and loses nothing acknowledged."""
+"""Failures of the machine are 503, end with their cause, and lose no acknowledged write."""
 
 import contextlib
 import errno
@@ -52,7 +52,7 @@ def served(path, monkeypatch):
 
 @contextlib.contextmanager
 def pragma(served, name, value, afterwards):
-    """A setting of every thread's connection, those to come included."""
+    """Change a setting of all connections, including future ones."""
     db = served.app.db
     for to in (value, afterwards):
         db.engine.pragma(name, to, permanent=True)
@@ -236,7 +236,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder):
-    """Fill the disk of this folder; gives the file that does."""
+    """Fill the disk of this folder. Return the file that fills it."""
     filler = folder / "filler"
     with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
         while True:

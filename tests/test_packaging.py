@@ -1,4 +1,4 @@
-"""What is installed: the wheel looked into, put into an environment of its own, and called."""
+"""The wheel: its contents, and its use in a fresh environment."""
 
 import fnmatch
 import io
@@ -197,7 +197,7 @@ def test_one_file_runs_in_an_empty_environment(source, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a zip file", "a folder"])
 def test_a_service_keeps_running_while_an_update_replaces_it(wheel, tmp_path, kind):
-    """What nobody has asked for yet, too: it is in memory before the service is ready."""
+    """Including files not requested yet: they are in memory before the service is ready."""
     new = tmp_path / "app"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(new)

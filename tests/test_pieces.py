@@ -1,4 +1,4 @@
-"""Large responses come in pieces: the same bytes, of one moment, whatever becomes of the reader."""
+"""Large responses come in pieces from one snapshot, with the same bytes."""
 
 import datetime
 import functools
@@ -64,7 +64,7 @@ def fill(db, count, seed=1, highest=()):
 
 
 def expected(accounts, usage, start, end):
-    """The response, added up without a database."""
+    """Return the expected response, computed without a database."""
     totals = {account["fense_account_id"]: 0 for account in accounts}
     for account_id, date, lookups in usage:
         if (start or "") <= date <= (end or "a"):
@@ -127,7 +127,7 @@ def test_a_sum_of_all_in_pieces_may_exceed_64_bits(db):
 
 @pytest.fixture(params=["file", "postgresql"])
 def shared(request, tmp_path, open_database):
-    """Two that have the same database open."""
+    """Two objects with the same database open."""
     name = tmp_path / "fense.sqlite3"
     if request.param == "postgresql":
         name = request.getfixturevalue("postgresql").empty()
@@ -224,7 +224,7 @@ def server():
 
 
 def unavailable(pieces):
-    """How long a reader took to fail because the database is unavailable, in seconds."""
+    """Return how many seconds a reader took to fail because the database is unavailable."""
     began = time.monotonic()
     with pytest.raises(engines.DatabaseError) as error:
         list(pieces)

@@ -1,4 +1,4 @@
-"""Each request of a connection is answered once and in order, Expect: 100-continue among them."""
+"""Requests on one connection are answered once and in order, also with Expect: 100-continue."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""What lives in several places is in all of them: the rows of "To change X" in CONTRIBUTING.md.
+"""Whatever belongs in several places is in all of them: "To change X" in CONTRIBUTING.md.
 
 For what other tests compare, look there: settings (test_settings.py), limits and defaults
 (test_documents.py), statuses (test_exchange.py), operations and schemas (test_openapi.py,

@@ -1,4 +1,4 @@
-"""A PostgreSQL server in place of a file: what is refused at the start, the commands, passwords."""
+"""PostgreSQL: what the start rejects, the commands, passwords."""
 
 import gc
 import io
@@ -69,21 +69,23 @@ def make_one_without_a_table(schema, url):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "reported"),
     [
         (make_foreign, "has tables of another program"),
         (make_newer, "was written by a newer version of fense-admin"),
         (make_one_without_a_table, "lacks some of its tables"),
     ],
 )
-def test_a_database_that_is_not_ours_is_rejected_unchanged(schema, url, run_command, make, told):
+def test_a_database_that_is_not_ours_is_rejected_unchanged(
+    schema, url, run_command, make, reported
+):
     make(schema, url)
     look = (
         "SELECT relname, relkind FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
     )
     before = sorted(schema(look))
     line = sentence(run_command("--port=0", FENSE_ADMIN_DATABASE=url, **KEY))
-    assert told in line
+    assert reported in line
     assert sorted(schema(look)) == before
 
 
@@ -176,7 +178,7 @@ def test_the_first_responding_host_is_used(postgresql, open_database):
 
 @pytest.fixture(scope="module")
 def guarded():
-    """A server that asks for a password, which is a hard one."""
+    """A server that requires a difficult password."""
     tools("pg_ctl")
     server = start_server()
     try:
@@ -389,7 +391,7 @@ def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recor
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ('[{"fense_account_id": 1, "lookups": 1}, {"fense_account_id": 9, "lookups": 1}]',
          "nothing was added: [1].fense_account_id is not the id of an account"),
@@ -402,11 +404,11 @@ def test_record_reads_a_list_from_standard_input(run_command, monkeypatch, recor
         ("", "standard input is not valid JSON"),
     ],
 )  # fmt: skip
-def test_a_list_with_an_error_adds_nothing(run_command, monkeypatch, recorded, text, told):
+def test_a_list_with_an_error_adds_nothing(run_command, monkeypatch, recorded, text, reported):
     name, db = recorded
     give_stdin(monkeypatch, text)
     line = sentence(run_command("record", "-", FENSE_ADMIN_DATABASE=name))
-    assert line.startswith(f"fense-admin: {told}")
+    assert line.startswith(f"fense-admin: {reported}")
     assert json.loads(all_usage(db))["total_lookups"] == 0
 
 
@@ -459,7 +461,7 @@ def test_a_move_into_a_database_that_has_accounts_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "told"),
+    ("source", "target", "reported"),
     [
         ("missing.sqlite3", "new.sqlite3", "there is no database file missing.sqlite3"),
         (":memory:", "new.sqlite3", "there is no database file :memory:"),
@@ -468,9 +470,9 @@ def test_a_move_into_a_database_that_has_accounts_changes_nothing(
         ("here.sqlite3", "no/folder/new.sqlite3", "can't open no/folder/new.sqlite3"),
     ],
 )
-def test_a_failed_move_is_reported(run_command, tmp_path, open_database, source, target, told):
+def test_a_failed_move_is_reported(run_command, tmp_path, open_database, source, target, reported):
     open_database(tmp_path / "here.sqlite3")
-    assert told in sentence(run_command("move", source, target))
+    assert reported in sentence(run_command("move", source, target))
     assert not (tmp_path / "new.sqlite3").exists()
 
 
@@ -533,8 +535,8 @@ def test_a_signal_ends_a_move_cleanly(
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     code, out, errors = run_command("move", source, target)
     assert (code, out) == (128 + signum, "")
-    told = signal.Signals(signum).name
-    assert errors == f"fense-admin: stopped by {told}: nothing was moved\n"
+    reported = signal.Signals(signum).name
+    assert errors == f"fense-admin: stopped by {reported}: nothing was moved\n"
     gc.collect()
     assert unraisable == []
     assert open_database(target).count_accounts() == 0
@@ -565,8 +567,8 @@ def test_a_signal_that_comes_during_the_commit_of_a_move_waits_for_it(
     finally:
         join(timer)
     assert code == 128 + signal.SIGINT
-    told = errors.splitlines()[-1]  # after its progress, if it took more than a second
-    assert told == "fense-admin: stopped by SIGINT, which came after the work was done"
+    reported = errors.splitlines()[-1]  # after its progress, if it took more than a second
+    assert reported == "fense-admin: stopped by SIGINT, which came after the work was done"
     assert target.count_accounts() == 2
 
 

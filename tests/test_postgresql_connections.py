@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: to which address, with which settings, and what is refused."""
+"""Connections to PostgreSQL: addresses, settings, and what is rejected."""
 
 import contextlib
 import ipaddress
@@ -294,7 +294,7 @@ def test_the_live_address_of_a_name_is_used(postgresql, open_database, monkeypat
 
 @pytest.mark.slow
 def test_a_server_that_takes_writes_is_preferred(open_database, postgresql):
-    """As in a planned switch-over, where the old primary is made read-only."""
+    """Like a planned switchover, where the old primary becomes read-only."""
     tools("pg_ctl")
     with contextlib.closing(start_server()) as other:
         db = open_database(with_hosts(postgresql, other.port, postgresql.port))
@@ -315,12 +315,12 @@ def test_the_error_names_each_address_that_failed(silent):
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     with pytest.raises(engines.Unusable) as refused:
         databases.open_database(f"postgresql://fense@{hosts},nowhere.invalid/postgres")
-    for told in (
+    for reported in (
         f'"127.0.0.1", port {ports[0]} failed: timeout expired',
         '"127.0.0.1", port 1 failed: Connection refused',
         'can\'t look up the host "nowhere.invalid": ',
     ):
-        assert told in str(refused.value)
+        assert reported in str(refused.value)
 
 
 def test_a_unix_socket_and_an_address_are_not_looked_up(
@@ -485,7 +485,7 @@ def test_a_pooler_that_keeps_sessions_apart_is_used(postgresql, open_database, s
 
 
 def test_a_lagging_id_counter_is_rejected_with_the_fix(postgresql, open_database):
-    """As on a subscriber of logical replication, to which sequences are not copied."""
+    """Like a subscriber of logical replication, which doesn't copy sequences."""
     url = postgresql.new()
     schema = url.rpartition("%3D")[2]
     db = open_database(url)
@@ -558,8 +558,8 @@ def test_a_server_on_another_machine_without_tls_is_warned_of(
 ):
     host = host or own_address()
     url = f"postgresql://fense@{host}:{reachable[0].port}/postgres?sslmode={sslmode}"
-    told = f"the connection to {host} is not encrypted: add sslmode=verify-full to the URL"
-    assert open_database(url).engine.info.warning.startswith(told) == is_warned
+    reported = f"the connection to {host} is not encrypted: add sslmode=verify-full to the URL"
+    assert open_database(url).engine.info.warning.startswith(reported) == is_warned
 
 
 @pytest.mark.needs("a PostgreSQL server of its own")

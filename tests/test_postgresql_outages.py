@@ -1,6 +1,6 @@
-"""A PostgreSQL server that is away, frozen, or waits: what a request costs, and what it is told.
+"""Outages of PostgreSQL (stopped, frozen, waiting): how long requests take, and their responses.
 
-Each test breaks a server of its own, and mends it.
+Each test breaks its own server, and repairs it.
 """
 
 import collections
@@ -59,14 +59,14 @@ def served(server):
 
 @pytest.fixture
 def frozen(server):
-    """A function that freezes the server, which is woken at the end."""
+    """Return a function that freezes the server; it is woken at the end."""
     yield lambda: server.freeze()
     server.thaw()
 
 
 @pytest.fixture
 def without_standby(server):
-    """The server waits for a standby that there is none."""
+    """Make the server wait for a standby that doesn't exist."""
     set_standbys(server, "'missing'")
     yield
     set_standbys(server, "DEFAULT")
@@ -92,7 +92,7 @@ def timed(served, method, path):
 
 
 def many(served, *calls):
-    """The answers to these calls, all made at once."""
+    """Make calls concurrently and return their responses."""
     queue = collections.deque(calls)
     return in_threads(len(calls), lambda: timed(served, *queue.popleft()))
 
@@ -132,14 +132,14 @@ def test_a_write_is_retried_if_its_connection_breaks_before_the_commit(server, s
 
 
 def test_a_connection_to_a_demoted_server_is_replaced(server, open_database):
-    """As after a failover: the connection is alive, and what it leads to takes no writes."""
+    """Like after a failover: the connection is alive, but its server accepts no writes."""
     db = open_database(server.empty())
     db.engine.execute_sql("SET default_transaction_read_only = on")
     assert db.create_account(FIELDS)["fense_account_id"] == 1
 
 
 def test_a_transaction_suspended_for_too_long_is_unavailable(server, open_database, monkeypatch):
-    """As when a machine is suspended: the server has ended the transaction meanwhile."""
+    """Like a suspended machine: the server has ended the transaction."""
     monkeypatch.setattr(postgres, "WORKING", 0.3)
     db = open_database(f"{server.empty()}?options=-cidle_in_transaction_session_timeout%3D100")
 
@@ -378,7 +378,7 @@ def test_a_503_for_an_unknown_commit_says_when_to_retry(served, without_standby)
 
 @pytest.fixture
 def own(server):
-    """The application on a schema of its own with a day of usage, and how to run SQL in there."""
+    """The application on its own schema with a day of usage, and a function to run SQL there."""
     url = server.new()
     name = url.rpartition("%3D")[2]
     app = create_app(url, master_key=MASTER_KEY)

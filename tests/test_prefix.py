@@ -1,4 +1,4 @@
-"""--prefix moves every path of the API, and every path that an answer names."""
+"""--prefix moves every path of the API, also in responses."""
 
 import contextlib
 

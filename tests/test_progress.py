@@ -1,4 +1,4 @@
-"""A command that takes long says how far it is; a signal leaves nothing half done, and says so."""
+"""Long commands report their progress; a signal leaves nothing half done, and says so."""
 
 import contextlib
 import json
@@ -95,7 +95,7 @@ def run(folder, run_command, monkeypatch):
 
 @contextlib.contextmanager
 def moving(folder, stderr):
-    """A slow move with this standard error, which is gone at the end."""
+    """Run a slow move with this standard error; it is ended at the end."""
     command = [sys.executable, "-c", SLOW, "0.3", *COMMANDS["move"][0]]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr) as process:
         try:
@@ -118,7 +118,7 @@ def start_slow(folder, start):
 
 
 def content(folder):
-    """The files of a folder, and what is in its database."""
+    """Return the files of a folder, and the content of its database."""
     db = databases.open_database(str(folder / "here.sqlite3"))
     found = db.dump()
     db.engine.close_all()
@@ -256,8 +256,8 @@ def test_a_signal_leaves_nothing_half_done(start_slow, folder, name, signum):
     wait_until(lambda: COMMANDS[name][1] in process.errors.read_text("utf-8"))
     code, out, errors = process.end(signum)
     assert (code, out) == (exit_code(signum), "")
-    told = f"fense-admin: stopped by {signal.Signals(comes_as(signum)).name}: {UNCHANGED[name]}"
-    assert errors.splitlines()[-1] == told
+    reported = f"fense-admin: stopped by {signal.Signals(comes_as(signum)).name}: {UNCHANGED[name]}"
+    assert errors.splitlines()[-1] == reported
     assert "Traceback" not in errors
     if name == "move":  # its target was opened
         assert total_lookups(folder / "there") == 0
@@ -267,7 +267,7 @@ def test_a_signal_leaves_nothing_half_done(start_slow, folder, name, signum):
 
 @pytest.fixture
 def signal_at_commit(monkeypatch):
-    """Has a SIGINT come with the commit."""
+    """Send SIGINT during the commit."""
 
     def then_signal(self):
         before_commit(self)

@@ -1,4 +1,4 @@
-"""Behind a proxy every URL is the one that clients use: by its headers, or by --public-url."""
+"""Behind a proxy, URLs are those that clients use: from its headers, or from --public-url."""
 
 import html
 import json
@@ -32,7 +32,7 @@ def api_from():
 
 
 def urls(api, headers=()):
-    """The origin of every URL that the service names."""
+    """Return the origins of all URLs that the service returns."""
     made = api.call("POST", "/_standin/instances", headers=headers).body
     listed = api.get("/_standin/instances", headers=headers).body["instances"][0]
     documents = [
@@ -112,7 +112,7 @@ def test_a_public_url_is_in_every_url_and_wins_over_headers(api_from):
 
 
 def test_the_page_repeats_a_request_at_the_public_url(api_from):
-    """And not with the Host of the proxy's own request, which the proxy would not know."""
+    """Not the Host of the proxy's own request, which the proxy doesn't serve."""
     api = api_from("127.0.0.1")
     api.get("/accounts/1", headers=FORWARDED)
     api.get("/accounts/2", headers=FORWARDED | {"Host": "127.0.0.2"})

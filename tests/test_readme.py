@@ -1,4 +1,4 @@
-"""README.md and docs/, word by word: what they show is what happens."""
+"""Every command and example in README.md and docs/ works as shown."""
 
 import json
 import os
@@ -21,7 +21,7 @@ URL = "http://127.0.0.1:8642"
 
 
 def timeless(text):
-    """The text without what differs from one run to the next."""
+    """Return the text without parts that differ between runs."""
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>", text)
     text = re.sub(r"Date: .* GMT", "Date: <date>", text)
     return re.sub(r"X-Request-Id: \w{16}", "X-Request-Id: <id>", text).replace("\r", "")

@@ -1,4 +1,4 @@
-"""make release: what it refuses, and archives that have the same bytes wherever they are made.
+"""make release: what it rejects, and reproducible archives.
 
 tests/release.py builds a whole release.
 """
@@ -23,7 +23,7 @@ EPOCH = 1_800_000_000  # 2027-01-15 08:00:00 UTC
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A git checkout with all that decides whether there may be a release."""
+    """A git checkout with everything that decides whether a release is possible."""
     tools("git")
     shutil.copytree(CHECKOUT / "release", tmp_path / "release")
     (tmp_path / ".gitignore").write_text("__pycache__\ndist\n")
@@ -66,7 +66,7 @@ NO_ENTRY = "CHANGELOG.md has no entry '## [7.8.9] - YYYY-MM-DD': write it"
         (change_and_commit("CHANGELOG.md", "## [7.8.9] - unreleased\n"), NO_ENTRY),
         (change_and_commit("CHANGELOG.md", "## [7x8.9] - 2027-01-15\n"), NO_ENTRY),
         (tag, "the tag v7.8.9 exists: raise __version__ in fense_admin.py"),
-        (lambda folder: shutil.rmtree(folder / ".git"), "this is not a git checkout: run make release in a clone"),
+        (lambda folder: (folder / ".git").rename(folder / "git"), "this is not a git checkout: run make release in a clone"),
     ],
 )  # fmt: skip
 def test_an_unready_tree_is_not_released(checkout, prepare, message):

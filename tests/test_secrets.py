@@ -1,4 +1,4 @@
-"""No key is in a log, an answer or the journal: looked for here, and at the end of every run (conftest)."""
+"""No key appears in a log, a response or the journal; also checked after every run (conftest)."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ from fense_admin.standin.journal import MAX_TEXT
 
 @pytest.fixture
 def output():
-    """What is told from here on, and forgotten."""
+    """The output from here on, which is then discarded."""
     known = len(OUTPUT)
     yield lambda: "\n".join(OUTPUT[known:])
     del OUTPUT[known:]

@@ -1,4 +1,4 @@
-"""A seed fills an empty database before it is served, and a bad one is named by file and place."""
+"""A seed fills an empty database before it is served; errors name the file and the path in it."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Settings come from flags, then from the environment; each has its effect, and a wrong one is named."""
+"""Settings come from flags, then the environment; each has an effect, and invalid ones are named."""
 
 import json
 import os
@@ -198,7 +198,7 @@ def test_contradictory_limits_are_rejected(limits, low, high):
 
 
 def test_the_limit_of_a_body_reaches_the_server_and_the_application(make_app):
-    """The application refuses what is over the limit, the server what is far beyond it."""
+    """The application rejects bodies above the limit, the server those far above it."""
     app = make_app(master_key=MASTER_KEY, limits=Limits(body=1_000))
     with Served(app) as served:
         head = f"POST /accounts HTTP/1.1\r\nHost: localhost\r\nx-api-key: {MASTER_KEY}\r\n"
@@ -210,7 +210,7 @@ def test_the_limit_of_a_body_reaches_the_server_and_the_application(make_app):
 
 
 def test_the_limit_of_a_body_reaches_the_stand_in(make_app):
-    """Its journal keeps the beginning of a body, and hands all of it to the handler."""
+    """The journal keeps the beginning of a body, and the handler gets all of it."""
     app = make_app(master_key=MASTER_KEY, limits=Limits(body=100_000))
     api = Api(ControlPlane(app, MASTER_KEY), MASTER_KEY, None)
     long = json.dumps(account_fields()).encode().ljust(100_000)
@@ -317,7 +317,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("flags", few([["--quiet"], []]), ids=["quiet", ""])
 def test_unknown_variables_are_logged_before_anything_else(start, flags):
-    """With the nearest that is known, and without the value: it may be a secret."""
+    """With the most similar known name, and without the value, which may be secret."""
     others = {"DISPUTE_HOST": "of-another-program", "FENSE_URL": "x"}
     secret = "secret://of-mine"
     service = start(
@@ -325,10 +325,10 @@ def test_unknown_variables_are_logged_before_anything_else(start, flags):
     )
     service.ready()
     lines = service.errors.read_text("utf-8").splitlines()
-    told = sorted(
+    reported = sorted(
         f" unknown variable {name} is ignored: {advice}" for name, advice in UNKNOWN.items()
     )
-    assert [line[24:] for line in lines[: len(UNKNOWN)]] == told
+    assert [line[24:] for line in lines[: len(UNKNOWN)]] == reported
     log = service.end()[2]
     assert log.count("unknown variable") == len(UNKNOWN)
     assert "secret" not in log

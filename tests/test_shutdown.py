@@ -1,4 +1,4 @@
-"""A stop answers what was sent before it and waits no longer than it says; a signal ends a start, too."""
+"""A stop answers earlier requests, until its deadline; a signal also ends a start."""
 
 import contextlib
 import http.client
@@ -53,7 +53,7 @@ def test_a_stop_answers_every_sent_request(file_app, serve):
 
 
 def test_a_stop_answers_requests_queued_beyond_the_limit(served, monkeypatch):
-    """On Windows no more than 500 connections can be open."""
+    """On Windows at most 500 connections can be open."""
     monkeypatch.setattr(systems, "MAX_CONNECTIONS", 8)
     change_limits(served.server.connections, connections=8, waiting=4)
     turn, counts = served.server._turn, []
@@ -72,7 +72,7 @@ def test_a_stop_answers_requests_queued_beyond_the_limit(served, monkeypatch):
 
 
 def test_a_stop_answers_the_first_request_of_a_connection_that_it_just_accepted(served):
-    """A proxy has opened it, and sends a moment later."""
+    """Like a proxy that opens a connection and sends a moment later."""
     with served.connect() as sock:
         served.server.stop()
         time.sleep(0.12)
@@ -155,7 +155,7 @@ def test_a_stop_leaves_no_rejected_client_behind(file_app):
 
 @pytest.fixture
 def start_soak(tmp_path):
-    """Starts a service with these flags. Whatever becomes of the test, it is gone after it."""
+    """Starts a service with these flags. It never outlives the test."""
     started = []
 
     def start_soak(*arguments):

@@ -1,4 +1,4 @@
-"""Windows and macOS, as far as Linux can simulate them: see tests/systems, and make test-systems."""
+"""Windows and macOS, simulated on Linux: see tests/systems, and make test-systems."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ SYSTEMS = CHECKOUT / "tests" / "systems"
 
 
 def run(system, *arguments, cwd=None):
-    """Run Python on a system; what it printed."""
+    """Run Python on a simulated system, and return its output."""
     environment = os.environ | {
         "SIMULATED_SYSTEM": system,
         "PYTHONPATH": os.pathsep.join([str(SYSTEMS), WITHOUT_DRIVER]),

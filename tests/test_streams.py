@@ -1,4 +1,4 @@
-"""A response that is produced while it is sent: whole or seen to be cut, and never in memory."""
+"""Streamed responses are complete or visibly cut off, and never entirely in memory."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ ASK = http_request("GET /accounts/usage")
 
 @pytest.fixture
 def temporary_files(tmp_path, monkeypatch):
-    """Returns the temporary files that are open now."""
+    """Return the temporary files that are open now."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if this_system.NEEDS["/proc"]:
         return lambda: [name for name in open_files() if name.startswith(f"{tmp_path}/#")]
@@ -74,7 +74,7 @@ def produce(app, count=3, last=None, piece=PIECE):
 
 
 def ask(served, version=11, method="GET"):
-    """Ask for the usage of all accounts; the connection and the answer, which is not read yet."""
+    """Request the usage of all accounts. Return the connection and the unread response."""
     connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
     connection._http_vsn, connection._http_vsn_str = version, f"HTTP/1.{version % 10}"
     connection.request(method, "/accounts/usage", headers={"x-api-key": MASTER_KEY})
@@ -302,7 +302,7 @@ def test_the_journal_has_the_beginning_of_it(fense):
 
 
 def begin(app, path, key):
-    """Ask for a path in-process; the body, of which one piece was read, and the rest of it."""
+    """Request a path in-process. Return the body after one piece was read, and the rest."""
     environ = TestRequest.blank(path, headers={"x-api-key": key}).environ
     body = app(environ, lambda *_: None)
     pieces = iter(body)

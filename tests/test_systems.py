@@ -1,4 +1,4 @@
-"""What differs between systems does the same for those who call it.
+"""systems.py hides the differences between operating systems.
 
 These run as on Linux and, within this process, as on Windows and macOS. tests/systems simulates more.
 """

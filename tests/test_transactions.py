@@ -1,4 +1,4 @@
-"""Writers and readers at the same time never lose, mix or outwait each other's work."""
+"""Concurrent writers and readers don't interfere."""
 
 import contextlib
 import datetime
@@ -185,7 +185,7 @@ def test_rollback_after_sqlite_rolled_back(sqlite_db):
 
 @pytest.fixture
 def short_timeouts(monkeypatch):
-    """For the database that is opened next; gives how long a write waits at most."""
+    """Return how long a write may wait in the next database to be opened."""
     monkeypatch.setattr(sqlite, "WRITER_TIMEOUT", 0.8)
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.6)
     return 0.8 + 0.6

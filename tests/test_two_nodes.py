@@ -1,4 +1,4 @@
-"""Two nodes on one PostgreSQL, behind nginx: what deploy/README.md calls more than one machine."""
+"""Two nodes with one PostgreSQL, behind nginx, as in deploy/README.md."""
 
 import collections
 import contextlib
@@ -96,11 +96,11 @@ class Client:
 
 
 class Load:
-    """Creates accounts until it is told to stop, and keeps what it was told of each."""
+    """Creates accounts until it is stopped, and keeps the responses."""
 
     def __init__(self, nodes, threads=4):
         self._nodes, self._stop, self._threads = nodes, threading.Event(), threads
-        self.told = []  # (when, status, message, Retry-After, digest of the key)
+        self.responses = []  # (when, status, message, Retry-After, digest of the key)
         self.waits = []  # seconds, one for each
 
     def __enter__(self):
@@ -120,28 +120,30 @@ class Load:
                 self.waits.append(time.monotonic() - began)
                 message = body.get("error", {}).get("message")
                 key_digest = models.digest(fields["api_key"])
-                self.told.append(
+                self.responses.append(
                     (time.monotonic(), status, message, headers["Retry-After"], key_digest)
                 )
 
     def wait_for(self, count):
-        """Until so many more were created."""
+        """Wait until this many more were created."""
         wanted = self.created() + count
         wait_until(lambda: self.created() >= wanted)
 
     def created(self):
-        return sum(status == 201 for _, status, *_ in list(self.told))
+        return sum(status == 201 for _, status, *_ in list(self.responses))
 
     def check(self, server):
-        """What was acknowledged is there, and nothing of which it was said that it is not."""
+        """Check that everything acknowledged is there, and nothing reported as unchanged."""
         there = {row[0] for row in server.execute("SELECT api_key_sha256 FROM account")}
-        lost = [one for one in self.told if one[1] == 201 and one[-1] not in there]
+        lost = [one for one in self.responses if one[1] == 201 and one[-1] not in there]
         denied = [
-            one for one in self.told if "nothing was changed" in str(one[2]) and one[-1] in there
+            one
+            for one in self.responses
+            if "nothing was changed" in str(one[2]) and one[-1] in there
         ]
         assert (lost, denied) == ([], [])
-        assert all(retry_after for _, status, _, retry_after, _ in self.told if status == 503)
-        assert {status for _, status, *_ in self.told} <= {201, 503}
+        assert all(retry_after for _, status, _, retry_after, _ in self.responses if status == 503)
+        assert {status for _, status, *_ in self.responses} <= {201, 503}
 
 
 @pytest.fixture(scope="module")
@@ -215,14 +217,14 @@ def test_killing_a_node_loses_nothing(nodes, server):
         nodes.stop(0, signal.SIGKILL)
         nodes.sockets[0].close()  # as the machine is gone
         load.wait_for(100)
-        settled = len(load.told)
+        settled = len(load.responses)
         load.wait_for(100)
     load.check(server)
     # What was on its way to the node is told to be unknown, once for each client.
-    refused = [one for one in load.told if one[1] != 201]
+    refused = [one for one in load.responses if one[1] != 201]
     assert len(refused) <= 4
     assert all("may have been, or not" in one[2] for one in refused)
-    assert {one[1] for one in load.told[settled:]} == {201}
+    assert {one[1] for one in load.responses[settled:]} == {201}
 
 
 def test_clients_wait_5_s_at_most_for_a_frozen_node_and_then_use_the_other(nodes, server):
@@ -231,26 +233,26 @@ def test_clients_wait_5_s_at_most_for_a_frozen_node_and_then_use_the_other(nodes
         frozen_at = time.monotonic()
         nodes.services[0].process.send_signal(signal.SIGSTOP)
         time.sleep(6)
-        after = len(load.told)
+        after = len(load.responses)
         load.wait_for(100)
     nodes.services[0].process.send_signal(signal.SIGCONT)
     nodes.stop(0)  # once it has done what it had received
     nodes.stop(1)
     load.check(server)
-    late = [one for one in load.told if one[1] != 201]
+    late = [one for one in load.responses if one[1] != 201]
     assert 1 <= len(late) <= 12  # each client once at most
     assert max(one[0] for one in late) < frozen_at + 5
-    assert {one[1] for one in load.told[after:]} == {201}
+    assert {one[1] for one in load.responses[after:]} == {201}
     assert max(load.waits) < 5
     # A creation that arrived twice would be rejected the second time, as its key is taken.
     arrived = re.findall(r"POST /accounts (\d+)", nodes.log)
     assert set(arrived) == {"201"}
-    assert len(arrived) <= len(load.told)
+    assert len(arrived) <= len(load.responses)
 
 
 @contextlib.contextmanager
 def unreachable(sock):
-    """Make this listening socket ignore new connections, as if its machine were gone."""
+    """Make this listening socket ignore new connections, as if its machine were off."""
     sock.listen(0)
     with contextlib.ExitStack() as stack, contextlib.suppress(TimeoutError):
         while True:
@@ -261,7 +263,7 @@ def unreachable(sock):
 
 @pytest.fixture
 def without_a_machine(nodes):
-    """Two nodes, of which the first one's machine is gone."""
+    """Two nodes; the first one's machine is off."""
     nodes.stop(0, signal.SIGKILL)
     with unreachable(nodes.sockets[0]):
         yield nodes
@@ -271,7 +273,7 @@ def test_a_machine_that_is_off_costs_no_request(without_a_machine, server):
     with Load(without_a_machine) as load:
         load.wait_for(100)
     load.check(server)
-    assert {one[1] for one in load.told} == {201}
+    assert {one[1] for one in load.responses} == {201}
     assert 0.2 < max(load.waits) < 2
 
 
@@ -302,7 +304,7 @@ def test_a_rolling_restart_rejects_no_request(nodes, server):
         load.wait_for(50)
     load.check(server)
     # On a machine that is so busy that a restart takes 4 s, nginx gives up first.
-    assert [one for one in load.told if one[1] != 201] == [] or slowest > 4
+    assert [one for one in load.responses if one[1] != 201] == [] or slowest > 4
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
@@ -316,7 +318,7 @@ def test_a_server_that_is_restarted_under_load_loses_nothing(nodes, server, mode
         back = time.monotonic()
         load.wait_for(100)
     load.check(server)
-    refused = [when for when, status, *_ in load.told if status == 503]
+    refused = [when for when, status, *_ in load.responses if status == 503]
     assert len(refused) > 10
     assert away <= min(refused)
     assert max(refused) <= back + 0.5

@@ -1,4 +1,4 @@
-"""Type checkers know what a user gets: a misspelt name is an error, and what is documented is none."""
+"""Type checkers know all returned types: typos are errors, and the examples have none."""
 
 import inspect
 import json
@@ -91,7 +91,7 @@ TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(N
 
 
 def described(hint, document):
-    """The JSON types and values that a hint allows, as `documented` gives them for a schema."""
+    """Return the JSON types and values that a hint allows, like `documented` for a schema."""
     if hint in SHAPES.values():
         return {hint.__name__}
     if get_origin(hint) is list:

@@ -1,4 +1,4 @@
-"""The oldest and the newest waitress that pyproject.toml allows serve alike.
+"""The service works with the oldest and the newest waitress that pyproject.toml allows.
 
 serving/internals.py lists what is relied on of waitress's internals.
 """

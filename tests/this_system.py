@@ -1,4 +1,4 @@
-"""What this system lets tests do: how to stop a process, and which of their needs it meets."""
+"""What tests can do on this system: how to stop a process, and which needs it meets."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def ended_at_once_by(signum: int) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had so far, in KiB. On Windows nobody asks."""
+    """Return the peak memory of this process in KiB. Not used on Windows."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -96,7 +96,7 @@ def peak_memory() -> int:
 
 
 def lacking(item: pytest.Item) -> list[str]:
-    """What the test needs and this system does not have."""
+    """Return the needs of the test that this system doesn't meet."""
     import pytest
 
     needed: list[str] = []

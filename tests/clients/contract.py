@@ -1,4 +1,4 @@
-"""The contract, called by a client that openapi-python-client makes of openapi.json."""
+"""Call the contract with a client that openapi-python-client generates from openapi.json."""
 
 import datetime
 import os

@@ -1,4 +1,4 @@
-"""The control plane, called by a client that is made of standin/openapi.json."""
+"""Call the control plane with a client generated from standin/openapi.json."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Accounts: made, read, updated."""
+"""Accounts: creating, reading and updating them."""
 
 import re
 import threading

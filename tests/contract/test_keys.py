@@ -1,4 +1,4 @@
-"""Who may call: 401 for a stranger, 403 for a merchant, before anything else is looked at."""
+"""Keys: 401 for an unknown one, 403 for a merchant's, before anything else is checked."""
 
 import hmac
 
@@ -16,7 +16,7 @@ ENDPOINTS = [
     ("GET", "/accounts/usage"),
     ("GET", "/accounts/usage/1"),
 ]
-# A known path, and a fault that must not be told to who has no key.
+# A known path, and an error that must not be shown without a key.
 BEHIND_THE_KEY = [
     ("DELETE", "/accounts/1"),
     ("PATCH", "/accounts"),

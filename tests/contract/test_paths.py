@@ -1,4 +1,4 @@
-"""An unknown path is 404 with the one that may be meant, a wrong method 405 with those that the path takes."""
+"""Unknown paths are 404 with a suggestion, wrong methods 405 with the allowed ones."""
 
 import pytest
 from conftest import refusal

@@ -1,4 +1,4 @@
-"""Every body that is refused: with all its faults, and with nothing written."""
+"""Invalid requests are rejected with all their errors, and nothing is written."""
 
 import json
 
@@ -73,7 +73,7 @@ NO_OBJECT = [b"null", b"true", b"0", b"1.5", b'""', b'"name"', b"[]", b"[{}]", b
 
 
 def check_refused(api, body, status, expected, headers=()):
-    """A create and an update with this body are refused so, and nothing is written."""
+    """Check that a creation and an update with this body are rejected, and nothing is written."""
     number = api.new_account()["fense_account_id"]
     before = api.everything()
     for path, error in zip(("/accounts", f"/accounts/{number}"), expected, strict=True):

@@ -1,4 +1,4 @@
-"""All responses have the same headers and one error shape, and tell nothing of a fault of ours."""
+"""All responses have the same headers and the same error shape; internal errors show no details."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Usage: of one account day by day, of all accounts in totals."""
+"""Usage: of one account by day, of all accounts in totals."""
 
 import pytest
 from conftest import refusal

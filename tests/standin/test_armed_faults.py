@@ -1,4 +1,4 @@
-"""An armed fault meets the requests that it names, so many times, and a bad one is not armed."""
+"""Armed faults apply to matching requests, as often as they say; invalid ones are not armed."""
 
 import re
 
@@ -173,7 +173,7 @@ def test_faults_apply_to_a_route_added_to_the_contract(app):
 
 
 def test_faults_apply_to_every_route_with_a_key(app):
-    """So one that is not added by `contract`, and would never meet a fault, is noticed."""
+    """Detects routes not added by `contract`, to which faults would never apply."""
     api = Api(ControlPlane(app, MASTER_KEY), MASTER_KEY, None)
     for route in app.routes:
         if route.callback.__name__ == "method_not_allowed" or ApiKeyPlugin in route.skiplist:

@@ -1,4 +1,4 @@
-"""The clock decides times and today of one stand-in, until it is let go; nothing else."""
+"""The clock decides times and today of one stand-in, and nothing else."""
 
 import datetime
 import re

@@ -1,4 +1,4 @@
-"""The control plane is off unless asked for, and then opens to the master key alone."""
+"""The control plane is off by default, and accepts only the master key."""
 
 import base64
 

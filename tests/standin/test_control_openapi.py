@@ -1,4 +1,4 @@
-"""standin/openapi.json against the control plane: its routes, what it takes, what it answers."""
+"""standin/openapi.json matches the control plane: routes, requests and responses."""
 
 import json
 from typing import get_args
@@ -63,7 +63,7 @@ def test_it_contains_the_components_of_the_contract():
 
 
 def test_the_kinds_of_drops_are_those_documented():
-    """README.md's list of them is held by tests/test_documents.py."""
+    """The list in the documents is checked by tests/test_documents.py."""
     assert DOCUMENT.components["schemas"]["FaultSent"]["properties"]["drop"]["enum"] == [*DROPS]
     assert get_args(shapes.FaultDrop) == tuple(DROPS)
 
@@ -142,7 +142,7 @@ TABLES = {  # of each schema: a method and path that take it, the values, the ru
 
 
 def around(schema, name, value):
-    """An object with this value of a field which is right in all else."""
+    """Return a valid object except for this value of a field."""
     fields = {name: value}
     if schema == "FaultSent":
         needed = {
@@ -161,7 +161,7 @@ def around(schema, name, value):
 
 
 def sent_as(schema, value):
-    """The body in which an object of this schema is sent."""
+    """Return a body that contains an object of this schema."""
     return {"StateAccountSent": {"accounts": [value]}, "LookupsSent": [value]}.get(schema, value)
 
 

@@ -1,4 +1,4 @@
-"""The demo state is a customer base as one would meet it, the same for one day every time."""
+"""The demo state is realistic, and always the same for the same day."""
 
 import datetime
 import json

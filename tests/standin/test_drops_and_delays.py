@@ -1,4 +1,4 @@
-"""A drop cuts the connection as it says, and a delay keeps the one request that it meets and nobody else."""
+"""Drops cut the connection as they say; delays affect only their own requests."""
 
 import contextlib
 import http.client
@@ -216,7 +216,7 @@ assert real_time() - began < 5
 
 
 def test_delays_and_deadlines_ignore_a_frozen_clock(tmp_path):
-    # In a process of its own: freezegun replaces the time of all modules.
+    # In a separate process: freezegun replaces the time of all modules.
     run_program(sys.executable, "-W", "error", "-c", FROZEN, cwd=tmp_path, timeout=60)
 
 

@@ -1,4 +1,4 @@
-"""An instance is a stand-in of its own: nothing of one is ever seen in another."""
+"""Instances are independent stand-ins: they never see each other's data."""
 
 import contextlib
 import json

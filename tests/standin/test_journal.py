@@ -1,4 +1,4 @@
-"""The journal keeps what came and what went, in order, bounded, and with no key whole in it."""
+"""The journal keeps requests and responses in order, limited in size, with masked keys."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Faults as they really happen: the request is handled, and its response lost, late or another."""
+"""Faults with `after`: the request is handled, and its response is lost, late or replaced."""
 
 import http.client
 import json

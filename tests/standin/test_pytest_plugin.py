@@ -1,4 +1,4 @@
-"""pytest's fixture is clean before each test, and a run without it loads nothing."""
+"""The pytest fixture is reset before each test, and a run without it loads nothing."""
 
 import os
 import runpy
@@ -197,7 +197,7 @@ def test_a_report_is_shown_for_every_use_of_the_fixture_and_no_other_test(tmp_pa
 
 
 def test_the_plugin_loads_in_an_old_pytest(monkeypatch):
-    """It is loaded in every run of an environment, with whatever pytest is installed there."""
+    """The plugin is loaded in every run, with any installed version of pytest."""
     old = types.SimpleNamespace(fixture=pytest.fixture, hookimpl=pytest.hookimpl)
     monkeypatch.setitem(sys.modules, "pytest", old)
     assert "fense" in runpy.run_path(pytest_fense_admin.__file__)

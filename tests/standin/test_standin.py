@@ -1,4 +1,4 @@
-"""A StandIn is used from Python, marks every answer as its own, and minds its own business."""
+"""A StandIn in Python marks every response as its own, and doesn't affect its surroundings."""
 
 import contextlib
 import datetime

@@ -1,4 +1,4 @@
-"""A state is put and read back whole, lookups are recorded, a reset goes back to the seed, and a bad one changes nothing."""
+"""States are loaded and returned, lookups recorded, resets go back to the seed; invalid input changes nothing."""
 
 import contextlib
 import http.client
@@ -49,7 +49,7 @@ def test_a_state_of_two_thousand_accounts_comes_back_the_same():
     state = {"accounts": [account | {"api_key": f"k{i}", "name": f"n{i}"} for i in range(2_000)]}
     with StandIn(serve=False, master_key=MASTER_KEY) as fense:
         api = Api(fense.app, MASTER_KEY, None)
-        began = time.process_time()  # another program may have the processor meanwhile
+        began = time.process_time()  # CPU time: other programs may use the processor
         first = api.client.put(
             "/_standin/state",
             json.dumps(state),
@@ -63,7 +63,7 @@ def test_a_state_of_two_thousand_accounts_comes_back_the_same():
 
 
 def kibibytes(pid, name):
-    """What /proc says of the memory of a process: VmRSS (now) or VmHWM (at most so far)."""
+    """Return the memory of a process from /proc: VmRSS (now) or VmHWM (peak)."""
     with open(f"/proc/{pid}/status") as status:
         return int(next(line for line in status if line.startswith(name)).split()[1])
 
@@ -71,7 +71,7 @@ def kibibytes(pid, name):
 @pytest.mark.needs("/proc")
 @pytest.mark.slow
 def test_a_state_takes_a_few_times_its_size_in_memory(start):
-    """However often it is put, in whatever thread."""
+    """However often it is put, in any thread."""
     days = {f"2026-11-{day:02}": 1000 + day for day in range(1, 31)}
     names = [f"merchant-{number}" for number in range(8_000)]
     accounts = [

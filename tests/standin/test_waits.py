@@ -1,4 +1,4 @@
-"""Requests of the journal are found by what they were, and waited for without a sleep."""
+"""Requests in the journal are found by filters, and waited for without a sleep."""
 
 import http.client
 import json
@@ -89,7 +89,7 @@ def test_an_invalid_query_is_rejected(seeded_api, query, field):
 
 
 def wait_for(fense, query, timeout=TIMEOUT):
-    """Wait in a thread of its own; a function that returns the requests, and after how long."""
+    """Wait in a thread. Return a function that returns the requests and the time it took."""
     outcome = []
 
     def wait():

@@ -1,4 +1,4 @@
-"""What macOS lacks, or does in its own way, on Linux."""
+"""Simulate on Linux what macOS lacks or does differently."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Poll:
 
 
 def accept(listener: socket.socket) -> Any:
-    """What is accepted has the mode of the listener: BSD's way."""
+    """Accepted sockets inherit the mode of the listener, as on BSD."""
     sock, address = _accept(listener)
     if listener.gettimeout() == 0:
         os.set_blocking(sock.fileno(), False)

@@ -1,4 +1,4 @@
-"""What both simulated systems share: names that are gone, except for the standard library."""
+"""Shared by both simulated systems: names are removed, except for the standard library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _name = _platform = ""  # what os.name and sys.platform say
 
 
 def remove(holder: Any, *patterns: str) -> None:
-    """Remove the names that match, as on a system that has never had them."""
+    """Remove the matching names, as on a system without them."""
     for name in list(vars(holder)):
         if any(re.fullmatch(pattern, name) for pattern in patterns):
             _gone.append((holder, name, getattr(holder, name)))
@@ -62,7 +62,7 @@ def _as_on_linux(execute: Any, module: Any) -> None:
 
 @contextlib.contextmanager
 def linux() -> Any:
-    """The names that are gone, and the system's own name, are back meanwhile."""
+    """Restore the removed names and the real system's name for a while."""
     global _depth
     with _lock:
         if _depth == 0:
@@ -112,7 +112,7 @@ def refuse_proc(event: str, arguments: Any) -> None:
 
 
 def localhost_is_ipv6_first() -> None:
-    """Linux, as it is set up here, gives 127.0.0.1 first, or alone."""
+    """On Linux, as configured here, 127.0.0.1 is the first or only address."""
     original = socket.getaddrinfo
 
     def getaddrinfo(host: Any, port: Any, *options: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Makes Linux like the system that SIMULATED_SYSTEM names, in a Python process that finds this.
+"""Simulate the system named by SIMULATED_SYSTEM in each Python process that imports this.
 
     SIMULATED_SYSTEM=windows PYTHONPATH=tests/systems python ...
 

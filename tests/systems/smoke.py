@@ -1,4 +1,4 @@
-"""What every user does first, in one process and the commands that it starts. Prints "fine"."""
+"""A user's first steps, in one process and the commands that it starts. Prints "fine"."""
 
 import json
 import subprocess

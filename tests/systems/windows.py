@@ -1,4 +1,4 @@
-"""What Windows lacks, or does in its own way, on Linux."""
+"""Simulate on Linux what Windows lacks or does differently."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FLAGS = {
     "DETACHED_PROCESS": 0x8,
 }  # fmt: skip
 
-# What the standard library had before: the simulation itself goes on using it.
+# The standard library's originals, which the simulation itself uses.
 _listdir, _stat, _fstat, _fsync = os.listdir, os.stat, os.fstat, os.fsync
 _open = open
 _getpgid = os.getpgid
@@ -193,7 +193,7 @@ class EVENTS(enum.IntEnum):
 
 
 def sleep(seconds: float) -> None:
-    """Let handlers run meanwhile: Ctrl-C does wake up a main thread that sleeps."""
+    """Let handlers run during a sleep: Ctrl-C wakes up a sleeping main thread."""
     if seconds <= 0.05:
         _sleep(seconds)
         return
@@ -269,7 +269,7 @@ class Library:
 
 
 def check(event: str, arguments: Any) -> None:
-    """What Windows refuses of what Linux is about to do."""
+    """Raise the error that Windows would raise for this action."""
     names.refuse_proc(event, arguments)
     if event == "subprocess.Popen":
         program = os.fsdecode(arguments[0]) if arguments[0] else ""
@@ -296,7 +296,7 @@ def check_path(event: str, path: str) -> None:
 
 
 def is_open(path: str) -> bool:
-    """Whether this process has the file open."""
+    """Return whether this process has the file open."""
     try:
         found = os.lstat(path)
     except OSError:
