@@ -102,7 +102,7 @@ def test_while_nothing_happens_nothing_is_asked_and_nothing_changes(fense, look)
 
 def is_followed(fense):
     """Whether a page waits for the next request."""
-    return fense.app.journal._page_slots._value < waits.MOST_PAGES
+    return fense.app.journal._page_slots._value < waits.MAX_PAGES
 
 
 def test_a_hidden_page_and_one_that_is_not_live_ask_nothing(fense, look):
@@ -128,7 +128,7 @@ def test_a_hidden_page_and_one_that_is_not_live_ask_nothing(fense, look):
 def test_where_it_is_refused_it_asks_again_later(fense, look):
     room = fense.app.journal._page_slots
     with contextlib.ExitStack() as taken:
-        for _ in range(waits.MOST_PAGES):
+        for _ in range(waits.MAX_PAGES):
             taken.enter_context(room)
         page = look()
         expect(page.get_by_text("No connection: trying again")).to_be_visible()
@@ -226,7 +226,7 @@ def test_a_fault_is_seen_armed_and_then_used(fense, look):
     fense.fail(503, method="POST", path="/accounts", times=2)
     page = look()
     page.get_by_role("link", name="Faults 1 armed").click()
-    row = page.get_by_role("row", name="answers 503")
+    row = page.get_by_role("row", name="responds with 503")
     used = row.locator("td[data-label=Used]")
     expect(used).to_have_text("0")
     misspelt_status = send(fense, "POST", "/accounts", {})
@@ -234,7 +234,7 @@ def test_a_fault_is_seen_armed_and_then_used(fense, look):
     page.reload()
     assert used.inner_text().split()[0] == "1"
     row.get_by_role("link", name="POST /accounts").click()
-    expect(page.get_by_text("Fault 1 met it: it answers 503.")).to_be_visible()
+    expect(page.get_by_text("Fault 1 was used: it responds with 503.")).to_be_visible()
     send(fense, "POST", "/accounts", {})
     page.get_by_role("link", name="Faults", exact=True).first.click()
     expect(page.get_by_text("No fault is armed.")).to_be_visible()
