@@ -18,7 +18,7 @@ from fense_admin.standin.faults import FAULT_RULES, wait_for
 from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 
 MAX_WAITS = 100  # at once, including those of its instances
-MOST_PAGES = 20  # that wait for a change at once, besides; those of instances count, too
+MAX_PAGES = 20  # waiting for a change at once, besides; including those of its instances
 
 WhileWaiting = Callable[[], AbstractContextManager[None]]
 
@@ -90,7 +90,7 @@ class Journal(collections.deque[Entry]):
     def __init__(self, parent: Journal | None = None) -> None:
         super().__init__(maxlen=JOURNAL_LENGTH)
         self._slots = parent._slots if parent else threading.BoundedSemaphore(MAX_WAITS)
-        self._page_slots = parent._page_slots if parent else threading.BoundedSemaphore(MOST_PAGES)
+        self._page_slots = parent._page_slots if parent else threading.BoundedSemaphore(MAX_PAGES)
         self._lock = threading.Lock()
         self._waits: list[Wait] = []
         self._forgotten = 0  # the highest number of a cleared entry
@@ -151,7 +151,7 @@ class Journal(collections.deque[Entry]):
         `ApiError` (503) if too many are already waiting.
         """
         wait = Wait(wanted, count)
-        with place(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
+        with slot(self._slots, f"{MAX_WAITS} calls are already waiting for requests"):
             with self._lock:
                 wait.add(it for it in self.find(wanted) if it["duration_ms"] is not None)
                 self._waits.append(wait)
@@ -172,7 +172,7 @@ class Journal(collections.deque[Entry]):
 
         Raises `ApiError` (503) if too many pages are already waiting.
         """
-        with place(self._page_slots, f"{MOST_PAGES} pages are already waiting for requests"):
+        with slot(self._page_slots, f"{MAX_PAGES} pages are already waiting for requests"):
             with self._lock:
                 is_new, change = self.changes != seen, self._next_change
             if not (is_new or self._is_over):
@@ -181,11 +181,11 @@ class Journal(collections.deque[Entry]):
 
 
 @contextlib.contextmanager
-def place(room: threading.BoundedSemaphore, when_full: str) -> Iterator[None]:
-    """Hold one of the places of a room. Raises `ApiError` (503) where none is free."""
-    if not room.acquire(blocking=False):
+def slot(slots: threading.BoundedSemaphore, when_full: str) -> Iterator[None]:
+    """Hold one of the slots. Raises `ApiError` (503) if none is free."""
+    if not slots.acquire(blocking=False):
         raise ApiError(UNAVAILABLE, when_full)
     try:
         yield
     finally:
-        room.release()
+        slots.release()

@@ -68,7 +68,7 @@ def missing(entry: Entry) -> Values:
     if "body" in entry.is_cut:
         found["body"] = "the journal keeps the first 8 KiB of a body: add the rest"
     long = [name for name in sent if size(sent[name]) > MOST]
-    return found | {name: f"the {name} is too long for a form" for name in long}
+    return found | dict.fromkeys(long, "too long to change in a form")
 
 
 def fields(shown: Shown, how: str, number: str) -> list[Field]:

@@ -453,4 +453,4 @@ def test_a_request_of_any_size_has_a_form_of_bounded_size(fense, letter):
     assert len(view_of_newest(fense).body) < 200_000
     form = edit(fense)
     assert len(form.text) < 200_000
-    assert "headers (the headers is too long for a form)" in form.text
+    assert "headers (too long to change in a form)" in form.text

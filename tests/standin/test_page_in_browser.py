@@ -102,7 +102,7 @@ def test_while_nothing_happens_nothing_is_asked_and_nothing_changes(fense, look)
 
 def is_followed(fense):
     """Whether a page waits for the next request."""
-    return fense.app.journal._page_slots._value < waits.MOST_PAGES
+    return fense.app.journal._page_slots._value < waits.MAX_PAGES
 
 
 def test_a_hidden_page_and_one_that_is_not_live_ask_nothing(fense, look):
@@ -128,7 +128,7 @@ def test_a_hidden_page_and_one_that_is_not_live_ask_nothing(fense, look):
 def test_where_it_is_refused_it_asks_again_later(fense, look):
     room = fense.app.journal._page_slots
     with contextlib.ExitStack() as taken:
-        for _ in range(waits.MOST_PAGES):
+        for _ in range(waits.MAX_PAGES):
             taken.enter_context(room)
         page = look()
         expect(page.get_by_text("No connection: trying again")).to_be_visible()

@@ -15,7 +15,7 @@ CHANGES = "/_standin/page/changes"
 @pytest.fixture
 def follow(fense):
     """Starts so many waits for the next change; gives futures of (status, changes since then)."""
-    with ThreadPoolExecutor(waits.MOST_PAGES) as pool:
+    with ThreadPoolExecutor(waits.MAX_PAGES) as pool:
 
         def ask(seen):
             status, _, text = call_standin(fense, "GET", f"{CHANGES}?after={seen}", timeout=TIMEOUT)
@@ -33,7 +33,7 @@ def follow(fense):
 
 def waiting(fense):
     """The number of pages that wait."""
-    return waits.MOST_PAGES - fense.app.journal._page_slots._value
+    return waits.MAX_PAGES - fense.app.journal._page_slots._value
 
 
 def changes(fense):
@@ -76,13 +76,13 @@ def test_a_request_that_is_in_flight_ends_a_wait(fense, follow):
 
 
 def test_twenty_pages_hold_nobody_up_and_one_more_is_refused(fense, follow):
-    futures, seen = follow(waits.MOST_PAGES), changes(fense)
+    futures, seen = follow(waits.MAX_PAGES), changes(fense)
     began = time.monotonic()
     assert call_standin(fense, "GET", f"{CHANGES}?after={seen}")[0] == 503
     assert call_standin(fense, "GET", "/_standin/")[0] == 200
     with fense.app.journal._slots:  # that of tests that wait is another one
         assert call_standin(fense, "GET", "/_standin/requests?wait_ms=1")[0] == 200
-    assert waiting(fense) == waits.MOST_PAGES
+    assert waiting(fense) == waits.MAX_PAGES
     call_standin(fense, "GET", "/accounts/1")
     assert {future.result(TIMEOUT)[0] for future in futures} == {200}
     assert time.monotonic() - began < 10

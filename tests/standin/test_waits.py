@@ -265,7 +265,7 @@ def test_a_hundred_waits_block_nobody_and_one_more_is_rejected(fense):
 
 def test_however_much_waits_connections_are_left_for_the_control_plane():
     limits = Limits()
-    assert limits.waiting + waits.MAX_WAITS + waits.MOST_PAGES <= limits.connections - 20
+    assert limits.waiting + waits.MAX_WAITS + waits.MAX_PAGES <= limits.connections - 20
 
 
 def test_a_request_that_waits_slows_no_other_down(fense, monkeypatch):
