@@ -1,4 +1,4 @@
-// A test without a framework: run it with  fense-admin exec --seed examples/seed.json -- node examples/billing.mjs
+// A test without a framework:  fense-admin exec --seed examples/seed.json -- node examples/billing.mjs
 import assert from "node:assert/strict";
 
 const { FENSE_BASE_URL, FENSE_API_KEY, FENSE_STANDIN_URL } = process.env;
