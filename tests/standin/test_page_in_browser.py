@@ -512,6 +512,7 @@ def test_under_a_key_of_its_own_the_browser_asks_for_it(browser, look):
         page.get_by_role("button", name="Save changes").click()
         expect(page.get_by_text("The changes were saved.")).to_be_visible()
         assert fense.state()["accounts"][0]["suppress_billing"] is False
+        page.wait_for_load_state()
         assert page.evaluate("document.styleSheets[0].cssRules.length") > 10
         context.close()
 
