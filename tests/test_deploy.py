@@ -349,10 +349,8 @@ def test_nginx_accepts_its_site(tmp_path, certificate):
     assert "[" not in output  # no [warn], nor worse
 
 
-ZERO_BYTE = (  # in a path: nginx refuses it by itself, as no HTTP
-    *(f"test_paths.py::test_an_unknown_path_is_not_found_with_or_without_a_key[{method}-/%00-None]"
-      for method in ("GET", "POST", "DELETE", "TRACE")),
-)  # fmt: skip
+# A zero byte in a path: nginx itself rejects it as invalid HTTP.
+ZERO_BYTE = "test_paths.py::test_an_unknown_path_is_not_found_with_or_without_a_key[/%00-None]"
 THROUGH_NGINX = [
     f"tests/contract/{name}" for name in ("test_paths.py", "test_responses.py", "test_refusals.py")
 ]
@@ -380,13 +378,13 @@ def test_the_contract_holds_through_nginx(tmp_path, certificate, start):
     with Nginx(tmp_path, certificate, upstream) as nginx:
         environment = KEYS | {"SSL_CERT_FILE": str(certificate.file)}
         url = f"https://127.0.0.1:{nginx.port}/"
-        left_out = [part for test in ZERO_BYTE for part in ("--deselect", f"tests/contract/{test}")]
+        left_out = ("--deselect", f"tests/contract/{ZERO_BYTE}")
         output = run_pytest(
             CHECKOUT, *THROUGH_NGINX, "--fense-url", url, *left_out, plugins=(), **environment
         )
         request_id = nginx.ask("GET", "/accounts/1")[1]["X-Request-Id"]
     log = service.end()[2]
-    assert re.search(r"^[34]\d\d passed, \d+ skipped, 4 deselected in ", output, re.M), output
+    assert re.search(r"^[34]\d\d passed, \d+ skipped, 1 deselected in ", output, re.M), output
     access_log = (tmp_path / "access.log").read_text()
     for text in (log, access_log):
         assert text.splitlines()[-1].endswith(f" {request_id}")

@@ -131,9 +131,9 @@ def test_a_blocked_log_stops_nothing_and_counts_dropped_lines(start, tmp_path):
         finally:
             process.kill()
     assert "local-dev-key" in first_line
-    (lost,) = (line for line in lines if "lines of the log were lost" in line)
+    (dropped,) = (line for line in lines if "log lines were dropped" in line)
     answered = sum(" GET /accounts/1 401 " in line for line in lines)
-    assert answered + int(re.search(r" (\d+) lines", lost)[1]) == 2_002
+    assert answered + int(re.search(r" (\d+) log lines", dropped)[1]) == 2_002
 
 
 def test_a_quiet_service_logs_only_warnings(start):

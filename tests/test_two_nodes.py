@@ -220,10 +220,10 @@ def test_killing_a_node_loses_nothing(nodes, server):
         settled = len(load.responses)
         load.wait_for(100)
     load.check(server)
-    # What was on its way to the node is told to be unknown, once for each client.
+    # Each client has at most one in-flight request, whose outcome is unknown.
     refused = [one for one in load.responses if one[1] != 201]
     assert len(refused) <= 4
-    assert all("may have been, or not" in one[2] for one in refused)
+    assert all("it is unknown whether the change was saved" in one[2] for one in refused)
     assert {one[1] for one in load.responses[settled:]} == {201}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Values = dict[str, str]  # of the form's fields
 
 MOST = 50_000  # bytes of HTML that a field of the form takes
-MASKED = f"{HIDDEN} stands for a key, which the journal masks: put your own there"
+MASKED = f"{HIDDEN} replaces a key, which the journal masks: insert your own"
 NAMED = re.compile(r"⟨U\+([0-9A-F]{4,5}|10[0-9A-F]{4})⟩")  # as `named` writes a character
 GUESSED_PATH = re.compile(r"there is no such path; did you mean (/[!-~]*)\?")
 METHOD = re.compile("[!#$%&'*+.^_`|~0-9A-Z-]+")
@@ -65,7 +65,7 @@ def missing(entry: Entry) -> Values:
     if "body" in entry.is_cut:
         found["body"] = "the journal keeps the first 8 KiB of a body: add the rest"
     long = [name for name in sent if size(sent[name]) > MOST]
-    return found | {name: f"the {name} is too long for a form" for name in long}
+    return found | dict.fromkeys(long, "too long to change in a form")
 
 
 def fields(shown: Shown, how: str, number: str) -> list[Field]:
@@ -103,24 +103,22 @@ def checked(entry: Entry, values: Values) -> Sent:
     if values[KEY_HEADER]:
         lines.append((KEY_HEADER, f"{KEY_HEADER}: {values[KEY_HEADER]}"))
     with ValidationErrors() as errors:
-        masked = set()
         for name in missing(entry):
             if not values[name]:
                 errors.add(name, "is required")
             elif HIDDEN in values[name] and (name != "body" or entry.has_masked_body):
                 errors.add(name, f"has {HIDDEN} in place of a key")
-                masked.add(name)
             elif values[name] == filled(entry)[name]:
                 errors.add(name, "is only the first 8 KiB: add the rest")
         if not METHOD.fullmatch(values["method"]):
             errors.add("method", "must be a method, such as POST")
-        if "path" not in masked and not PATH.fullmatch(values["path"]):
+        if not PATH.fullmatch(values["path"]):
             errors.add("path", "must begin with / and be ASCII, without spaces and #")
         for field, line in lines:
             if found := HEADER.fullmatch(line):
                 name, text = found[1].lower(), found[2].strip(" \t")
                 headers[name] = f"{headers[name]}, {text}" if name in headers else text
-            elif field not in masked:
+            else:
                 errors.add(field, f"has what no header can have: {printable(line[:40])}")
         try:
             body = values["body"].encode(errors="surrogateescape")
@@ -135,10 +133,10 @@ def corrected(entry: Entry, values: Values) -> tuple[Values, str]:
         query = entry["query"] and f"?{entry['query']}"
         return values | {"path": guess[1].removeprefix(mount_point()) + query}, guess[1]
     names = []
-    for name, message in entry.details:
+    for name, _ in entry.details:
         told = f"{printable(name)} {NOT_ACCEPTED}; did you mean "
         meant = entry.reason.partition(told)[2].partition("?")[0]
-        if message == NOT_ACCEPTED and meant.isidentifier() and f'"{meant}"' not in values["body"]:
+        if meant and f'"{meant}"' not in values["body"]:
             path, mark, query = values["path"].partition("?")
             query = "&".join(renamed(pair, name, meant) for pair in query.split("&"))
             key = f'"{re.escape(name)}"(?=\\s*:)'

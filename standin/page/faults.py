@@ -1,4 +1,4 @@
-"""Faults in words: what they do, and which requests they meet."""
+"""Faults in words: what they do, and which requests they apply to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def does(fault: Mapping[str, Any]) -> str:
         real = "of the request" if fault.get("after") else 503
         parts.append(DROPS[fault["drop"]].effect.format(status=fault.get("status", real)))
     elif "status" in fault:
-        parts.append(f"answers {fault['status']}")
+        parts.append(f"responds with {fault['status']}")
     else:
         parts.append("sends its response" if fault.get("after") else "lets the request be served")
     words = ", then ".join(parts)
@@ -33,7 +33,7 @@ def does(fault: Mapping[str, Any]) -> str:
 
 
 def meets(fault: Mapping[str, Any]) -> str:
-    """Which requests an armed fault meets, in words."""
+    """Which requests an armed fault applies to, in words."""
     what = f"{fault['method']} requests" if "method" in fault else "requests"
     where = f" to {fault['path']}" if "path" in fault else " to any path"
     if fault.get("skip"):
@@ -46,7 +46,7 @@ def meets(fault: Mapping[str, Any]) -> str:
 
 
 def endpoints(fault: Mapping[str, Any], app: Application) -> Iterator[str]:
-    """The endpoints of the contract that a fault may meet."""
+    """The endpoints of the contract that a fault may apply to."""
     glob, method = fault.get("path", "*"), fault.get("method")
     ids = [*re.findall("[0-9]+", glob), "1"]
     for route in app.routes:

@@ -188,7 +188,7 @@ FORMS: dict[str, Form] = {
     ),
     "instances/([0-9a-f]{16})/end": Form(
         "End the instance", asking("DELETE", INSTANCES + "/{}"), "The instance has ended.",
-        back=SERVICE, question="Its accounts, faults and requests go with it.",
+        back=SERVICE, question="This also removes its accounts, faults and requests.",
     ),
     "requests/(again|corrected)/([0-9]{1,18})/send": Form(
         "Send again", again.send_again, "It was sent again.", again.fields, "page/requests/{1}",

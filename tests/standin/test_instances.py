@@ -349,9 +349,9 @@ def test_an_unused_instance_ends_after_a_day(seeded, seeded_api, monkeypatch):
 
     pass_time(day - 100)
     api_of(seeded_api, used).get("/accounts/1")
-    pass_time(99)
+    pass_time(61)
     shown = page.get("/_standin/page/service").text
-    assert "2 instances. One that nobody uses for a day ends." in shown
+    assert "2 instances. An instance that is unused for a day ends." in shown
     assert shown.count('data-label="Age">') == shown.count('data-label="Unused for">') == 2
     assert '"Age">23 h<' in shown
     assert '"Unused for">1 min<' in shown

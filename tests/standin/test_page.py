@@ -279,7 +279,7 @@ def test_the_fault_that_answered_is_told(seeded, seeded_api, see):
     assert seeded_api.get("/accounts/1").status == 503
     assert "come back" in rows(see(""))[0][1]
     why = text_of(newest(seeded_api, see).select_one(".why"))
-    assert "Fault 1 met it: it answers 503, with Retry-After: 7." in why
+    assert "Fault 1 was used: it responds with 503, with Retry-After: 7." in why
     with pytest.raises(ConnectionResetError):
         seeded_api.get("/accounts/7")
     assert rows(see(""))[0][:2] == ["closed without a response", "GET /accounts/7 by fault 2"]
@@ -348,7 +348,7 @@ def test_requests_come_in_pages_of_fifty_and_keep_their_filter(seeded_api, see):
     assert [len(rows(page)) for page in pages] == [50, 10]
     assert rows(pages[0])[0][1].startswith("GET /accounts/x119 ")
     assert rows(pages[1])[-1][1].startswith("GET /accounts/x1 ")
-    assert "120 requests, 120 failed; 60 fit the filter." in text_of(pages[0])
+    assert "120 requests, 120 failed; 60 match the filter." in text_of(pages[0])
     assert pages[0].select_one("a[rel=next]")["href"] == "/_standin/?status=400&page=2"
     assert pages[1].select_one("a[rel=prev]")["href"] == "/_standin/?status=400&page=1"
     assert len(rows(see("?page=99"))) == 20
@@ -543,7 +543,7 @@ def test_armed_faults_say_what_they_meet_and_how_often_they_were_used(seeded, se
     seeded_api.post("/accounts", {})
     seeded_api.get("/accounts/usage/1")
     assert rows(see("page/faults")) == [
-        ["1", "answers 503", "the next POST request to /accounts POST /accounts", "1 POST /accounts", "Disarm"],
+        ["1", "responds with 503", "the next POST request to /accounts POST /accounts", "1 POST /accounts", "Disarm"],
         ["2", "waits 1 ms, then lets the request be served",
          "all requests to /accounts/usage/[0-9]*, until it is disarmed GET /accounts/usage/{fense_account_id}",
          "1 GET /accounts/usage/1", "Disarm"],
@@ -553,7 +553,9 @@ def test_armed_faults_say_what_they_meet_and_how_often_they_were_used(seeded, se
     seeded_api.post("/accounts", {})
     view = see("page/faults")
     assert len(rows(view)) == 2
-    assert rows(view, "h2 + table") == [["1", "answers 503", "POST /accounts POST /accounts", "2"]]
+    assert rows(view, "h2 + table") == [
+        ["1", "responds with 503", "POST /accounts POST /accounts", "2"]
+    ]
     seeded.disarm()
     assert "No fault is armed." in text_of(see("page/faults"))
 

@@ -130,9 +130,9 @@ MISSING = {
 }
 NOTES = {
     "x-api-key": "the journal masks the key that it brought: …1234",
-    "headers": "… stands for a key, which the journal masks: put your own there",
-    "body": "… stands for a key, which the journal masks: put your own there",
-    "path": "… stands for a key, which the journal masks: put your own there",
+    "headers": "… replaces a key, which the journal masks: insert your own",
+    "body": "… replaces a key, which the journal masks: insert your own",
+    "path": "… replaces a key, which the journal masks: insert your own",
 }
 
 
@@ -196,6 +196,8 @@ def test_a_body_that_was_cut_is_asked_for(fense):
     form["body"] = body
     new = sent(form.submit(), fense)
     assert (new["status"], new["response"]) == (old["status"], old["response"])
+    form["body"] = body.replace("x", "…")
+    assert sent(form.submit(), fense).sent_body.startswith('{"name": "…'.encode())
     assert '"message": "must be 1 to 255 characters' in new["response"]
 
 
@@ -236,14 +238,19 @@ def test_a_request_is_changed_and_sent(fense):
     fense.api.get("/accounts/1")
     form = edit(fense)
     form["method"], form["path"] = "POST", "/accounts/7?x=%20"
-    form["headers"] = "Host: localhost\nContent-Type: text/plain\n\nX-A: 1\r\nx-a:2"
+    form["headers"] = "Host: localhost\nContent-Type: text/plain\n\nAccept: 1\r\naccept:2"
     form["body"] = '{\n"name": "B"}'
     entry = sent(form.submit(), fense)
     assert (entry["method"], entry["path"], entry["query"]) == ("POST", "/accounts/7", "x=%20")
     assert entry["body"] == '{\n"name": "B"}'
     assert entry["headers"]["content-type"] == "text/plain"
     assert entry["headers"]["content-length"] == "14"
+    assert entry["headers"]["accept"] == "1, 2"
     assert entry["status"] == 400
+    form = edit(fense)
+    assert "content-length" not in form["headers"].value
+    form["body"] = "{}"
+    assert sent(form.submit(), fense)["headers"]["content-length"] == "2"
 
 
 WRONG = {
@@ -282,7 +289,9 @@ CORRECTED = {
                 "suppress_billing", "/accounts/1", b'{ "suppress_billing" :true, "name": "supress_billing"}'),
     "two fields": ("POST", "/accounts/1", b'{"nmae": "A", "is_activ": true}', {},
                    "name, is_active", "/accounts/1", b'{"name": "A", "is_active": true}'),
-    "a parameter": ("GET", "/accounts/usage?end_dat%65=2026-11-30&star_date=2026-11-01", b"", {},
+    "a pattern": ("POST", "/accounts/1", b'{"suppress_billing(": true}', {},
+                  "suppress_billing", "/accounts/1", b'{"suppress_billing": true}'),
+    "a parameter": ("GET", "/accounts/usage?end_dat%65=2026-11-30&star%5Fdate=2026-11-01", b"", {},
                     "start_date", "/accounts/usage?end_dat%65=2026-11-30&start_date=2026-11-01", b""),
     "a path": ("GET", "/acounts/1?", b"", {}, "/accounts/1", "/accounts/1", b""),
 }  # fmt: skip
@@ -326,6 +335,7 @@ def test_without_a_guess_that_helps_there_is_no_button(fense, body):
     assert [tag.text for tag in page.html.select("main button") if "Send" in tag.text] == [
         "Send again"
     ]
+    assert edit(fense, "corrected")["body"].value == body.decode()
 
 
 # --- Through the service itself --------------------------------------------------------------------
@@ -392,6 +402,8 @@ def test_in_an_instance_and_under_a_prefix_it_goes_there():
         assert answer.location.startswith(f"{instance.path}/_standin/page/requests/")
         assert [e["status"] for e in instance.plane.journal] == [404, 200]
         assert instance.plane.journal[-1]["path"] == f"{root}/accounts/1"
+        fense.client.get(answer.location).click("Change it").form.submit(status=303)
+        assert [e["path"] for e in instance.plane.journal][1:] == [f"{root}/accounts/1"] * 2
         assert len(fense.app.journal) == 1
 
 
@@ -409,4 +421,4 @@ def test_a_request_of_any_size_has_a_form_of_bounded_size(fense, letter):
     assert len(view_of_newest(fense).body) < 200_000
     form = edit(fense)
     assert len(form.text) < 200_000
-    assert "headers (the headers is too long for a form)" in form.text
+    assert "headers (too long to change in a form)" in form.text

@@ -228,7 +228,7 @@ def test_a_fault_is_seen_armed_and_then_used(fense, look):
     fense.fail(503, method="POST", path="/accounts", times=2)
     page = look()
     page.get_by_role("link", name="Faults 1 armed").click()
-    row = page.get_by_role("row", name="answers 503")
+    row = page.get_by_role("row", name="responds with 503")
     used = row.locator("td[data-label=Used]")
     expect(used).to_have_text("0")
     misspelt_status = send(fense, "POST", "/accounts", {})
@@ -236,7 +236,7 @@ def test_a_fault_is_seen_armed_and_then_used(fense, look):
     page.reload()
     assert used.inner_text().split()[0] == "1"
     row.get_by_role("link", name="POST /accounts").click()
-    expect(page.get_by_text("Fault 1 met it: it answers 503.")).to_be_visible()
+    expect(page.get_by_text("Fault 1 was used: it responds with 503.")).to_be_visible()
     send(fense, "POST", "/accounts", {})
     page.get_by_role("link", name="Faults", exact=True).first.click()
     expect(page.get_by_text("No fault is armed.")).to_be_visible()

@@ -160,7 +160,7 @@ def test_an_instance_is_made(person, fense, api):
     path = instance["base_url"].partition("/_standin")[2]
     assert api.get(f"/_standin{path}/accounts/1", key=key).status == 200
     row.get_by_role("link").first.click()
-    expect(person.page.get_by_text("of another stand-in, with data of its own")).to_be_visible()
+    expect(person.page.get_by_text("of another stand-in, with its own data")).to_be_visible()
 
 
 # --- Refusals --------------------------------------------------------------------------------------

@@ -172,9 +172,10 @@ def test_a_wait_is_over_when_there_is_what_it_waits_for(fense):
     assert entry["path"] == "/nothing"
 
 
-def test_a_large_response_is_shown_in_part(fense):
-    for number in range(300):
-        fense.create_account(name=f"<&Merchant {number}>" * 10)
+def test_a_large_response_is_shown_in_part(fense, caplog):
+    caplog.set_level("INFO", "fense_admin")
+    fields = {"name": "<&Merchant>" * 10, "email": "a@b"}
+    fense.load({"accounts": [fields | {"api_key": f"key-{n}"} for n in range(2_100)]})
     fense.fail(503, message="&" * 500_000)
     for operation, end in (("getState", "…"), ("getFaults", "…"), ("getControlOpenapi", "}}}}")):
         answer = form_of(fense, "control", operation).submit()
@@ -183,6 +184,9 @@ def test_a_large_response_is_shown_in_part(fense):
         shown = answer.html.select_one("#answer ~ pre").text
         assert shown.strip().endswith(end)
         assert len(shown) > 10_000
+    # It was produced to its end, and closed: else the log has nothing of it.
+    logged = [line for line in caplog.messages if line.startswith("GET /_standin/state 200 ")]
+    assert [len(line.split()) for line in logged] == [5]
 
 
 def test_under_another_key_the_form_asks_for_it_and_the_control_plane_has_it():
