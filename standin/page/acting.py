@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bottle import response
+from bottle import request, response
 
 import fense_admin
-from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, ApiError
+from fense_admin.exchange import FORBIDDEN, INVALID, KEY_HEADER, NOT_FOUND, ApiError
 from fense_admin.reading import read_form
 from fense_admin.rules import parse_json
 from fense_admin.standin import calling, faults
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FILE = "file"  # the name and the kind of a field whose text stands for a file's bytes
 SEE_OTHER = 303
+BY_A_FORM = "fense_admin.by_a_form"  # key of the WSGI environment: a form has sent the request
 
 Sent = dict[str, str]  # the text of each field
 
@@ -103,6 +104,8 @@ def form_name(pattern: str) -> str:
 
 def answer(shown: Shown, path: str) -> str:
     """Do what the form at this path asks for, and go to the view that shows it."""
+    if BY_A_FORM in request.environ:  # might go on as deep as the body is long
+        raise ApiError(FORBIDDEN, "a form can't send another form")
     sent = read_form(shown.plane.app.limits.state_body, FILE)
     shown.plane.guard.refuse_other_forms(sent.pop("token", ""))
     pattern, form, groups = find(shown.forms, path)

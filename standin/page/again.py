@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
+from fense_admin import DEVELOPMENT_KEY
 from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
 from fense_admin.reading import mount_point
 from fense_admin.rules import HIDDEN, NOT_ACCEPTED, ValidationErrors, printable
@@ -44,6 +45,8 @@ def filled(entry: Entry, how: str = "again", key: str = "") -> Values:
     headers = dict(entry["headers"])
     has_key = headers.pop(KEY_HEADER, "")
     headers.pop("content-length", None)
+    if entry.has_development_key:  # elsewhere than in development mode it is not a secret, either
+        key = key or DEVELOPMENT_KEY
     values = {
         "method": entry["method"],
         "path": entries.target(entry).removeprefix(entry.mount),

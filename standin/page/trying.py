@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from fense_admin import OPENAPI_FILE, files
-from fense_admin.exchange import KEY_HEADER, NOT_FOUND, ApiError
+from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, ApiError
 from fense_admin.rules import ValidationErrors
+from fense_admin.serving.connections import ERRORS
 from fense_admin.standin import calling
 from fense_admin.standin import document as control_plane
 from fense_admin.standin.instances import ROOT, Plane
-from fense_admin.standin.page.acting import Below, Field, as_json
+from fense_admin.standin.page.acting import BY_A_FORM, Below, Field, as_json
 from fense_admin.standin.page.documentation import Endpoint, endpoints
 from fense_admin.standin.page.entries import lay_out
 
@@ -107,9 +108,13 @@ def try_it(shown: Shown, values: dict[str, Any], of: str, id: str) -> str:
 
 def send(shown: Shown, method: str, target: str, headers: dict[str, str], body: bytes) -> str:
     """Send a request. Returns its view, or the response to one that the journal does not note."""
-    found = calling.send(shown.plane, method, target, headers, body)
+    most = shown.plane.limits.header  # holds for others in the server, which this does not pass
+    lines = [f"{method} {target} HTTP/1.1", *map(": ".join, headers.items()), ""]
+    if sum(len(line) + len("\r\n") for line in lines) > most:
+        raise ApiError(INVALID, ERRORS[431].format(header=most))
+    found = calling.send(shown.plane, method, target, headers, body, **{BY_A_FORM: True})
     if found.entry:
         return f"page/requests/{found.entry.number}"
-    lines = lay_out(found.body.decode(errors="replace"), not found.is_whole)
-    text = "\n".join(line.text for line in lines)
+    laid_out = lay_out(found.body.decode(errors="replace"), not found.is_whole)
+    text = "\n".join(line.text for line in laid_out)
     return Below(shown.part("answer", answer=found, asked=f"{method} {target}", text=text))

@@ -231,6 +231,13 @@ def test_a_key_of_ones_own_is_asked_for_and_never_shown(private):
     assert sent(form.submit(), private)["status"] == 200
 
 
+def test_the_public_key_is_sent_again_where_it_is_none_of_the_keys(private):
+    private.api.get("/accounts/1", key=DEVELOPMENT_KEY)
+    entry = sent(button(view_of_newest(private), "Send again").submit(), private)
+    assert (entry["status"], entry.reason) == (401, "x-api-key is not a known key")
+    assert edit(private)["x-api-key"].value == DEVELOPMENT_KEY
+
+
 # --- Changed, and corrected ------------------------------------------------------------------------
 
 
@@ -384,6 +391,31 @@ def test_a_path_that_the_journal_leaves_out_is_answered_on_the_page(fense):
         assert answer.form["path"].value == path
         assert "x-request-id" in answer.html.select_one("#answer + dl").text.lower()
     assert len(fense.app.journal) == 1
+
+
+@pytest.mark.parametrize("name", ["path", "headers", "x-api-key"])
+def test_what_the_server_would_find_too_long_is_not_sent(fense, name):
+    fense.api.get("/accounts/1")
+    start = {"path": "/accounts/1?", "headers": "accept: ", "x-api-key": ""}[name]
+    for length, status in ((15_000, 303), (17_000, 400)):
+        form = edit(fense)
+        form[name] = start + "x" * length
+        answer = form.submit(expect_errors=True)
+        assert answer.status_int == status
+    assert len(fense.app.journal) == 2
+    message = "the request line and headers exceed the maximum of 16384 bytes"
+    assert answer.html.select_one("[role=alert]").text == message
+    assert answer.form[name].value == start + "x" * length
+
+
+def test_a_form_sends_no_other_form(fense):
+    fense.api.get("/accounts/1")
+    form = edit(fense)
+    form["method"], form["path"] = "POST", "/_standin/page/clock/stop"
+    form["body"] = f"token={fense.app.guard.token}&now=2030-01-01T00:00:00Z"
+    answer = form.submit()
+    assert answer.html.select_one("#answer").text == "403 POST /_standin/page/clock/stop"
+    assert fense.app.clock.stopped_at.year == 2026
 
 
 def test_in_an_instance_and_under_a_prefix_it_goes_there():
