@@ -68,7 +68,7 @@ def count_changes(page):
 
 def test_requests_appear_as_they_arrive(fense, look):
     page = look()
-    expect(page.get_by_text("No request came yet")).to_be_visible()
+    expect(page.get_by_text("No requests yet")).to_be_visible()
     send(fense, "GET", "/accounts/1")
     page.get_by_role("link", name="GET /accounts/1").wait_for()
     send(fense, "GET", "/accounts/99")
@@ -194,7 +194,7 @@ def test_a_reset_is_shown_as_it_happens(fense, look):
     page = look()
     expect(page.get_by_text("Page 1 of 2")).to_be_visible()
     fense.reset()
-    page.get_by_text("No request came yet").wait_for()
+    page.get_by_text("No requests yet").wait_for()
     expect(page.locator(".curl.sh button")).to_have_count(1)
     send(fense, "GET", "/accounts/99")
     page.get_by_role("link", name="GET /accounts/99").wait_for()
