@@ -1,16 +1,16 @@
-// Any language: run it as  fense-admin exec --seed examples/seed.json -- node examples/billing.mjs
+// A test without a framework:  fense-admin exec --seed examples/seed.json -- node examples/billing.mjs
 import assert from "node:assert/strict";
 
 const { FENSE_BASE_URL, FENSE_API_KEY, FENSE_STANDIN_URL } = process.env;
 const headers = { "x-api-key": FENSE_API_KEY, "Content-Type": "application/json" };
 
 async function call(url, method = "GET", body = undefined) {
-  const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-  const text = await answer.text();
-  return { status: answer.status, body: text ? JSON.parse(text) : null };
+  const response = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
+  const text = await response.text();
+  return { status: response.status, body: text ? JSON.parse(text) : null };
 }
 
-// Clean state before each test, a failure on demand, and a look at what was sent.
+// Reset the data, simulate a failure, and check what was sent.
 await call(`${FENSE_STANDIN_URL}/reset`, "POST");
 await call(`${FENSE_STANDIN_URL}/faults`, "POST", { status: 503, path: "/accounts/1" });
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# CI without containers: a service beside the tests, ready before they start, stopped after them.
+# CI without containers: start the service, wait until it is ready, run the tests, and stop it.
 set -eu
 here=$(dirname "$0")
 

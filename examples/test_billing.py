@@ -23,8 +23,8 @@ class Fense:
         headers = {"x-api-key": self.key, "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return json.load(answer)
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return json.load(response)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code != 503 or tries == 1:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import documentation
@@ -94,9 +95,9 @@ STATEMENTS = [
             f"413 over {kib(LIMITS.body)}",
             f"the connection's own limit is {kib(LIMITS.read_body)}",
             f"431 over {kib(LIMITS.header)} of headers",
-            f"of more than {rules.MAX_ERRORS} the first {rules.MAX_ERRORS}",
+            f"If there are more than {rules.MAX_ERRORS}, the first {rules.MAX_ERRORS} are",
             f"While {LIMITS.waiting} requests wait for a delay",
-            f"1 to {REQUEST_ID} visible ASCII characters, and no key",
+            f"1 to {REQUEST_ID} visible ASCII characters, and isn't a key",
             "A day's total is at most 10^12",
             "After the id 2^53 - 1 a creation is 503",
             f"{INVALID}, 401, 403, 404 and 500, in one shape",
@@ -164,6 +165,26 @@ def test_no_document_names_another_size(document):
     """Every other size in KiB in the documents is also one of the limits."""
     named = set(re.findall("[0-9]+ KiB", (CHECKOUT / document).read_text("utf-8")))
     assert named <= {kib(limit) for limit in (LIMITS.body, LIMITS.read_body, LIMITS.header)}
+
+
+PROOFS = re.findall(
+    r'make test ARGS=("[^"]+"|[^`]+)`', (CHECKOUT / "SECURITY.md").read_text("utf-8")
+)
+
+
+@pytest.mark.parametrize("arguments", [proof.strip('"') for proof in PROOFS])
+def test_a_promise_names_tests_that_exist(arguments):
+    words = shlex.split(arguments)
+    files = [word for word in words if word.endswith(".py")]
+    tests = [
+        name
+        for file in files
+        for name in re.findall(r"^def (test_\w+)", (CHECKOUT / file).read_text("utf-8"), re.M)
+    ]
+    assert files
+    if "-k" in words:
+        chosen = set(re.findall(r"\w+", words[words.index("-k") + 1])) - {"or", "and", "not"}
+        assert {word for word in chosen if not any(word in name for name in tests)} == set()
 
 
 def test_proxies_give_the_service_enough_time():

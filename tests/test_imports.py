@@ -12,8 +12,9 @@ FILES = [
     for file in sorted(CHECKOUT.glob(pattern))
     if file.name != "setup.py"
 ]
-ROOMS = re.search("## Rooms\n.*?```\n(.*?)```", (CHECKOUT / "CONTRIBUTING.md").read_text(), re.S)[1]
-MAP = [line.split()[0] for line in ROOMS.splitlines() if line]  # top to bottom
+CONTRIBUTING = (CHECKOUT / "CONTRIBUTING.md").read_text("utf-8")
+MODULE_MAP = re.search("## The map of modules\n.*?```\n(.*?)```", CONTRIBUTING, re.S)[1]
+MAP = [line.split()[0] for line in MODULE_MAP.splitlines() if line]  # top to bottom
 MAX_LINES = 500
 LONGER = {}  # a file: why it is longer
 

@@ -4,10 +4,10 @@ export function createBilling(url, key) {
 
   async function call(path, body, tries = 3) {
     const options = body && { method: "POST", body: JSON.stringify(body) };
-    const answer = await fetch(url + path, { headers, ...options });
-    if (answer.status === 503 && tries > 1) return call(path, body, tries - 1);
-    if (!answer.ok) throw new Error(`Fense returned ${answer.status}`);
-    return answer.json();
+    const response = await fetch(url + path, { headers, ...options });
+    if (response.status === 503 && tries > 1) return call(path, body, tries - 1);
+    if (!response.ok) throw new Error(`Fense returned ${response.status}`);
+    return response.json();
   }
 
   return {

@@ -19,8 +19,8 @@ export async function startFense(file) {
 
 async function call(url, key, method, body) {
   const headers = { "x-api-key": key, "Content-Type": "application/json" };
-  const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-  const text = await answer.text();
-  if (!answer.ok) throw new Error(`${method} ${url}: ${answer.status} ${text}`);
+  const response = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
+  const text = await response.text();
+  if (!response.ok) throw new Error(`${method} ${url}: ${response.status} ${text}`);
   return text && JSON.parse(text);
 }

@@ -17,9 +17,9 @@ class Billing
     uri = URI(@url + path)
     request = (body ? Net::HTTP::Post : Net::HTTP::Get).new(uri, "x-api-key" => @key)
     request.content_type, request.body = "application/json", body.to_json if body
-    answer = Net::HTTP.start(uri.host, uri.port) { |http| http.request(request) }
-    return call(path, body, tries - 1) if answer.code == "503" && tries > 1
-    raise "Fense returned #{answer.code}" unless answer.is_a?(Net::HTTPSuccess)
-    JSON.parse(answer.body)
+    response = Net::HTTP.start(uri.host, uri.port) { |http| http.request(request) }
+    return call(path, body, tries - 1) if response.code == "503" && tries > 1
+    raise "Fense returned #{response.code}" unless response.is_a?(Net::HTTPSuccess)
+    JSON.parse(response.body)
   end
 end

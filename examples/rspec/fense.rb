@@ -28,10 +28,10 @@ class Fense
   def call(url, key, method, body = nil)
     headers = { "x-api-key" => key, "Content-Type" => "application/json" }
     uri = URI(url)
-    answer = Net::HTTP.start(uri.host, uri.port) do |http|
+    response = Net::HTTP.start(uri.host, uri.port) do |http|
       http.send_request(method, uri.request_uri, body&.to_json, headers)
     end
-    raise "#{method} #{url}: #{answer.code} #{answer.body}" unless answer.is_a?(Net::HTTPSuccess)
-    JSON.parse(answer.body) if answer.body && !answer.body.empty?
+    raise "#{method} #{url}: #{response.code} #{response.body}" unless response.is_a?(Net::HTTPSuccess)
+    JSON.parse(response.body) if response.body && !response.body.empty?
   end
 end

@@ -26,8 +26,8 @@ def url() -> Iterator[str]:
 def call(url: str, body: object = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     headers = {"x-api-key": KEY, "Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as response:
+        return json.load(response)
 
 
 def test_billing_is_stopped_at_the_second_attempt(url: str) -> None:
