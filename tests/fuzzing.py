@@ -41,7 +41,7 @@ BETWEEN_PARAMETERS = {
 # The same of the control plane: rules between two fields or two accounts, or a field and the clock.
 # (And to a JSON Schema 1.0 is an integer.)
 BETWEEN_FIELDS = re.compile(
-    "is not accepted together with api_key|is required, or else|is that of|is the day of|"
+    "is not accepted together with api_key|is required, unless|is that of|is the day of|"
     "needs a status|needs a body|needs a pair in delay_ms|is not accepted together with body|must be a pair|"
     "the fault does nothing|needs a stopped clock|would leave the years|must be a whole number"
 )

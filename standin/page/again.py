@@ -14,7 +14,7 @@ from fense_admin.standin.journal import JOURNAL_LENGTH, Entry
 from fense_admin.standin.page import entries
 from fense_admin.standin.page.acting import Field
 from fense_admin.standin.page.text import INVISIBLE, named, size
-from fense_admin.standin.page.trying import Sent, known_key, send
+from fense_admin.standin.page.trying import Sent, check_length, known_key, send
 
 if TYPE_CHECKING:
     from fense_admin.standin.page.shown import Shown
@@ -91,6 +91,7 @@ def send_again(shown: Shown, values: Values, how: str, number: str) -> str:
     sent = filled(entry, how, known_key(shown.plane))
     if values:
         sent = {name: NAMED.sub(character, values.get(name, "")) for name in sent}
+    check_length(shown.plane, "".join(sent[name] for name in sent if name != "body"))
     return send(shown, *checked(entry, sent))
 
 
@@ -135,11 +136,15 @@ def corrected(entry: Entry, values: Values) -> tuple[Values, str]:
     if guess := GUESSED_PATH.match(entry.reason):
         query = entry["query"] and f"?{entry['query']}"
         return values | {"path": guess[1].removeprefix(mount_point()) + query}, guess[1]
+    query = values["path"].partition("?")[2]
+    # Each is meant once: a second would be rejected, and a request may have thousands of names.
+    given = {unquote_plus(pair.partition("=")[0]) for pair in query.split("&")}
     names = []
     for name, _ in entry.details:
         told = f"{printable(name)} {NOT_ACCEPTED}; did you mean "
         meant = entry.reason.partition(told)[2].partition("?")[0]
-        if meant and f'"{meant}"' not in values["body"]:
+        if meant and meant not in given and f'"{meant}"' not in values["body"]:
+            given.add(meant)
             path, mark, query = values["path"].partition("?")
             query = "&".join(renamed(pair, name, meant) for pair in query.split("&"))
             key = f'"{re.escape(name)}"(?=\\s*:)'

@@ -108,13 +108,18 @@ def try_it(shown: Shown, values: dict[str, Any], of: str, id: str) -> str:
 
 def send(shown: Shown, method: str, target: str, headers: dict[str, str], body: bytes) -> str:
     """Send a request. Returns its view, or the response to one that the journal does not note."""
-    most = shown.plane.limits.header  # holds for others in the server, which this does not pass
-    lines = [f"{method} {target} HTTP/1.1", *map(": ".join, headers.items()), ""]
-    if sum(len(line) + len("\r\n") for line in lines) > most:
-        raise ApiError(INVALID, ERRORS[431].format(header=most))
+    lines = [f"{method} {target} HTTP/1.1", *map(": ".join, headers.items()), "", ""]
+    check_length(shown.plane, "\r\n".join(lines))
     found = calling.send(shown.plane, method, target, headers, body, **{BY_A_FORM: True})
     if found.entry:
         return f"page/requests/{found.entry.number}"
-    laid_out = lay_out(found.body.decode(errors="replace"), not found.is_whole)
-    text = "\n".join(line.text for line in laid_out)
+    lines = [line.text for line in lay_out(found.body.decode(errors="replace"), not found.is_whole)]
+    text = "\n".join(lines)
     return Below(shown.part("answer", answer=found, asked=f"{method} {target}", text=text))
+
+
+def check_length(plane: Plane, head: str) -> None:
+    """Refuse a request line and headers that the server would find too long."""
+    most = plane.limits.header
+    if len(head) > most:
+        raise ApiError(INVALID, ERRORS[431].format(header=most))

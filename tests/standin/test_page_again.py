@@ -393,6 +393,23 @@ def test_a_path_that_the_journal_leaves_out_is_answered_on_the_page(fense):
     assert len(fense.app.journal) == 1
 
 
+def test_of_two_names_for_one_parameter_the_first_is_corrected(fense):
+    fense.api.get("/accounts/usage?star_date=2026-11-01&start_dat=2026-11-01&end_date=2026-11-30")
+    form = button(view_of_newest(fense), "Send it with start_date")
+    query = "start_date=2026-11-01&start_dat=2026-11-01&end_date=2026-11-30"
+    assert sent(form.submit(), fense)["query"] == query
+    assert "Send it with" not in view_of_newest(fense).text
+
+
+def test_very_many_headers_are_refused_in_no_time(fense):
+    fense.api.get("/accounts/1")
+    form = edit(fense)
+    form["headers"] = "a: b\n" * 400_000
+    began = time.thread_time()
+    assert form.submit(status=400).html.select_one("[role=alert]")
+    assert time.thread_time() < began + 3
+
+
 @pytest.mark.parametrize("name", ["path", "headers", "x-api-key"])
 def test_what_the_server_would_find_too_long_is_not_sent(fense, name):
     fense.api.get("/accounts/1")

@@ -51,6 +51,7 @@ QUERIES = {
     "quotes": '"' * HEAD,
     "control characters": "a=" + "%01" * (HEAD // 3),
     "one long value": "a=" + "b" * HEAD,
+    "names that are almost right": "".join(f"e{n}nd_date&" for n in range(100)) + "a&" * 6_900,
 }
 HEADERS = {
     "ampersands": {"User-Agent": "&" * HEAD},
