@@ -216,7 +216,7 @@ class Comparison:
             missing = ", ".join(
                 f"without `{name}`" for name in ("start_date", "end_date") if ours[name] in changed
             )
-            self._note("range", "with both its ends", missing)
+            self._note("range", "with its first and its last day", missing)
         elif changed.isdisjoint(expected):
             self._note(question.line, "days of the range", "others as well")
         else:
@@ -304,7 +304,7 @@ class Comparison:
         elif found in subsets(expected, at_ends.values()):
             missing = [name for name, lookups in at_ends.items() if lookups]
             gone = [name for name in missing if found == expected - at_ends[name]] or missing
-            self._note("range", "with both its ends", f"without `{gone[-1]}`")
+            self._note("range", "with its first and its last day", f"without `{gone[-1]}`")
         else:
             self._note(question.line, "the lookups of the range", "others")
 
