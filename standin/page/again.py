@@ -62,7 +62,7 @@ def missing(entry: Entry) -> Values:
     sent, key = filled(entry), entry["headers"].get(KEY_HEADER)
     found = {name: MASKED for name in ("path", "headers") if HIDDEN in sent[name]}
     if key and not entry.has_development_key:
-        found[KEY_HEADER] = f"the journal masks the key that it brought: {key}"
+        found[KEY_HEADER] = f"the journal masks the key of the request: {key}"
     if entry.has_masked_body:
         found["body"] = MASKED
     if "body" in entry.is_cut:
@@ -123,11 +123,11 @@ def checked(entry: Entry, values: Values) -> Sent:
                 name, text = found[1].lower(), found[2].strip(" \t")
                 headers[name] = f"{headers[name]}, {text}" if name in headers else text
             else:
-                errors.add(field, f"has what no header can have: {printable(line[:40])}")
+                errors.add(field, f"has an invalid line: {printable(line[:40])}")
         try:
             body = values["body"].encode(errors="surrogateescape")
         except UnicodeEncodeError:
-            errors.add("body", "has half of a character")
+            errors.add("body", "has a character that UTF-8 can't encode")
     return values["method"], values["path"], headers, body
 
 

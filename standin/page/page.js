@@ -87,9 +87,11 @@ async function follow(list, box, status) {
     while (!mayAsk()) await pause();
     asking = new AbortController();
     try {
-      await ask(list.dataset.changes);
-      await pause(200); // for a response, or more requests
-      update(list, await ask(location.href));
+      const seen = new URL(list.dataset.changes, location).searchParams.get("after");
+      if (await ask(list.dataset.changes) !== seen) { // else the time is over
+        await pause(200); // for a response, or more requests
+        update(list, await ask(location.href));
+      }
       wait = 1000;
       status.textContent = "";
     } catch {

@@ -129,7 +129,7 @@ MISSING = {
     "path": ("GET", f"/accounts/usage?api_key={SECRET}", b"", {}),
 }
 NOTES = {
-    "x-api-key": "the journal masks the key that it brought: …1234",
+    "x-api-key": "the journal masks the key of the request: …1234",
     "headers": "… replaces a key, which the journal masks: insert your own",
     "body": "… replaces a key, which the journal masks: insert your own",
     "path": "… replaces a key, which the journal masks: insert your own",

@@ -334,7 +334,7 @@ def test_keys_stay_masked_in_the_line(fense):
     page = page_of_newest(fense)
     assert secret not in page
     (line,), (powershell,) = lines_of(page), lines_of(page, "powershell")
-    assert "The journal masks the key that it brought: …1a2b." in page
+    assert "The journal masks the key of the request: …1a2b." in page
     assert "… replaces a key, which the journal masks: insert your own." in page
     assert run(line)[0] == run(powershell, "powershell")[0] == "400"  # the masked key is none
     assert line.endswith(f"--data-raw {shlex.quote(fields.decode().replace(secret, '…0001'))}")

@@ -14,6 +14,7 @@ from conftest import CHECKOUT, SEED, npm_install, run_program, tools, wait_until
 from playwright.sync_api import expect
 
 from fense_admin.standin import StandIn, waits
+from fense_admin.standin import page as standin_page
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,16 @@ def test_while_nothing_happens_nothing_is_asked_and_nothing_changes(fense, look)
     send(fense, "GET", "/accounts/1")
     expect(page.locator(".requests tbody tr")).to_have_count(2)
     assert page.evaluate("changes.length") > 0
+
+
+def test_after_a_wait_without_a_change_the_list_is_not_fetched_again(fense, look, monkeypatch):
+    monkeypatch.setattr(standin_page, "CHANGE_TIMEOUT", 0.2)
+    page = look()
+    asked = []
+    page.on("request", lambda sent: asked.append(sent.url))
+    page.wait_for_timeout(1000)
+    assert len(asked) >= 2
+    assert [url for url in asked if "/page/changes?" not in url] == []
 
 
 def is_followed(fense):
