@@ -141,11 +141,11 @@ def test_the_sbom_covers_what_the_pyz_contains_with_its_licences(release):
     assert {it.partition(".dist-info/")[0] for it in licences} == listed
 
 
-def test_make_test_passes_in_the_unpacked_sdist(release, tmp_path):
+def test_make_test_passes_in_the_unpacked_sdist(release, open_folder):
     (sdist,) = release.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
-    (folder,) = tmp_path.iterdir()
+        archive.extractall(open_folder, filter="data")
+    (folder,) = open_folder.iterdir()
     output = make_test(folder)
     assert re.search("[0-9]{3} passed", output), output
     assert " failed" not in output, output
