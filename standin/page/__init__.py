@@ -1,4 +1,4 @@
-"""The page for people: why a request failed, and what is in the stand-in.
+"""The web page: why a request failed, and what is in the stand-in.
 
 `VIEWS`, at the end, lists what there is to see, `FORMS` in forms.py what can be done. A `StandIn`
 imports none of it before it is opened.
@@ -54,7 +54,7 @@ Sent = dict[str, Any]  # a view's parameters
 
 
 def answer(plane: Plane, path: str) -> Body:
-    """The answer to a GET or POST of this path below /_standin/page/; "" is the first view.
+    """Respond to a GET or POST of this path below /_standin/page/; "" is the first view.
 
     Raises `ApiError` where there is nothing to show, unless the client asked for HTML.
     """
@@ -83,7 +83,7 @@ def answer(plane: Plane, path: str) -> Body:
 
 
 def show(shown: Shown, path: str) -> Body:
-    """The view or the form at this path."""
+    """Return the view or the form at this path."""
     for pattern, (view, checks) in VIEWS.items():
         if found := re.fullmatch(pattern, path):
             sent = filters.read({**checks, "done": rules.one_of(*DONE)})
@@ -99,7 +99,7 @@ def show(shown: Shown, path: str) -> Body:
 
 
 def duration(seconds: float) -> str:
-    """A duration in its largest unit: "42 s", "5 min" or "3 h"."""
+    """Return a duration in its largest unit: "42 s", "5 min" or "3 h"."""
     for unit, length in (("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
@@ -170,7 +170,7 @@ def body_within(
 ) -> dict[str, Any] | None:
     """Return what body.html shows of the "body" or "response" of an entry; None if it has none.
 
-    Its `parts` are (text, message) each. A message stands beside the first line of its field.
+    Its `parts` are (text, message) each. A message is shown next to the first line of its field.
     """
     text, is_cut = entry[which], which in entry.is_cut
     if text is None and which == "body":  # the journal's text leaves zero bytes out
@@ -194,7 +194,7 @@ def body_within(
 
 
 def hinted(field: str, message: str) -> str:
-    """The message, and for an unknown name what was probably meant."""
+    """Return the message; for an unknown name, with the one that was probably meant."""
     is_unknown = message == rules.NOT_ACCEPTED
     return message + (rules.meant_instead(field, rules.KNOWN_NAMES) if is_unknown else "")
 

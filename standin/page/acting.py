@@ -1,4 +1,4 @@
-"""What the page's forms send: they are read, checked, and sent on as requests of the API.
+"""Read and check the forms that the page sends, and send them on as requests of the API.
 
 A form that is refused is shown again, as it was filled in, with what is wrong beside each field.
 """
@@ -22,7 +22,7 @@ from fense_admin.standin.instances import ROOT, Plane
 if TYPE_CHECKING:
     from fense_admin.standin.page.shown import Shown
 
-FILE = "file"  # the name and the kind of a field whose text stands for a file's bytes
+FILE = "file"  # the name and the kind of a field whose text has a file's bytes
 SEE_OTHER = 303
 BY_A_FORM = "fense_admin.by_a_form"  # key of the WSGI environment: a form has sent the request
 
@@ -34,7 +34,7 @@ class Below(str):
 
 
 class Field(NamedTuple):
-    """A field of a form. `value` is what it has at first."""
+    """A field of a form. `value` is its initial value."""
 
     name: str
     kind: str = "text"  # see `KINDS`
@@ -63,12 +63,12 @@ class Form(NamedTuple):
 
 
 def as_number(text: str) -> int | str:
-    """The number; other text as it is, for the API to refuse."""
+    """Return the number; other text as it is, so that the API rejects it."""
     return int(text) if re.fullmatch("-?[0-9]{1,18}", text.strip(), re.ASCII) else text
 
 
 def as_json(text: str) -> Any:
-    """The JSON value; other text as it is, for the API to refuse."""
+    """Return the JSON value; other text as it is, so that the API rejects it."""
     try:
         return parse_json(text.encode())
     except ValueError:
@@ -90,7 +90,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
 
 
 def find(forms: Mapping[str, Form], path: str) -> tuple[str, Form, tuple[str, ...]]:
-    """The form at this path, after its pattern, before the groups. Raises `ApiError` (404)."""
+    """Return the pattern of this path, its form and groups. Raises `ApiError` (404)."""
     for pattern, form in forms.items():
         if found := re.fullmatch(pattern, path):
             return pattern, form, found.groups()
@@ -98,7 +98,7 @@ def find(forms: Mapping[str, Form], path: str) -> tuple[str, Form, tuple[str, ..
 
 
 def form_name(pattern: str) -> str:
-    """The name of the form at the paths of this pattern: without the ids in them."""
+    """Return the name of the form at the paths of this pattern: without the ids in them."""
     return re.sub(r"\(.*?\)/", "", pattern)
 
 
@@ -127,7 +127,7 @@ def answer(shown: Shown, path: str) -> str:
 
 
 def values(fields: Sequence[Field], sent: Sent) -> dict[str, Any]:
-    """What was filled in or changed, as a JSON body has it."""
+    """Return what was filled in or changed, as values of a JSON body."""
     return {
         field.name: KINDS[field.kind](sent.get(field.name, ""))
         for field in fields
@@ -154,7 +154,7 @@ def ask(plane: Plane, method: str, path: str, body: Any = None) -> Any:
 
 
 def beside(error: ApiError | None) -> dict[str, str]:
-    """The messages that are to stand beside fields, by their names.
+    """Return the messages to show next to fields, by the fields' names.
 
     What an error has for a field of a part of the body, such as [0].lookups, is the field's.
     """
@@ -165,7 +165,7 @@ def beside(error: ApiError | None) -> dict[str, str]:
 
 
 def above(fields: Sequence[Field], error: ApiError | None) -> str:
-    """The message that is to stand above these fields: all of it, unless they have each part."""
+    """Return the message to show above these fields, unless they show all of it."""
     if error is None:
         return ""
     beside_fields = "; ".join(f"{name} {message}" for name, message in error.details)

@@ -27,12 +27,12 @@ NAMED = re.compile(r"⟨U\+([0-9A-F]{4,5}|10[0-9A-F]{4})⟩")  # as `named` writ
 GUESSED_PATH = re.compile(r"there is no such path; did you mean (/[!-~]*)\?")
 METHOD = re.compile("[!#$%&'*+.^_`|~0-9A-Z-]+")
 PATH = re.compile('/[!"$-~]*')
-# As the server accepts them: a character of the value stands for a byte.
+# As the server accepts them: each character of the value is a byte.
 HEADER = re.compile(r"([!#$%&'*+.^`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 
 
 def find(shown: Shown, number: str) -> Entry:
-    """The entry of the journal with this number. Raises `ApiError` (404)."""
+    """Return the entry of the journal with this number. Raises `ApiError` (404)."""
     for entry in shown.newest_first():
         if entry.number == int(number):
             return entry
@@ -41,7 +41,7 @@ def find(shown: Shown, number: str) -> Entry:
 
 
 def filled(entry: Entry, how: str = "again", key: str = "") -> Values:
-    """The form's values for a request as it was, or "corrected", with this key."""
+    """Return the form's values for a request as it was, or "corrected", with this key."""
     headers = dict(entry["headers"])
     has_key = headers.pop(KEY_HEADER, "")
     headers.pop("content-length", None)
@@ -58,7 +58,7 @@ def filled(entry: Entry, how: str = "again", key: str = "") -> Values:
 
 
 def missing(entry: Entry) -> Values:
-    """What the journal or the form does not have of a request, by the form's fields."""
+    """Return the form's fields for which the journal or the form lacks a value, and why."""
     sent, key = filled(entry), entry["headers"].get(KEY_HEADER)
     found = {name: MASKED for name in ("path", "headers") if HIDDEN in sent[name]}
     if key and not entry.has_development_key:
@@ -156,6 +156,6 @@ def corrected(entry: Entry, values: Values) -> tuple[Values, str]:
 
 
 def renamed(pair: str, name: str, meant: str) -> str:
-    """A parameter of a query, by its right name if it has the wrong one."""
+    """Return a parameter of a query, renamed if it has the wrong name."""
     sent, equals, value = pair.partition("=")
     return meant + equals + value if unquote_plus(sent) == name else pair

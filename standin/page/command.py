@@ -1,4 +1,4 @@
-"""What curl is called with, in no shell's quotes."""
+"""The arguments of curl, without any shell's quotes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fense_admin.standin.page.text import INVISIBLE
 
 
 class Option(NamedTuple):
-    """An option and its value. As in WSGI, a character may stand for a byte."""
+    """An option and its value. As in WSGI, a character may be a byte."""
 
     name: str
     value: str = ""
@@ -23,7 +23,7 @@ class Command(NamedTuple):
 
 
 def raw(text: str) -> bytes:
-    """The bytes that the text stands for; what no byte is sent as UTF-8."""
+    """Return the bytes of the text; a character that is not a byte is encoded as UTF-8."""
     return b"".join(
         letter.encode("latin-1") if letter <= "\xff" else letter.encode(errors="replace")
         for letter in text

@@ -27,7 +27,7 @@ class Lines(NamedTuple):
 
 
 def by_hand(method: str, url: str, is_development: bool, body: Any = None) -> Lines:
-    """The lines for a request with the master key; `body` is sent as JSON."""
+    """Return the lines for a request with the master key; `body` is sent as JSON."""
     sent = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
     options = [key_header(is_development)]
     if sent:
@@ -39,7 +39,7 @@ def repeating(entry: Entry, origin: str, host: str) -> Lines:
     """Return the lines that send a request again, to this scheme and host: "http://127.0.0.1:8642".
 
     `host` is the Host header that reaches the service there. The request is the same byte for byte
-    where the journal has every byte: keys are masked, the x-api-key stands as FENSE_API_KEY unless
+    where the journal has every byte: keys are masked, x-api-key is written as FENSE_API_KEY unless
     it is the development key, and a long body is cut.
     """
     target, body, headers = entry.sent_target, entry.sent_body, dict(entry["headers"])

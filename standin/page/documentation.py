@@ -1,4 +1,4 @@
-"""An OpenAPI document, told to people: each endpoint, its parameters, bodies and a curl line."""
+"""An OpenAPI document for people: each endpoint, its parameters, bodies and a curl line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 
 def endpoints(document: dict[str, Any], url: str, is_development: bool) -> list[Endpoint]:
-    """The endpoints of a document that is served at this url, in its order."""
+    """Return the endpoints of a document that is served at this url, in its order."""
     read = Reader(document)
     return [
         Endpoint(read, path, method.upper(), operation, url, is_development)
@@ -42,7 +42,7 @@ def endpoints(document: dict[str, Any], url: str, is_development: bool) -> list[
 
 
 def errors(document: dict[str, Any]) -> list[Answer]:
-    """The errors that the endpoints answer, by status; each is described once, for all of them."""
+    """Return the errors of all endpoints, by status; each is described once."""
     read = Reader(document)
     operations = [one for path in document["paths"].values() for one in path.values()]
     answers = [answer for one in operations for answer in one["responses"].items()]
@@ -57,7 +57,7 @@ class Reader:
         self.document = document
 
     def resolved(self, part: dict[str, Any]) -> dict[str, Any]:
-        """The part that it refers to; what stands beside the reference goes before."""
+        """Return the part that it refers to; properties beside the reference override it."""
         while "$ref" in part:
             target: Any = self.document
             for name in part["$ref"].removeprefix("#/").split("/"):
@@ -81,7 +81,7 @@ class Reader:
         return Answer(status, part.get("description", ""), described, content.get("example"))
 
     def fields(self, schema: dict[str, Any], path: str = "") -> Iterator[Field]:
-        """The fields of an object, of the objects of a list, and of those within them."""
+        """Return the fields of an object, of the objects of a list, and of those within them."""
         schema = self.resolved(schema)
         if "items" in schema:
             yield from self.fields(schema["items"], path.removesuffix(".") + "[].")
@@ -93,7 +93,7 @@ class Reader:
                 yield from self.fields(part, f"{path}{name}.")
 
     def kind(self, schema: dict[str, Any]) -> str:
-        """What a value may be, in words."""
+        """Return in words what a value may be."""
         schema = self.resolved(schema)
         if "anyOf" in schema:
             return " or ".join(self.kind(part) for part in schema["anyOf"])
@@ -114,7 +114,7 @@ class Reader:
 
 
 class Endpoint:
-    """An operation of a document: its parameters, the body to send, its answers and a curl line."""
+    """An operation of a document: parameters, the body to send, responses and a curl line."""
 
     def __init__(
         self,

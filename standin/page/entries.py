@@ -1,4 +1,4 @@
-"""Entries of the journal, told to people: what came, what was answered, and why.
+"""Entries of the journal in words: the request, the response, and why.
 
 What an entry has may be anything: a body may be cut, and a fault's response only look like ours.
 """
@@ -34,12 +34,12 @@ class Line(NamedTuple):
 
 
 def target(entry: Entry) -> str:
-    """The path with its query."""
+    """Return the path with its query."""
     return f"{entry['path']}?{entry['query']}" if entry["query"] else f"{entry['path']}"
 
 
 def status_words(entry: Entry) -> str:
-    """The status in words: "400 Bad Request", or why there is none."""
+    """Return the status in words: "400 Bad Request", or why there is none."""
     status = entry["status"]
     if status is not None:
         return f"{status} {REASONS.get(status, 'Error')}"
@@ -47,7 +47,7 @@ def status_words(entry: Entry) -> str:
 
 
 def status_class(entry: Entry) -> str:
-    """For its colour: "ok", "refused" (4xx), "failed" (5xx, dropped) or "waiting"."""
+    """Return its CSS class: "ok", "refused" (4xx), "failed" (5xx, dropped) or "waiting"."""
     status = entry["status"]
     if status is None:
         return "failed" if "drop" in entry.fault else "waiting"
@@ -59,14 +59,14 @@ def has_failed(entry: Entry) -> bool:
 
 
 def reason(entry: Entry) -> str:
-    """The message of an error; "" for any other answer."""
+    """Return the message of an error; "" for any other answer."""
     if entry["method"] == "HEAD" and (entry["status"] or 0) >= 400:
         return "a HEAD gets no message: send it as a GET to see it"
     return entry.reason
 
 
 def unquoted(string: str) -> str:
-    """What a string of JSON says; what stands in its quotes if it isn't JSON."""
+    """Return the value of a JSON string; the text between its quotes if it isn't JSON."""
     try:
         return str(json.loads(string))
     except ValueError:
@@ -74,7 +74,7 @@ def unquoted(string: str) -> str:
 
 
 def account_of(entry: Entry) -> int | None:
-    """The id of the account that a request is about, or that it created."""
+    """Return the id of the account that a request is about, or that it created."""
     path, query = entry["path"], entry["query"]
     if entry.created is not None:
         return entry.created
@@ -130,7 +130,7 @@ def is_json(text: str, is_cut: bool) -> bool:
 
 
 def readable(token: str) -> str:
-    """A token of JSON, its letters as letters and not as \\u escapes."""
+    """Return a token of JSON with its letters as letters and not as \\u escapes."""
     if "\\u" not in token:
         return token
     try:

@@ -12,7 +12,7 @@ from fense_admin.standin.faults import DROPS
 
 
 def does(fault: Mapping[str, Any]) -> str:
-    """What a fault does, in words."""
+    """Return in words what a fault does."""
     delay = fault.get("delay_ms")
     times = "{:,} to {:,}".format(*delay) if isinstance(delay, list) else f"{delay or 0:,}"
     parts = ["handles the request"] if fault.get("after") else []
@@ -33,7 +33,7 @@ def does(fault: Mapping[str, Any]) -> str:
 
 
 def meets(fault: Mapping[str, Any]) -> str:
-    """Which requests an armed fault applies to, in words."""
+    """Return in words which requests an armed fault applies to."""
     what = f"{fault['method']} requests" if "method" in fault else "requests"
     where = f" to {fault['path']}" if "path" in fault else " to any path"
     if fault.get("skip"):
@@ -46,7 +46,7 @@ def meets(fault: Mapping[str, Any]) -> str:
 
 
 def endpoints(fault: Mapping[str, Any], app: Application) -> Iterator[str]:
-    """The endpoints of the contract that a fault may apply to."""
+    """Return the endpoints of the contract that a fault may apply to."""
     glob, method = fault.get("path", "*"), fault.get("method")
     ids = [*re.findall("[0-9]+", glob), "1"]
     for route in app.routes:

@@ -1,4 +1,4 @@
-"""What the query of a view may have: filters, and the number of a page."""
+"""The query parameters of a view: filters, and the number of a page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Checks = Mapping[str, Callable[[str], Any]]  # the rule of each parameter
 
 
 def read(checks: Checks) -> dict[str, Any]:
-    """The view's query parameters, checked; None for one that is left out or empty."""
+    """Return the view's query parameters, checked; None for one that is left out or empty."""
     with ValidationErrors() as errors:
         sent = read_query(errors, *checks, may_be_empty=True)
         return {

@@ -44,7 +44,7 @@ OF_FILES = [Field(FILE, FILE, label="A state document, such as fense-state.json"
 
 
 def asking(method: str, path: str) -> Callable[..., None]:
-    """What a form does that sends its values on as a request. `{}` stands for the form's id."""
+    """Return the `act` of a form that sends its values as a request. `{}` is the form's id."""
 
     def act(shown: Shown, values: Values, *groups: str) -> None:
         ask(shown.plane, method, path.format(*groups), values)
@@ -56,7 +56,7 @@ def asking(method: str, path: str) -> Callable[..., None]:
 
 
 def fields_of(names: Iterable[str], account: Mapping[str, Any]) -> list[Field]:
-    """The fields of an account with these names, and what they are."""
+    """Return the fields of an account with these names, and their values."""
     return [
         Field(name, OF_ACCOUNTS.get(name, "text"), "on" if value is True else str(value or ""))
         for name in names
@@ -107,7 +107,7 @@ def disarm_fault(shown: Shown, values: Values, number: str) -> None:
 
 
 def end_of_month(day: str) -> str:
-    """The last second of a day's month."""
+    """Return the last second of a day's month."""
     last = calendar.monthrange(int(day[:4]), int(day[5:7]))[1]
     return f"{day[:7]}-{last}T23:59:59Z"
 

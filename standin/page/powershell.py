@@ -58,13 +58,13 @@ def quoted(text: str) -> str:
 
 
 def configured(option: Option) -> str:
-    """The option as a line of a file that curl reads; a character stands for a byte."""
+    """Return the option as a line of a file that curl reads; each character is a byte."""
     value = raw(option.value).decode("latin-1").replace("\\", r"\\").replace('"', r"\"")
     return f'{LONG_NAMES.get(option.name) or option.name.lstrip("-")} = "{value}"'
 
 
 def writing(path: str, content: bytes) -> str:
-    """The statement that writes a file: readable if it can be, but always to the byte."""
+    """Return the statement that writes a file: readable if it can be, but always to the byte."""
     try:
         text = content.decode()
     except UnicodeDecodeError:

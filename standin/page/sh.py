@@ -30,17 +30,17 @@ def words(option: Option) -> str:
 
 
 def quoted(text: str) -> str:
-    """The text as one word of the shell."""
+    """Return the text as one word of the shell."""
     word, printed = shlex.quote(text), f"\"$(printf '{printf_format(raw(text))}')\""
     return word if text.isascii() and is_plain(text) and len(word) <= len(printed) else printed
 
 
-# How each byte stands in a format of printf; an interactive shell would expand a "!".
+# How each byte is written in a format of printf; an interactive shell would expand a "!".
 IN_FORMAT = [chr(n) if 32 <= n < 127 and chr(n) not in "'!" else f"\\{n:03o}" for n in range(256)]
 IN_FORMAT[ord("%")], IN_FORMAT[ord("\\")], IN_FORMAT[ord("\n")] = "%%", "\\\\", "\\n"
 
 
 def printf_format(raw: bytes) -> str:
-    """The bytes as a format of printf, to stand in single quotes."""
+    """Return the bytes as a format of printf, for single quotes."""
     text = "".join(map(IN_FORMAT.__getitem__, raw))
     return f"\\055{text[1:]}" if text.startswith("-") else text  # else it would be an option

@@ -37,7 +37,7 @@ SHELLS = {"sh": "sh, bash or zsh", "powershell": "PowerShell"}
 
 
 def read(name: str) -> bytes:
-    """A file of the page's."""
+    """Return the content of a file of the page."""
     return files.read(os.path.join(HERE, name))
 
 
@@ -53,7 +53,7 @@ def template(name: str) -> bottle.SimpleTemplate:
 
 
 def prose(text: str) -> str:
-    """Text of an OpenAPI document as HTML: its paragraphs, and what stands in backticks as code."""
+    """Return text of an OpenAPI document as HTML: paragraphs, and text in backticks as code."""
     paragraphs = [re.sub("`([^`]+)`", r"<code>\1</code>", escape(p)) for p in text.split("\n\n")]
     return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
 
@@ -64,14 +64,14 @@ NEW_ACCOUNT = {"api_key": KEY, "name": "Acme Ltd", "email": "owner@acme.example"
 
 
 class Shown:
-    """What the views and the templates share: where this stand-in is, and how to ask it."""
+    """What the views and the templates share: where this stand-in is, and its forms."""
 
     def __init__(self, plane: Plane, forms: Mapping[str, acting.Form]) -> None:
         self.plane, self.forms = plane, forms
         self.done = ""  # what the form that led here has done
         self.sent: acting.Sent | None = None  # a form that was refused, or answered on its page
         self.error: ApiError | None = None  # why
-        self.below = ""  # what it was answered
+        self.below = ""  # HTML of the response
         self.origin = origin()
         self.root = mount_point() + ROOT
         self.standin_url = self.origin + self.root
@@ -83,7 +83,7 @@ class Shown:
         self.parent = self.root.partition(INSTANCES)[0] + ROOT + "/"
 
     def newest_first(self) -> list[Entry]:
-        """The entries of the journal."""
+        """Return the entries of the journal."""
         return list(self.plane.journal)[::-1]
 
     def whole_page(self, title: str, view: str, **values: Any) -> str:
@@ -91,7 +91,7 @@ class Shown:
         return self.part("layout", title=title, view=view, content=content)
 
     def part(self, name: str, **values: Any) -> str:
-        """A template as HTML."""
+        """Return a template as HTML."""
         shared = {
             "shown": self,
             "plane": self.plane,
@@ -107,16 +107,16 @@ class Shown:
         return str(template(name).render(shared | values))
 
     def more(self, count: int) -> str:
-        """What stands below a table that leaves out so many rows."""
+        """Return the note below a table that leaves out this many rows."""
         return f'<p class="note">and {count:,} more</p>' if count else ""
 
     def link(self, path: str, /, **query: Any) -> str:
-        """The path of a view, with the parameters that are given."""
+        """Return the path of a view, with the parameters that are given."""
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return f"{self.root}/{path}" + (f"?{urlencode(given)}" if given else "")
 
     def form(self, path: str, /, button: str = "", ask: tuple[str, ...] = (), **hidden: str) -> str:
-        """The form at this path below /_standin/page/, filled with what was `sent`.
+        """Return the form at this path below /_standin/page/, filled with what was `sent`.
 
         With `hidden` values it asks for these fields alone, and else for all.
         """
@@ -134,7 +134,7 @@ class Shown:
         )
 
     def form_page(self, path: str) -> str:
-        """A page that has this form alone, with the `error` that it met."""
+        """Return a page with this form alone, and the `error`."""
         _, form, groups = acting.find(self.forms, path)
         message = acting.above(form.fields(self, *groups), self.error)
         shown = {"content": self.form(path), "back": self.link(form.back.format(*groups))}
@@ -143,12 +143,12 @@ class Shown:
         )
 
     def curl(self, method: str, path: str, body: Any = None, base: str | None = None) -> str:
-        """The curl block of a request to the control plane, or to the API at this base."""
+        """Return the curl block of a request to the control plane, or to the API at this base."""
         url = (self.standin_url if base is None else base) + path
         return self.block(curl.by_hand(method, url, self.is_development, body))
 
     def block(self, lines: Lines, most: float = math.inf) -> str:
-        """The curl block of these lines, as far as their HTML takes no more bytes than `most`."""
+        """Return the curl block of these lines, within `most` bytes of HTML."""
         fitting = []
         for shell in self.shells:
             line = getattr(lines, shell)

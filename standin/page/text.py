@@ -1,4 +1,4 @@
-"""Text for the page: what can't be seen is named, and what is too long is cut."""
+"""Text for the page: invisible characters are named, and long text is cut."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def escape(text: object) -> str:
 
 
 def named(found: re.Match[str]) -> str:
-    """What stands in the place of invisible characters: ⟨U+200B⟩ each."""
+    """Return what replaces invisible characters: ⟨U+200B⟩ for each."""
     letters, kept = found[0], ""
     if SELECTOR.match(letters):
         before = found.string[max(found.start() - 1, 0) : found.start()]
@@ -45,7 +45,7 @@ def name_of(letter: str) -> str:
 
 
 def size(text: str) -> int:
-    """The number of bytes of the text as HTML."""
+    """Return the number of bytes of the text as HTML."""
     return len(escape(text).encode())
 
 

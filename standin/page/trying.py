@@ -28,20 +28,20 @@ Sent = tuple[str, str, dict[str, str], bytes]  # method, target, headers and bod
 
 @functools.cache
 def operations(of: str) -> dict[str, Endpoint]:
-    """The operations of the control plane or of the contract, by their ids."""
+    """Return the operations of the control plane or of the contract, by their ids."""
     text = control_plane.read() if of == CONTROL_PLANE else files.read(OPENAPI_FILE)
     return {it.id: it for it in endpoints(json.loads(text), "", is_development=False)}
 
 
 def find(of: str, id: str) -> Endpoint:
-    """An operation. Raises `ApiError` (404)."""
+    """Return an operation. Raises `ApiError` (404)."""
     if endpoint := operations(of).get(id):
         return endpoint
     raise ApiError(NOT_FOUND, "there is no such operation")
 
 
 def fields(shown: Shown, of: str, id: str) -> list[Field]:
-    """The form's fields, filled with the examples: parameters, fields of the body, the key.
+    """Return the form's fields, filled with the examples: parameters, fields of the body, the key.
 
     A body that has lists is a field as a whole.
     """
@@ -51,7 +51,7 @@ def fields(shown: Shown, of: str, id: str) -> list[Field]:
 
 
 def known_key(plane: Plane) -> str:
-    """The key that forms are filled with, in development mode: that of this stand-in."""
+    """Return the key to fill in: this stand-in's in development mode, else ""."""
     return plane.master_key if plane.guard.page_is_open else ""
 
 
@@ -119,7 +119,7 @@ def send(shown: Shown, method: str, target: str, headers: dict[str, str], body: 
 
 
 def check_length(plane: Plane, head: str) -> None:
-    """Refuse a request line and headers that the server would find too long."""
+    """Refuse a request line and headers that are too long for the server."""
     most = plane.limits.header
     if len(head) > most:
         raise ApiError(INVALID, ERRORS[431].format(header=most))

@@ -28,7 +28,7 @@ class Usage:
         self.most = max(self.lookups.values())
 
     def bars(self, height: int) -> list[tuple[str, int, float]]:
-        """(name, lookups, height) each; the highest is as high as the chart, none is invisible."""
+        """Return (name, lookups, height) each: the highest fills the chart, none is invisible."""
         scale = height / self.most if self.most else 0
         return [
             (name, lookups, max(lookups * scale, 1) if lookups else 0)
@@ -36,7 +36,7 @@ class Usage:
         ]
 
     def in_words(self) -> str:
-        """The chart for those who can't see it."""
+        """Return the chart in words, for those who can't see it."""
         if not self.total:
             return f"No lookups from {self.start} to {self.end}"
         busiest = max(self.lookups, key=self.lookups.__getitem__)
@@ -55,7 +55,7 @@ def first_day(end: str, period: str) -> str:
 
 
 def periods(start: str, end: str, period: str) -> range:
-    """The days or the months of a range, as numbers."""
+    """Return the days or the months of a range, as numbers."""
     if period == "month":
         return range(models.count_months(start[:7], end[:7]))
     first, last = (datetime.date.fromisoformat(day).toordinal() for day in (start, end))
@@ -63,7 +63,7 @@ def periods(start: str, end: str, period: str) -> range:
 
 
 def names_of(start: str, end: str, period: str) -> list[str]:
-    """The days of a range as YYYY-MM-DD, or its months as YYYY-MM."""
+    """Return the days of a range as YYYY-MM-DD, or its months as YYYY-MM."""
     if period == "day":
         return [str(datetime.date.fromordinal(number)) for number in periods(start, end, period)]
     first = int(start[:4]) * 12 + int(start[5:7]) - 1
