@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -222,7 +223,7 @@ def copy_checkout(folder: Path) -> None:
     listed = run_program("git", "ls-files", "-co", "--exclude-standard", cwd=CHECKOUT)
     for name in listed.splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes((CHECKOUT / name).read_bytes())
+        shutil.copy(CHECKOUT / name, folder / name)  # with its mode
 
 
 def npm_install(folder: str) -> Path:
