@@ -31,11 +31,12 @@ MAKE_ROOM = "make room for temporary files, or set TMPDIR"
 
 # --- Responding --------------------------------------------------------------------------------
 
+HEADER_TOO_LARGE = 431
 # waitress's own messages may quote the request, including a key; these don't.
 ERRORS = {
     400: "the request is not valid HTTP/1.1",
     413: "the body exceeds the maximum of {body} bytes",
-    431: "the request line and headers exceed the maximum of {header} bytes",
+    HEADER_TOO_LARGE: "the request line and headers exceed the maximum of {header} bytes",
     501: "chunked is the only supported transfer coding",
     503: "a request or response this large needs a temporary file, which can't be written now",
 }

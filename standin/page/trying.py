@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from fense_admin import OPENAPI_FILE, files
 from fense_admin.exchange import INVALID, KEY_HEADER, NOT_FOUND, ApiError
 from fense_admin.rules import ValidationErrors
-from fense_admin.serving.connections import ERRORS
+from fense_admin.serving.connections import ERRORS, HEADER_TOO_LARGE
 from fense_admin.standin import calling
 from fense_admin.standin import document as control_plane
 from fense_admin.standin.instances import ROOT, Plane
@@ -122,4 +122,4 @@ def check_length(plane: Plane, head: str) -> None:
     """Refuse a request line and headers that are too long for the server."""
     most = plane.limits.header
     if len(head) > most:
-        raise ApiError(INVALID, ERRORS[431].format(header=most))
+        raise ApiError(INVALID, ERRORS[HEADER_TOO_LARGE].format(header=most))
