@@ -17,8 +17,8 @@ from fense_admin.standin.page import curl
 ROOT = Path(fense_admin.__file__).parent
 MODULES = sorted(
     path
-    for room in (".", "standin", "standin/page", "serving")
-    for path in (ROOT / room).glob("*.py")
+    for folder in (".", "standin", "standin/page", "serving")
+    for path in (ROOT / folder).glob("*.py")
 )
 ERRORS = range(400, 600)
 STATUSES = {

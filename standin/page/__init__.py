@@ -24,8 +24,16 @@ from fense_admin.rules import ValidationErrors
 from fense_admin.standin import document as control_plane
 from fense_admin.standin.instances import Plane
 from fense_admin.standin.journal import Entry
-from fense_admin.standin.page import acting, again, curl, documentation, entries, filters, trying
-from fense_admin.standin.page import faults as in_words
+from fense_admin.standin.page import (
+    acting,
+    again,
+    curl,
+    documentation,
+    entries,
+    fault_words,
+    filters,
+    trying,
+)
 from fense_admin.standin.page.forms import FORMS, end_of_month
 from fense_admin.standin.page.shown import FILES, Shown, read
 from fense_admin.standin.page.text import clip, size
@@ -130,8 +138,8 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
     entry = again.find(shown, number)
     lines = curl.repeating(entry, shown.origin, request.get_header("Host", ""))
     block = shown.block(lines, MOST_OF_CURL)
-    room = MOST_OF_REQUEST - len(block.encode())
-    tenth = room // 10  # messages appear up to three times: above, and beside what they blame
+    space = MOST_OF_REQUEST - len(block.encode())
+    tenth = space // 10  # messages appear up to three times: above, and beside what they blame
     query = parse_qsl(entry["query"], keep_blank_values=True)
     details = [(field, hinted(field, text)) for field, text in rows_within(tenth, entry.details)]
     messages = messages_by_field(details)
@@ -140,8 +148,8 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
         "details": details,
         "reason": clip(entries.reason(entry), tenth),
         "messages": messages,
-        "body": body_within(room // 4, entry, "body", messages),
-        "answer": body_within(room // 4, entry, "response", {}),
+        "body": body_within(space // 4, entry, "body", messages),
+        "answer": body_within(space // 4, entry, "response", {}),
         "query": rows_within(tenth, query),
         "parameters": len(query),
         "headers": rows_within(tenth, entry["headers"].items()),
@@ -149,7 +157,7 @@ def one_request(shown: Shown, sent: Sent, number: str) -> View:
         "missing": again.missing(entry),
         "meant": again.corrected(entry, again.filled(entry))[1],
         "account": entries.account_of(entry),
-        "fault": entry.fault and clip(in_words.does(entry.fault), MOST_OF_TITLE),
+        "fault": entry.fault and clip(fault_words.effect(entry.fault), MOST_OF_TITLE),
     }
 
 
@@ -272,7 +280,7 @@ def faults(shown: Shown, sent: Sent) -> View:
     return "Faults", {
         "armed": [(fault, met.get(fault["id"], [])) for fault in armed],
         "used_up": list(used_up.values()),
-        "in_words": in_words,
+        "fault_words": fault_words,
     }
 
 

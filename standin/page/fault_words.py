@@ -11,7 +11,7 @@ from fense_admin import Application
 from fense_admin.standin.faults import DROPS
 
 
-def does(fault: Mapping[str, Any]) -> str:
+def effect(fault: Mapping[str, Any]) -> str:
     """Return in words what a fault does."""
     delay = fault.get("delay_ms")
     times = "{:,} to {:,}".format(*delay) if isinstance(delay, list) else f"{delay or 0:,}"
@@ -32,7 +32,7 @@ def does(fault: Mapping[str, Any]) -> str:
     return words
 
 
-def meets(fault: Mapping[str, Any]) -> str:
+def applies_to(fault: Mapping[str, Any]) -> str:
     """Return in words which requests an armed fault applies to."""
     what = f"{fault['method']} requests" if "method" in fault else "requests"
     where = f" to {fault['path']}" if "path" in fault else " to any path"
