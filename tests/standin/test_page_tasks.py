@@ -140,6 +140,7 @@ def test_it_starts_over(person, fense, api):
     before = fense.state()
     api.new_account(name=HOSTILE)
     fense.fail(503, path="/accounts/7")
+    person.page.reload()  # "1 armed" moves the link
     person.click("link", "Service")
     person.click("link", "Reset…")
     person.click("button", "Reset")
