@@ -66,10 +66,8 @@ STATEMENTS = [
         ],
         "docs/command.md": [f"POST /accounts {INVALID} 0.4ms"],
         "docs/failures.md": [
-            "`status` ({} to {})".format(*STATUS),
-            "`drop` ({})".format(
-                " or ".join(", ".join(f"`{kind}`" for kind in faults.DROPS).rsplit(", ", 1))
-            ),
+            "the status of the response, {} to {}".format(*STATUS),
+            f"up to {kib(faults.MAX_BODY)}, and its type (default `{faults.PLAIN_TEXT}`)",
         ],
         "docs/configuration.md": [
             *(

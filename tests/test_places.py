@@ -145,8 +145,8 @@ def test_a_limit_is_documented(limit):
 
 
 def test_the_documents_list_the_keys_of_a_fault():
-    paragraph = " ".join(re.search(r"\nA fault takes .*?\n\n", TEXT, re.S)[0].split())
-    assert listed(*faults.FAULT_RULES, *faults.DROPS) <= set(re.findall("`.*?`", paragraph))
+    table = re.search(r"\n## The keys of a fault\n.*?\n## ", TEXT, re.S)[0]
+    assert listed(*faults.FAULT_RULES, *faults.DROPS) <= set(re.findall("`.*?`", table))
 
 
 def test_the_documents_list_the_arguments_of_fail():
