@@ -297,7 +297,7 @@ def days_before(day: datetime.date, count: int) -> datetime.date:
 
 
 def check_days(value: object, today: str) -> list[str]:
-    """Return the days that a value stands for; today for None.
+    """Return the days that a value means; today for None.
 
     A day is a text, a `datetime.date` or a number of days before today; a range is (first, last)
     or "first..last", including both.

@@ -22,7 +22,7 @@ Schema = Mapping[str, Any]
 
 DEEP, LONG = 4, 12  # nested objects, and names of an object, that `shape_of` shows
 ENVELOPES = 3  # nested envelopes around a body that are searched
-UNREADABLE = object()  # stands for a value that can't be read
+UNREADABLE = object()  # in place of a value that can't be read
 
 BODY_LINES = {  # the line of FIDELITY.md for the fields of each schema
     "Account": "account-body",

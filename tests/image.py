@@ -1,7 +1,7 @@
 """The image of the Dockerfile, built and run by a Docker daemon without a registry: `make test-image`.
 
 The daemon is started here, as root; it needs no other and disturbs none. The image's base is made of
-Debian's packages, which takes a minute; so this is no part of `make test`.
+Debian's packages, which takes a minute, so this is not part of `make test`.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Build a release twice, install it, and use it as its users do: `make test-release`.
 
-It takes about five minutes, most of them for the suite in the unpacked sdist; so this is no part of
+It takes about five minutes, most of them for the suite in the unpacked sdist, so this is not part of
 `make test`.
 """
 

@@ -141,8 +141,8 @@ def corrected(entry: Entry, values: Values) -> tuple[Values, str]:
     given = {unquote_plus(pair.partition("=")[0]) for pair in query.split("&")}
     names = []
     for name, _ in entry.details:
-        told = f"{printable(name)} {NOT_ACCEPTED}; did you mean "
-        meant = entry.reason.partition(told)[2].partition("?")[0]
+        intro = f"{printable(name)} {NOT_ACCEPTED}; did you mean "
+        meant = entry.reason.partition(intro)[2].partition("?")[0]
         if meant and meant not in given and f'"{meant}"' not in values["body"]:
             given.add(meant)
             path, mark, query = values["path"].partition("?")

@@ -219,9 +219,9 @@ def test_the_reason_of_a_failure_is_in_the_list_and_each_of_its_details_in_its_v
     why = view.select_one(".why")
     if not error["details"]:
         assert error["message"] in text_of(why)
-    told = rows(why)
-    assert len(told) == len(error["details"])
-    for (field, message), detail in zip(told, error["details"], strict=True):
+    messages_shown = rows(why)
+    assert len(messages_shown) == len(error["details"])
+    for (field, message), detail in zip(messages_shown, error["details"], strict=True):
         assert field == detail["field"]
         assert message.partition("; did you mean")[0] == detail["message"]
 
@@ -646,12 +646,12 @@ def test_the_command_for_the_readers_system_comes_first(seeded_api, headers, fir
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_endpoint_parameter_and_field_of_a_document_is_told(see, name):
+def test_every_endpoint_parameter_and_field_of_a_document_is_shown(see, name):
     document = DOCUMENTS[name]
     view = see("page/documentation" + ("/control-plane" if name == "control" else ""))
-    told = view.select(".endpoint")
-    assert len(told) == len(document.operations)
-    for section, (method, path, operation) in zip(told, document.operations, strict=True):
+    sections_shown = view.select(".endpoint")
+    assert len(sections_shown) == len(document.operations)
+    for section, (method, path, operation) in zip(sections_shown, document.operations, strict=True):
         assert text_of(section.h2) == f"{method.upper()} {path} {operation['summary']}"
         names = [text_of(code) for code in section.select("tbody th code")]
         parameters = [document.resolved(p)["name"] for p in operation.get("parameters", [])]

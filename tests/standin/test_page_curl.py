@@ -65,8 +65,8 @@ def run(line, shell="sh", key=MASTER_KEY):
 def sent(fense):
     """The newest request as the journal has it, and its body byte for byte."""
     entry = fense.app.journal[-1]
-    told = {name: entry[name] for name in "method path query headers body status".split()}
-    return told, entry.sent_body
+    noted = {name: entry[name] for name in "method path query headers body status".split()}
+    return noted, entry.sent_body
 
 
 class Recorder:

@@ -439,8 +439,8 @@ def test_a_file_that_is_no_state_is_refused(page, content, message):
     form["file"] = ("state.json", content)
     answer = form.submit(headers=HTML, expect_errors=True)
     assert answer.status_int == 400
-    told = beside(answer)
-    assert message in (told[1], f"file {told[0].get('file')}")
+    messages_shown = beside(answer)
+    assert message in (messages_shown[1], f"file {messages_shown[0].get('file')}")
     assert page.fense.state() == before
 
 

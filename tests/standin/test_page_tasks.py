@@ -54,11 +54,11 @@ class Person:
         button = self.page.get_by_role("button", name=button, exact=True)
         return self.page.locator("form.act").filter(has=button)
 
-    def is_told(self, done):
+    def sees(self, done):
         """The page says that it is done, in at most three clicks."""
-        told = self.page.locator(".done")
-        expect(told).to_have_text(done)
-        expect(told).to_be_focused()
+        done_line = self.page.locator(".done")
+        expect(done_line).to_have_text(done)
+        expect(done_line).to_be_focused()
         assert self.clicks <= 3
 
 
@@ -78,7 +78,7 @@ def test_an_account_is_created(person, api):
     form.get_by_label("name", exact=True).fill(HOSTILE)
     form.get_by_label("email").fill("owner@acme.example")
     person.click("button", "Create an account")
-    person.is_told("The account was created.")
+    person.sees("The account was created.")
     account = api.get("/accounts/8").body
     assert (account["name"], account["email"]) == (HOSTILE, "owner@acme.example")
     assert person.page.evaluate("document.scripts.length") == 1
@@ -92,7 +92,7 @@ def test_billing_of_an_account_is_stopped(person, api):
     person.clicks += 1
     person.page.get_by_label("suppress_billing").check()
     person.click("button", "Save changes")
-    person.is_told("The changes were saved.")
+    person.sees("The changes were saved.")
     after = api.get(f"/accounts/{before['fense_account_id']}").body
     assert after == before | {"suppress_billing": True, "updated_at": after["updated_at"]}
 
@@ -108,7 +108,7 @@ def test_lookups_of_last_week_are_added(person, fense, api):
     form.get_by_label("to, if it is a range").fill(str(day + datetime.timedelta(days=1)))
     form.get_by_label("lookups, each day").fill("12")
     person.click("button", "Add lookups")
-    person.is_told("The lookups were added.")
+    person.sees("The lookups were added.")
     usage = api.get(f"/accounts/usage/{account}?start_date={day}&end_date={day}").body
     assert (usage["total_lookups"], usage["daily"]) == (12, [{"date": str(day), "lookups": 12}])
     assert api.get(f"/accounts/usage/{account}").body["total_lookups"] == 24
@@ -120,7 +120,7 @@ def test_the_next_creation_fails_twice(person, api):
     person.clicks += 1
     person.form("The next creation fails with 503").get_by_label("times").fill("2")
     person.click("button", "The next creation fails with 503")
-    person.is_told("The fault is armed.")
+    person.sees("The fault is armed.")
     statuses = [api.post("/accounts", account_fields()).status for _ in range(3)]
     assert statuses == [503, 503, 201]
 
@@ -129,7 +129,7 @@ def test_the_clock_is_stopped_at_the_end_of_the_month(person, fense, api):
     month = fense.app.db.today()[:7]
     person.click("link", "Service")
     person.click("button", "Stop at the end of this month")
-    person.is_told("The clock was stopped.")
+    person.sees("The clock was stopped.")
     clock = api.get("/_standin/clock").body
     assert clock["stopped"]
     assert re.fullmatch(f"{month}-(28|29|30|31)T23:59:59Z", clock["now"])
@@ -144,7 +144,7 @@ def test_it_starts_over(person, fense, api):
     person.click("link", "Service")
     person.click("link", "Reset…")
     person.click("button", "Reset")
-    person.is_told("The stand-in was reset.")
+    person.sees("The stand-in was reset.")
     assert fense.state() == before
     assert (fense.faults(), fense.requests()) == ([], [])
 
@@ -153,7 +153,7 @@ def test_an_instance_is_made(person, fense, api):
     person.click("link", "Service")
     person.form("Create an instance").get_by_label("name").fill(HOSTILE)
     person.click("button", "Create an instance")
-    person.is_told("The instance was created.")
+    person.sees("The instance was created.")
     (instance,) = api.get("/_standin/instances").body["instances"]
     assert instance["name"] == HOSTILE
     row = person.page.get_by_role("row").filter(has_text=instance["id"])
