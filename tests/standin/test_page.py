@@ -273,7 +273,7 @@ def test_a_body_that_is_longer_than_is_kept_is_shown_as_far_as_it_is(seeded, see
     assert "keeps the first 8 KiB of a body" in text_of(newest(seeded_api, see))
 
 
-def test_the_fault_that_answered_is_told(seeded, seeded_api, see):
+def test_the_fault_that_responded_is_shown(seeded, seeded_api, see):
     seeded.fail(503, path="/accounts/1", headers={"Retry-After": "7"}, message="come back")
     seeded.fail(drop="empty", times=0, path="/accounts/7")
     assert seeded_api.get("/accounts/1").status == 503
@@ -601,7 +601,7 @@ def test_the_page_of_an_instance_is_its_own_and_leads_back(seeded, seeded_api):
     assert instance["base_url"] in page.html.main.text
 
 
-def test_a_database_file_and_a_prefix_are_told(make_app, tmp_path):
+def test_a_database_file_and_a_prefix_are_shown(make_app, tmp_path):
     path = str(tmp_path / "fense.sqlite3")
     plane = ControlPlane(make_app(path, master_key=MASTER_KEY, prefix="/admin"), MASTER_KEY)
     text = text_of(

@@ -201,7 +201,7 @@ def test_a_body_that_was_cut_is_asked_for(fense):
     assert '"message": "must be 1 to 255 characters' in new["response"]
 
 
-def test_a_mask_is_told_from_an_ellipsis_that_was_sent(fense):
+def test_a_mask_differs_from_an_ellipsis_that_was_sent(fense):
     fense.api.call("POST", "/accounts/1", '{"name": "Acme…"}'.encode())
     form = edit(fense)
     form["body"] = '{"name": "Acme……"}'

@@ -41,7 +41,7 @@ def changes(fense):
     return int(call_standin(fense, "GET", CHANGES)[2])
 
 
-def test_what_has_changed_already_is_told_at_once(fense):
+def test_an_earlier_change_is_reported_at_once(fense):
     seen = changes(fense)
     call_standin(fense, "GET", "/accounts/1")
     began = time.monotonic()

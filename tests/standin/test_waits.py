@@ -321,7 +321,7 @@ def test_an_invalid_argument_is_a_value_error(fense, arguments):
         fense.wait_for_requests(**{"timeout": 0} | arguments)
 
 
-def test_what_was_waited_for_is_told_with_its_status_and_how_long_it_took(fense):
+def test_a_timeout_names_the_status_and_the_time_waited(fense):
     with (
         in_background(lambda: wait_until(lambda: fense.app.journal._waits) or fense.reset()),
         pytest.raises(TimeoutError, match=r"^0 of 1 arrived in \S+ s \(POST 2xx\)") as raised,
