@@ -96,12 +96,12 @@ class Journal(collections.deque[Entry]):
         self._forgotten = 0  # the highest number of a cleared entry
         self._is_over = False
         self.changes = 0
-        self._next_change = threading.Event()
+        self._pages: list[threading.Event] = []  # that wait for the next change
 
     def _note_change(self) -> None:
         self.changes += 1
-        self._next_change.set()
-        self._next_change = threading.Event()
+        for page in self._pages:
+            page.set()
 
     def note_arrived(self, entry: Entry) -> None:
         with self._lock:
@@ -173,11 +173,17 @@ class Journal(collections.deque[Entry]):
         Raises `ApiError` (503) if too many pages are already waiting.
         """
         with slot(self._page_slots, f"{MAX_PAGES} pages are already waiting for requests"):
+            change = threading.Event()
             with self._lock:
-                is_new, change = self.changes != seen, self._next_change
-            if not (is_new or self._is_over):
-                with while_waiting():
-                    wait_for(change, seconds, environ)
+                is_new = self.changes != seen
+                self._pages.append(change)
+            try:
+                if not (is_new or self._is_over):
+                    with while_waiting():
+                        wait_for(change, seconds, environ)
+            finally:
+                with self._lock:
+                    self._pages.remove(change)
 
 
 @contextlib.contextmanager
