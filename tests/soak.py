@@ -498,7 +498,7 @@ class Client:
 
 
 class Neighbour:
-    """Records lookups, sometimes killed meanwhile, and makes backups."""
+    """Records lookups, is sometimes killed while it does so, and makes backups."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
